@@ -1,0 +1,85 @@
+# Finds what the C part links to, as pom::uv, pom::openssl, pom::zlib, pom::msgpack and
+# pom::cmocka. Everything that is missing is named in one line, with its Debian package.
+include_guard(GLOBAL)
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig QUIET)
+set(pom_missing "")
+
+# pom_find(<name> HEADER h LIBRARIES l... [PKG p...] [PACKAGE deb])
+# pkg-config where present, the plain header and library search otherwise.
+function(pom_find name)
+  cmake_parse_arguments(arg "OPTIONAL" "HEADER;PACKAGE" "LIBRARIES;PKG" ${ARGN})
+  if(TARGET pom::${name})
+    return()
+  endif()
+  if(PkgConfig_FOUND)
+    pkg_search_module(POM_PC_${name} QUIET ${arg_PKG})
+  endif()
+  find_path(POM_${name}_INCLUDE ${arg_HEADER} HINTS ${POM_PC_${name}_INCLUDE_DIRS})
+  find_library(POM_${name}_LIBRARY NAMES ${arg_LIBRARIES} HINTS ${POM_PC_${name}_LIBRARY_DIRS})
+  mark_as_advanced(POM_${name}_INCLUDE POM_${name}_LIBRARY)
+  if(POM_${name}_INCLUDE AND POM_${name}_LIBRARY)
+    add_library(pom_dep_${name} INTERFACE)
+    target_include_directories(pom_dep_${name} SYSTEM INTERFACE "${POM_${name}_INCLUDE}")
+    target_link_libraries(pom_dep_${name} INTERFACE "${POM_${name}_LIBRARY}")
+    add_library(pom::${name} ALIAS pom_dep_${name})
+  elseif(NOT arg_OPTIONAL)
+    list(APPEND pom_missing ${arg_PACKAGE})
+    set(pom_missing "${pom_missing}" PARENT_SCOPE)
+  endif()
+endfunction()
+
+pom_find(uv HEADER uv.h LIBRARIES uv PKG libuv PACKAGE libuv1-dev)
+pom_find(zlib HEADER zlib.h LIBRARIES z PKG zlib PACKAGE zlib1g-dev)
+
+find_package(OpenSSL 1.1.1 QUIET COMPONENTS SSL Crypto)
+if(OpenSSL_FOUND)
+  add_library(pom_dep_openssl INTERFACE)
+  target_link_libraries(pom_dep_openssl INTERFACE OpenSSL::SSL OpenSSL::Crypto)
+  add_library(pom::openssl ALIAS pom_dep_openssl)
+else()
+  list(APPEND pom_missing libssl-dev)
+endif()
+
+# Debian 12 calls the C library msgpackc (libmsgpack-dev), later releases msgpack-c
+# (libmsgpack-c-dev); the header and the API that is used are the same.
+foreach(package msgpack-c msgpack msgpackc)
+  if(NOT TARGET pom::msgpack)
+    find_package(${package} CONFIG QUIET)
+    foreach(target msgpack-c msgpackc msgpack-c-static msgpackc-static)
+      if(TARGET ${target} AND NOT TARGET pom::msgpack)
+        add_library(pom_dep_msgpack INTERFACE)
+        target_link_libraries(pom_dep_msgpack INTERFACE ${target})
+        add_library(pom::msgpack ALIAS pom_dep_msgpack)
+      endif()
+    endforeach()
+  endif()
+endforeach()
+if(NOT TARGET pom::msgpack)
+  if(EXISTS "${PROJECT_SOURCE_DIR}/profiles/formats/msgpack.c")
+    pom_find(msgpack HEADER msgpack.h LIBRARIES msgpack-c msgpackc PKG msgpack-c msgpack
+      PACKAGE "libmsgpack-dev (libmsgpack-c-dev since Debian 13)")
+  else()
+    pom_find(msgpack OPTIONAL HEADER msgpack.h LIBRARIES msgpack-c msgpackc PKG msgpack-c msgpack)
+  endif()
+endif()
+
+if(POM_BUILD_TESTS)
+  pom_find(cmocka HEADER cmocka.h LIBRARIES cmocka PKG cmocka PACKAGE libcmocka-dev)
+endif()
+
+if(POM_BUILD_PYTHON)
+  # Development.Module: the headers only; a module must not link to libpython.
+  find_package(Python 3.11 QUIET COMPONENTS Interpreter Development.Module)
+  if(NOT Python_FOUND)
+    list(APPEND pom_missing "python3-dev (CPython 3.11 or later with its headers)")
+  endif()
+endif()
+
+if(pom_missing)
+  list(REMOVE_DUPLICATES pom_missing)
+  list(JOIN pom_missing " " pom_missing_text)
+  message(FATAL_ERROR "profilomatic needs development packages that are missing; "
+    "on Debian or Ubuntu: apt-get install ${pom_missing_text}")
+endif()
