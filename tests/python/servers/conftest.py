@@ -1,0 +1,44 @@
+import pathlib
+import sys
+import uuid
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+from harness import KINDS, Server, missing_module  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "acceptance(*rows): the rows of the acceptance table that the test covers")
+
+
+def need(kind):
+    missing = missing_module(kind)
+    if missing:
+        pytest.skip(f"{kind} needs {missing}, which is not installed")
+
+
+@pytest.fixture(scope="session", params=list(KINDS))
+def kind(request):
+    need(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def server(kind, tmp_path_factory):
+    """One running server of each kind with the wrapped application, shared by tests that leave it as it was."""
+    with Server(kind, "app:wrapped", tmp_path_factory.mktemp("wrapped")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bare_server(kind, tmp_path_factory):
+    with Server(kind, "app:bare", tmp_path_factory.mktemp("bare")) as running:
+        yield running
+
+
+@pytest.fixture
+def task():
+    """A fresh task id; sent as X-Task-UUID it finds the record of one request."""
+    return str(uuid.uuid4())

@@ -1,0 +1,70 @@
+"""The answer of a wrapped application is byte for byte the answer of the bare one."""
+
+import pytest
+from harness import without_date
+
+
+def request(target, method="GET", headers=(), body=b"", version="1.1"):
+    lines = [f"{method} {target} HTTP/{version}", "Host: test", "Connection: close", *headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+PATHS = (
+    "/list /one /tuple /empty /generator /generator-one /lazy /body /sized /empty-chunks /write /twice /headers "
+    "/not-modified /no-content /raise /raise-mid /raise-close /file /stream /no-such-path"
+).split()
+FORM = b"a=1&b=%C3%A9\nsecond line\n"
+CORPUS = {
+    **{f"GET {path}": request(path) for path in PATHS},
+    **{f"HEAD {path}": request(path, "HEAD") for path in PATHS if path != "/raise-mid"},
+    **{f"HTTP/1.0 {path}": request(path, version="1.0") for path in ("/list", "/generator", "/file", "/lazy")},
+    "query": request("/echo?q=caf%C3%A9&empty=&password=secret&%zz"),
+    "path in UTF-8": request("/caf%C3%A9"),
+    "path in raw bytes": request("/caf\xe9"),
+    "form": request("/echo", "POST", [f"Content-Length: {len(FORM)}"], FORM),
+    "lines": request("/lines", "POST", [f"Content-Length: {len(FORM)}"], FORM),
+    "large form": request("/echo", "POST", ["Content-Length: 300000"], b"z" * 300_000),
+    "unread form": request("/list", "POST", [f"Content-Length: {len(FORM)}"], FORM),
+    "odd method": request("/echo", "PROPFIND"),
+    "task id": request("/echo", headers=["X-Task-UUID: 2f1c8a52-3a5b-4d8e-9a5b-0c9a7d3f1e11"]),
+    "malformed task id": request("/echo", headers=["X-Task-UUID: not/an id\t\xff"]),
+    "oversized task id": request("/echo", headers=["X-Task-UUID: " + "a" * 5000]),
+    "traceparent": request("/echo", headers=["traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]),
+    "malformed traceparent": request("/echo", headers=["traceparent: 00-xyz-" + "0" * 3000]),
+    "header in latin-1": request("/echo", headers=["X-Name: caf\xe9"]),
+}
+CHUNKED = request(
+    "/echo", "POST", ["Transfer-Encoding: chunked"], b"5\r\nhello\r\n7;a=b\r\n, world\r\n0\r\n\r\n"
+)  # fmt: skip
+
+
+@pytest.mark.acceptance("W2", "W4", "W5", "W6", "W7", "W8", "W21")
+def test_bytes_of_the_corpus_are_the_same_bare_and_wrapped(kind, server, bare_server):
+    corpus = dict(CORPUS)
+    if kind != "wsgiref":  # it cannot read a chunked request
+        corpus["chunked"] = CHUNKED
+    bare = {name: without_date(bare_server.exchange(sent)) for name, sent in corpus.items()}
+    wrapped = {name: without_date(server.exchange(sent)) for name, sent in corpus.items()}
+    different = {name: (bare[name], wrapped[name]) for name in corpus if bare[name] != wrapped[name]}
+    assert different == {}
+    # The corpus reaches the application: its answers are those meant.
+    for name, piece in {
+        "GET /list": b"one ",
+        "GET /lazy": b"X-Late: yes",
+        "GET /twice": b"503 ",
+        "GET /write": b"pushed ",
+        "GET /raise": b"500 ",
+        "GET /headers": b"caf\xe9",
+        "GET /file": bytes(range(256)),
+        "large form": b"300000",
+        "lines": b"2 lines",
+    }.items():
+        assert piece in wrapped[name], name
+
+
+@pytest.mark.acceptance("W2")
+def test_content_length_is_never_invented(kind, server, bare_server):
+    """Servers may count a sequence of one chunk; a generator of one chunk is not such a sequence."""
+    for path in ("/one", "/sized", "/generator-one"):
+        counted = [b"content-length:" in s.get(path).lower() for s in (bare_server, server)]
+        assert counted[0] == counted[1], path
