@@ -1,0 +1,358 @@
+/*
+ * JSON text of a record, RFC 8259, appended to a buffer.
+ *
+ * Every call of the emitter reserves its worst case once and writes in place: a record of five nodes is some two hundred
+ * calls, and this is the cost that shipping a profile has. Commas need no stack: one is due exactly when
+ * the last thing written was a value.
+ *
+ * The text is ASCII only, so it passes through any terminal, log pipeline or reader whatever its encoding. Numbers
+ * are written without the C library where it would ask the locale: an embedding program may have set one whose
+ * decimal point is a comma.
+ *
+ * Runs on any thread. A full buffer is the buffer's own failure state; nothing here reports it.
+ */
+#include "profiles/formats/json.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "profiles/formats/record.h"
+
+#define INTEGER_MAX 20 /* characters of INT64_MIN */
+#define SECONDS_MAX 22 /* sign, 10 digits, point, 9 digits, and one spare */
+#define NUMBER_MAX 32  /* "-1.7976931348623157e+308" is 24 */
+#define ESCAPE_MAX 12  /* a surrogate pair */
+
+static pom_json_t *json_of(pom_emitter_t *self) {
+    return POM_CONTAINER(self, pom_json_t, emitter);
+}
+
+/* Room for a comma and `size` bytes, the comma written if due; NULL when the buffer has failed. */
+static char *value_begin(pom_json_t *json, size_t size) {
+    char *to = pom_buf_reserve(json->buf, size + 1);
+    if (to != NULL && json->comma) {
+        *to++ = ',';
+    }
+    return to;
+}
+
+static void value_end(pom_json_t *json, const char *end) {
+    json->buf->len = (size_t)(end - json->buf->data);
+    json->comma = true;
+}
+
+static void put_short(pom_json_t *json, const char *text, size_t size) {
+    char *to = value_begin(json, size);
+    if (to != NULL) {
+        memcpy(to, text, size);
+        value_end(json, to + size);
+    }
+}
+
+static void open_with(pom_emitter_t *self, char c) {
+    pom_json_t *json = json_of(self);
+    char *to = value_begin(json, 1);
+    if (to != NULL) {
+        *to++ = c;
+        value_end(json, to);
+        json->comma = false;
+    }
+}
+
+static void close_with(pom_emitter_t *self, char c) {
+    pom_json_t *json = json_of(self);
+    pom_buf_put_char(json->buf, c);
+    json->comma = true;
+}
+
+static void json_map_begin(pom_emitter_t *self) {
+    open_with(self, '{');
+}
+
+static void json_map_end(pom_emitter_t *self) {
+    close_with(self, '}');
+}
+
+static void json_list_begin(pom_emitter_t *self) {
+    open_with(self, '[');
+}
+
+static void json_list_end(pom_emitter_t *self) {
+    close_with(self, ']');
+}
+
+#define EACH_BYTE(b) (UINT64_C(0x0101010101010101) * (b))
+#define HIGH_BITS EACH_BYTE(0x80)
+
+/* High bit set in each byte of x that is zero, exact for the lowest one, which is all that is asked. */
+static uint64_t zero_bytes(uint64_t x) {
+    return (x - EACH_BYTE(1)) & ~x & HIGH_BITS;
+}
+
+static bool is_plain(unsigned char c) {
+    return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+}
+
+/* Length of the beginning that needs no escape. Eight bytes a step: file names are most of a record. */
+static size_t plain_length(const char *text, size_t size) {
+    size_t at = 0;
+    while (size - at >= 8) {
+        uint64_t word;
+        memcpy(&word, text + at, 8);
+        uint64_t control = (word - EACH_BYTE(0x20)) & ~word & HIGH_BITS;
+        uint64_t other = word & HIGH_BITS;
+        if ((control | other | zero_bytes(word ^ EACH_BYTE('"')) | zero_bytes(word ^ EACH_BYTE('\\'))) != 0) {
+            break;
+        }
+        at += 8;
+    }
+    while (at < size && is_plain((unsigned char)text[at])) {
+        at++;
+    }
+    return at;
+}
+
+/* Decodes one character; *used is at least 1. Overlong forms, surrogates and what is beyond U+10FFFF are bad UTF-8
+ * as well. Bad bytes become one U+FFFD each. */
+static uint32_t decode(const unsigned char *text, size_t size, size_t *used) {
+    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
+    unsigned char lead = text[0];
+    *used = 1;
+    if (lead < 0x80) {
+        return lead;
+    }
+    size_t more = lead >= 0xf0 && lead < 0xf8 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
+    if (more == 0 || lead >= 0xf8 || more >= size) {
+        return 0xfffd;
+    }
+    uint32_t point = lead & (0x3fu >> more);
+    for (size_t i = 1; i <= more; i++) {
+        if ((text[i] & 0xc0) != 0x80) {
+            return 0xfffd;
+        }
+        point = point << 6 | (text[i] & 0x3fu);
+    }
+    if (point < least[more] || point > 0x10ffff || (point >= 0xd800 && point < 0xe000)) {
+        return 0xfffd;
+    }
+    *used = more + 1;
+    return point;
+}
+
+static char *put_unit(char *to, uint32_t unit) {
+    static const char digits[] = "0123456789abcdef";
+    *to++ = '\\';
+    *to++ = 'u';
+    *to++ = digits[unit >> 12 & 15];
+    *to++ = digits[unit >> 8 & 15];
+    *to++ = digits[unit >> 4 & 15];
+    *to++ = digits[unit & 15];
+    return to;
+}
+
+static char *put_escape(char *to, uint32_t point) {
+    /* Indexed from 8: \b \t \n, no vertical tab, \f \r. */
+    static const char control[] = "btn\0fr";
+    if (point == '"' || point == '\\') {
+        *to++ = '\\';
+        *to++ = (char)point;
+        return to;
+    }
+    if (point >= 8 && point <= 13 && control[point - 8] != '\0') {
+        *to++ = '\\';
+        *to++ = control[point - 8];
+        return to;
+    }
+    if (point >= 0x10000) {
+        to = put_unit(to, 0xd800 + ((point - 0x10000) >> 10));
+        return put_unit(to, 0xdc00 + ((point - 0x10000) & 0x3ff));
+    }
+    return put_unit(to, point);
+}
+
+/* The text in quotes, and then `after` unless it is NUL. */
+static void put_quoted(pom_json_t *json, const char *text, size_t size, char after) {
+    if (size == 0) {
+        text = ""; /* may be NULL */
+    }
+    size_t plain = plain_length(text, size);
+    char *to = value_begin(json, plain + 3 + ESCAPE_MAX);
+    if (to == NULL) {
+        return;
+    }
+    *to++ = '"';
+    for (;;) {
+        memcpy(to, text, plain);
+        to += plain;
+        text += plain;
+        size -= plain;
+        if (size == 0) {
+            break;
+        }
+        size_t used;
+        uint32_t point = decode((const unsigned char *)text, size, &used);
+        to = put_escape(to, point);
+        text += used;
+        size -= used;
+        plain = plain_length(text, size);
+        json->buf->len = (size_t)(to - json->buf->data);
+        to = pom_buf_reserve(json->buf, plain + 2 + ESCAPE_MAX);
+        if (to == NULL) {
+            return;
+        }
+    }
+    *to++ = '"';
+    if (after != '\0') {
+        *to++ = after;
+    }
+    value_end(json, to);
+}
+
+static void json_key(pom_emitter_t *self, const char *text, size_t size) {
+    pom_json_t *json = json_of(self);
+    put_quoted(json, text, size, ':');
+    json->comma = false;
+}
+
+static void json_text(pom_emitter_t *self, const char *text, size_t size) {
+    put_quoted(json_of(self), text, size, '\0');
+}
+
+static char *put_unsigned(char *to, uint64_t value) {
+    char digits[INTEGER_MAX];
+    size_t at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value != 0);
+    memcpy(to, digits + at, sizeof digits - at);
+    return to + (sizeof digits - at);
+}
+
+/* The size of a negative number without the overflow of -INT64_MIN. */
+static uint64_t magnitude(int64_t value) {
+    return value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+}
+
+static void json_integer(pom_emitter_t *self, int64_t value) {
+    pom_json_t *json = json_of(self);
+    char *to = value_begin(json, INTEGER_MAX);
+    if (to == NULL) {
+        return;
+    }
+    if (value < 0) {
+        *to++ = '-';
+    }
+    value_end(json, put_unsigned(to, magnitude(value)));
+}
+
+/* Exact decimal seconds, never with an exponent, at least one decimal: readers see a float and people can read it. */
+static void json_seconds(pom_emitter_t *self, int64_t ns) {
+    pom_json_t *json = json_of(self);
+    char *to = value_begin(json, SECONDS_MAX);
+    if (to == NULL) {
+        return;
+    }
+    if (ns < 0) {
+        *to++ = '-';
+    }
+    uint64_t all = magnitude(ns);
+    uint32_t rest = (uint32_t)(all % (uint64_t)POM_NS_PER_S);
+    to = put_unsigned(to, all / (uint64_t)POM_NS_PER_S);
+    *to++ = '.';
+    int digits = 9;
+    while (digits > 1 && rest % 10 == 0) {
+        rest /= 10;
+        digits--;
+    }
+    for (int i = digits - 1; i >= 0; i--) {
+        to[i] = (char)('0' + rest % 10);
+        rest /= 10;
+    }
+    value_end(json, to + digits);
+}
+
+static void json_moment(pom_emitter_t *self, int64_t wall_ns) {
+    char quoted[1 + 28] = "\"";
+    pom_format_moment(wall_ns, quoted + 1);
+    quoted[28] = '"'; /* over the NUL */
+    put_short(json_of(self), quoted, sizeof quoted);
+}
+
+static void json_null(pom_emitter_t *self) {
+    put_short(json_of(self), "null", 4);
+}
+
+static void json_boolean(pom_emitter_t *self, bool value) {
+    if (value) {
+        put_short(json_of(self), "true", 4);
+    } else {
+        put_short(json_of(self), "false", 5);
+    }
+}
+
+/*
+ * The shortest of 15, 16 and 17 digits that reads back as the same double. snprintf and strtod agree on the locale's
+ * decimal point, which may be several bytes; whatever is not a digit, sign or exponent is it, and becomes a point.
+ */
+static void json_number(pom_emitter_t *self, double value) {
+    if (!isfinite(value)) {
+        json_null(self); /* JSON has no word for it */
+        return;
+    }
+    char local[NUMBER_MAX];
+    for (int digits = 15; digits <= 17; digits++) {
+        (void)snprintf(local, sizeof local, "%.*g", digits, value); /* longest is 24: it always fits */
+        if (strtod(local, NULL) == value) {
+            break;
+        }
+    }
+    char text[NUMBER_MAX + 2];
+    size_t size = 0;
+    bool is_float = false;
+    for (const char *from = local; *from != '\0'; from++) {
+        if (strchr("0123456789+-e", *from) != NULL) {
+            is_float = is_float || *from == 'e';
+            text[size++] = *from;
+        } else if (text[size - 1] != '.') {
+            is_float = true;
+            text[size++] = '.';
+        }
+    }
+    if (!is_float) { /* 1.0 stays a float for the reader */
+        text[size++] = '.';
+        text[size++] = '0';
+    }
+    put_short(json_of(self), text, size);
+}
+
+static const pom_emitter_ops_t json_ops = {
+    .map_begin = json_map_begin,
+    .map_end = json_map_end,
+    .list_begin = json_list_begin,
+    .list_end = json_list_end,
+    .key = json_key,
+    .text = json_text,
+    .integer = json_integer,
+    .number = json_number,
+    .seconds = json_seconds,
+    .moment = json_moment,
+    .boolean = json_boolean,
+    .null = json_null,
+};
+
+void pom_json_init(pom_json_t *json, pom_buf_t *buf) {
+    json->emitter.ops = &json_ops;
+    json->buf = buf;
+    json->comma = false;
+}
+
+void pom_json_put_line(pom_buf_t *buf, const pom_profile_t *profile) {
+    pom_json_t json;
+    pom_json_init(&json, buf);
+    pom_record_emit(profile, &json.emitter, POM_RECORD_DEPTH_JSON);
+    pom_buf_put_char(buf, '\n');
+}

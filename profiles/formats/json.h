@@ -1,0 +1,27 @@
+/*
+ * JSON writer: an emitter that appends to a buffer. RFC 8259, one record a line (no newline inside), ASCII only: other
+ * characters are escaped, bad UTF-8 becomes U+FFFD, NaN and infinities become null.
+ *
+ *     pom_json_t json;
+ *     pom_json_init(&json, &buf);
+ *     pom_record_emit(profile, &json.emitter, POM_RECORD_DEPTH_JSON);
+ */
+#ifndef POM_PROFILES_FORMATS_JSON_H
+#define POM_PROFILES_FORMATS_JSON_H
+
+#include "base/buf.h"
+#include "profiles/emitter.h"
+#include "profiles/profile.h"
+
+typedef struct pom_json_s {
+    pom_emitter_t emitter;
+    pom_buf_t *buf; /* borrowed */
+    bool comma;     /* a value has been written at this level */
+} pom_json_t;
+
+void pom_json_init(pom_json_t *json, pom_buf_t *buf); /* [any] */
+
+/* One record and a newline. The buffer is failed when it found no room. [any] */
+void pom_json_put_line(pom_buf_t *buf, const pom_profile_t *profile);
+
+#endif

@@ -1,0 +1,429 @@
+/*
+ * Values as bytes: the writer that an app thread uses at the call, and the replay for the formats.
+ *
+ *     null 0 | false 1 | true 2 | integer 3 zigzag-varint | number 4 double | text 5 varint bytes
+ *     map 6 (key value)* end | list 7 value* end | end 8 | key 9 varint bytes
+ *
+ * One stream is one value. Numbers are in host order: a stream never leaves its process, the formats do the
+ * conversion. The writer keeps one byte back for the end of each open container, so that it can always close; a
+ * key is written at once and taken back when its value finds no room. It also tolerates calls out of order (a key in
+ * a list, an end too many): these are dropped, because the caller is a guest in somebody's request and has nobody
+ * to tell.
+ *
+ * The replay trusts nothing: it checks every length, keeps its own stack instead of recursing, and emits exactly one
+ * whole value whatever the bytes are, since a broken message must not break the record around it.
+ *
+ * Both run on any thread and allocate nothing.
+ */
+#include "profiles/value.h"
+
+#include <string.h>
+
+enum { TAG_NULL, TAG_FALSE, TAG_TRUE, TAG_INTEGER, TAG_NUMBER, TAG_TEXT, TAG_MAP, TAG_LIST, TAG_END, TAG_KEY };
+
+#define VARINT_MAX 10          /* bytes of a 64-bit varint */
+#define NO_KEY SIZE_MAX        /* key_at: no key waits for its value */
+#define ELLIPSIS "\xe2\x80\xa6" /* U+2026: tells the reader of a text that it goes on */
+#define ELLIPSIS_SIZE 3
+
+/* A text is cut for want of room only when this much is left of it: a shorter stump tells nothing. */
+#define STUMP_MIN 8
+
+static size_t put_varint(unsigned char *to, uint64_t value) {
+    size_t size = 0;
+    while (value >= 0x80) {
+        to[size++] = (unsigned char)(value | 0x80);
+        value >>= 7;
+    }
+    to[size++] = (unsigned char)value;
+    return size;
+}
+
+/* Bytes that may still be written, with the ends of the open containers set aside. */
+static size_t room_left(const pom_value_writer_t *w) {
+    size_t taken = w->size + (size_t)w->depth;
+    return taken < w->room ? w->room - taken : 0;
+}
+
+static bool in_map(const pom_value_writer_t *w) {
+    return w->depth > 0 && w->open[w->depth - 1] == TAG_MAP;
+}
+
+/* Whether a value may stand here: in a map only behind its key, outside everything only once. */
+static bool may_put(pom_value_writer_t *w) {
+    if (w->skipping > 0) {
+        return false;
+    }
+    if (in_map(w) ? w->key_at == NO_KEY : w->depth == 0 && w->size > 0) {
+        w->cut = true;
+        return false;
+    }
+    return true;
+}
+
+/* The value does not fit: its key goes as well. */
+static void drop_value(pom_value_writer_t *w) {
+    w->cut = true;
+    if (w->key_at != NO_KEY) {
+        w->size = w->key_at;
+        w->key_at = NO_KEY;
+    }
+}
+
+static void put_scalar(pom_value_writer_t *w, const unsigned char *bytes, size_t size) {
+    if (!may_put(w)) {
+        return;
+    }
+    if (size > room_left(w)) {
+        drop_value(w);
+        return;
+    }
+    memcpy(w->data + w->size, bytes, size);
+    w->size += size;
+    w->key_at = NO_KEY;
+}
+
+/* The longest beginning of at most `most` bytes that does not end inside a character. */
+static size_t cut_at_character(const char *text, size_t most) {
+    size_t at = most;
+    while (at > 0 && most - at < 4 && ((unsigned char)text[at] & 0xc0) == 0x80) {
+        at--;
+    }
+    /* Four continuation bytes in a row are no UTF-8: any place is as good. */
+    return most - at < 4 ? at : most;
+}
+
+/* Tag, length, bytes; longer than allowed is cut and marked. False when there is no room for a useful part. */
+static bool put_bytes(pom_value_writer_t *w, unsigned char tag, const char *text, size_t size) {
+    size_t left = room_left(w);
+    size_t most = left > 3 ? left - 3 : 0; /* tag, and two length bytes: POM_VALUE_TEXT_MAX needs no more */
+    if (most > POM_VALUE_TEXT_MAX) {
+        most = POM_VALUE_TEXT_MAX;
+    }
+    bool whole = size <= most;
+    if (!whole) {
+        /* Half a key for want of room would be another key; half a text is still of use. */
+        if (tag == TAG_KEY ? most < POM_VALUE_TEXT_MAX : most < STUMP_MIN) {
+            return false;
+        }
+        size = cut_at_character(text, most - ELLIPSIS_SIZE);
+        w->cut = true;
+    }
+    unsigned char *to = w->data + w->size;
+    *to++ = tag;
+    to += put_varint(to, whole ? size : size + ELLIPSIS_SIZE);
+    if (size > 0) {
+        memcpy(to, text, size);
+        to += size;
+    }
+    if (!whole) {
+        memcpy(to, ELLIPSIS, ELLIPSIS_SIZE);
+        to += ELLIPSIS_SIZE;
+    }
+    w->size = (size_t)(to - w->data);
+    return true;
+}
+
+static void container_begin(pom_value_writer_t *w, unsigned char tag) {
+    if (w->skipping > 0) {
+        w->skipping++;
+        return;
+    }
+    if (!may_put(w)) {
+        w->skipping = 1;
+        return;
+    }
+    if (w->depth == POM_VALUE_DEPTH_MAX) {
+        pom_value_text(w, "...", 3);
+        w->cut = true;
+        w->skipping = 1;
+        return;
+    }
+    if (room_left(w) < 2) { /* the tag and its end */
+        drop_value(w);
+        w->skipping = 1;
+        return;
+    }
+    w->data[w->size++] = tag;
+    w->open[w->depth++] = tag;
+    w->key_at = NO_KEY;
+}
+
+static void container_end(pom_value_writer_t *w) {
+    if (w->skipping > 0) {
+        w->skipping--;
+        return;
+    }
+    if (w->depth == 0) {
+        return;
+    }
+    if (w->key_at != NO_KEY) {
+        drop_value(w);
+    }
+    w->depth--;
+    w->data[w->size++] = TAG_END;
+}
+
+void pom_value_begin(pom_value_writer_t *w, void *storage, size_t room) {
+    memset(w, 0, sizeof *w);
+    w->data = storage;
+    w->room = room;
+    w->key_at = NO_KEY;
+}
+
+void pom_value_map_begin(pom_value_writer_t *w) {
+    container_begin(w, TAG_MAP);
+}
+
+void pom_value_map_end(pom_value_writer_t *w) {
+    container_end(w);
+}
+
+void pom_value_list_begin(pom_value_writer_t *w) {
+    container_begin(w, TAG_LIST);
+}
+
+void pom_value_list_end(pom_value_writer_t *w) {
+    container_end(w);
+}
+
+void pom_value_key(pom_value_writer_t *w, const char *text, size_t size) {
+    if (w->skipping > 0 || !in_map(w)) {
+        return;
+    }
+    if (w->key_at != NO_KEY) {
+        drop_value(w); /* the key before got no value */
+    }
+    size_t at = w->size;
+    if (put_bytes(w, TAG_KEY, text, size)) {
+        w->key_at = at;
+    } else {
+        w->cut = true; /* its value finds no key and is dropped too */
+    }
+}
+
+void pom_value_text(pom_value_writer_t *w, const char *text, size_t size) {
+    if (!may_put(w)) {
+        return;
+    }
+    if (put_bytes(w, TAG_TEXT, text, size)) {
+        w->key_at = NO_KEY;
+    } else {
+        drop_value(w);
+    }
+}
+
+void pom_value_integer(pom_value_writer_t *w, int64_t value) {
+    unsigned char bytes[1 + VARINT_MAX] = {TAG_INTEGER};
+    uint64_t zigzag = ((uint64_t)value << 1) ^ (value < 0 ? UINT64_MAX : 0);
+    put_scalar(w, bytes, 1 + put_varint(bytes + 1, zigzag));
+}
+
+void pom_value_number(pom_value_writer_t *w, double value) {
+    unsigned char bytes[1 + sizeof value] = {TAG_NUMBER};
+    memcpy(bytes + 1, &value, sizeof value);
+    put_scalar(w, bytes, sizeof bytes);
+}
+
+void pom_value_boolean(pom_value_writer_t *w, bool value) {
+    unsigned char tag = value ? TAG_TRUE : TAG_FALSE;
+    put_scalar(w, &tag, 1);
+}
+
+void pom_value_null(pom_value_writer_t *w) {
+    unsigned char tag = TAG_NULL;
+    put_scalar(w, &tag, 1);
+}
+
+size_t pom_value_finish(pom_value_writer_t *w) {
+    w->skipping = 0;
+    while (w->depth > 0) {
+        container_end(w);
+    }
+    return w->size;
+}
+
+typedef struct reader_s {
+    const unsigned char *at, *end;
+    pom_emitter_t *emitter;
+    int depth;
+    int bare;       /* 1: the outermost container's own begin and end are not emitted */
+    bool key_waits; /* a key was emitted, its value was not */
+    unsigned char open[POM_VALUE_DEPTH_MAX];
+} reader_t;
+
+static bool get_varint(reader_t *r, uint64_t *value) {
+    *value = 0;
+    for (unsigned shift = 0; shift < 7 * VARINT_MAX && r->at < r->end; shift += 7) {
+        unsigned char byte = *r->at++;
+        *value |= (uint64_t)(byte & 0x7f) << shift;
+        if ((byte & 0x80) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool get_bytes(reader_t *r, const char **text, size_t *size) {
+    uint64_t length;
+    if (!get_varint(r, &length) || length > (uint64_t)(r->end - r->at)) {
+        return false;
+    }
+    *text = (const char *)r->at;
+    *size = (size_t)length;
+    r->at += length;
+    return true;
+}
+
+static bool read_begin(reader_t *r, unsigned char tag) {
+    if (r->depth == POM_VALUE_DEPTH_MAX) {
+        return false;
+    }
+    r->open[r->depth++] = tag;
+    if (r->depth <= r->bare) {
+        return true;
+    }
+    if (tag == TAG_MAP) {
+        r->emitter->ops->map_begin(r->emitter);
+    } else {
+        r->emitter->ops->list_begin(r->emitter);
+    }
+    return true;
+}
+
+static void read_end(reader_t *r) {
+    r->depth--;
+    if (r->depth < r->bare) {
+        return;
+    }
+    if (r->open[r->depth] == TAG_MAP) {
+        r->emitter->ops->map_end(r->emitter);
+    } else {
+        r->emitter->ops->list_end(r->emitter);
+    }
+}
+
+/* One value, or the beginning of one, behind its tag; false when it is malformed and nothing was emitted. */
+static bool read_value(reader_t *r, unsigned char tag) {
+    pom_emitter_t *e = r->emitter;
+    uint64_t zigzag;
+    double number;
+    const char *text;
+    size_t size;
+    switch (tag) {
+    case TAG_NULL:
+        e->ops->null(e);
+        return true;
+    case TAG_FALSE:
+    case TAG_TRUE:
+        e->ops->boolean(e, tag == TAG_TRUE);
+        return true;
+    case TAG_INTEGER:
+        if (!get_varint(r, &zigzag)) {
+            return false;
+        }
+        e->ops->integer(e, (int64_t)((zigzag >> 1) ^ (0 - (zigzag & 1))));
+        return true;
+    case TAG_NUMBER:
+        if (r->end - r->at < (ptrdiff_t)sizeof number) {
+            return false;
+        }
+        memcpy(&number, r->at, sizeof number);
+        r->at += sizeof number;
+        e->ops->number(e, number);
+        return true;
+    case TAG_TEXT:
+        if (!get_bytes(r, &text, &size)) {
+            return false;
+        }
+        e->ops->text(e, text, size);
+        return true;
+    case TAG_MAP:
+    case TAG_LIST:
+        return read_begin(r, tag);
+    default:
+        return false;
+    }
+}
+
+/* What may stand at this place of the stream, emitted; false when it is malformed. */
+static bool read_item(reader_t *r) {
+    if (r->at == r->end) {
+        return false;
+    }
+    unsigned char tag = *r->at++;
+    if (tag == TAG_END) {
+        if (r->key_waits) {
+            return false;
+        }
+        read_end(r);
+        return true;
+    }
+    if (r->open[r->depth - 1] == TAG_MAP && !r->key_waits) {
+        const char *text;
+        size_t size;
+        if (tag != TAG_KEY || !get_bytes(r, &text, &size)) {
+            return false;
+        }
+        r->emitter->ops->key(r->emitter, text, size);
+        r->key_waits = true;
+        return true;
+    }
+    if (!read_value(r, tag)) {
+        return false;
+    }
+    r->key_waits = false;
+    return true;
+}
+
+/* Reads until every container is closed; after bad bytes it gives a waiting key its value and closes them itself. */
+static pom_status_t read_open(reader_t *r) {
+    while (r->depth > 0) {
+        if (!read_item(r)) {
+            if (r->key_waits) {
+                r->emitter->ops->null(r->emitter);
+            }
+            while (r->depth > 0) {
+                read_end(r);
+            }
+            return POM_EINVAL;
+        }
+    }
+    return r->at == r->end ? POM_OK : POM_EINVAL;
+}
+
+static void reader_init(reader_t *r, const void *data, size_t size, pom_emitter_t *emitter) {
+    static const unsigned char nothing[1];
+    memset(r, 0, sizeof *r);
+    r->at = data != NULL ? data : nothing;
+    r->end = r->at + (data != NULL ? size : 0);
+    r->emitter = emitter;
+}
+
+pom_status_t pom_value_emit(const void *data, size_t size, pom_emitter_t *emitter) {
+    reader_t r;
+    reader_init(&r, data, size, emitter);
+    if (r.at == r.end) {
+        emitter->ops->null(emitter); /* a writer without any room */
+        return POM_OK;
+    }
+    if (!read_value(&r, *r.at++)) {
+        emitter->ops->null(emitter);
+        return POM_EINVAL;
+    }
+    return read_open(&r);
+}
+
+pom_status_t pom_value_emit_entries(const void *data, size_t size, pom_emitter_t *emitter) {
+    reader_t r;
+    reader_init(&r, data, size, emitter);
+    if (r.at == r.end) {
+        return POM_OK;
+    }
+    if (*r.at++ != TAG_MAP) {
+        return POM_EINVAL;
+    }
+    r.bare = 1;
+    (void)read_begin(&r, TAG_MAP); /* the first container is never too deep */
+    return read_open(&r);
+}
