@@ -83,7 +83,7 @@ function(pom_unit_test folder name)
   foreach(function ${arg_WRAP})
     target_link_options(${target} PRIVATE "-Wl,--wrap=${function}")
   endforeach()
-  add_test(NAME ${folder}/${base} COMMAND ${target})
+  add_test(NAME ${folder}/${base} COMMAND ${POM_TEST_LAUNCHER} $<TARGET_FILE:${target}>)
   set_tests_properties(${folder}/${base} PROPERTIES TIMEOUT 120 ENVIRONMENT
     "ASAN_OPTIONS=detect_leaks=1:abort_on_error=0;UBSAN_OPTIONS=print_stacktrace=1;TSAN_OPTIONS=halt_on_error=1:suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp")
 endfunction()

@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Prepare this machine for the build and the tests; nothing to do is the usual case and takes a moment.
+#
+#   tools/setup.sh [c|first|all] [+tool ...]
+#
+# c      what the C part needs: compiler, CMake, Ninja, libuv, msgpack-c, OpenSSL, zlib, cmocka
+# first  that, and a virtual environment for one interpreter
+# all    that, and a virtual environment for each interpreter of tools/interpreters.py (the default)
+# +tool  also a program such as +valgrind or +clang-format
+#
+# System packages come from apt, only those that are missing, as root or through sudo. Environments are
+# .venv/<minor>; a stamp in each says for which interpreter and which requirements it was filled.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scope=all
+tools=()
+for word in "$@"; do
+  case $word in
+    c | first | all) scope=$word ;;
+    +*) tools+=("${word#+}") ;;
+    *) echo "usage: tools/setup.sh [c|first|all] [+tool ...]" >&2; exit 2 ;;
+  esac
+done
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+mkdir -p build/log
+exec 9>build/.setup.lock
+flock 9 # two makes at once would fill one environment twice
+
+have() { command -v "$1" >/dev/null 2>&1; }
+have_header() { printf '#include <%s>\n' "$1" | cc -E -x c - >/dev/null 2>&1; }
+
+# The system's own interpreter where there is one: a version manager's shim may point nowhere.
+find_python() {
+  local candidate
+  for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1; then
+      echo "$candidate"
+      return 0
+    fi
+  done
+  return 1
+}
+
+interpreters() {
+  local python
+  python=$(find_python) || return 1
+  "$python" tools/interpreters.py "$@"
+}
+
+missing_packages() {
+  local pair
+  if ! have cc || ! have gcc || ! have_header stdio.h; then
+    echo gcc libc6-dev
+  fi
+  for pair in cmake:cmake ninja:ninja-build pkg-config:pkg-config nm:binutils; do
+    have "${pair%%:*}" || echo "${pair#*:}"
+  done
+  for pair in uv.h:libuv1-dev openssl/ssl.h:libssl-dev zlib.h:zlib1g-dev msgpack.h:msgpack-c; do
+    have_header "${pair%%:*}" || echo "${pair#*:}"
+  done
+  # cmocka.h wants four standard headers before it, so it is looked up rather than compiled.
+  if [ ! -e /usr/include/cmocka.h ] && [ ! -e /usr/local/include/cmocka.h ]; then
+    echo libcmocka-dev
+  fi
+  if [ "$scope" != c ] && ! interpreters >/dev/null; then
+    echo python3 python3-dev python3-venv
+  fi
+  for pair in ${tools[@]+"${tools[@]}"}; do
+    have "$pair" || echo "$pair"
+  done
+}
+
+install_packages() {
+  local wanted=("$@") elevate=() name i
+  if [ "$(id -u)" != 0 ]; then
+    if have sudo && sudo -n true 2>/dev/null; then
+      elevate=(sudo -n)
+    elif have sudo && [ -t 0 ]; then
+      elevate=(sudo)
+    else
+      die "missing: ${wanted[*]}. Neither root nor sudo here; ask for: apt-get install ${wanted[*]/msgpack-c/libmsgpack-dev}"
+    fi
+  fi
+  have apt-get || die "missing: ${wanted[*]} (Debian's names), and there is no apt-get to install them"
+  say "installing ${wanted[*]} (log: build/log/apt.log)"
+  "${elevate[@]}" apt-get update >build/log/apt.log 2>&1 ||
+    { tail -n 5 build/log/apt.log >&2; say "apt-get update failed; going on with the lists there are"; }
+  for i in "${!wanted[@]}"; do
+    # Debian 13 renamed the package of msgpack's C library.
+    if [ "${wanted[$i]}" = msgpack-c ]; then
+      name=libmsgpack-dev
+      apt-cache show libmsgpack-c-dev >/dev/null 2>&1 && name=libmsgpack-c-dev
+      wanted[$i]=$name
+    fi
+  done
+  "${elevate[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${wanted[@]}" \
+    >>build/log/apt.log 2>&1 </dev/null ||
+    { tail -n 15 build/log/apt.log >&2; die "apt-get install failed; the whole log is build/log/apt.log"; }
+}
+
+read -r -a wanted <<<"$(missing_packages | tr '\n' ' ')"
+if [ ${#wanted[@]} -gt 0 ]; then
+  install_packages "${wanted[@]}"
+  read -r -a wanted <<<"$(missing_packages | tr '\n' ' ')"
+  [ ${#wanted[@]} -eq 0 ] || {
+    [ "$scope" = c ] || interpreters --why >/dev/null || true
+    die "still missing after the install: ${wanted[*]}"
+  }
+fi
+
+[ "$scope" = c ] && exit 0
+
+fill_environment() {
+  local minor=$1 python=$2 version=$3 place stamp now
+  place=.venv/$minor
+  stamp=$place/.filled
+  now="$python $version $(sha256sum <requirements/test.txt | cut -d' ' -f1)"
+  if [ -x "$place/bin/python" ] && [ -e "$stamp" ] && [ "$(<"$stamp")" = "$now" ]; then
+    return 0
+  fi
+  say "filling $place for CPython $version (log: build/log/pip-$minor.log)"
+  rm -rf "$place"
+  "$python" -m venv "$place" >"build/log/pip-$minor.log" 2>&1 </dev/null &&
+    "$place/bin/python" -m pip install --disable-pip-version-check --no-input --prefer-binary \
+      -r requirements/test.txt >>"build/log/pip-$minor.log" 2>&1 </dev/null ||
+    { tail -n 15 "build/log/pip-$minor.log" >&2; die "could not fill $place; the whole log is build/log/pip-$minor.log"; }
+  printf '%s' "$now" >"$stamp"
+}
+
+count=0
+while read -r minor python version; do
+  fill_environment "$minor" "$python" "$version" 9>&-
+  count=$((count + 1))
+  [ "$scope" = first ] && break
+done < <(interpreters)
+[ $count -gt 0 ] || die "no CPython 3.11, 3.12 or 3.13 with Python.h and venv was found (tools/interpreters.py --why)"
+exit 0
