@@ -1,0 +1,449 @@
+/*
+ * The sampler's thread: park, tick, look at every active slot, account for itself.
+ *
+ *     parked --notify--> ticking --nothing attached or queued since the last tick--> parked
+ *
+ * A tick lets the client apply what app threads queued, then takes one stack of each thread with something attached. Nearly
+ * all of the cost is waking up, so one wake-up serves all threads.
+ *
+ * CPU time of a sampled thread comes from its kernel clock. Whether the thread is on a CPU at this moment is seen from that
+ * clock moving between two reads around the walk; only then does CPU time belong to the stack just seen. (Charging a CPU delta
+ * to whatever stack the next sample shows makes sleeping lines look busy.) A thread that wanted a CPU but had none, for
+ * instance because this very thread took it, shows in /proc as runnable; that costs a file read, so it is only
+ * asked when there is CPU time to place.
+ *
+ * Runs on the sampler thread, but for start, stop, notify, sync and configure. Deliberately absent: signals,
+ * locks shared with requests (sync_lock is held by nobody while it waits or works), any allocation per tick.
+ */
+#define _GNU_SOURCE // pthread_setname_np
+#include "sampler/sampler.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/id.h"
+#include "base/park.h"
+
+#define WALK_TRIES 4
+#define THREAD_STACK                                                                               \
+    (256 *                                                                                         \
+     1024) /* the deepest call is a tree insertion; fixed, as `ulimit -s unlimited` breaks defaults */
+
+/* Anchors looked at per slot and tick, newest first. More than this many actions interleave on one thread only under
+ * asyncio or greenlets. */
+#define VIEW_ROOM POM_ANCHORS_MAX
+
+struct pom_sampler_s {
+    /* constant after new */
+    pom_slots_t *slots;
+    pom_code_table_t *codes;
+    pom_walker_t *walker;
+    pom_sampler_client_t *client;
+    pom_anchor_t *view_storage;
+    /* [app] */
+    pthread_t thread;
+    bool started;
+    /* atomic */
+    _Atomic(bool) stop;
+    _Atomic(bool)
+        parked; /* pairs: set by the thread before its last look, read by notify after its fence */
+    pom_park_t park;
+    _Atomic(int64_t) want_granularity_ns, want_budget_ppm;
+    _Atomic(uint32_t) configured; /* generation of the two above */
+    _Atomic(uint64_t) sync_wanted;
+    /* sampler thread only */
+    pom_schedule_t schedule;
+    uint32_t configured_seen;
+    pom_stack_t stack;
+    int64_t window_active_ns, window_cost_ns, window_process_ns, window_sampler_ns, window_taken;
+    int64_t span_start_ns, span_cpu_ns, span_other_ns,
+        span_process_ns; /* snapshots at the span's start */
+    /* under sync_lock */
+    pthread_mutex_t sync_lock;
+    pthread_cond_t sync_done_cond;
+    uint64_t sync_done;
+    /* written by the sampler thread, read by stats: independent counters, so relaxed */
+    _Atomic(int64_t) period_ns, taken, wakeups, cpu_ns, overhead_ppm, cost_ns, base_cpu_ns;
+    _Atomic(int64_t) missed[POM_MISS_COUNT];
+    _Atomic(bool) over_budget;
+};
+
+static void bump(_Atomic(int64_t) *counter, int64_t by) {
+    // One writer: a plain read-modify-write is enough.
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + by,
+                          memory_order_relaxed);
+}
+
+static int64_t peek(const _Atomic(int64_t) *counter) {
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+pom_sampler_t *pom_sampler_new(const pom_schedule_options_t *options, pom_slots_t *slots,
+                               pom_code_table_t *codes, pom_walker_t *walker,
+                               pom_sampler_client_t *client) {
+    pom_sampler_t *s = pom_calloc(1, sizeof(*s));
+    if (s == NULL) {
+        return NULL;
+    }
+    s->view_storage = pom_calloc(VIEW_ROOM, sizeof(pom_anchor_t));
+    if (s->view_storage == NULL) {
+        pom_free(s);
+        return NULL;
+    }
+    s->slots = slots;
+    s->codes = codes;
+    s->walker = walker;
+    s->client = client;
+    pom_park_init(&s->park);
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr); // cannot fail on Linux
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&s->sync_done_cond, &attr);
+    (void)pthread_condattr_destroy(&attr);
+    (void)pthread_mutex_init(&s->sync_lock, NULL);
+    pom_schedule_init(&s->schedule, options);
+    atomic_store_explicit(&s->period_ns, s->schedule.period_ns, memory_order_relaxed);
+    return s;
+}
+
+void pom_sampler_free(pom_sampler_t *s) {
+    if (s == NULL) {
+        return;
+    }
+    (void)pthread_cond_destroy(&s->sync_done_cond);
+    (void)pthread_mutex_destroy(&s->sync_lock);
+    pom_free(s->view_storage);
+    pom_free(s);
+}
+
+/* ---- looking at one slot ------------------------------------------------------------------ */
+
+/* R in the third field: running or waiting for a CPU. The descriptor is kept per slot; false when it cannot be read. */
+static bool thread_is_runnable(pom_slot_t *slot) {
+    if (slot->stat_fd >= 0 && slot->stat_tid != slot->who.tid) {
+        (void)close(slot->stat_fd); // read-only: nothing can be lost
+        slot->stat_fd = -1;
+    }
+    if (slot->stat_fd < 0) {
+        char path[64];
+        (void)snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)slot->who.tid);
+        slot->stat_fd = open(path, O_RDONLY | O_CLOEXEC);
+        slot->stat_tid = slot->who.tid;
+        if (slot->stat_fd < 0) {
+            return false;
+        }
+    }
+    char text[128]; // "tid (name, at most 16) S": the letter is within the first 40 bytes
+    ssize_t got = pread(slot->stat_fd, text, sizeof text - 1, 0);
+    if (got <= 0) {
+        return false;
+    }
+    text[got] = '\0';
+    const char *paren = strrchr(text, ')');
+    return paren != NULL && paren[1] == ' ' && paren[2] == 'R';
+}
+
+static pom_miss_t miss_of(pom_status_t status) {
+    switch (status) {
+    case POM_ENOTFOUND:
+        return POM_MISS_NO_ANCHOR;
+    case POM_EUNREADABLE:
+        return POM_MISS_UNREADABLE;
+    default:
+        return POM_MISS_TORN;
+    }
+}
+
+static void count_miss(pom_sampler_t *s, const pom_anchor_t *anchor, pom_miss_t reason) {
+    bump(&s->missed[reason], 1);
+    s->client->missed(s->client, anchor, reason);
+}
+
+/* One stack of one thread, or a counted miss. */
+static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
+    pom_slot_view_t view;
+    pom_miss_t reason = POM_MISS_RACED;
+    bool seen = false;
+    for (int tries = 0; tries < WALK_TRIES; tries++) {
+        // From here until the store of false the thread's memory stays: pom_slots_release waits. The order (flag, fence in
+        // seq_cst, then the look at count) is its partner.
+        atomic_store_explicit(&slot->walking, true, memory_order_seq_cst);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (!pom_slot_view(slot, &view, s->view_storage, VIEW_ROOM)) {
+            atomic_store_explicit(&slot->walking, false, memory_order_release);
+            if (atomic_load_explicit(&slot->count, memory_order_relaxed) == 0) {
+                return; // nothing runs here any more: no sample was due
+            }
+            continue;
+        }
+        seen = true;
+        int64_t cpu_before = 0, cpu_after = 0;
+        (void)pom_tid_cpu_ns(slot->who.tid, &cpu_before); // 0 when the thread is gone
+        pom_sample_t sample = {.code_epoch = pom_code_table_epoch(s->codes), .at_ns = pom_now_ns()};
+        uint32_t index = 0;
+        pom_status_t status = s->walker->walk(s->walker, &view, &s->stack, &index);
+        bool holds = pom_slot_view_holds(&view);
+        atomic_store_explicit(&slot->walking, false, memory_order_release);
+        if (!holds) {
+            reason = POM_MISS_RACED;
+            continue;
+        }
+        if (status == POM_ETORN) {
+            reason = POM_MISS_TORN;
+            continue;
+        }
+        if (status != POM_OK) {
+            reason = miss_of(status);
+            break;
+        }
+        const pom_anchor_t *anchor = &view.anchors[index];
+        if (sample.at_ns < anchor->since_ns) {
+            reason = POM_MISS_RACED;
+            continue;
+        }
+        (void)pom_tid_cpu_ns(slot->who.tid, &cpu_after);
+        sample.cpu_ns = cpu_before;
+        sample.running = cpu_after > cpu_before;
+        if (!sample.running && cpu_before > slot->last_cpu_ns) {
+            sample.running = thread_is_runnable(slot);
+        }
+        slot->last_cpu_ns = cpu_before;
+        bump(&s->taken, 1);
+        s->client->sample(s->client, anchor, &sample, &s->stack);
+        return;
+    }
+    if (seen) {
+        count_miss(s, &view.anchors[0], reason);
+    }
+}
+
+/* Looks at every slot with something attached; false when there was none. */
+static bool look_around(pom_sampler_t *s) {
+    bool any = false;
+    // Acquire: pairs with the release in pom_slots_claim.
+    pom_slot_t *slot = atomic_load_explicit(&s->slots->first, memory_order_acquire);
+    for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
+        if (atomic_load_explicit(&slot->count, memory_order_relaxed) > 0) {
+            any = true;
+            look_at(s, slot);
+        }
+    }
+    return any;
+}
+
+static bool anything_attached(pom_sampler_t *s) {
+    pom_slot_t *slot = atomic_load_explicit(&s->slots->first, memory_order_acquire);
+    for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
+        if (atomic_load_explicit(&slot->count, memory_order_relaxed) > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- the bill ------------------------------------------------------------------------------- */
+
+static void span_begin(pom_sampler_t *s) {
+    s->span_start_ns = pom_now_ns();
+    s->span_cpu_ns = pom_thread_cpu_ns();
+    s->span_other_ns = s->client->other_cost_ns(s->client);
+    s->span_process_ns = pom_process_cpu_ns();
+}
+
+/* Adds the time since the last snapshot to the window. */
+static void span_end(pom_sampler_t *s) {
+    int64_t now = pom_now_ns(), cpu = pom_thread_cpu_ns();
+    int64_t other = s->client->other_cost_ns(s->client), process = pom_process_cpu_ns();
+    s->window_active_ns += now - s->span_start_ns;
+    s->window_sampler_ns += cpu - s->span_cpu_ns;
+    s->window_cost_ns += (cpu - s->span_cpu_ns) + (other - s->span_other_ns);
+    s->window_process_ns += process - s->span_process_ns;
+    atomic_store_explicit(&s->cpu_ns, cpu, memory_order_relaxed);
+    s->span_start_ns = now;
+    s->span_cpu_ns = cpu;
+    s->span_other_ns = other;
+    s->span_process_ns = process;
+}
+
+static void window_end(pom_sampler_t *s) {
+    int64_t base = s->window_process_ns - s->window_cost_ns;
+    if (base < 0) {
+        base = 0;
+    }
+    pom_schedule_update(&s->schedule, s->window_cost_ns, base, s->window_active_ns);
+    bump(&s->cost_ns, s->window_cost_ns);
+    bump(&s->base_cpu_ns, base);
+    s->window_active_ns = s->window_cost_ns = s->window_process_ns = 0;
+    atomic_store_explicit(&s->period_ns, s->schedule.period_ns, memory_order_relaxed);
+    atomic_store_explicit(&s->overhead_ppm, s->schedule.overhead_ppm, memory_order_relaxed);
+    atomic_store_explicit(&s->over_budget, s->schedule.over_budget, memory_order_relaxed);
+    int64_t taken = peek(&s->taken);
+    int64_t samples = taken - s->window_taken;
+    s->window_taken = taken;
+    pom_window_t window = {
+        .over_budget = s->schedule.over_budget,
+        .period_ns = s->schedule.period_ns,
+        .overhead_ppm = s->schedule.overhead_ppm,
+        .sample_cost_ns = samples > 0 ? s->window_sampler_ns / samples : 0,
+    };
+    s->window_sampler_ns = 0;
+    s->client->window(s->client, &window);
+}
+
+/* ---- the loop ---------------------------------------------------------------------------------- */
+
+static void take_configuration(pom_sampler_t *s) {
+    // Acquire: pairs with the release in pom_sampler_configure.
+    uint32_t generation = atomic_load_explicit(&s->configured, memory_order_acquire);
+    if (generation == s->configured_seen) {
+        return;
+    }
+    s->configured_seen = generation;
+    pom_schedule_options_t options = {.granularity_ns = peek(&s->want_granularity_ns),
+                                      .budget_ppm = peek(&s->want_budget_ppm)};
+    pom_schedule_init(&s->schedule, &options);
+    atomic_store_explicit(&s->period_ns, s->schedule.period_ns, memory_order_relaxed);
+}
+
+static void answer_sync(pom_sampler_t *s, uint64_t wanted) {
+    if (wanted == 0) {
+        return;
+    }
+    (void)pthread_mutex_lock(&s->sync_lock); // held elsewhere only to look at sync_done
+    if (wanted > s->sync_done) {
+        s->sync_done = wanted;
+        (void)pthread_cond_broadcast(&s->sync_done_cond);
+    }
+    (void)pthread_mutex_unlock(&s->sync_lock);
+}
+
+static bool something_to_do(pom_sampler_t *s) {
+    return atomic_load_explicit(&s->stop, memory_order_relaxed) || anything_attached(s) ||
+           !s->client->idle(s->client);
+}
+
+static void park(pom_sampler_t *s) {
+    span_end(s);
+    // Full barrier between raising the flag and the last look; pairs with the fence in pom_sampler_notify: either we see the
+    // new work, or the notifier sees the flag.
+    atomic_store_explicit(&s->parked, true, memory_order_seq_cst);
+    atomic_thread_fence(memory_order_seq_cst);
+    while (!something_to_do(s) &&
+           atomic_load_explicit(&s->sync_wanted, memory_order_acquire) == s->sync_done) {
+        (void)pom_park_wait(&s->park, POM_FOREVER); // woken or not: looked at again
+    }
+    atomic_store_explicit(&s->parked, false, memory_order_relaxed);
+    span_begin(s);
+}
+
+static void *run(void *arg) {
+    pom_sampler_t *s = arg;
+    (void)pthread_setname_np(pthread_self(), "pom-sampler"); // cosmetic
+    span_begin(s);
+    bool active = false;
+    for (;;) {
+        bool stopping = atomic_load_explicit(&s->stop, memory_order_acquire);
+        uint64_t wanted = atomic_load_explicit(&s->sync_wanted, memory_order_acquire);
+        take_configuration(s);
+        bool applied = s->client->tick(s->client, pom_now_ns());
+        bool attached = look_around(s);
+        bump(&s->wakeups, 1);
+        answer_sync(s, wanted);
+        if (stopping) {
+            break;
+        }
+        if (s->window_active_ns + (pom_now_ns() - s->span_start_ns) >= POM_SCHEDULE_WINDOW_NS) {
+            span_end(s);
+            window_end(s);
+        }
+        // Two quiet ticks in a row: a busy server always shows something between two ticks, and parking at the
+        // first quiet one would make its next request pay a wake-up.
+        bool was_active = active;
+        active = attached || applied;
+        if (!active && !was_active) {
+            park(s);
+        }
+        (void)pom_park_wait(&s->park,
+                            pom_now_ns() + pom_schedule_delay(&s->schedule, pom_random_u64()));
+    }
+    span_end(s);
+    window_end(s);
+    return NULL;
+}
+
+pom_status_t pom_sampler_start(pom_sampler_t *s) {
+    pthread_attr_t attr;
+    sigset_t all, before;
+    atomic_store_explicit(&s->stop, false, memory_order_relaxed);
+    (void)pthread_attr_init(&attr); // cannot fail on Linux
+    (void)pthread_attr_setstacksize(&attr, THREAD_STACK);
+    // The host's signals are the host's: none may be delivered here.
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    int err = pthread_create(&s->thread, &attr, run, s);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)pthread_attr_destroy(&attr);
+    s->started = err == 0;
+    return err == 0 ? POM_OK : POM_EIO;
+}
+
+void pom_sampler_stop(pom_sampler_t *s) {
+    if (!s->started) {
+        return;
+    }
+    atomic_store_explicit(&s->stop, true, memory_order_release);
+    pom_park_wake(&s->park);
+    (void)pthread_join(s->thread, NULL);
+    s->started = false;
+}
+
+void pom_sampler_notify(pom_sampler_t *s) {
+    atomic_thread_fence(memory_order_seq_cst); // pairs with the one in park()
+    if (atomic_load_explicit(&s->parked, memory_order_relaxed)) {
+        pom_park_wake(&s->park);
+    }
+}
+
+bool pom_sampler_sync(pom_sampler_t *s, int64_t deadline_ns) {
+    uint64_t ticket = atomic_fetch_add_explicit(&s->sync_wanted, 1, memory_order_acq_rel) + 1;
+    pom_park_wake(&s->park);
+    struct timespec until = {.tv_sec = deadline_ns / POM_NS_PER_S,
+                             .tv_nsec = deadline_ns % POM_NS_PER_S};
+    int err = 0;
+    (void)pthread_mutex_lock(&s->sync_lock);
+    while (s->sync_done < ticket && err == 0) {
+        err = pthread_cond_timedwait(&s->sync_done_cond, &s->sync_lock, &until);
+    }
+    bool done = s->sync_done >= ticket;
+    (void)pthread_mutex_unlock(&s->sync_lock);
+    return done;
+}
+
+void pom_sampler_configure(pom_sampler_t *s, const pom_schedule_options_t *options) {
+    atomic_store_explicit(&s->want_granularity_ns, options->granularity_ns, memory_order_relaxed);
+    atomic_store_explicit(&s->want_budget_ppm, options->budget_ppm, memory_order_relaxed);
+    (void)atomic_fetch_add_explicit(&s->configured, 1, memory_order_release);
+}
+
+pom_sampler_stats_t pom_sampler_stats(const pom_sampler_t *s) {
+    pom_sampler_stats_t stats = {
+        .period_ns = peek(&s->period_ns),
+        .taken = peek(&s->taken),
+        .wakeups = peek(&s->wakeups),
+        .cpu_ns = peek(&s->cpu_ns),
+        .overhead_ppm = peek(&s->overhead_ppm),
+        .cost_ns = peek(&s->cost_ns),
+        .base_cpu_ns = peek(&s->base_cpu_ns),
+        .over_budget = atomic_load_explicit(&s->over_budget, memory_order_relaxed),
+    };
+    for (int i = 0; i < POM_MISS_COUNT; i++) {
+        stats.missed[i] = peek(&s->missed[i]);
+    }
+    return stats;
+}

@@ -1,0 +1,97 @@
+/*
+ * The sampler: one native thread that looks at active slots and hands samples to its client.
+ *
+ * Used by the engine. It never takes the interpreter's lock, calls no interpreter function and waits for nobody; what it sees
+ * goes to one client (actions/registry), on its own thread, so the client's trees have one owner.
+ *
+ *     sampler = pom_sampler_new(&options, &slots, table, walker, client);
+ *     pom_sampler_start(sampler);
+ *     pom_sampler_notify(sampler);            an app thread attached something or queued an event
+ *     pom_sampler_stop(sampler); pom_sampler_free(sampler);
+ *
+ * Idle costs nothing: a tick that finds nothing attached and nothing queued parks the thread on a futex until the next
+ * notify.
+ */
+#ifndef POM_SAMPLER_SAMPLER_H
+#define POM_SAMPLER_SAMPLER_H
+
+#include "profiles/code_table.h"
+#include "sampler/schedule.h"
+#include "sampler/slot.h"
+#include "sampler/walker.h"
+
+/* When and in what state a stack was taken. */
+typedef struct pom_sample_s {
+    int64_t at_ns;       /* monotonic */
+    int64_t cpu_ns;      /* the thread's CPU clock then; 0 when it could not be read */
+    bool running;        /* it was on a CPU, or wanted one: CPU time belongs to this stack */
+    uint64_t code_epoch; /* deaths of code objects before the walk */
+} pom_sample_t;
+
+/* What one window of active time showed. */
+typedef struct pom_window_s {
+    bool over_budget;
+    int64_t period_ns;      /* in force from now on */
+    int64_t overhead_ppm;   /* whole product's cost, millionths of the process's other CPU time */
+    int64_t sample_cost_ns; /* sampler CPU a sample, wake-ups included */
+} pom_window_t;
+
+/* Who gets the samples. Every function runs on the sampler thread. */
+typedef struct pom_sampler_client_s pom_sampler_client_t;
+struct pom_sampler_client_s {
+    /* The start of a tick: apply what is queued; true when there was something. */
+    bool (*tick)(pom_sampler_client_t *self, int64_t now_ns);
+    /* A stack of the action in `anchor`. */
+    void (*sample)(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+                   const pom_sample_t *sample, const pom_stack_t *stack);
+    /* A sample that was due for the newest anchor of a slot, and failed. */
+    void (*missed)(pom_sampler_client_t *self, const pom_anchor_t *anchor, pom_miss_t reason);
+    /* Nothing is queued: the sampler may park. */
+    bool (*idle)(pom_sampler_client_t *self);
+    /* CPU that the rest of the product has used so far: begins and ends, encoding, delivery. Cumulative. */
+    int64_t (*other_cost_ns)(pom_sampler_client_t *self);
+    /* The end of a window: a new verdict on the budget. */
+    void (*window)(pom_sampler_client_t *self, const pom_window_t *window);
+};
+
+typedef struct pom_sampler_s pom_sampler_t;
+
+typedef struct pom_sampler_stats_s {
+    int64_t period_ns;
+    int64_t taken; /* samples handed to the client */
+    int64_t missed[POM_MISS_COUNT];
+    int64_t wakeups;
+    int64_t cpu_ns;       /* the sampler thread's own CPU time */
+    int64_t overhead_ppm; /* whole product, last window */
+    int64_t cost_ns,
+        base_cpu_ns; /* whole product's cost and the process's other CPU time, over all active time */
+    bool over_budget;
+} pom_sampler_stats_t;
+
+/* Returns owned, NULL for no memory. Borrows everything for its life. [any] */
+pom_sampler_t *pom_sampler_new(const pom_schedule_options_t *options, pom_slots_t *slots,
+                               pom_code_table_t *codes, pom_walker_t *walker,
+                               pom_sampler_client_t *client);
+
+/* The thread must have been stopped, or be gone with a fork. [any] */
+void pom_sampler_free(pom_sampler_t *sampler);
+
+/* POM_EIO when no thread can be made. [app] */
+pom_status_t pom_sampler_start(pom_sampler_t *sampler);
+
+/* Ends the thread after one more tick and joins it. Not with the interpreter's lock held under the GIL engine. [app] */
+void pom_sampler_stop(pom_sampler_t *sampler);
+
+/* After an attach or a push: wakes the thread when it is parked; 8 ns when it is not. [app] */
+void pom_sampler_notify(pom_sampler_t *sampler);
+
+/* Waits until everything queued before the call has been applied; false when the deadline passed first. Not with the
+ * interpreter's lock held. [app] */
+bool pom_sampler_sync(pom_sampler_t *sampler, int64_t deadline_ns);
+
+/* New schedule options, in force from the next tick. [app], serialised by the interpreter's lock. */
+void pom_sampler_configure(pom_sampler_t *sampler, const pom_schedule_options_t *options);
+
+pom_sampler_stats_t pom_sampler_stats(const pom_sampler_t *sampler); /* [any] */
+
+#endif

@@ -1,0 +1,207 @@
+/*
+ * Slots: a seqlock per thread around a small table of anchors.
+ *
+ * Writers are app threads; the interpreter's lock keeps them apart, so claim and release need no lock of their own, and a
+ * detach may come from another thread than the owner (a body closed elsewhere). The sampler reads without any lock: it
+ * copies the table between two looks at `seq`. Anchors are copied with plain memcpy of words that a writer may be changing;
+ * a copy taken during a change is thrown away, never looked at.
+ *
+ * A table that grows is replaced, and the old one kept until the end: a sampler that still copies from it reads stale
+ * but mapped memory, and the seq check discards the copy. Tables double, so what is kept is less than what is used.
+ *
+ * Not decided here: what an anchor means (the walker) and whose time it is (the registry).
+ */
+#include "sampler/slot.h"
+
+#include <sched.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+
+#define VIEW_TRIES 4
+
+static pom_anchor_table_t *table_new(uint32_t room) {
+    pom_anchor_table_t *table =
+        pom_calloc(1, sizeof(pom_anchor_table_t) + room * sizeof(pom_anchor_t));
+    if (table != NULL) {
+        table->room = room;
+    }
+    return table;
+}
+
+void pom_slots_init(pom_slots_t *slots) {
+    atomic_init(&slots->first, NULL);
+    slots->total = 0;
+    slots->max = POM_SLOTS_MAX;
+}
+
+void pom_slots_fini(pom_slots_t *slots) {
+    pom_slot_t *slot = atomic_load_explicit(&slots->first, memory_order_acquire);
+    while (slot != NULL) {
+        pom_slot_t *next = atomic_load_explicit(&slot->next, memory_order_relaxed);
+        pom_anchor_table_t *table = atomic_load_explicit(&slot->table, memory_order_relaxed);
+        while (table != NULL) {
+            pom_anchor_table_t *older = table->retired;
+            pom_free(table);
+            table = older;
+        }
+        if (slot->stat_fd >= 0) {
+            (void)close(slot->stat_fd); // a read-only descriptor: nothing can be lost
+        }
+        pom_free(slot);
+        slot = next;
+    }
+    pom_slots_init(slots);
+}
+
+pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who) {
+    pom_slot_t *slot = atomic_load_explicit(&slots->first, memory_order_relaxed);
+    while (slot != NULL && slot->claimed) {
+        slot = atomic_load_explicit(&slot->next, memory_order_relaxed);
+    }
+    if (slot == NULL) {
+        if (slots->total >= slots->max) {
+            return NULL;
+        }
+        slot = pom_calloc(1, sizeof(*slot));
+        pom_anchor_table_t *table = table_new(POM_ANCHORS_FIRST);
+        if (slot == NULL || table == NULL) {
+            pom_free(slot);
+            pom_free(table);
+            return NULL;
+        }
+        atomic_init(&slot->table, table);
+        slot->stat_fd = -1;
+        slot->who = *who;
+        slot->claimed = true;
+        atomic_init(&slot->next, atomic_load_explicit(&slots->first, memory_order_relaxed));
+        // Release: pairs with the acquire in the sampler's iteration; the slot is whole before it is found.
+        atomic_store_explicit(&slots->first, slot, memory_order_release);
+        slots->total++;
+        return slot;
+    }
+    // The last owner's release waited for the sampler, and count is 0, so nobody reads `who` now.
+    slot->who = *who;
+    slot->claimed = true;
+    return slot;
+}
+
+/* The writer's half of the seqlock. The fence keeps the changes behind the odd store; pairs with the acquire fence in
+ * pom_slot_view_holds. */
+static void write_begin(pom_slot_t *slot) {
+    uint32_t seq = atomic_load_explicit(&slot->seq, memory_order_relaxed);
+    atomic_store_explicit(&slot->seq, seq + 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+}
+
+/* A full barrier on purpose (8 ns): the caller looks at the parked flag next, and the sampler sets that flag and then
+ * looks at the slots; with anything weaker both could miss each other and an action would go unsampled. */
+static void write_end(pom_slot_t *slot) {
+    (void)atomic_fetch_add_explicit(&slot->seq, 1, memory_order_seq_cst);
+}
+
+static pom_anchor_table_t *grow(pom_slot_t *slot, pom_anchor_table_t *table) {
+    pom_anchor_table_t *larger = table_new(table->room * 2);
+    if (larger == NULL) {
+        return NULL;
+    }
+    memcpy(larger->anchors, table->anchors, table->room * sizeof(pom_anchor_t));
+    larger->retired = table;
+    // Release: pairs with the acquire load in pom_slot_view.
+    atomic_store_explicit(&slot->table, larger, memory_order_release);
+    return larger;
+}
+
+pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor) {
+    pom_anchor_table_t *table = atomic_load_explicit(&slot->table, memory_order_relaxed);
+    uint32_t count = atomic_load_explicit(&slot->count, memory_order_relaxed);
+    if (count == table->room) {
+        if (count >= POM_ANCHORS_MAX) {
+            return POM_EFULL;
+        }
+        table = grow(slot, table);
+        if (table == NULL) {
+            return POM_ENOMEM;
+        }
+    }
+    write_begin(slot);
+    table->anchors[count] = *anchor;
+    atomic_store_explicit(&slot->count, count + 1, memory_order_relaxed);
+    write_end(slot);
+    return POM_OK;
+}
+
+bool pom_slot_detach(pom_slot_t *slot, const void *action) {
+    pom_anchor_table_t *table = atomic_load_explicit(&slot->table, memory_order_relaxed);
+    uint32_t count = atomic_load_explicit(&slot->count, memory_order_relaxed);
+    // Newest first: the lexical case ends at the first look.
+    for (uint32_t i = count; i-- > 0;) {
+        if (table->anchors[i].action != action) {
+            continue;
+        }
+        write_begin(slot);
+        if (i + 1 < count) {
+            memmove(&table->anchors[i], &table->anchors[i + 1],
+                    (count - i - 1) * sizeof(pom_anchor_t));
+        }
+        atomic_store_explicit(&slot->count, count - 1, memory_order_relaxed);
+        write_end(slot);
+        return true;
+    }
+    return false;
+}
+
+void pom_slots_release(pom_slots_t *slots, pom_slot_t *slot) {
+    (void)slots;
+    write_begin(slot);
+    atomic_store_explicit(&slot->count, 0, memory_order_relaxed);
+    write_end(slot);
+    // The full barrier of write_end pairs with the one in pom_slot_view: either the sampler sees count 0, or we see
+    // `walking`. A walk takes microseconds; yielding covers the case that the sampler lost its core.
+    while (atomic_load_explicit(&slot->walking, memory_order_acquire)) {
+        (void)sched_yield(); // cannot fail on Linux
+    }
+    slot->claimed = false;
+}
+
+/* The copy may race with a writer; TSan is told so, and pom_slot_view_holds decides whether it counts. */
+__attribute__((no_sanitize("thread"))) static void
+copy_anchors(pom_anchor_t *to, const pom_anchor_t *from, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        to[i] = from[count - 1 - i];
+    }
+}
+
+bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storage, uint32_t room) {
+    for (int tries = 0; tries < VIEW_TRIES; tries++) {
+        uint32_t seq = atomic_load_explicit(&slot->seq, memory_order_acquire);
+        if (seq & 1) {
+            continue;
+        }
+        pom_anchor_table_t *table = atomic_load_explicit(&slot->table, memory_order_acquire);
+        uint32_t count = atomic_load_explicit(&slot->count, memory_order_relaxed);
+        if (count == 0) {
+            return false;
+        }
+        if (count > table->room) {
+            continue; // seen between two changes
+        }
+        uint32_t skipped = count > room ? count - room : 0;
+        copy_anchors(storage, table->anchors + skipped, count - skipped);
+        view->slot = slot;
+        view->seq = seq;
+        view->count = count - skipped;
+        view->anchors = storage;
+        if (pom_slot_view_holds(view)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool pom_slot_view_holds(const pom_slot_view_t *view) {
+    // Pairs with the release fence in write_begin: a copy that saw a change sees the odd seq too.
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(&view->slot->seq, memory_order_relaxed) == view->seq;
+}

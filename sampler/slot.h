@@ -1,0 +1,131 @@
+/*
+ * Slots: where an app thread says what it is doing, for the sampler to read.
+ *
+ * A thread claims one slot at its first action and keeps it until it exits. In it stands a small table of anchors: (frame,
+ * action) pairs. A stack walk that meets an anchor belongs to its action.
+ *
+ *     slot = pom_slots_claim(&slots, &identity);        first action of the thread
+ *     pom_slot_attach(slot, &anchor);                   the action runs here now
+ *     pom_slot_detach(slot, action);                    it no longer does
+ *     pom_slots_release(&slots, slot);                  the thread exits
+ *
+ * Seqlock: the one writer (the thread itself, [app]) makes `seq` odd, changes, makes it even; the sampler copies,
+ * and discards its copy when `seq` moved. Nobody waits, with one exception: release waits for a walk of this very slot to
+ * end (microseconds), because after it the thread's stack memory goes away; it runs at thread exit, outside
+ * any request.
+ */
+#ifndef POM_SAMPLER_SLOT_H
+#define POM_SAMPLER_SLOT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* Callers of the anchor frame that a lexical action remembers, nearest first: when the anchor has
+ * returned, the nearest one still running owns the samples. Three covers __enter__ in a helper, an ExitStack and
+ * one decorator in between. */
+#define POM_ANCHOR_CALLERS 3
+
+/* An anchor's frame counts only while it still runs this code: frame addresses are reused. */
+typedef struct pom_frame_id_s {
+    uintptr_t frame; /* 0 = the end of the thread's chain */
+    uintptr_t code;  /* 0 = do not compare */
+} pom_frame_id_t;
+
+typedef enum pom_anchor_kind_e {
+    POM_ANCHOR_OUTSIDE, /* the frame is not part of the stack: the server's, for WSGI */
+    POM_ANCHOR_INSIDE   /* it is: the frame with the block */
+} pom_anchor_kind_t;
+
+typedef struct pom_anchor_s {
+    pom_frame_id_t at;
+    pom_frame_id_t callers[POM_ANCHOR_CALLERS]; /* frame 0 = none; always inside */
+    void *action;                               /* never dereferenced on this floor */
+    int64_t since_ns;                           /* monotonic moment of the attach */
+    int64_t since_cpu_ns;                       /* thread CPU clock then */
+    pom_anchor_kind_t kind;
+} pom_anchor_t;
+
+/* Actions one thread can have attached at once (asyncio tasks, greenlets). The table grows by doubling up to this; an
+ * action that finds no room runs unsampled, counted. 4096 anchors are 512 KiB. */
+#define POM_ANCHORS_MAX   4096
+#define POM_ANCHORS_FIRST 4
+
+/* What the slot's thread is; constant while it is claimed. */
+typedef struct pom_thread_identity_s {
+    int32_t tid;          /* kernel thread id, for its CPU clock */
+    uint64_t ident;       /* the interpreter's thread id */
+    uintptr_t state;      /* the interpreter's thread state */
+    uintptr_t stack_low;  /* C stack, lowest address that may be read */
+    uintptr_t stack_high; /* one past the highest */
+    char name[64];        /* NUL-terminated UTF-8, cut */
+} pom_thread_identity_t;
+
+typedef struct pom_anchor_table_s {
+    struct pom_anchor_table_s *retired; /* older, smaller tables: freed with the slots */
+    uint32_t room;
+    pom_anchor_t anchors[];
+} pom_anchor_table_t;
+
+typedef struct pom_slot_s {
+    /* constant once linked */
+    _Atomic(struct pom_slot_s *) next;
+    /* written by claim and release under the interpreter's lock, read by the sampler while count > 0 */
+    pom_thread_identity_t who;
+    bool claimed; /* [app] */
+    /* seqlock: written by the owner thread */
+    _Atomic(uint32_t) seq;   /* odd while changing; pairs with the fences in pom_slot_view */
+    _Atomic(uint32_t) count; /* anchors in use */
+    _Atomic(pom_anchor_table_t *) table;
+    pom_anchor_table_t *first_table;
+    /* written by the sampler: it reads this slot's stack now; pairs with the load in pom_slots_release */
+    _Alignas(64) _Atomic(bool) walking;
+    /* sampler thread only */
+    int64_t last_cpu_ns; /* CPU clock at the last sample */
+    int stat_fd;         /* /proc/self/task/<tid>/stat, -1 = not open */
+    int32_t stat_tid;    /* the thread that descriptor is of */
+} pom_slot_t;
+
+typedef struct pom_slots_s {
+    _Atomic(pom_slot_t *) first; /* append-only; slots are reused, never unlinked */
+    uint32_t total;              /* [app] under the interpreter's lock */
+    uint32_t max;
+} pom_slots_t;
+
+#define POM_SLOTS_MAX 4096 /* threads with actions at once; 256 bytes each */
+
+void pom_slots_init(pom_slots_t *slots);
+/* No thread may use a slot any more. */
+void pom_slots_fini(pom_slots_t *slots);
+
+/* NULL: no memory, or POM_SLOTS_MAX threads have one. [app], callers serialised by the interpreter's lock. */
+pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who);
+
+/* Withdraws what is attached, then waits for a walk of this slot to end. [app], likewise serialised. */
+void pom_slots_release(pom_slots_t *slots, pom_slot_t *slot);
+
+/* The owner thread publishes an anchor; no allocation but when the table doubles. POM_EFULL or POM_ENOMEM: the action
+ * runs unsampled. Includes a full fence, so that a following look at the parked flag cannot miss. [app] */
+pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor);
+
+/* Withdraws the newest anchor of this action; false when there is none. Any app thread may call it for a slot whose
+ * owner is not changing it, which the interpreter's lock guarantees. [app] */
+bool pom_slot_detach(pom_slot_t *slot, const void *action);
+
+/* A copy of a slot's anchors for one walk. */
+typedef struct pom_slot_view_s {
+    pom_slot_t *slot;
+    uint32_t seq;
+    uint32_t count;
+    pom_anchor_t *anchors; /* the caller's storage */
+} pom_slot_view_t;
+
+/* Copies at most `room` anchors, newest first. False: nothing attached, or it was changing (four tries). [sampler] */
+bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storage, uint32_t room);
+
+/* True while nothing has changed since the view was taken. [sampler] */
+bool pom_slot_view_holds(const pom_slot_view_t *view);
+
+#endif

@@ -1,0 +1,23 @@
+/*
+ * The walker: what captures a stack. An interface, because only the bindings know an interpreter.
+ *
+ * Used by the sampler thread; implemented in bindings/ext (native and GIL engines) and by the tests' fake.
+ */
+#ifndef POM_SAMPLER_WALKER_H
+#define POM_SAMPLER_WALKER_H
+
+#include "profiles/profile.h"
+#include "profiles/stack.h"
+#include "sampler/slot.h"
+
+typedef struct pom_walker_s pom_walker_t;
+
+struct pom_walker_s {
+    /* Captures the stack of the view's thread from its current frame down to the first frame that anchors one of the view's
+     * actions; *anchor is that anchor's index. POM_OK, POM_ENOTFOUND (no anchor met), POM_ETORN, POM_EUNREADABLE.
+     * [sampler]; must not block, call the interpreter or allocate (the GIL engine takes the GIL here, and says so). */
+    pom_status_t (*walk)(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
+                         uint32_t *anchor);
+};
+
+#endif
