@@ -1,0 +1,30 @@
+/*
+ * Small parts of an action that both sides share: its text storage, and the kind of own actions.
+ */
+#include "actions/action.h"
+
+#include <string.h>
+
+pom_text_t pom_action_text(pom_action_t *action, const char *text, size_t size) {
+    size_t room = POM_ACTION_TEXT_MAX - action->text_used;
+    if (size > room) {
+        action->text_cut++;
+        size = room;
+        // Back to a character boundary: 10xxxxxx bytes continue a UTF-8 character.
+        while (size > 0 && ((unsigned char)text[size] & 0xc0) == 0x80) {
+            size--;
+        }
+    }
+    char *at = action->text + action->text_used;
+    memcpy(at, text, size);
+    action->text_used += (uint32_t)size;
+    return (pom_text_t){.data = at, .size = (uint32_t)size};
+}
+
+static void describe_code(const pom_action_t *action, pom_value_writer_t *writer) {
+    // The user's fields are a value stream already; the seal copies them as they are.
+    (void)action;
+    (void)writer;
+}
+
+const pom_action_kind_t pom_action_kind_code = {.name = "code", .describe = describe_code};

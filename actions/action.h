@@ -1,0 +1,100 @@
+/*
+ * An action: one bounded piece of work, from its begin on an app thread to its seal on the sampler thread.
+ *
+ * Used by the registry, which owns the pool, and by the bindings, which fill what only they know. Two kinds of field:
+ * what the app side writes (before and at the end), and what the sampler side builds in between. Neither touches
+ * the other's; the queue of events is the only way across.
+ *
+ *     action = pom_registry_begin(registry, ...);     [app]
+ *     pom_registry_message(registry, action, ...);    [app]
+ *     pom_registry_end(registry, action, ...);        [app]  not to be touched afterwards
+ */
+#ifndef POM_ACTIONS_ACTION_H
+#define POM_ACTIONS_ACTION_H
+
+#include "base/id.h"
+#include "base/queue.h"
+#include "profiles/profile.h"
+#include "profiles/stack.h"
+#include "profiles/value.h"
+
+/* Text the app side keeps with an action (type, route, query ...). Beyond it texts are cut, counted. A request line is at most
+ * 8 KiB on most servers; nearly all fit in a tenth of this. */
+#define POM_ACTION_TEXT_MAX  4096
+#define POM_ACTION_KIND_DATA 256
+
+typedef struct pom_action_s pom_action_t;
+
+/* What the kind of action adds to its record: run at the seal, on the sampler thread, so that the app thread only copies. */
+typedef struct pom_action_kind_s {
+    const char *name; /* "wsgi", "code" */
+    /* Writes the entries of the record's `action` map that come after type, kind and outcome. */
+    void (*describe)(const pom_action_t *action, pom_value_writer_t *writer);
+} pom_action_kind_t;
+
+/* Own actions: entries are the user's fields. */
+extern const pom_action_kind_t pom_action_kind_code;
+
+/* A frame of an event's stack: resolved to a code under the interpreter's lock, line found by the sampler. */
+typedef struct pom_event_frame_s {
+    pom_code_t
+        *code; /* borrowed from the code table; good until the sampler's reap after this event */
+    int32_t lasti;
+} pom_event_frame_t;
+
+typedef enum pom_event_kind_e { POM_EVENT_MESSAGE, POM_EVENT_END } pom_event_kind_t;
+
+typedef struct pom_event_s {
+    pom_link_t link;
+    pom_event_kind_t kind;
+    uint8_t size_class; /* of the pool it goes back to */
+    pom_action_t *action;
+    int64_t at_ns;
+    /* messages only: depth frames, leaf first, then fields_size bytes */
+    int32_t depth;
+    uint32_t fields_size;
+} pom_event_t;
+
+struct pom_action_s {
+    pom_link_t link; /* in the pool */
+    /* written by the app side before the action is published */
+    const pom_action_kind_t *kind;
+    pom_id_t task_id;
+    uint64_t thread;
+    char thread_name[64];
+    int64_t start_ns, start_wall_ns;
+    /* written by the app side until the end event is queued */
+    int64_t cpu_ns;  /* thread CPU while attached, of all stretches */
+    int64_t cost_ns; /* what begin, events and end took */
+    int64_t end_ns;
+    pom_outcome_t outcome;
+    int32_t dropped_events;
+    bool ended;           /* an end event has been queued */
+    pom_text_t task_text; /* a task id from outside that is no UUID; empty: task_id is it */
+    pom_action_t *live_prev, *live_next; /* the registry's list of live ones */
+    uint32_t text_used;
+    uint32_t text_cut;   /* pieces that did not fit */
+    uint32_t generation; /* of the registry that made it: a forked child's is another */
+    pom_event_t end_event;
+    _Atomic(int32_t) events_queued; /* app adds, sampler subtracts */
+    _Atomic(int32_t)
+        holders; /* who must let go before it is pooled: the sampler, and after an abandon its holder */
+    /* sampler side */
+    pom_profile_t *profile; /* being built; NULL before the first sample or event */
+    int64_t last_sample_ns, last_cpu_ns;
+    int64_t
+        pending_cpu_ns; /* CPU time seen while the thread was not running: goes to the next stack that runs */
+    int64_t samples;
+    int64_t missed[POM_MISS_COUNT];
+    /* the kind's own data (a struct of the floor above), written by the app side */
+    _Alignas(8) unsigned char kind_data[POM_ACTION_KIND_DATA];
+    pom_text_t type;    /* in text */
+    const void *fields; /* a value stream of the user's fields, in text; NULL = none */
+    uint32_t fields_size;
+    char text[POM_ACTION_TEXT_MAX];
+};
+
+/* Copies text into the action; what does not fit is cut at a character boundary and counted. Never fails. [app] */
+pom_text_t pom_action_text(pom_action_t *action, const char *text, size_t size);
+
+#endif

@@ -1,0 +1,608 @@
+/*
+ * The registry: pools and live list on the app side, trees and seals on the sampler side, one queue between them.
+ *
+ *      app threads (one at a time)                       sampler thread
+ *      begin: pool -> live list
+ *      message, end ---------------- events -----------> pending (oldest first) -> tree, seal -> sink
+ *      pools <--------------- recycled actions, events --+
+ *
+ * Events are applied in the order they were queued. A sample applies what happened before it, then itself, so a message
+ * separates the samples before it from those after it exactly. The one exception: an end of the sample's own action waits
+ * until the sample is in (the end was queued after the walk, or the sampler would not have seen the anchor hold).
+ *
+ * Memory: an action comes from a pool and goes back after its seal, when its holder has let go as well; an event
+ * likewise by size class. Pools are bounded; what exceeds them is freed. Trees live in their profile's arena.
+ *
+ * The file is longer than most because the two sides are one protocol: reading them apart hides why it holds.
+ */
+#include "actions/registry.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+
+#define ARENA_CAP          (8u << 20) /* max_nodes nodes and max_messages small messages */
+#define POOLED_ACTIONS_MAX 1024       /* 5 MiB; more live at once are allocated and freed */
+#define EVENT_CLASSES      3
+#define POOLED_EVENTS_MAX  1024 /* a class */
+#define WAKE_AT            1024 /* waiting events of one action that make the sampler come early */
+#define FRESH_MAX                                                                                  \
+    256 /* codes one sample may see for the first time and still be checked one by one */
+
+static const uint32_t event_class_bytes[EVENT_CLASSES] = {1024, 4096, 32768};
+
+_Static_assert(sizeof(pom_event_t) + POM_EVENT_FRAMES_MAX * sizeof(pom_event_frame_t) +
+                       POM_EVENT_FIELDS_MAX <=
+                   32768,
+               "the largest event fits the largest class");
+
+/* Names of the source, newest first: a seal may be reading an older one. */
+typedef struct source_s {
+    struct source_s *older;
+    char text[];
+} source_t;
+
+struct pom_registry_s {
+    /* constant after new */
+    pom_sampler_client_t client;
+    pom_code_table_t *codes;
+    pom_profile_sink_t *sink;
+    pom_cost_source_t cost_source;
+    void *cost_context;
+    pom_admission_t admission;
+    /* [app], under the interpreter's lock */
+    pom_action_t *live;
+    pom_action_t *free_actions;
+    pom_event_t *free_events[EVENT_CLASSES];
+    source_t *sources;
+    /* across */
+    pom_queue_t events;
+    pom_queue_t recycled_actions;
+    pom_queue_t recycled_events[EVENT_CLASSES];
+    _Atomic(int64_t) pooled_actions,
+        pooled_events; /* kept by the pools: a bound, not an exact count */
+    _Atomic(int) granularity;
+    _Atomic(const char *) source; /* of the newest in sources */
+    char engine[32];
+    /* sampler thread only */
+    pom_event_t *pending, *pending_last;
+    pom_place_t places[POM_STACK_MAX];
+    pom_window_t window;
+    /* counters; [app] writes the first group, the sampler the second */
+    _Atomic(int64_t) started, profiled, shed, dropped_events, in_request_ns;
+    _Atomic(int64_t) finished, lost, no_memory;
+};
+
+static void bump(_Atomic(int64_t) *counter, int64_t by) {
+    // One writer a counter: a plain read-modify-write is enough.
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + by,
+                          memory_order_relaxed);
+}
+
+static int64_t peek(const _Atomic(int64_t) *counter) {
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+/* ---- app side: actions ------------------------------------------------------------------------ */
+
+static pom_action_t *take_action(pom_registry_t *r) {
+    if (r->free_actions == NULL) {
+        pom_link_t *link = pom_queue_take_all_unordered(&r->recycled_actions);
+        r->free_actions = link == NULL ? NULL : POM_CONTAINER(link, pom_action_t, link);
+    }
+    pom_action_t *action = r->free_actions;
+    if (action == NULL) {
+        return pom_calloc(1, sizeof(*action));
+    }
+    pom_link_t *next = action->link.next;
+    r->free_actions = next == NULL ? NULL : POM_CONTAINER(next, pom_action_t, link);
+    atomic_fetch_sub_explicit(&r->pooled_actions, 1, memory_order_relaxed);
+    return action;
+}
+
+pom_action_t *pom_registry_begin(pom_registry_t *r, const pom_action_kind_t *kind) {
+    bump(&r->started, 1);
+    if (!pom_admission_admit(&r->admission)) {
+        bump(&r->shed, 1);
+        return NULL;
+    }
+    pom_action_t *a = take_action(r);
+    if (a == NULL) {
+        pom_admission_leave(&r->admission);
+        bump(&r->shed, 1);
+        return NULL;
+    }
+    bump(&r->profiled, 1);
+    // Everything but the text, which is read only up to text_used.
+    memset(a, 0, offsetof(pom_action_t, text));
+    a->kind = kind;
+    a->outcome = POM_OUTCOME_SUCCEEDED;
+    a->end_event.kind = POM_EVENT_END;
+    a->end_event.action = a;
+    a->live_next = r->live;
+    if (r->live != NULL) {
+        r->live->live_prev = a;
+    }
+    r->live = a;
+    return a;
+}
+
+static void unlink_live(pom_registry_t *r, pom_action_t *a) {
+    if (a->live_prev != NULL) {
+        a->live_prev->live_next = a->live_next;
+    } else {
+        r->live = a->live_next;
+    }
+    if (a->live_next != NULL) {
+        a->live_next->live_prev = a->live_prev;
+    }
+}
+
+static void queue_end(pom_registry_t *r, pom_action_t *a) {
+    unlink_live(r, a);
+    pom_admission_leave(&r->admission);
+    a->ended = true;
+    a->end_event.at_ns = a->end_ns;
+    (void)pom_queue_push(&r->events, &a->end_event.link); // the caller notifies the sampler
+}
+
+static void recycle_action(pom_registry_t *r, pom_action_t *a) {
+    if (peek(&r->pooled_actions) >= POOLED_ACTIONS_MAX) {
+        pom_free(a);
+        return;
+    }
+    atomic_fetch_add_explicit(&r->pooled_actions, 1, memory_order_relaxed);
+    (void)pom_queue_push(&r->recycled_actions, &a->link);
+}
+
+/* The last of holder and sampler puts the action back. */
+static void let_go(pom_registry_t *r, pom_action_t *a) {
+    // acq_rel: what either side wrote is visible to the one that recycles.
+    if (atomic_fetch_sub_explicit(&a->holders, 1, memory_order_acq_rel) == 1) {
+        recycle_action(r, a);
+    }
+}
+
+void pom_registry_end(pom_registry_t *r, pom_action_t *a) {
+    if (a->ended) {
+        let_go(r, a); // sealed by abandon: only the holder was left
+        return;
+    }
+    atomic_store_explicit(&a->holders, 1, memory_order_relaxed); // published by the push
+    queue_end(r, a);
+}
+
+int64_t pom_registry_abandon(pom_registry_t *r, int64_t now_ns) {
+    int64_t count = 0;
+    while (r->live != NULL) {
+        pom_action_t *a = r->live;
+        a->outcome = POM_OUTCOME_LOST;
+        a->end_ns = now_ns;
+        atomic_store_explicit(&a->holders, 2, memory_order_relaxed); // published by the push
+        queue_end(r, a);
+        count++;
+    }
+    return count;
+}
+
+void pom_registry_charge(pom_registry_t *r, pom_action_t *action, int64_t cost_ns) {
+    bump(&r->in_request_ns, cost_ns);
+    if (action != NULL) {
+        action->cost_ns += cost_ns;
+    }
+}
+
+/* ---- app side: events -------------------------------------------------------------------------- */
+
+static pom_event_t *take_event(pom_registry_t *r, int size_class) {
+    if (r->free_events[size_class] == NULL) {
+        pom_link_t *link = pom_queue_take_all_unordered(&r->recycled_events[size_class]);
+        r->free_events[size_class] = link == NULL ? NULL : POM_CONTAINER(link, pom_event_t, link);
+    }
+    pom_event_t *event = r->free_events[size_class];
+    if (event == NULL) {
+        return pom_alloc(event_class_bytes[size_class]);
+    }
+    pom_link_t *next = event->link.next;
+    r->free_events[size_class] = next == NULL ? NULL : POM_CONTAINER(next, pom_event_t, link);
+    atomic_fetch_sub_explicit(&r->pooled_events, 1, memory_order_relaxed);
+    return event;
+}
+
+pom_event_t *pom_registry_event(pom_registry_t *r, pom_action_t *action, int32_t depth,
+                                uint32_t fields_size) {
+    size_t bytes = sizeof(pom_event_t) + (size_t)depth * sizeof(pom_event_frame_t) + fields_size;
+    int size_class = 0;
+    while (size_class < EVENT_CLASSES && event_class_bytes[size_class] < bytes) {
+        size_class++;
+    }
+    pom_event_t *event = NULL;
+    if (!action->ended && size_class < EVENT_CLASSES &&
+        atomic_load_explicit(&action->events_queued, memory_order_relaxed) <
+            POM_EVENTS_QUEUED_MAX) {
+        event = take_event(r, size_class);
+    }
+    if (event == NULL) {
+        action->dropped_events++;
+        bump(&r->dropped_events, 1);
+        return NULL;
+    }
+    event->kind = POM_EVENT_MESSAGE;
+    event->size_class = (uint8_t)size_class;
+    event->action = action;
+    event->depth = depth;
+    event->fields_size = fields_size;
+    return event;
+}
+
+pom_event_frame_t *pom_event_frames(pom_event_t *event) {
+    return (pom_event_frame_t *)(void *)(event + 1);
+}
+
+void *pom_event_fields(pom_event_t *event) {
+    return pom_event_frames(event) + event->depth;
+}
+
+bool pom_registry_post(pom_registry_t *r, pom_event_t *event) {
+    int32_t queued =
+        atomic_fetch_add_explicit(&event->action->events_queued, 1, memory_order_relaxed);
+    (void)pom_queue_push(&r->events, &event->link); // an early wake is decided by length
+    return (queued + 1) % WAKE_AT == 0;
+}
+
+/* ---- sampler side: trees ------------------------------------------------------------------------ */
+
+static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
+    if (a->profile == NULL) {
+        a->profile = pom_profile_new(ARENA_CAP);
+        if (a->profile != NULL) {
+            pom_tree_init(
+                &a->profile->tree, &a->profile->arena,
+                (pom_granularity_t)atomic_load_explicit(&r->granularity, memory_order_relaxed),
+                pom_tree_limits_default(), a->start_ns);
+        }
+    }
+    return a->profile;
+}
+
+/* Root first, without the interpreter's own helper frames; -1 when a code died under our eyes. */
+static int32_t resolve_stack(pom_registry_t *r, const pom_stack_t *stack, uint64_t epoch) {
+    uintptr_t fresh_keys[FRESH_MAX];
+    int fresh_count = 0;
+    int32_t depth = 0;
+    for (int32_t i = stack->depth - 1; i >= 0; i--) {
+        bool fresh = false;
+        pom_code_t *code = pom_code_table_get(r->codes, stack->frames[i].code, false, &fresh);
+        if (fresh && fresh_count < FRESH_MAX) {
+            fresh_keys[fresh_count++] = stack->frames[i].code;
+        }
+        if (!code->internal) {
+            r->places[depth].code = code;
+            r->places[depth].line = pom_code_line(code, stack->frames[i].lasti);
+            depth++;
+        }
+    }
+    if (fresh_count > 0 && pom_code_table_epoch(r->codes) != epoch) {
+        // What we have just read may be a successor at a dead object's address.
+        for (int i = 0; i < fresh_count; i++) {
+            pom_code_table_discard(r->codes, fresh_keys[i]);
+        }
+        return -1;
+    }
+    return depth;
+}
+
+static void apply_message(pom_registry_t *r, pom_event_t *event) {
+    pom_action_t *a = event->action;
+    pom_profile_t *profile = profile_of(r, a);
+    if (profile != NULL) {
+        const pom_event_frame_t *frames = pom_event_frames(event);
+        int32_t depth = 0;
+        for (int32_t i = event->depth - 1; i >= 0; i--) {
+            if (!frames[i].code->internal) {
+                r->places[depth].code = frames[i].code;
+                r->places[depth].line = pom_code_line(frames[i].code, frames[i].lasti);
+                depth++;
+            }
+        }
+        pom_tree_message(&profile->tree, r->places, depth, event->at_ns, pom_event_fields(event),
+                         event->fields_size);
+    }
+    atomic_fetch_sub_explicit(&a->events_queued, 1, memory_order_relaxed);
+    if (peek(&r->pooled_events) >= POOLED_EVENTS_MAX) {
+        pom_free(event);
+        return;
+    }
+    atomic_fetch_add_explicit(&r->pooled_events, 1, memory_order_relaxed);
+    (void)pom_queue_push(&r->recycled_events[event->size_class], &event->link);
+}
+
+static pom_text_t keep_text(pom_arena_t *arena, const char *data, size_t size) {
+    char *copy = pom_arena_copy(arena, data, size);
+    return (pom_text_t){.data = copy, .size = copy == NULL ? 0 : (uint32_t)size};
+}
+
+static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
+    if (a->fields_size > 0) {
+        profile->fields = pom_arena_copy(&profile->arena, a->fields, a->fields_size);
+        profile->fields_size = profile->fields == NULL ? 0 : a->fields_size;
+        return;
+    }
+    unsigned char storage[2 * POM_ACTION_TEXT_MAX];
+    pom_value_writer_t writer;
+    pom_value_begin(&writer, storage, sizeof storage);
+    pom_value_map_begin(&writer);
+    a->kind->describe(a, &writer);
+    pom_value_map_end(&writer);
+    size_t size = pom_value_finish(&writer);
+    profile->fields = pom_arena_copy(&profile->arena, storage, size);
+    profile->fields_size = profile->fields == NULL ? 0 : (uint32_t)size;
+}
+
+/* What no sample covers is the root's own time; the exact totals win over the sum of samples. */
+static void settle_times(pom_action_t *a, pom_profile_t *profile) {
+    int64_t wall = a->end_ns - a->start_ns;
+    int64_t sampled_wall = profile->tree.root.total_wall_ns;
+    int64_t sampled_cpu = profile->tree.root.total_cpu_ns;
+    profile->wall_ns = wall > sampled_wall ? wall : sampled_wall;
+    profile->cpu_ns = a->cpu_ns > sampled_cpu ? a->cpu_ns : sampled_cpu;
+    pom_tree_add_root(&profile->tree, profile->wall_ns - sampled_wall,
+                      profile->cpu_ns - sampled_cpu);
+}
+
+static void seal(pom_registry_t *r, pom_action_t *a) {
+    pom_profile_t *profile = profile_of(r, a);
+    bump(a->outcome == POM_OUTCOME_LOST ? &r->lost : &r->finished, 1);
+    if (profile == NULL) {
+        bump(&r->no_memory, 1);
+        let_go(r, a);
+        return;
+    }
+    pom_arena_t *arena = &profile->arena;
+    const char *source = atomic_load_explicit(&r->source, memory_order_acquire);
+    profile->task_id = a->task_id;
+    profile->task_text = a->task_text.size > 0
+                             ? keep_text(arena, a->task_text.data, a->task_text.size)
+                             : (pom_text_t){0};
+    profile->thread = a->thread;
+    profile->thread_name = keep_text(arena, a->thread_name, strlen(a->thread_name));
+    profile->source = keep_text(arena, source, strlen(source));
+    profile->engine = keep_text(arena, r->engine, strlen(r->engine));
+    profile->type = keep_text(arena, a->type.data, a->type.size);
+    profile->kind = (pom_text_t){.data = a->kind->name, .size = (uint32_t)strlen(a->kind->name)};
+    profile->pid = (int32_t)getpid();
+    profile->start_wall_ns = a->start_wall_ns;
+    profile->start_ns = a->start_ns;
+    profile->end_ns = a->end_ns;
+    profile->outcome = a->outcome;
+    keep_fields(a, profile);
+    settle_times(a, profile);
+    profile->period_ns = r->window.period_ns;
+    profile->samples = a->samples;
+    memcpy(profile->missed, a->missed, sizeof profile->missed);
+    profile->overhead_ppm = r->window.overhead_ppm;
+    profile->overhead_cpu_ns = a->cost_ns + a->samples * r->window.sample_cost_ns;
+    profile->dropped_events = a->dropped_events;
+    a->profile = NULL;
+    r->sink->put(r->sink, profile);
+    let_go(r, a);
+}
+
+/* ---- sampler side: the client ------------------------------------------------------------------- */
+
+static void fetch(pom_registry_t *r) {
+    if (pom_queue_is_empty(&r->events)) {
+        return;
+    }
+    pom_link_t *link = pom_queue_take_all(&r->events);
+    if (link == NULL) {
+        return;
+    }
+    pom_event_t *first = POM_CONTAINER(link, pom_event_t, link);
+    if (r->pending == NULL) {
+        r->pending = first;
+    } else {
+        r->pending_last->link.next = link;
+    }
+    while (link->next != NULL) {
+        link = link->next;
+    }
+    r->pending_last = POM_CONTAINER(link, pom_event_t, link);
+}
+
+/* Applies what was queued up to a moment, in order; stops before the end of `keep`. */
+static bool apply(pom_registry_t *r, int64_t until_ns, const pom_action_t *keep) {
+    bool any = false;
+    fetch(r);
+    while (r->pending != NULL) {
+        pom_event_t *event = r->pending;
+        if (event->at_ns > until_ns || (event->kind == POM_EVENT_END && event->action == keep)) {
+            break;
+        }
+        pom_link_t *next = event->link.next;
+        r->pending = next == NULL ? NULL : POM_CONTAINER(next, pom_event_t, link);
+        any = true;
+        if (event->kind == POM_EVENT_END) {
+            seal(r, event->action);
+        } else {
+            apply_message(r, event);
+        }
+    }
+    return any;
+}
+
+static bool on_tick(pom_sampler_client_t *self, int64_t now_ns) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    (void)now_ns;
+    bool any = apply(r, INT64_MAX, NULL);
+    // After apply: an event queued before a code died has been applied by now, so what the table removed
+    // before the last reap is referred to by nobody.
+    pom_code_table_reap(r->codes);
+    return any;
+}
+
+static void on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+                      const pom_sample_t *sample, const pom_stack_t *stack) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    pom_action_t *a = anchor->action;
+    (void)apply(r, sample->at_ns, a);
+    int32_t depth = resolve_stack(r, stack, sample->code_epoch);
+    if (depth < 0) {
+        a->missed[POM_MISS_DEAD_CODE]++;
+        return;
+    }
+    pom_profile_t *profile = profile_of(r, a);
+    if (profile == NULL) {
+        return; // no memory now; the seal counts it if that lasts
+    }
+    bool same_stretch = a->last_sample_ns >= anchor->since_ns;
+    int64_t base_ns = same_stretch ? a->last_sample_ns : anchor->since_ns;
+    int64_t base_cpu_ns = same_stretch ? a->last_cpu_ns : anchor->since_cpu_ns;
+    pom_weight_t weight = {.wall_ns = sample->at_ns - base_ns, .hits = 1, .at_ns = sample->at_ns};
+    if (sample->cpu_ns > base_cpu_ns) {
+        a->pending_cpu_ns += sample->cpu_ns - base_cpu_ns;
+    }
+    if (sample->running) {
+        weight.cpu_ns = a->pending_cpu_ns;
+        a->pending_cpu_ns = 0;
+    }
+    a->last_sample_ns = sample->at_ns;
+    a->last_cpu_ns = sample->cpu_ns;
+    a->samples++;
+    if (stack->truncated) {
+        profile->tree.cuts.depth++;
+    }
+    pom_tree_add(&profile->tree, r->places, depth, &weight);
+}
+
+static void on_missed(pom_sampler_client_t *self, const pom_anchor_t *anchor, pom_miss_t reason) {
+    (void)self;
+    // Only a raced walk can name an action that is over, and then its end waits in the queue: nothing but
+    // this thread recycles it.
+    ((pom_action_t *)anchor->action)->missed[reason]++;
+}
+
+static bool on_idle(pom_sampler_client_t *self) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    return r->pending == NULL && pom_queue_is_empty(&r->events);
+}
+
+static int64_t on_other_cost(pom_sampler_client_t *self) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    int64_t cost = peek(&r->in_request_ns);
+    return r->cost_source == NULL ? cost : cost + r->cost_source(r->cost_context);
+}
+
+static void on_window(pom_sampler_client_t *self, const pom_window_t *window) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    r->window = *window;
+    pom_admission_cycle(&r->admission, window->over_budget);
+}
+
+pom_sampler_client_t *pom_registry_client(pom_registry_t *r) {
+    return &r->client;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------ */
+
+void pom_registry_configure(pom_registry_t *r, const pom_registry_options_t *options) {
+    pom_admission_configure(&r->admission, options->max_actions_per_run);
+    atomic_store_explicit(&r->granularity, (int)options->granularity, memory_order_relaxed);
+    size_t size = strlen(options->source);
+    source_t *source = pom_alloc(sizeof(*source) + size + 1);
+    if (source == NULL) {
+        return; // the old name stays
+    }
+    memcpy(source->text, options->source, size + 1);
+    source->older = r->sources;
+    r->sources = source;
+    // Release: pairs with the acquire in seal.
+    atomic_store_explicit(&r->source, source->text, memory_order_release);
+}
+
+pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code_table_t *codes,
+                                 pom_profile_sink_t *sink) {
+    pom_registry_t *r = pom_calloc(1, sizeof(*r));
+    if (r == NULL) {
+        return NULL;
+    }
+    r->codes = codes;
+    r->sink = sink;
+    r->client = (pom_sampler_client_t){.tick = on_tick,
+                                       .sample = on_sample,
+                                       .missed = on_missed,
+                                       .idle = on_idle,
+                                       .other_cost_ns = on_other_cost,
+                                       .window = on_window};
+    (void)strncpy(r->engine, options->engine, sizeof r->engine - 1);
+    pom_admission_init(&r->admission, options->max_actions_per_run);
+    atomic_init(&r->source, "");
+    pom_registry_configure(r, options);
+    return r;
+}
+
+void pom_registry_set_cost_source(pom_registry_t *r, pom_cost_source_t source, void *context) {
+    r->cost_source = source;
+    r->cost_context = context;
+}
+
+static void free_action_list(pom_link_t *link) {
+    while (link != NULL) {
+        pom_link_t *next = link->next;
+        pom_action_t *a = POM_CONTAINER(link, pom_action_t, link);
+        pom_profile_unref(a->profile);
+        pom_free(a);
+        link = next;
+    }
+}
+
+static void free_event_list(pom_link_t *link) {
+    while (link != NULL) {
+        pom_link_t *next = link->next;
+        pom_free(POM_CONTAINER(link, pom_event_t, link));
+        link = next;
+    }
+}
+
+void pom_registry_free(pom_registry_t *r) {
+    if (r == NULL) {
+        return;
+    }
+    (void)apply(r, INT64_MAX,
+                NULL); // ends still queued are sealed, so that their actions are pooled
+    while (r->live != NULL) {
+        pom_action_t *a = r->live;
+        r->live = a->live_next;
+        pom_profile_unref(a->profile);
+        pom_free(a);
+    }
+    free_action_list(r->free_actions == NULL ? NULL : &r->free_actions->link);
+    free_action_list(pom_queue_take_all_unordered(&r->recycled_actions));
+    for (int i = 0; i < EVENT_CLASSES; i++) {
+        free_event_list(r->free_events[i] == NULL ? NULL : &r->free_events[i]->link);
+        free_event_list(pom_queue_take_all_unordered(&r->recycled_events[i]));
+    }
+    while (r->sources != NULL) {
+        source_t *older = r->sources->older;
+        pom_free(r->sources);
+        r->sources = older;
+    }
+    pom_free(r);
+}
+
+pom_registry_stats_t pom_registry_stats(const pom_registry_t *r) {
+    return (pom_registry_stats_t){
+        .started = peek(&r->started),
+        .profiled = peek(&r->profiled),
+        .shed = peek(&r->shed),
+        .finished = peek(&r->finished),
+        .lost = peek(&r->lost),
+        .in_flight = atomic_load_explicit(&r->admission.in_flight, memory_order_relaxed),
+        .allowed = pom_admission_allowed(&r->admission),
+        .dropped_events = peek(&r->dropped_events),
+        .in_request_ns = peek(&r->in_request_ns),
+        .no_memory = peek(&r->no_memory),
+    };
+}

@@ -1,0 +1,96 @@
+/*
+ * The registry: every live action, from begin to seal.
+ *
+ * Used by the bindings on app threads (begin, message, end), and by the sampler thread, whose client it is: events are applied in
+ * time order between samples, ended actions are sealed into profiles and handed to the sink.
+ *
+ *     registry = pom_registry_new(&options, codes, sink);
+ *     action = pom_registry_begin(registry, &kind);            NULL: shed
+ *     event = pom_registry_event(registry, action, 12, 200);   NULL: dropped, counted
+ *     pom_registry_post(registry, event);
+ *     pom_registry_end(registry, action, &end);
+ *
+ * [app] functions are kept apart by the interpreter's lock; none waits, and none allocates in steady state. After
+ * begin, end and post the caller notifies the sampler.
+ */
+#ifndef POM_ACTIONS_REGISTRY_H
+#define POM_ACTIONS_REGISTRY_H
+
+#include "actions/action.h"
+#include "actions/admission.h"
+#include "profiles/code_table.h"
+#include "sampler/sampler.h"
+
+typedef struct pom_registry_s pom_registry_t;
+
+/* Where finished profiles go. */
+typedef struct pom_profile_sink_s pom_profile_sink_t;
+struct pom_profile_sink_s {
+    /* Takes ownership; must not block. [sampler] */
+    void (*put)(pom_profile_sink_t *self, pom_profile_t *profile);
+};
+
+typedef struct pom_registry_options_s {
+    pom_granularity_t granularity;
+    int64_t max_actions_per_run; /* 0 = unlimited */
+    const char *source;          /* borrowed for the call only, likewise engine */
+    const char *engine;
+} pom_registry_options_t;
+
+typedef struct pom_registry_stats_s {
+    int64_t started, profiled, shed, finished, lost;
+    int64_t in_flight, allowed; /* allowed: -1 = unlimited */
+    int64_t dropped_events;
+    int64_t in_request_ns; /* begin, events and end on app threads */
+    int64_t no_memory;     /* actions whose profile could not be built */
+} pom_registry_stats_t;
+
+/* A message's stack is capped: it is captured on the app thread. */
+#define POM_EVENT_FRAMES_MAX 512
+#define POM_EVENT_FIELDS_MAX 8192
+/* Events one action may have waiting: a tick's worth (10 ms) of a loop that logs every 2 us. */
+#define POM_EVENTS_QUEUED_MAX 8192
+
+/* Returns owned, NULL for no memory. Borrows codes and sink for its life. [any] */
+pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code_table_t *codes,
+                                 pom_profile_sink_t *sink);
+
+/* Frees it with all pooled and live actions. No thread may use it any more. [any] */
+void pom_registry_free(pom_registry_t *registry);
+
+/* New options for actions that begin from now on. [app] */
+void pom_registry_configure(pom_registry_t *registry, const pom_registry_options_t *options);
+
+/* The sampler's view of it. */
+pom_sampler_client_t *pom_registry_client(pom_registry_t *registry);
+
+/* A pooled action with id, times and thread left to the caller; NULL: shed or no memory, both counted. [app] */
+pom_action_t *pom_registry_begin(pom_registry_t *registry, const pom_action_kind_t *kind);
+
+/* Queues the end: outcome and cpu_ns are set in the action, end_ns after its last detach. The caller must not touch the
+ * action afterwards. An action sealed by pom_registry_abandon is only let go. [app] */
+void pom_registry_end(pom_registry_t *registry, pom_action_t *action);
+
+/* An event with room for depth frames and fields_size bytes; NULL when the action has too many waiting or is over. [app] */
+pom_event_t *pom_registry_event(pom_registry_t *registry, pom_action_t *action, int32_t depth,
+                                uint32_t fields_size);
+pom_event_frame_t *pom_event_frames(pom_event_t *event);
+void *pom_event_fields(pom_event_t *event);
+
+/* Queues it. fields_size may have been lowered. True: the queue is long, wake the sampler. [app] */
+bool pom_registry_post(pom_registry_t *registry, pom_event_t *event);
+
+/* Seals every live action as lost; returns how many. [app] */
+int64_t pom_registry_abandon(pom_registry_t *registry, int64_t now_ns);
+
+/* Adds to the in-request bill. [app] */
+void pom_registry_charge(pom_registry_t *registry, pom_action_t *action, int64_t cost_ns);
+
+/* Loop and delivery threads' CPU so far, set by the engine at each window. [sampler] */
+typedef int64_t (*pom_cost_source_t)(void *context);
+void pom_registry_set_cost_source(pom_registry_t *registry, pom_cost_source_t source,
+                                  void *context);
+
+pom_registry_stats_t pom_registry_stats(const pom_registry_t *registry); /* [any] */
+
+#endif
