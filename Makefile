@@ -11,9 +11,13 @@ only = $(if $(PY),--python $(PY),)
 # The system's own interpreter before a version manager's shim; the tools need 3.8 or later.
 TOOL_PYTHON = $$(for p in .venv/*/bin/python /usr/bin/python3 python3; do [ -x "$$(command -v $$p)" ] && echo $$p && break; done)
 run_tests = $(TOOL_PYTHON) tools/run_tests.py $(only)
-# The environment that the demo and the benches use: PY, or the first there is.
-pick = minor=$(PY); if [ -z "$$minor" ]; then minor=$$(ls .venv | head -n 1); fi; \
-       export PYTHONPATH="$$PWD/build/py$$minor/stage" PATH="$$PWD/.venv/$$minor/bin:$$PATH"
+# What the demo and the benches run on: one environment, PY or the first there is, and the package built for it.
+define one_python
+tools/setup.sh $(if $(PY),all,first) $(1); \
+minor=$(PY); if [ -z "$$minor" ]; then minor=$$(cd .venv && ls | head -n 1); fi; \
+python="$$PWD/.venv/$$minor/bin/python"; "$$python" tools/run_tests.py --python "$$minor" --brief build; \
+export PYTHONPATH="$$PWD/build/py$$minor/stage" PATH="$$PWD/.venv/$$minor/bin:$$PATH"
+endef
 
 .PHONY: help demo test setup build test-c asan tsan valgrind bench bench-check acceptance layers format lint docs \
         test-python check-install clean distclean
@@ -23,9 +27,7 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## ?/  \1\t/' | expand -t 16
 
 demo: ## profile a small Flask shop under load and name its slow line
-	@tools/setup.sh all
-	@$(run_tests) --brief build
-	@$(pick); exec python examples/demo.py
+	@$(call one_python); exec "$$python" tools/demo.py
 
 test: ## everything: layers, C tests plain and under sanitizers, Python tests on each interpreter
 	@tools/setup.sh all
@@ -59,14 +61,10 @@ test-python: ## pytest on each interpreter
 	@$(run_tests) python
 
 bench: ## what the profiler costs and how true it is; tables, and JSON in build/bench
-	@tools/setup.sh all
-	@$(run_tests) --brief build
-	@$(pick); exec python bench/run.py
+	@$(call one_python); exec "$$python" bench/run.py
 
 bench-check: ## the instruction count of the request path against the figure in bench/README.md
-	@tools/setup.sh all +valgrind
-	@$(run_tests) --brief build
-	@$(pick); exec python bench/check.py
+	@$(call one_python,+valgrind); exec "$$python" bench/check.py
 
 acceptance: ## the rows of docs/acceptance.md that no test carries
 	@$(TOOL_PYTHON) tools/acceptance.py

@@ -28,6 +28,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -60,34 +61,30 @@ class Totals:
 def run(command, log, env=None, quiet=False, seconds=STEP_SECONDS):
     """Run a command into build/log/<log>, and to the terminal unless quiet; return its exit code."""
     path = os.path.join(LOG, log)
-    with open(path, "wb") as out:
-        child = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=subprocess.STDOUT, start_new_session=True)
+    with open(path, "wb") as out, subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True) as child:
 
-        def stop(*_):
-            raise TimeoutError
-
-        previous = signal.signal(signal.SIGALRM, stop)
-        signal.alarm(seconds)
-        try:
+        def pump():
             for line in child.stdout:
                 out.write(line)
                 if not quiet:
                     sys.stdout.buffer.write(line)
                     sys.stdout.buffer.flush()
-            code = child.wait()
-        except TimeoutError:
+
+        reader = threading.Thread(target=pump, daemon=True)
+        reader.start()
+        try:
+            code = child.wait(seconds)
+        except subprocess.TimeoutExpired:
             code = 124
             say("  no end after %d s, stopped: %s" % (seconds, " ".join(command)))
-        finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, previous)
-            # Whatever the step left running in its session goes with it.
-            try:
-                os.killpg(child.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
-            child.wait()
+        # Whatever the step left running in its session goes with it, and lets go of the pipe.
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        reader.join(10)
     if quiet and code != 0:
         with open(path, "rb") as out:
             tail = out.read().decode("utf-8", "replace").splitlines()[-60:]
