@@ -1,0 +1,63 @@
+/*
+ * The life of a finished action's data: born with its arena, freed by whoever lets go last.
+ *
+ * The struct is one allocation of its own and the arena holds all the rest, so that a profile costs
+ * two frees plus one per arena block, whatever its tree looks like. The struct is not placed in its
+ * own arena: the arena's first block would then have to outlive the struct that describes it.
+ *
+ * The tree needs its references to code released before its nodes vanish with the arena; that order
+ * is the one thing this file guards. A profile that was never given a tree has an all-zero one,
+ * which is as good as empty.
+ *
+ * Runs on any thread. The fields are filled by one thread before the profile is shared (a queue
+ * push publishes them) and never change after; only the reference count does.
+ */
+#include "profiles/profile.h"
+
+#include <assert.h>
+
+#include "base/alloc.h"
+
+#define X(name, text) text,
+const char *const pom_miss_names[POM_MISS_COUNT] = {POM_MISS_LIST(X)};
+const char *const pom_outcome_names[POM_OUTCOME_COUNT] = {POM_OUTCOME_LIST(X)};
+#undef X
+
+pom_profile_t *pom_profile_new(size_t arena_cap) {
+    pom_profile_t *profile = pom_calloc(1, sizeof *profile);
+    if (profile == NULL) {
+        return NULL;
+    }
+    // No partner: the maker shares the pointer later, through a queue that publishes.
+    atomic_init(&profile->refs, 1);
+    pom_arena_init(&profile->arena, arena_cap);
+    return profile;
+}
+
+pom_profile_t *pom_profile_ref(pom_profile_t *profile) {
+    // Relaxed: the caller's own reference keeps the count above zero.
+    int32_t before = atomic_fetch_add_explicit(&profile->refs, 1, memory_order_relaxed);
+    assert(before > 0);
+    (void)before; // used by the assert only
+    return profile;
+}
+
+void pom_profile_unref(pom_profile_t *profile) {
+    if (profile == NULL) {
+        return;
+    }
+    // Acquire and release pair with each other across threads: the thread that frees does so after
+    // every other holder has read for the last time.
+    int32_t before = atomic_fetch_sub_explicit(&profile->refs, 1, memory_order_acq_rel);
+    assert(before > 0);
+    if (before > 1) {
+        return;
+    }
+    pom_tree_fini(&profile->tree);
+    pom_arena_fini(&profile->arena);
+    pom_free(profile);
+}
+
+size_t pom_profile_bytes(const pom_profile_t *profile) {
+    return sizeof *profile + profile->arena.reserved;
+}
