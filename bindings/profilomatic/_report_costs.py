@@ -1,0 +1,207 @@
+"""What one record says about lines: its tree walked once, each line with what it cost.
+
+A sample stands for one period, so a line's wall time is estimated as hits x the profile's period, and its CPU
+time as that times the line's measured CPU share. Adding the measured weights up would be biased: the first sample of an
+action weighs only the time since the action began, so actions shorter than the period would count too little
+(half a length on average, and only when they are hit at all). Records without hits give their self time instead.
+
+Records may be hostile: nothing here recurses, every number is checked, every table has a cap.
+"""
+
+MAX_PLACES = 100_000
+_MAX_TEXT = 1024
+
+
+class Place:
+    """A line (or function, or file, by the granularity of the profile) of code; one object per distinct place."""
+
+    __slots__ = ("file", "function", "line", "library")
+
+    def __init__(self, file, function, line, library):
+        self.file = file
+        self.function = function
+        self.line = line
+        self.library = library
+
+
+class Places:
+    """The distinct places of a report. `library(file)` says whether a file is library code."""
+
+    def __init__(self, library):
+        self._library = library
+        self._files = {}
+        self._known = {}
+        self.no_frame = Place("", "", None, False)
+        self.other = Place("", "(other places)", None, False)
+        self.overflow = 0
+
+    def of(self, node):
+        """The place of a tree node; None when the node names none."""
+        file, function, line = node.get("file"), node.get("function"), node.get("line")
+        if type(file) is not str:
+            file, function, line = _split_instruction(node.get("instruction"))
+            if file is None:
+                return None
+        if type(line) is not int or not 0 < line < 1 << 31:
+            line = None
+        key = (file, function, line) if type(function) is str else (file, "", line)
+        place = self._known.get(key)
+        if place is None:
+            place = self._add(*key)
+        return place
+
+    def _add(self, file, function, line):
+        if len(self._known) >= MAX_PLACES:
+            self.overflow += 1
+            return self.other
+        key = (file, function, line)
+        file, function = file[:_MAX_TEXT], function[:_MAX_TEXT]
+        if file not in self._files:
+            self._files[file] = self._library(file)
+        place = self._known[key] = Place(file, function, line, self._files[file])
+        return place
+
+
+def _split_instruction(text):
+    """file, function, line of "file:function:line"; records of the original system have nothing else."""
+    if type(text) is not str or not text:
+        return None, None, None
+    head, _, last = text.rpartition(":")
+    if head and last.isascii() and last.isdigit() and len(last) < 10:
+        file, _, function = head.rpartition(":")
+        return (file, function, int(last)) if file else (head, "", int(last))
+    # "C:\shop.py" has a colon and no function.
+    if head and "/" not in last and "\\" not in last:
+        return head, last, None
+    return text, "", None
+
+
+def number(value):
+    """A finite number that is not negative; 0 for anything else (NaN compares false)."""
+    if (type(value) is float or type(value) is int) and 0 <= value < 1e12:
+        return float(value)
+    return 0.0
+
+
+def integer(value):
+    return value if type(value) is int and 0 <= value < 1 << 53 else 0
+
+
+def children_of(node):
+    children = node.get("children")
+    return children if type(children) is list else ()
+
+
+def is_message(node):
+    return node.get("message") is not None
+
+
+class Cost:
+    """What a line cost in one record: estimated wall and CPU seconds, and samples; `below` tells which library lines."""
+
+    __slots__ = ("wall", "cpu", "hits", "below")
+
+    def __init__(self):
+        self.wall = self.cpu = 0.0
+        self.hits = 0
+        self.below = None
+
+
+def period_of(record):
+    profiler = record.get("profiler")
+    return number(profiler.get("period")) if isinstance(profiler, dict) else 0.0
+
+
+def has_hits(record):
+    """Whether lines can be counted: the original system's records have neither hits nor a period."""
+    return "hits" in record and period_of(record) > 0
+
+
+class Walk:
+    """Walks records and gives what every line cost.
+
+    With `leaf` false, time in library code belongs to the line of the user's code that called for it: the
+    deepest one on the stack. A stack without any such line belongs to its innermost line, as with `leaf` true.
+    With `measured` the times are the record's own self times instead of estimates: exact within one record.
+    """
+
+    def __init__(self, places, leaf=False, measured=False):
+        self.places = places
+        self.leaf = leaf
+        self.measured = measured
+
+    def costs(self, record):
+        """{place: Cost} of the record."""
+        costs = {}
+        for chain, wall, cpu, hits, _ in self.self_costs(record):
+            place = chain[0] if chain else self.places.no_frame
+            charged = place
+            if place.library and not self.leaf:
+                link = chain[1]
+                while link:
+                    if not link[0].library:
+                        charged = link[0]
+                        break
+                    link = link[1]
+            cost = costs.get(charged)
+            if cost is None:
+                cost = costs[charged] = Cost()
+            cost.wall += wall
+            cost.cpu += cpu
+            cost.hits += hits
+            if charged is not place:
+                if cost.below is None:
+                    cost.below = {}
+                cost.below[place] = cost.below.get(place, 0.0) + wall
+        return costs
+
+    def self_costs(self, record):
+        """Yields (chain, wall, cpu, hits, node) per node with a cost of its own; chain is (place, (caller, … None))."""
+        counted = not self.measured and has_hits(record)
+        period = period_of(record)
+        # The root's own time is what no sample covers; only a sample without any Python frame is a cost there.
+        if counted:
+            hits = integer(record.get("hits")) - sum(integer(c.get("hits")) for c in children_of(record)
+                                                     if isinstance(c, dict))
+            if hits > 0:
+                yield None, hits * period, hits * period * _cpu_share(record), hits, record
+        todo = [(child, None) for child in children_of(record)]
+        place_of = self.places.of
+        while todo:
+            node, callers = todo.pop()
+            if type(node) is not dict:
+                continue
+            below = node.get("children")
+            if type(below) is not list:
+                below = ()
+            if node.get("message") is not None:
+                todo.extend((child, callers) for child in below)
+                continue
+            place = place_of(node)
+            chain = callers if place is None else (place, callers)
+            if counted:
+                hits = node.get("hits")
+                hits = hits if type(hits) is int and 0 < hits < 1 << 53 else 0
+                for child in below:
+                    if type(child) is dict:
+                        taken = child.get("hits")
+                        if type(taken) is int and taken > 0:
+                            hits -= taken
+                if hits > 0:
+                    wall = hits * period
+                    yield chain, wall, wall * _cpu_share(node), hits, node
+            else:
+                wall = number(node.get("self_time"))
+                if wall > 0:
+                    yield chain, wall, min(wall, number(node.get("self_cpu_time"))), 0, node
+            todo.extend((child, chain) for child in below)
+
+
+def _cpu_share(node):
+    """CPU seconds a second of wall time in this node itself; 0 where there is nothing to go by."""
+    wall = node.get("self_time")
+    cpu = node.get("self_cpu_time")
+    if type(wall) is float and type(cpu) is float and 0 < cpu < wall:
+        return cpu / wall
+    wall, cpu = number(wall), number(cpu)
+    return min(1.0, cpu / wall) if wall > 0 else 0.0

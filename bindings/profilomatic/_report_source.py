@@ -1,0 +1,143 @@
+"""Files named in a record: whose code it is, how to show the path, and the text of a line.
+
+The record may come from another machine, interpreter or year: everything here goes by the look of the path, reads
+only regular files of a sane size, and finds nothing rather than failing.
+"""
+
+import os
+import re
+import stat
+import tokenize
+import zipimport
+
+from ._terminal import clean
+
+_LIBRARY = re.compile(r".*/(?:site|dist)-packages/")
+_STDLIB = re.compile(r".*/(?:lib(?:32|64)?/(?:python|pypy)\d[\d.]*t?|lib-python/\d[\d.]*|python\d+\.zip|python\d*/lib)/",
+                     re.IGNORECASE)
+_ARCHIVE = re.compile(r"(.+\.(?:zip|egg|pyz|whl))/(.+)")
+_OURS = re.compile(r"(?:^|.*/)(profilomatic/(?:run_profiled|_cli|__main__|check|wsgi|eliot|logging|_pure|__init__)\.py)$")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_MAX_FILE = 8 << 20
+_MAX_FILES = 512
+
+
+def library_name(file):
+    """The path as importable name ("json/encoder.py") when the file is library code, else None."""
+    if file.startswith("<"):
+        return file
+    path = file.replace("\\", "/")
+    match = _LIBRARY.match(path) or _STDLIB.match(path)
+    if match:
+        return path[match.end():]
+    match = _OURS.match(path)
+    return match.group(1) if match else None
+
+
+class Shortener:
+    """Shows paths short: library code by its importable name, other files below their common folder (`root`)."""
+
+    def __init__(self, files, own=()):
+        self.own = own
+        folders = []
+        for file in files:
+            if self._library(file) is None:
+                path = file.replace("\\", "/")
+                if "/" in path:
+                    folders.append(path.rsplit("/", 1)[0].split("/"))
+        # The last common folder stays visible: "shop/cart.py" tells more than "cart.py". And "/srv" is not worth a line.
+        common = (os.path.commonprefix(folders) if folders else [])[:-1]
+        self.root = "/".join(common) if len([p for p in common if p]) >= 2 else ""
+
+    def _library(self, file):
+        return None if any(text in file for text in self.own) else library_name(file)
+
+    def show(self, file):
+        name = self._library(file)
+        if name is None:
+            name = file.replace("\\", "/")
+            if self.root and name.startswith(self.root + "/"):
+                name = name[len(self.root) + 1:]
+        return clean(name)
+
+
+class Sources:
+    """Texts of source lines. `root` is a folder that holds a copy of the sources; None reads them where they were."""
+
+    def __init__(self, root=None, enabled=True):
+        self.root = root
+        self.enabled = enabled
+        self._files = {}
+
+    def line(self, file, number):
+        """The text of a line, cleaned and without indentation; "" when there is none to be had."""
+        if not self.enabled or not number or number < 1 or not file:
+            return ""
+        lines = self._lines(file)
+        return clean(lines[number - 1].strip()) if number <= len(lines) else ""
+
+    def _lines(self, file):
+        if file not in self._files:
+            if len(self._files) >= _MAX_FILES:
+                return ()
+            self._files[file] = self._read(file)
+        return self._files[file]
+
+    def _read(self, file):
+        if "\x00" in file:
+            return ()
+        for path in self._candidates(file):
+            lines = _read_file(path)
+            if lines:
+                return lines
+        match = _ARCHIVE.match(file.replace("\\", "/"))
+        return _read_archive(match.group(1), file) if match else ()
+
+    def _candidates(self, file):
+        if self.root:
+            # /srv/app/shop/cart.py is looked for as ROOT/srv/app/shop/cart.py, ROOT/app/shop/cart.py, and so on.
+            parts = [p for p in file.replace("\\", "/").split("/") if p not in ("", ".", "..")]
+            for start in range(len(parts)):
+                yield os.path.join(self.root, *parts[start:])
+        if os.path.isabs(file):
+            yield file
+        elif file.startswith("<frozen ") and file.endswith(">"):
+            name = file[len("<frozen "):-1]
+            if re.fullmatch(r"[A-Za-z_][\w.]*", name):
+                yield os.path.join(os.path.dirname(os.__file__), *name.split(".")) + ".py"
+        elif not file.startswith("<"):
+            yield file
+
+
+def _read_file(path):
+    try:
+        # Only regular files: a record could name a pipe or a device.
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_FILE:
+            return ()
+        with open(path, "rb") as file:
+            try:
+                encoding = tokenize.detect_encoding(file.readline)[0]
+            except (SyntaxError, UnicodeDecodeError):
+                encoding = "utf-8"
+            file.seek(0)
+            return _split(file.read(_MAX_FILE), encoding)
+    except (OSError, ValueError):
+        return ()
+
+
+def _read_archive(archive, file):
+    try:
+        return _split(zipimport.zipimporter(archive).get_data(file), "utf-8")
+    except (OSError, ValueError):
+        return ()
+
+
+def _split(data, encoding):
+    if b"\x00" in data:
+        return ()
+    try:
+        text = data.decode(encoding, "replace")
+    except LookupError:
+        text = data.decode("utf-8", "replace")
+    return _LINE_END.split(text)  # splitlines() would also split at form feeds and other letters that Python does not count
