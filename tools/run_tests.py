@@ -37,6 +37,8 @@ LOG = os.path.join(ROOT, "build", "log")
 JOBS = str(max(1, len(os.sched_getaffinity(0))))
 STEP_SECONDS = 900  # A hang is a failure with a name, not a build that somebody has to kill.
 
+CTEST_START = re.compile(rb"^ +Start +\d+:")  # ctest says each name twice when it runs several at once
+
 TSAN_PROBE = "#include <pthread.h>\nint main(void)\n{\n    return 0;\n}\n"
 
 
@@ -68,7 +70,7 @@ def run(command, log, env=None, quiet=False, seconds=STEP_SECONDS):
         def pump():
             for line in child.stdout:
                 out.write(line)
-                if not quiet:
+                if not quiet and not CTEST_START.match(line):
                     sys.stdout.buffer.write(line)
                     sys.stdout.buffer.flush()
 
