@@ -1,0 +1,148 @@
+"""Profil-o-matic: which request is slow, and which line of code, right now, under load.
+
+    import profilomatic
+    profilomatic.add_destination(profilomatic.file_destination("profiles.jsonl"))
+    app = profilomatic.wsgi.wrap(app)
+
+Importing starts nothing: no thread, no file, no hook. The first `add_destination()` starts the engine.
+"""
+
+from . import _backend, _options, wsgi
+
+__all__ = [
+    "action", "add_destination", "configure", "current_task_uuid", "file_destination", "flush",
+    "no_flush_destination", "remove_destination", "start", "stats", "stop", "wsgi",
+]
+
+
+def configure(**options):
+    """Sets options; those not named keep their value. Any time, from any thread; running actions keep what they began with.
+
+    max_overhead         share of the process's CPU time that profiling may cost; above 0 and up to 0.5, or "2%"; default 0.02
+    time_granularity     finest time between two samples, in seconds, 0.0005 to 10, default 0.01; "auto": as fine as max_overhead affords
+    code_granularity     what one node of a call graph is: "file", "method" or "line" (default)
+    store_all_logs       False: of Eliot's messages only starts and ends of actions enter the call graph
+    max_actions_per_run  new actions profiled per cycle while over max_overhead; default 10, 0 = unlimited
+                         (its other name is simultaneous_tasks_profiled)
+    source_name          label in every profile; default: the host name
+    retention            None: every profile is kept
+    scrub                True: values of secret-looking keys in query strings are masked; a list adds words; False: nothing is masked
+
+    Each can also be given as the environment variable PROFILOMATIC_<NAME>; what configure() says wins.
+
+    An unknown name is warned about and ignored. A value outside its range is a ValueError that names the option and the
+    range, and then nothing of the call is applied.
+    """
+    _options.configure(options, stacklevel=2)
+    _backend.apply_options()
+
+
+def add_destination(destination):
+    """Registers where finished profiles go, and starts the engine if it does not run.
+
+    destination: what file_destination() and its like return, or any callable that takes one dict per finished
+    action. Callables run on the thread named "Profilomatic Thread", one at a time; one that raises is counted in stats()
+    and logged once, and the others are still served. Adding one twice is adding it once. TypeError for anything else.
+    """
+    _backend.load().add_destination(destination)
+
+
+def remove_destination(destination):
+    """Unregisters a destination; no error if it is not registered. What it has not been given yet is dropped."""
+    _backend.load().remove_destination(destination)
+
+
+def file_destination(path_or_file, format="json", flush=True, append=False):
+    """A destination that writes one JSON record a line.
+
+    path_or_file: a path (text or os.PathLike), opened now and overwritten unless append=True; OSError names the path. Or an
+    open file object, text or binary, which stays the caller's to close; `append` says nothing about it.
+    flush: hand every record to the operating system at once; else when a buffer is full, and at flush() and stop().
+    format: "json". ValueError for another. Errors while writing are counted in stats(), profiling goes on.
+    """
+    if format != "json":
+        raise ValueError("format=%r: must be 'json'" % (format,))
+    import os
+
+    if isinstance(path_or_file, (str, os.PathLike)):
+        return _backend.load().FileDestination(os.fsdecode(path_or_file), bool(flush), bool(append))
+    if callable(getattr(path_or_file, "write", None)):
+        from ._files import FileObjectDestination
+
+        return FileObjectDestination(path_or_file, bool(flush))
+    raise TypeError("file_destination() takes a path or a file object, not %r" % (path_or_file,))
+
+
+def no_flush_destination(path_or_file, format="json", append=False):
+    """As file_destination(), with flush=False."""
+    return file_destination(path_or_file, format, False, append)
+
+
+def action(action_type, /, **fields):
+    """One bounded piece of work to profile: a context manager, and a decorator.
+
+        with profilomatic.action("rebuild-index", shard=3) as a:
+            a.message(step=1)
+
+        @profilomatic.action("rebuild-index")
+        def rebuild(): ...
+
+    Inside another action it becomes part of that action's call graph, as a pair of messages; otherwise it gets a call
+    graph of its own. `a.message(**fields)` puts a message with the stack of the call into the call graph; `a.task_uuid` is
+    its task id while it is profiled, else None. A decorated function, coroutine function or generator function
+    is a new action at each call. Exceptions pass through and make the outcome "failed".
+
+    The fields are copied when the action begins: numbers, text, None, lists and dicts as they are, anything else as text.
+    TypeError when action_type is not text. While the engine is stopped it does nothing.
+    """
+    if _backend.action_class is None:
+        _backend.load()
+    return _backend.action_class(action_type, fields)
+
+
+def current_task_uuid():
+    """The task id of the innermost action of this thread, greenlet or asyncio task; None outside any."""
+    return _backend.load().current_task_uuid()
+
+
+def stats():
+    """What the engine does and what it costs, as a dict; times in seconds, counts since the process began profiling.
+
+    {"engine", "running", "period", "overhead": {"fraction", "sampler_cpu", "in_request", "delivery_cpu"},
+     "actions": {"started", "profiled", "shed", "finished", "lost"}, "samples": {"taken", "missed": {reason: n}},
+     "destinations": [{"name", "queued", "sent", "retried", "spooled", "dropped": {reason: n}, "bytes", "last_error"}]}
+    """
+    return _backend.load().stats()
+
+
+def start():
+    """Starts the engine. Nothing happens if it runs. The first add_destination() does it by itself."""
+    _backend.load().start()
+
+
+def stop(timeout=2.0):
+    """Stops the engine: open actions are sealed as "lost", finished profiles are delivered, its threads end.
+
+    Waits up to `timeout` seconds. True when everything was delivered and every thread has ended, also when it did not
+    run; False when the time was over first or when called from a destination. start() begins anew.
+    """
+    return _backend.load().stop(float(timeout))
+
+
+def flush(timeout=2.0):
+    """Waits up to `timeout` seconds until every action finished so far is delivered. True when it is.
+
+    False at once when called from a destination, which would wait for itself.
+    """
+    return _backend.load().flush(float(timeout))
+
+
+def __getattr__(name):
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("profilomatic")
+        except metadata.PackageNotFoundError:
+            return "0"
+    raise AttributeError("module 'profilomatic' has no attribute %r" % name)

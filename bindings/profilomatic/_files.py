@@ -1,0 +1,61 @@
+"""Destinations around an open Python file object; paths are the backend's own business.
+
+Called on the delivery thread, one record at a time. A file object may be text or binary; which one is found out by
+asking it, else by trying.
+"""
+
+import json
+
+
+class FileObjectDestination:
+    """Writes one JSON record a line to a file object that the caller opened and will close."""
+
+    def __init__(self, file, flush):
+        self.file = file
+        self._flush = flush
+        self._binary = self._is_binary(file)
+        self.__qualname__ = "file object %s" % getattr(file, "name", type(file).__name__)
+
+    @staticmethod
+    def _is_binary(file):
+        import io
+
+        if isinstance(file, io.TextIOBase):
+            return False
+        if isinstance(file, (io.RawIOBase, io.BufferedIOBase)):
+            return True
+        mode = getattr(file, "mode", None)
+        return isinstance(mode, str) and "b" in mode
+
+    def __call__(self, record):
+        line = dump_line(record)
+        if self._binary:
+            self.file.write(line.encode("ascii"))
+        else:
+            self.file.write(line)
+        if self._flush:
+            flush = getattr(self.file, "flush", None)
+            if flush is not None:
+                flush()
+
+    def __repr__(self):
+        return "<profilomatic destination: %s>" % self.__qualname__
+
+
+def dump_line(record):
+    """One record as a line of strict JSON, ASCII only, with its newline."""
+    try:
+        return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(_finite(record), separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def _finite(value):
+    """A copy in which NaN and infinities, which JSON cannot say, are null."""
+    if isinstance(value, float):
+        return value if value - value == 0.0 else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

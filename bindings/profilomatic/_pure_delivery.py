@@ -1,0 +1,241 @@
+"""Where profiles go: the destinations, their bounded queues, and the thread that serves them.
+
+Each destination has its own queue with a byte budget; what does not fit is dropped and counted, so that neither the sampler
+nor a request ever waits. One daemon thread, "Profilomatic Thread", serves them in turn. A destination that
+raises loses that profile, is logged once, and does not keep the others from theirs.
+"""
+
+import collections
+import os
+import time
+
+from . import _pure_native
+
+QUEUE_BYTES = 16 << 20  # of one destination
+BUFFER_BYTES = 64 << 10  # of a file that is not flushed each time
+
+
+class FileDestination:
+    """Writes one JSON record a line to a path, appending whole lines so that forked children may share it."""
+
+    def __init__(self, path, flush, append):
+        self.path = path
+        self.name = path
+        self._flush = flush
+        self._buffer = []
+        self._buffered = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if append else os.O_TRUNC)
+        self._fd = os.open(path, flags, 0o666)
+        self._pid = os.getpid()
+
+    def write(self, record):
+        """Returns the bytes taken; OSError when the file refuses."""
+        from ._files import dump_line
+
+        line = dump_line(record).encode("ascii")
+        if self._pid != os.getpid():  # a fork: what the parent had not written is the parent's
+            self._pid = os.getpid()
+            self._buffer, self._buffered = [], 0
+        self._buffer.append(line)
+        self._buffered += len(line)
+        if self._flush or self._buffered >= BUFFER_BYTES:
+            self.flush()
+        return len(line)
+
+    def flush(self):
+        data = b"".join(self._buffer)
+        self._buffer, self._buffered = [], 0
+        while data:
+            data = data[os.write(self._fd, data):]
+
+    def __del__(self):
+        fd, self._fd = getattr(self, "_fd", -1), -1
+        if fd >= 0:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+    def __repr__(self):
+        return "<profilomatic file destination: %s>" % self.path
+
+
+def _name_of(destination):
+    for attribute in ("__qualname__", "__name__"):
+        name = getattr(destination, attribute, None)
+        if isinstance(name, str):
+            return name
+    return type(destination).__qualname__
+
+
+class Entry:
+    """A registered destination and its counters. The sampler appends to the queue, the delivery thread takes."""
+
+    def __init__(self, destination):
+        self.destination = destination
+        self.is_file = isinstance(destination, FileDestination)
+        self.name = destination.path if self.is_file else _name_of(destination)
+        self.forget()
+        self.sent = self.bytes = 0
+        self.dropped = {}
+        self.last_error = None
+        self.logged = False
+
+    def forget(self):
+        """Empties the queue; in a forked child what waits there is the parent's."""
+        self.queue = collections.deque()
+        self.put_bytes = 0  # the sampler's counter
+        self.taken_bytes = 0  # the delivery thread's
+        self.busy = 0
+
+    def drop(self, reason, count=1):
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def put(self, profile):
+        size = profile.size()
+        if self.put_bytes - self.taken_bytes + size > QUEUE_BYTES:
+            self.drop("queue_full")
+            return
+        self.put_bytes += size
+        self.queue.append((profile, size))
+
+    def stats(self):
+        return {
+            "name": self.name, "queued": len(self.queue) + self.busy, "sent": self.sent, "retried": 0, "spooled": 0,
+            "dropped": dict(self.dropped), "bytes": self.bytes, "last_error": self.last_error,
+        }
+
+    def deliver_one(self):
+        """Hands the oldest profile over. False when there is none."""
+        try:
+            profile, size = self.queue.popleft()
+        except IndexError:
+            return False
+        self.busy = 1
+        try:
+            if self.is_file:
+                self.bytes += self.destination.write(profile.record())
+            else:
+                self.destination(profile.record())
+            self.sent += 1
+        except BaseException as error:  # also SystemExit: a destination may not end the thread that serves the others
+            self.failed("write" if self.is_file else "raised", error)
+        finally:
+            self.taken_bytes += size
+            self.busy = 0
+        return True
+
+    def flush(self):
+        """Hands buffered lines to the operating system."""
+        if not self.is_file:
+            return
+        try:
+            self.destination.flush()
+        except OSError as error:
+            self.failed("write", error)
+
+    def failed(self, reason, error):
+        self.drop(reason)
+        from . import _values
+
+        self.last_error = "%s: %s" % (type(error).__name__, _values.as_text(error))
+        if self.logged:
+            return
+        self.logged = True
+        try:
+            import logging
+
+            logging.getLogger("profilomatic").error(
+                "destination %s failed: %s (further failures are only counted, see profilomatic.stats())",
+                self.name, self.last_error)
+        except Exception:
+            pass  # a broken logging set-up is not ours to report
+
+
+class Destinations:
+    """The registered destinations, in order; it outlives the engine's runs."""
+
+    def __init__(self):
+        self.entries = ()  # replaced as a whole: readers need no lock
+
+    @staticmethod
+    def _is(entry, destination):
+        return entry.destination is destination or \
+            (not entry.is_file and entry.destination == destination)
+
+    def add(self, destination):
+        if not isinstance(destination, FileDestination) and not callable(destination):
+            raise TypeError("a destination is a callable that takes a dict, or one of profilomatic's, not %r"
+                            % (destination,))
+        if not any(self._is(entry, destination) for entry in self.entries):
+            self.entries += (Entry(destination),)
+
+    def remove(self, destination):
+        for entry in self.entries:
+            if self._is(entry, destination):
+                self.entries = tuple(other for other in self.entries if other is not entry)
+                entry.flush()
+                return
+
+    def put(self, profile):
+        for entry in self.entries:
+            entry.put(profile)
+
+
+class DeliveryThread:
+    """Serves the queues until it is closed and they are empty."""
+
+    def __init__(self, destinations):
+        self._destinations = destinations
+        self._wake = _pure_native.WakeUp()
+        self._closing = False
+        self._abandoned = False
+        self._tickets = collections.deque()
+        self.cpu_ns = 0
+        self._thread = _pure_native.NativeThread("Profilomatic Thread", self._run)
+
+    def is_current(self):
+        return _pure_native.get_ident() == self._thread.ident
+
+    def wake(self):
+        self._wake.set()
+
+    def ticket(self, passed):
+        """passed: a WakeUp, set when everything queued before is delivered and flushed."""
+        self._tickets.append(passed)
+        self._wake.set()
+
+    def _run(self):
+        while True:
+            while not self._abandoned and self._round():
+                pass
+            self.cpu_ns = _pure_native.own_cpu_ns()
+            if self._abandoned or (self._closing and not self._tickets):
+                return
+            if not self._tickets:
+                self._wake.wait()
+
+    def _round(self):
+        """One profile of each destination, so that a slow one does not starve the rest. False when all are empty."""
+        tickets = [self._tickets.popleft() for _ in range(len(self._tickets))]
+        entries = self._destinations.entries
+        delivered = [entry.deliver_one() for entry in entries]
+        if any(delivered) and not self._abandoned:
+            self._tickets.extendleft(reversed(tickets))
+            return True
+        for entry in entries:
+            entry.flush()
+        for passed in tickets:
+            passed.set()
+        return False
+
+    def close(self, deadline):
+        """Delivers what is queued. True when that was done and the thread has ended."""
+        self._closing = True
+        self._wake.set()
+        if self.is_current():
+            return False
+        if self._thread.join(deadline - time.monotonic()):
+            return not any(entry.queue for entry in self._destinations.entries)
+        self._abandoned = True  # it ends when the destination that holds it returns
+        return False

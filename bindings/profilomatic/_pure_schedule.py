@@ -1,0 +1,87 @@
+"""When to look next, and whom to admit, so that the cost stays under max_overhead; the pure twin of sampler/schedule.c
+and actions/admission.c. No clock and no thread in here: the sampler says what time and work have passed.
+
+Cost is the sampler thread's CPU, the time spent inside requests, and the delivery thread's CPU. What it is compared with
+is the process's other CPU time, but at least a share of the active wall time, so that requests that only wait are
+sampled too.
+"""
+
+CYCLE_NS = 200000000  # of active time
+COARSEST_NS = 50000000
+FINEST_AUTO_NS = 500000
+IDLE_SHARE = 0.25  # of active wall time, the least the process is taken to use
+ALLOWANCE_MAX = 10000  # admission is off above it
+
+
+class Schedule:
+    def __init__(self):
+        self.budget = 0.02
+        self.max_actions = 10
+        self.finest_ns = self.coarsest_ns = self.period_ns = 10000000
+        self.fraction = 0.0  # of the whole run
+        self.allowance = None  # new actions a cycle; None: no limit
+        self.admitted = 0  # in this cycle
+        self._active_ns = 0
+        self._cycle = [0, 0, 0, 0]  # cost, process, active, ticks of this cycle
+        self._total = [0, 0, 0]
+        self._ticks_cost_ns = 0
+
+    def configure(self, budget, granularity, max_actions):
+        """granularity in seconds, 0.0 for "auto"."""
+        self.budget = budget
+        self.max_actions = max_actions
+        finest = int(granularity * 1e9) if granularity else FINEST_AUTO_NS
+        if finest != self.finest_ns or not granularity:
+            self.finest_ns = finest
+            self.coarsest_ns = max(COARSEST_NS, finest)
+            self.period_ns = finest if granularity else 10000000
+        if not max_actions:
+            self.allowance = None
+
+    def admit(self):
+        """True when one more action may be profiled; called by app threads, so it only reads and counts."""
+        allowance = self.allowance
+        if allowance is not None and self.admitted >= allowance:
+            return False
+        self.admitted += 1
+        return True
+
+    def tick(self, active_ns, tick_cost_ns, other_cost_ns, process_ns):
+        """One look is over: what passed since the last one. True when a cycle ended."""
+        cycle = self._cycle
+        cycle[0] += tick_cost_ns + other_cost_ns
+        cycle[1] += process_ns
+        cycle[2] += active_ns
+        cycle[3] += 1
+        self._ticks_cost_ns += tick_cost_ns
+        if cycle[2] < CYCLE_NS:
+            return False
+        self._end_cycle()
+        return True
+
+    def _base(self, cost, process, active):
+        return max(process - cost, IDLE_SHARE * active, 1.0)
+
+    def _end_cycle(self):
+        cost, process, active, ticks = self._cycle
+        for index, value in enumerate((cost, process, active)):
+            self._total[index] += value
+        self.fraction = self._total[0] / self._base(*self._total)
+        base = self._base(cost, process, active)
+        over = cost > self.budget * base
+        # What the budget leaves to the ticks in a cycle like this one decides how many there may be.
+        left = self.budget * base - (cost - self._ticks_cost_ns)
+        tick_cost = max(self._ticks_cost_ns / ticks, 1.0)
+        wanted = active * tick_cost / left if left > 0 else self.coarsest_ns
+        self.period_ns = int(min(max(wanted, self.finest_ns), self.coarsest_ns))
+        if not self.max_actions:
+            self.allowance = None
+        elif over:
+            self.allowance = self.max_actions
+        elif self.allowance is not None:
+            self.allowance *= 2
+            if self.allowance > ALLOWANCE_MAX:
+                self.allowance = None
+        self.admitted = 0
+        self._cycle = [0, 0, 0, 0]
+        self._ticks_cost_ns = 0

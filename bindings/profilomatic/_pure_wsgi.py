@@ -1,0 +1,440 @@
+"""One action per request in pure Python; the twin of bindings/ext's wrapper, with the same rules.
+
+A request's state lives in an object held by the wrapper of its body, never only in the thread: a server may iterate the body on
+other threads, interleave two bodies on one, close without iterating, or drop everything. The action is attached
+to a thread only while application code runs (the call, each next(), close()), with the frame of ours that
+made the call as its anchor, so that no frame of ours is ever part of the stack.
+
+The response is never changed: each step of ours is guarded, and its failure is counted and forgotten.
+"""
+
+import sys
+import time
+
+from . import _pure, _values
+
+_ns = time.monotonic_ns
+
+
+def wrap(app):
+    if not callable(app):
+        raise TypeError("profilomatic.wsgi.wrap() takes a WSGI application, not %r" % (app,))
+    if isinstance(app, WrappedApplication):
+        return app
+    return WrappedApplication(app)
+
+
+class WrappedApplication:
+    """What wrap() returns: calls the application inside an action. Other attributes are the application's."""
+
+    def __init__(self, app):
+        self.__wrapped__ = app
+
+    def __getattr__(self, name):
+        if name == "__wrapped__":  # not initialised yet: copy and pickle ask before __init__
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __repr__(self):
+        return "<profilomatic.wsgi.wrap of %r>" % (self.__wrapped__,)
+
+    def __call__(self, environ, start_response):
+        request = _begin(environ)
+        if request is None:
+            return self.__wrapped__(environ, start_response)
+        request.attach(sys._getframe())
+        try:
+            result = self.__wrapped__(environ, request.start_response(start_response))
+        except BaseException as error:
+            request.called()
+            request.finish(_outcome_of(error), error)
+            raise
+        request.called()
+        return request.body(result)
+
+
+def _begin(environ):
+    if _pure._engine.active_run() is None:
+        return None
+    try:
+        return Request.begin(environ)
+    except Exception as error:
+        _pure._engine.fault("wsgi begin", error)
+        return None
+
+
+def _outcome_of(error):
+    """StopIteration and GeneratorExit out of the application are a server giving up, not an error of the application."""
+    return "aborted" if isinstance(error, (GeneratorExit, StopIteration)) else "failed"
+
+
+def _guarded(where):
+    """A method whose failure is ours alone: counted, and None."""
+    def decorate(function):
+        def guarded(*args):
+            try:
+                return function(*args)
+            except Exception as error:
+                _pure._engine.fault(where, error)
+                return None
+        return guarded
+    return decorate
+
+
+def _server_frame():
+    """The nearest frame that is not of this module: the server's, or whoever's call it is."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return frame
+
+
+def _text_of(environ, key):
+    value = environ.get(key)
+    return _values.display(value) if isinstance(value, str) else ""
+
+
+class Request:
+    """One request from the call of the application to its end."""
+
+    __slots__ = ("work", "environ", "status", "declared", "sent", "route", "path", "head", "phases", "inside",
+                 "outside", "swapped", "file_bodies", "called_at")
+
+    @classmethod
+    def begin(cls, environ):
+        path = _text_of(environ, "PATH_INFO")
+        script = _text_of(environ, "SCRIPT_NAME")
+        method = environ.get("REQUEST_METHOD")
+        host = _text_of(environ, "HTTP_HOST")
+        if not host:
+            host = "%s:%s" % (_text_of(environ, "SERVER_NAME"), _text_of(environ, "SERVER_PORT"))
+        query = environ.get("QUERY_STRING")
+        fields = {
+            "method": _values.text(method, 32) if isinstance(method, str) else "",
+            "host": _values.text(host, 255),
+            "script_name": script,
+            "path_info": path,
+            "query_string": _values.scrubbed_query(query, _pure._engine.options["scrub"])
+            if isinstance(query, str) else "",
+        }
+        work = _pure.begin(path or "wsgi_task", "wsgi", fields, _values.task_uuid_of(environ),
+                           _server_frame())
+        if work is None:
+            return None
+        self = cls()
+        self.work = work
+        self.environ = environ
+        self.status = None
+        self.declared = None
+        self.sent = 0
+        self.route = None
+        self.path = script + path
+        self.head = method == "HEAD"
+        self.phases = {}
+        self.inside = work  # the innermost action when the application last ran
+        self.outside = None
+        self.swapped = None
+        self.file_bodies = None
+        self.called_at = _ns()
+        environ["HTTP_X_TASK_UUID"] = work.task_uuid
+        self._swap_file_wrapper(environ)
+        return self
+
+    # attaching
+
+    def attach(self, frame):
+        """Application code is about to run below `frame`, on this thread."""
+        try:
+            work = self.work
+            self.outside = _pure._current.get()
+            work.thread = _pure._pure_native.get_ident()
+            work.asyncio_task = _pure._asyncio_task()
+            inside = each = self.inside
+            while each is not None and each is not work:  # actions the application left open in its generator
+                each.thread, each.asyncio_task = work.thread, work.asyncio_task
+                each = each.parent
+            _pure._current.set(inside)
+            live = work.live
+            if live is not None and work.outermost:
+                live.attach(frame, False)
+                work.run.attached()
+        except Exception as error:
+            _pure._engine.fault("wsgi attach", error)
+
+    def detach(self):
+        """Application code has returned to the server."""
+        try:
+            work = self.work
+            inside = _pure._current.get()
+            self.inside = inside if inside is not None and inside is not self.outside else work
+            outside, self.outside = self.outside, None
+            _pure._current.set(outside)
+            live = work.live
+            if live is not None and work.outermost:
+                live.detach()
+        except Exception as error:
+            _pure._engine.fault("wsgi detach", error)
+
+    def spend(self, phase, since_ns):
+        self.phases[phase] = self.phases.get(phase, 0) + _ns() - since_ns
+
+    # the application's call
+
+    def start_response(self, server_start_response):
+        def start_response(*args, **kwargs):
+            self.started(args)
+            write = server_start_response(*args, **kwargs)
+            if not callable(write):
+                return write
+
+            def counting_write(*data, **options):
+                result = write(*data, **options)
+                self.wrote(data)
+                return result
+
+            return counting_write
+
+        return start_response
+
+    @_guarded("wsgi start_response")
+    def started(self, args):
+        """The application said its status; a later call, with exc_info, wins."""
+        if args and isinstance(args[0], str) and args[0][:3].isdigit():
+            self.status = int(args[0][:3])
+        self.declared = None
+        if len(args) > 1 and isinstance(args[1], list):
+            for name, value in args[1]:
+                if isinstance(name, str) and name.lower() == "content-length" and value.isdigit():
+                    self.declared = int(value)
+        self.read_route()
+
+    @_guarded("wsgi write")
+    def wrote(self, data):
+        self.sent += len(data[0])
+
+    @_guarded("wsgi route")
+    def read_route(self):
+        """What werkzeug matched, while it is there: Flask forgets its request before the application returns."""
+        environ = self.environ
+        if environ is None:
+            return
+        request = environ.get("werkzeug.request")
+        rule = getattr(getattr(request, "url_rule", None), "rule", None)
+        if isinstance(rule, str):
+            self.route = _text_of(environ, "SCRIPT_NAME") + _values.text(rule, 512)
+
+    def _swap_file_wrapper(self, environ):
+        """Where wsgi.file_wrapper is a function, what it returns can be known only by listening; restored in called()."""
+        factory = environ.get("wsgi.file_wrapper")
+        if factory is None or isinstance(factory, type) or not callable(factory):
+            return
+        made = self.file_bodies = []
+
+        def file_wrapper(*args, **kwargs):
+            body = factory(*args, **kwargs)
+            made.append(body)
+            return body
+
+        self.swapped = (factory, file_wrapper)
+        environ["wsgi.file_wrapper"] = file_wrapper
+
+    @_guarded("wsgi call")
+    def called(self):
+        """The application's call returned or raised."""
+        self.detach()
+        self.spend("app", self.called_at)
+        if self.swapped is not None:
+            factory, ours = self.swapped
+            self.swapped = None
+            if self.environ.get("wsgi.file_wrapper") is ours:
+                self.environ["wsgi.file_wrapper"] = factory
+
+    def body(self, result):
+        """What to hand to the server for what the application returned."""
+        try:
+            kind = type(result)
+            if kind is list or kind is tuple:
+                if not self.head:
+                    for chunk in result:
+                        self.sent += len(chunk)
+                self.finish("succeeded")
+                return result
+            if self._is_file(result) or not (hasattr(result, "__iter__") or hasattr(result, "__getitem__")):
+                self.finish("succeeded")
+                return result
+            return (SizedBody if hasattr(kind, "__len__") else Body)(self, result)
+        except Exception as error:
+            _pure._engine.fault("wsgi body", error)
+            self.finish("succeeded")
+            return result
+
+    def _is_file(self, result):
+        if self.file_bodies is not None:
+            made, self.file_bodies = self.file_bodies, None
+            return any(result is body for body in made)
+        factory = self.environ.get("wsgi.file_wrapper")
+        return isinstance(factory, type) and isinstance(result, factory)
+
+    # the end
+
+    def finish(self, outcome, error=None, raised=None):
+        """Ends the action, once. error: what was raised, while it is at hand; raised: what was kept of it."""
+        try:
+            work, self.work = self.work, None
+            if work is None:
+                return
+            traceback = None
+            if outcome != "failed":
+                raised = None
+            elif error is not None:
+                raised, traceback = _pure.described(error), error.__traceback__
+            fields = {}
+            try:
+                fields = self._fields()
+            finally:  # the action ends, whatever goes wrong in naming it
+                self.environ = self.file_bodies = self.inside = self.outside = None
+                _pure.end(work, outcome, _server_frame(), fields, raised, traceback, True)
+        except Exception as fault:
+            _pure._engine.fault("wsgi end", fault)
+
+    def _fields(self):
+        self.read_route()
+        route = self.route
+        if route is None:
+            route = "<not found>" if self.status == 404 else _values.masked_path(self.path or "/")
+        return {
+            "status": self.status,
+            "route": _pure._engine.route_names.bounded(route),
+            "bytes": self.sent,
+            "phases": {name: spent / 1e9 for name, spent in self.phases.items()},
+        }
+
+
+class Body:
+    """Hands on an iterable's chunks, one for one, and knows when the request is over."""
+
+    __slots__ = ("_request", "_iterable", "_iterator", "_iterated", "_exhausted", "_failure", "_closed", "_left_at",
+                 "__weakref__")
+
+    def __init__(self, request, iterable):
+        self._request = request
+        self._iterable = iterable
+        self._iterator = None
+        self._iterated = self._exhausted = self._closed = False
+        self._failure = None  # (outcome, (name, text)) of the first exception
+        self._left_at = None
+
+    def __iter__(self):
+        if self._iterator is None:
+            request = self._request
+            if request is None:
+                self._iterator = iter(self._iterable)
+            else:
+                request.attach(sys._getframe())
+                try:
+                    self._iterator = iter(self._iterable)
+                finally:
+                    request.detach()
+        return self
+
+    def __next__(self):
+        if self._iterator is None:
+            iter(self)
+        request = self._request
+        if request is None:
+            return next(self._iterator)
+        entered_at = _ns()
+        if self._left_at is not None:
+            request.phases["client"] = request.phases.get("client", 0) + entered_at - self._left_at
+        first = not request.sent
+        request.attach(sys._getframe())
+        try:
+            chunk = next(self._iterator)
+        except StopIteration:
+            request.detach()
+            request.spend("body", entered_at)
+            self._iterated = self._exhausted = True
+            if not hasattr(self._iterable, "close"):  # nothing of the application can run any more
+                self._finish("succeeded")
+            raise
+        except BaseException as error:
+            request.detach()
+            request.spend("body", entered_at)
+            self._iterated = True
+            self._failed(error)
+            raise
+        request.detach()
+        self._iterated = True
+        try:
+            request.sent += len(chunk)
+        except Exception:
+            pass  # a chunk without a length is the server's to complain about
+        request.spend("first_byte" if first else "body", entered_at)
+        self._left_at = _ns()
+        return chunk
+
+    def close(self):
+        """Closes the iterable, not its iterator, once, and ends the request after it."""
+        if self._closed:
+            return
+        self._closed = True
+        request = self._request
+        close = getattr(self._iterable, "close", None)
+        if close is None:
+            self._finish(self._outcome())
+            return
+        if request is None:
+            close()
+            return
+        entered_at = _ns()
+        request.attach(sys._getframe())
+        try:
+            close()
+        except BaseException as error:
+            request.detach()
+            request.spend("close", entered_at)
+            self._failed(error)
+            self._finish(self._outcome())
+            raise
+        request.detach()
+        request.spend("close", entered_at)
+        self._finish(self._outcome())
+
+    def _failed(self, error):
+        """Remembers the first failure without its traceback, which would keep the application's frames."""
+        if self._failure is None:
+            outcome = _outcome_of(error)
+            try:
+                self._failure = outcome, _pure.described(error)
+            except Exception as fault:
+                self._failure = outcome, None
+                _pure._engine.fault("wsgi end", fault)
+
+    def _outcome(self):
+        request = self._request
+        if self._failure is not None:
+            return self._failure[0]
+        if self._exhausted or not self._iterated:
+            return "succeeded"
+        if request is not None and request.declared is not None and request.sent >= request.declared:
+            return "succeeded"
+        return "aborted"
+
+    def _finish(self, outcome):
+        request, self._request = self._request, None
+        if request is not None:
+            request.finish(outcome, None, self._failure[1] if self._failure is not None else None)
+
+    def __del__(self):
+        request = getattr(self, "_request", None)
+        if request is not None:
+            self._finish(self._failure[0] if self._failure is not None else "lost")
+
+
+class SizedBody(Body):
+    """For an iterable with a length, from which some servers derive Content-Length."""
+
+    __slots__ = ()
+
+    def __len__(self):
+        return len(self._iterable)

@@ -1,0 +1,199 @@
+"""Plain values of the pure twin: field values, ids, moments, query strings and route names.
+
+Everything here takes hostile input (a request's headers, a user's objects) and gives bounded, JSON-able, well-formed
+output without ever raising an Exception of its own.
+"""
+
+import os
+import re
+import time
+from urllib.parse import unquote_plus
+
+TEXT_MAX = 4096  # characters of one text
+DEPTH_MAX = 8  # nesting of fields: a record nests 2 x 120 levels at most, and orjson fails at 254
+ITEMS_MAX = 1000  # entries of all containers of one message together
+QUERY_MAX = 2048
+ROUTES_MAX = 1000
+
+_INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
+
+
+def text(value, limit=TEXT_MAX):
+    """A str without lone surrogates, of at most `limit` characters."""
+    if len(value) > limit:
+        value = value[:limit] + "\u2026"
+    if value.isascii():
+        return str(value) if type(value) is not str else value
+    return value.encode("utf-8", "replace").decode("utf-8")
+
+
+def display(value):
+    """Text of a WSGI environ, which carries bytes as latin-1: decoded for people."""
+    if value.isascii():
+        return text(value)
+    try:
+        return text(value.encode("latin-1").decode("utf-8", "replace"))
+    except UnicodeEncodeError:
+        return text(value)
+
+
+def as_text(value):
+    """str() of anything, whatever its class does."""
+    try:
+        return text(str(value))
+    except Exception:
+        return "<unprintable %s>" % type(value).__name__
+
+
+class _Room:
+    __slots__ = ("left", "cut")
+
+    def __init__(self):
+        self.left = ITEMS_MAX
+        self.cut = 0
+
+
+def encode_fields(fields):
+    """A deep copy of a dict of fields in JSON-able values, and how many values were cut."""
+    if not fields:
+        return {}, 0
+    room = _Room()
+    return _encode(fields, 0, room), room.cut
+
+
+def _encode(value, depth, room):
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if kind is str:
+        if len(value) > TEXT_MAX:
+            room.cut += 1
+        return text(value)
+    if kind is int:
+        return value if _INT_MIN <= value <= _INT_MAX else hex(value)
+    if kind is float:
+        return value
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        if depth >= DEPTH_MAX:
+            room.cut += 1
+            return "..."
+        try:
+            return _encode_container(value, depth, room)
+        except Exception:
+            return as_text(value)
+    try:
+        if isinstance(value, int):
+            return _encode(int(value), depth, room)
+        if isinstance(value, float):
+            return float(value)
+        if isinstance(value, (bytes, bytearray)):
+            return text(bytes(value[:TEXT_MAX]).decode("utf-8", "backslashreplace"))
+    except Exception:
+        return as_text(value)
+    return as_text(value)
+
+
+def _encode_container(value, depth, room):
+    if isinstance(value, dict):
+        result = {}
+        for key, item in list(value.items()):
+            if room.left <= 0:
+                room.cut += 1
+                break
+            room.left -= 1
+            result[text(key, 256) if type(key) is str else as_text(key)] = _encode(item, depth + 1, room)
+        return result
+    result = []
+    for item in list(value):
+        if room.left <= 0:
+            room.cut += 1
+            break
+        room.left -= 1
+        result.append(_encode(item, depth + 1, room))
+    return result
+
+
+# ids
+
+_TASK_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@-]{0,63}\Z")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?\Z")
+
+
+def _dashed(digits):
+    return "%s-%s-%s-%s-%s" % (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+
+
+def new_task_uuid():
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    return _dashed(raw.hex())
+
+
+def task_uuid_of(environ):
+    """The task id that a request's headers ask for, or None. X-Task-UUID wins over traceparent."""
+    given = environ.get("HTTP_X_TASK_UUID")
+    if type(given) is str and _TASK_ID.match(given):
+        return given
+    given = environ.get("HTTP_TRACEPARENT")
+    if type(given) is str and len(given) <= 512:
+        match = _TRACEPARENT.match(given)
+        if match:
+            version, trace, parent, rest = match.groups()
+            whole = version != "ff" and (version != "00" or rest is None)
+            if whole and trace != "0" * 32 and parent != "0" * 16:
+                return _dashed(trace)
+    return None
+
+
+# moments
+
+def moment(wall_ns):
+    """ISO 8601 in UTC with microseconds."""
+    seconds, rest = divmod(wall_ns, 1000000000)
+    return "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ" % (*time.gmtime(seconds)[:6], rest // 1000)
+
+
+# requests
+
+def scrubbed_query(query, patterns):
+    """A query string in which the values of secret-looking keys are masked; patterns None masks nothing."""
+    query = text(query, QUERY_MAX)
+    if not patterns or not query:
+        return query
+    parts = re.split("([&;])", query)
+    for index in range(0, len(parts), 2):
+        key, equals, _ = parts[index].partition("=")
+        if equals:
+            name = unquote_plus(key).lower()
+            if any(pattern in name for pattern in patterns):
+                parts[index] = key + "=[scrubbed]"
+    return "".join(parts)
+
+
+_ID_SEGMENT = re.compile(
+    r"(?:[0-9]+"
+    r"|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+    r"|[0-9a-fA-F]{8,}"
+    r"|(?=[^/]*[0-9])[^/]{20,})\Z")
+
+
+def masked_path(path):
+    """A path in which segments that look like identifiers are `<id>`; what a route is called when nobody says."""
+    return "/".join("<id>" if _ID_SEGMENT.match(part) else part for part in path[:512].split("/"))
+
+
+class RouteNames:
+    """Keeps the number of distinct route names bounded for the process."""
+
+    def __init__(self, limit=ROUTES_MAX):
+        self._known = set()
+        self._limit = limit
+
+    def bounded(self, name):
+        if name in self._known:
+            return name
+        if len(self._known) >= self._limit:
+            return "<other>"
+        self._known.add(name)
+        return name
