@@ -48,11 +48,15 @@ void *pom_alloc(size_t size) {
 }
 
 void *pom_calloc(size_t number, size_t size) {
+    size_t bytes;
     if (told_to_fail()) {
         return NULL;
     }
-    bool nothing = number == 0 || size == 0;
-    void *block = nothing ? calloc(1, 1) : calloc(number, size); /* calloc checks the overflow. */
+    /* calloc checks this too, but the sanitizers' calloc ends the process over it. */
+    if (__builtin_mul_overflow(number, size, &bytes)) {
+        return NULL;
+    }
+    void *block = calloc(bytes > 0 ? bytes : 1, 1);
     if (block != NULL) {
         count(usable(block));
     }

@@ -20,9 +20,9 @@
 
 /* 2 KiB holds the tree of a typical short request (about 20 nodes). 32 KiB stays far below the
  * threshold where malloc turns to mmap (128 KiB), whose page faults would land on the sampler. */
-#define BLOCK_FIRST ((size_t)2 * 1024)
+#define BLOCK_FIRST   ((size_t)2 * 1024)
 #define BLOCK_LARGEST ((size_t)32 * 1024)
-#define ALIGNMENT ((size_t)8)
+#define ALIGNMENT     ((size_t)8)
 
 struct pom_arena_block_s {
     struct pom_arena_block_s *next;

@@ -19,7 +19,7 @@
 struct pom_arena_block_s;
 
 typedef struct pom_arena_s {
-    struct pom_arena_block_s *blocks; /* newest first */
+    struct pom_arena_block_s *blocks; /* the first is being filled */
     size_t cap;                       /* bytes of all blocks together, at most */
     size_t reserved;                  /* bytes of all blocks together, now */
 } pom_arena_t;

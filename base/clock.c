@@ -11,6 +11,9 @@
 #include <sys/types.h>
 #include <time.h>
 
+/* PID_MAX_LIMIT of the kernel on 64 bits, the ceiling of /proc/sys/kernel/pid_max. */
+#define TID_LARGEST (4 * 1024 * 1024)
+
 static int64_t read_clock(clockid_t clock) {
     struct timespec ts = {0, 0};
     (void)clock_gettime(clock, &ts); /* Cannot fail: see the head of this file. */
@@ -34,8 +37,10 @@ int64_t pom_process_cpu_ns(void) {
 }
 
 bool pom_tid_cpu_ns(int32_t tid, int64_t *cpu_ns) {
-    if (tid <= 0) {
-        return false; /* The kernel takes 0 for the calling thread: a wrong answer, not a failure. */
+    /* The kernel takes 0 for the calling thread, and the shift below makes other clocks out of large
+     * numbers: wrong answers, not failures. */
+    if (tid <= 0 || tid > TID_LARGEST) {
+        return false;
     }
     /* The kernel's own encoding (include/linux/posix-timers.h): 2 = scheduler clock, 4 = per thread.
      * Shifted as unsigned, since the complement is negative. */

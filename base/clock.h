@@ -12,7 +12,7 @@
 
 #define POM_NS_PER_US INT64_C(1000)
 #define POM_NS_PER_MS INT64_C(1000000)
-#define POM_NS_PER_S INT64_C(1000000000)
+#define POM_NS_PER_S  INT64_C(1000000000)
 
 /* CLOCK_MONOTONIC; 20 ns. [any] */
 int64_t pom_now_ns(void);

@@ -40,7 +40,8 @@ static void seed_without_kernel(uint64_t s[4]) {
     struct timespec mono = {0, 0};
     (void)clock_gettime(CLOCK_REALTIME, &wall); /* A zero only weakens the seed. */
     (void)clock_gettime(CLOCK_MONOTONIC, &mono);
-    uint64_t x = pom_hash_mix((uint64_t)wall.tv_sec * UINT64_C(1000000000) + (uint64_t)wall.tv_nsec);
+    uint64_t x =
+        pom_hash_mix((uint64_t)wall.tv_sec * UINT64_C(1000000000) + (uint64_t)wall.tv_nsec);
     x = pom_hash_join(x, (uint64_t)mono.tv_sec * UINT64_C(1000000000) + (uint64_t)mono.tv_nsec);
     x = pom_hash_join(x, (uint64_t)getpid());
     x = pom_hash_join(x, (uint64_t)(uintptr_t)s);
@@ -92,7 +93,7 @@ static generator_t *current(void) {
 pom_id_t pom_id_new(void) {
     generator_t *g = current();
     pom_id_t id;
-    id.hi = (next(g) & ~UINT64_C(0xf000)) | UINT64_C(0x4000);                  /* version 4 */
+    id.hi = (next(g) & ~UINT64_C(0xf000)) | UINT64_C(0x4000);       /* version 4 */
     id.lo = (next(g) & ~(UINT64_C(3) << 62)) | (UINT64_C(2) << 62); /* variant 10 */
     return id;
 }

@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define POM__PARK_EMPTY 0U
+#define POM__PARK_EMPTY    0U
 #define POM__PARK_SLEEPING 1U
 #define POM__PARK_NOTIFIED 2U
 
