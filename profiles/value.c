@@ -19,11 +19,22 @@
 
 #include <string.h>
 
-enum { TAG_NULL, TAG_FALSE, TAG_TRUE, TAG_INTEGER, TAG_NUMBER, TAG_TEXT, TAG_MAP, TAG_LIST, TAG_END, TAG_KEY };
+enum {
+    TAG_NULL,
+    TAG_FALSE,
+    TAG_TRUE,
+    TAG_INTEGER,
+    TAG_NUMBER,
+    TAG_TEXT,
+    TAG_MAP,
+    TAG_LIST,
+    TAG_END,
+    TAG_KEY
+};
 
-#define VARINT_MAX 10          /* bytes of a 64-bit varint */
-#define NO_KEY SIZE_MAX        /* key_at: no key waits for its value */
-#define ELLIPSIS "\xe2\x80\xa6" /* U+2026: tells the reader of a text that it goes on */
+#define VARINT_MAX    10             /* bytes of a 64-bit varint */
+#define NO_KEY        SIZE_MAX       /* key_at: no key waits for its value */
+#define ELLIPSIS      "\xe2\x80\xa6" /* U+2026: tells the reader of a text that it goes on */
 #define ELLIPSIS_SIZE 3
 
 /* A text is cut for want of room only when this much is left of it: a shorter stump tells nothing. */
@@ -36,6 +47,15 @@ static size_t put_varint(unsigned char *to, uint64_t value) {
         value >>= 7;
     }
     to[size++] = (unsigned char)value;
+    return size;
+}
+
+static size_t varint_size(uint64_t value) {
+    size_t size = 1;
+    while (value >= 0x80) {
+        value >>= 7;
+        size++;
+    }
     return size;
 }
 
@@ -96,12 +116,14 @@ static size_t cut_at_character(const char *text, size_t most) {
 /* Tag, length, bytes; longer than allowed is cut and marked. False when there is no room for a useful part. */
 static bool put_bytes(pom_value_writer_t *w, unsigned char tag, const char *text, size_t size) {
     size_t left = room_left(w);
-    size_t most = left > 3 ? left - 3 : 0; /* tag, and two length bytes: POM_VALUE_TEXT_MAX needs no more */
-    if (most > POM_VALUE_TEXT_MAX) {
-        most = POM_VALUE_TEXT_MAX;
-    }
-    bool whole = size <= most;
+    bool whole = size <= POM_VALUE_TEXT_MAX && 1 + varint_size(size) + size <= left;
     if (!whole) {
+        size_t most = left > 3
+                          ? left - 3
+                          : 0; /* tag, and two length bytes: POM_VALUE_TEXT_MAX needs no more */
+        if (most > POM_VALUE_TEXT_MAX) {
+            most = POM_VALUE_TEXT_MAX;
+        }
         /* Half a key for want of room would be another key; half a text is still of use. */
         if (tag == TAG_KEY ? most < POM_VALUE_TEXT_MAX : most < STUMP_MIN) {
             return false;
