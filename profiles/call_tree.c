@@ -74,8 +74,8 @@ uint64_t pom__place_key(pom_granularity_t granularity, const pom_code_t *code, i
     return key != 0 ? key : 1;
 }
 
-/* Whether the sample's place is this node's. Pointers first: hashing a path costs more than all else
- * together. */
+/* Whether the sample's place is this node's. Pointers first: hashing a path costs more than all
+ * else together. */
 static bool is_at(const pom_tree_t *tree, const pom_node_t *node, const pom_place_t *place) {
     if (node->code == place->code) {
         return tree->granularity != POM_BY_LINE || node->line == place->line;

@@ -58,8 +58,8 @@
 #define LOCKED    ((uintptr_t)4)
 #define CONFIRMED ((uintptr_t)1)
 
-/* Slots looked at for one key: 1 KiB, 16 cache lines in a row. A table that is 3/4 full looks at 8.5
- * slots for an absent key on average. */
+/* Slots looked at for one key: 1 KiB, 16 cache lines in a row. A table that is 3/4 full looks at
+ * 8.5 slots for an absent key on average. */
 #define PROBE_MAX 64
 
 /* Every so many hits of an unreadable claim the object is read again. Each read costs some
@@ -301,8 +301,7 @@ static int64_t remove_all(pom_code_table_t *table, uintptr_t key, bool claims_on
 void pom_code_table_forget(pom_code_table_t *table, uintptr_t key) {
     // Before the look at the slots, sequentially consistent: pairs with the load in
     // pom_code_table_epoch (see the top of this file).
-    (void)atomic_fetch_add_explicit(&table->epoch, 1,
-                                    memory_order_seq_cst); // the old value is of no use
+    atomic_fetch_add_explicit(&table->epoch, 1, memory_order_seq_cst);
     count(&table->forgotten, remove_all(table, key, false));
 }
 
