@@ -69,12 +69,10 @@ struct pom_action_s {
     int64_t end_ns;
     pom_outcome_t outcome;
     int32_t dropped_events;
-    bool ended;           /* an end event has been queued */
     pom_text_t task_text; /* a task id from outside that is no UUID; empty: task_id is it */
     pom_action_t *live_prev, *live_next; /* the registry's list of live ones */
     uint32_t text_used;
-    uint32_t text_cut;   /* pieces that did not fit */
-    uint32_t generation; /* of the registry that made it: a forked child's is another */
+    uint32_t text_cut; /* pieces that did not fit */
     pom_event_t end_event;
     _Atomic(int32_t) events_queued; /* app adds, sampler subtracts */
     _Atomic(int32_t)

@@ -10,8 +10,7 @@
  * separates the samples before it from those after it exactly. The one exception: an end of the sample's own action waits
  * until the sample is in (the end was queued after the walk, or the sampler would not have seen the anchor hold).
  *
- * Memory: an action comes from a pool and goes back after its seal, when its holder has let go as well; an event
- * likewise by size class. Pools are bounded; what exceeds them is freed. Trees live in their profile's arena.
+ * Memory: an action comes from a pool and goes back after its seal; an event likewise by size class. Pools are bounded; what exceeds them is freed. Trees live in their profile's arena.
  *
  * The file is longer than most because the two sides are one protocol: reading them apart hides why it holds.
  */
@@ -140,14 +139,6 @@ static void unlink_live(pom_registry_t *r, pom_action_t *a) {
     }
 }
 
-static void queue_end(pom_registry_t *r, pom_action_t *a) {
-    unlink_live(r, a);
-    pom_admission_leave(&r->admission);
-    a->ended = true;
-    a->end_event.at_ns = a->end_ns;
-    (void)pom_queue_push(&r->events, &a->end_event.link); // the caller notifies the sampler
-}
-
 static void recycle_action(pom_registry_t *r, pom_action_t *a) {
     if (peek(&r->pooled_actions) >= POOLED_ACTIONS_MAX) {
         pom_free(a);
@@ -157,32 +148,19 @@ static void recycle_action(pom_registry_t *r, pom_action_t *a) {
     (void)pom_queue_push(&r->recycled_actions, &a->link);
 }
 
-/* The last of holder and sampler puts the action back. */
-static void let_go(pom_registry_t *r, pom_action_t *a) {
-    // acq_rel: what either side wrote is visible to the one that recycles.
-    if (atomic_fetch_sub_explicit(&a->holders, 1, memory_order_acq_rel) == 1) {
-        recycle_action(r, a);
-    }
-}
-
 void pom_registry_end(pom_registry_t *r, pom_action_t *a) {
-    if (a->ended) {
-        let_go(r, a); // sealed by abandon: only the holder was left
-        return;
-    }
-    atomic_store_explicit(&a->holders, 1, memory_order_relaxed); // published by the push
-    queue_end(r, a);
+    unlink_live(r, a);
+    pom_admission_leave(&r->admission);
+    a->end_event.at_ns = a->end_ns;
+    (void)pom_queue_push(&r->events, &a->end_event.link); // the caller notifies the sampler
 }
 
 int64_t pom_registry_abandon(pom_registry_t *r, int64_t now_ns) {
     int64_t count = 0;
-    while (r->live != NULL) {
-        pom_action_t *a = r->live;
-        a->outcome = POM_OUTCOME_LOST;
-        a->end_ns = now_ns;
-        atomic_store_explicit(&a->holders, 2, memory_order_relaxed); // published by the push
-        queue_end(r, a);
-        count++;
+    for (; r->live != NULL; count++) {
+        r->live->outcome = POM_OUTCOME_LOST;
+        r->live->end_ns = now_ns;
+        pom_registry_end(r, r->live);
     }
     return count;
 }
@@ -219,7 +197,7 @@ pom_event_t *pom_registry_event(pom_registry_t *r, pom_action_t *action, int32_t
         size_class++;
     }
     pom_event_t *event = NULL;
-    if (!action->ended && size_class < EVENT_CLASSES &&
+    if (size_class < EVENT_CLASSES &&
         atomic_load_explicit(&action->events_queued, memory_order_relaxed) <
             POM_EVENTS_QUEUED_MAX) {
         event = take_event(r, size_class);
@@ -357,7 +335,7 @@ static void seal(pom_registry_t *r, pom_action_t *a) {
     bump(a->outcome == POM_OUTCOME_LOST ? &r->lost : &r->finished, 1);
     if (profile == NULL) {
         bump(&r->no_memory, 1);
-        let_go(r, a);
+        recycle_action(r, a);
         return;
     }
     pom_arena_t *arena = &profile->arena;
@@ -387,7 +365,7 @@ static void seal(pom_registry_t *r, pom_action_t *a) {
     profile->dropped_events = a->dropped_events;
     a->profile = NULL;
     r->sink->put(r->sink, profile);
-    let_go(r, a);
+    recycle_action(r, a);
 }
 
 /* ---- sampler side: the client ------------------------------------------------------------------- */

@@ -68,10 +68,10 @@ pom_sampler_client_t *pom_registry_client(pom_registry_t *registry);
 pom_action_t *pom_registry_begin(pom_registry_t *registry, const pom_action_kind_t *kind);
 
 /* Queues the end: outcome and cpu_ns are set in the action, end_ns after its last detach. The caller must not touch the
- * action afterwards. An action sealed by pom_registry_abandon is only let go. [app] */
+ * action afterwards. [app] */
 void pom_registry_end(pom_registry_t *registry, pom_action_t *action);
 
-/* An event with room for depth frames and fields_size bytes; NULL when the action has too many waiting or is over. [app] */
+/* An event with room for depth frames and fields_size bytes; NULL when the action has too many waiting. [app] */
 pom_event_t *pom_registry_event(pom_registry_t *registry, pom_action_t *action, int32_t depth,
                                 uint32_t fields_size);
 pom_event_frame_t *pom_event_frames(pom_event_t *event);
@@ -80,7 +80,7 @@ void *pom_event_fields(pom_event_t *event);
 /* Queues it. fields_size may have been lowered. True: the queue is long, wake the sampler. [app] */
 bool pom_registry_post(pom_registry_t *registry, pom_event_t *event);
 
-/* Seals every live action as lost; returns how many. [app] */
+/* Ends every live action as lost; returns how many. Their holders must not touch them afterwards. [app] */
 int64_t pom_registry_abandon(pom_registry_t *registry, int64_t now_ns);
 
 /* Adds to the in-request bill. [app] */

@@ -165,6 +165,15 @@ void pom_slots_release(pom_slots_t *slots, pom_slot_t *slot) {
     slot->claimed = false;
 }
 
+void pom_slots_withdraw(pom_slots_t *slots) {
+    pom_slot_t *slot = atomic_load_explicit(&slots->first, memory_order_relaxed);
+    for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
+        write_begin(slot);
+        atomic_store_explicit(&slot->count, 0, memory_order_relaxed);
+        write_end(slot);
+    }
+}
+
 /* The copy may race with a writer; TSan is told so, and pom_slot_view_holds decides whether it counts. */
 __attribute__((no_sanitize("thread"))) static void
 copy_anchors(pom_anchor_t *to, const pom_anchor_t *from, uint32_t count) {

@@ -74,7 +74,8 @@ typedef struct pom_slot_s {
     _Atomic(struct pom_slot_s *) next;
     /* written by claim and release under the interpreter's lock, read by the sampler while count > 0 */
     pom_thread_identity_t who;
-    bool claimed; /* [app] */
+    bool claimed;    /* [app] */
+    uint64_t serial; /* [app] the owner's mark: tells a claim from the next one of the same slot */
     /* seqlock: written by the owner thread */
     _Atomic(uint32_t) seq;   /* odd while changing; pairs with the fences in pom_slot_view */
     _Atomic(uint32_t) count; /* anchors in use */
@@ -113,6 +114,9 @@ pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor);
 /* Withdraws the newest anchor of this action; false when there is none. Any app thread may call it for a slot whose
  * owner is not changing it, which the interpreter's lock guarantees. [app] */
 bool pom_slot_detach(pom_slot_t *slot, const void *action);
+
+/* Withdraws every anchor of every slot: the engine stops. [app] */
+void pom_slots_withdraw(pom_slots_t *slots);
 
 /* A copy of a slot's anchors for one walk. */
 typedef struct pom_slot_view_s {
