@@ -1,0 +1,133 @@
+/*
+ * Guarded reads, and stack chunks that outlive a walk.
+ *
+ * A Python frame lives in a 16 KiB chunk that the interpreter takes from and returns to its arena allocator
+ * (mmap and munmap). Deep calls cross chunks all the time, so a chunk may be unmapped in the middle of a walk. Copying by the
+ * kernel instead would cost more than the whole walk; a SIGSEGV handler is not ours to install. So the allocator's
+ * documented hook is chained: a chunk freed while a walk is under way goes to a short list, and is freed by the next
+ * call that finds no walk. Nobody waits, but for a list that is full.
+ *
+ *     app thread                          sampler
+ *     unlink chunk from the thread        walking = true
+ *     full fence                          full fence
+ *     read walking                        read the thread's chunk list
+ *
+ * Either the app sees the walk and defers, or the sampler does not see the chunk. Only the interpreter's
+ * frees come here (a few a second); everything else in the process is untouched.
+ */
+#define _GNU_SOURCE // process_vm_readv
+#include <Python.h>
+
+#include "bindings/ext/memory.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* Frees that fall into one walk of a microsecond or so: 1 in nearly all cases. */
+#define DEFERRED_MAX 64
+
+static _Atomic(bool) walking;
+static _Atomic(pid_t) self_pid; // getpid() is a system call
+
+/* Under the GIL, like every arena call. */
+static struct {
+    PyObjectArenaAllocator original;
+    bool installed;
+    int count;
+    struct {
+        void *block;
+        size_t size;
+    } deferred[DEFERRED_MAX];
+} guard;
+
+pom_status_t pom_memory_read(uintptr_t address, void *out, size_t size) {
+    struct iovec local = {.iov_base = out, .iov_len = size};
+    struct iovec remote = {.iov_base = (void *)address, .iov_len = size};
+    pid_t pid = atomic_load_explicit(&self_pid, memory_order_relaxed);
+    if (pid == 0) {
+        pid = getpid();
+        atomic_store_explicit(&self_pid, pid, memory_order_relaxed);
+    }
+    ssize_t got = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+    return got == (ssize_t)size ? POM_OK : POM_EUNREADABLE;
+}
+
+bool pom_memory_readable(void) {
+    static const char sample = 'x';
+    char copy = 0;
+    return pom_memory_read((uintptr_t)&sample, &copy, 1) == POM_OK && copy == sample;
+}
+
+void pom_memory_walk_begin(void) {
+    atomic_store_explicit(&walking, true, memory_order_seq_cst);
+    atomic_thread_fence(memory_order_seq_cst); // see the drawing above
+}
+
+void pom_memory_walk_end(void) {
+    // Release: our reads are over before the flag falls; pairs with the acquire in free_block.
+    atomic_store_explicit(&walking, false, memory_order_release);
+}
+
+static void *alloc_block(void *ctx, size_t size) {
+    (void)ctx;
+    return guard.original.alloc(guard.original.ctx, size);
+}
+
+static void free_deferred(void) {
+    while (guard.count > 0) {
+        guard.count--;
+        guard.original.free(guard.original.ctx, guard.deferred[guard.count].block,
+                            guard.deferred[guard.count].size);
+    }
+}
+
+static void free_block(void *ctx, void *block, size_t size) {
+    (void)ctx;
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!atomic_load_explicit(&walking, memory_order_acquire)) {
+        free_deferred();
+        guard.original.free(guard.original.ctx, block, size);
+        return;
+    }
+    while (guard.count == DEFERRED_MAX && atomic_load_explicit(&walking, memory_order_acquire)) {
+        (void)sched_yield(); // 64 chunks freed within one walk: the sampler has lost its core
+    }
+    if (guard.count == DEFERRED_MAX) {
+        free_deferred();
+    }
+    guard.deferred[guard.count].block = block;
+    guard.deferred[guard.count].size = size;
+    guard.count++;
+}
+
+void pom_memory_guard_install(void) {
+    if (guard.installed) {
+        return;
+    }
+    PyObject_GetArenaAllocator(&guard.original);
+    PyObjectArenaAllocator ours = {.ctx = &guard, .alloc = alloc_block, .free = free_block};
+    PyObject_SetArenaAllocator(&ours);
+    guard.installed = true;
+}
+
+void pom_memory_guard_remove(void) {
+    PyObjectArenaAllocator now;
+    if (!guard.installed) {
+        return;
+    }
+    free_deferred();
+    PyObject_GetArenaAllocator(&now);
+    if (now.ctx != &guard) {
+        return; // somebody chained after us: stay in the chain, it calls us
+    }
+    PyObject_SetArenaAllocator(&guard.original);
+    guard.installed = false;
+}
+
+void pom_memory_after_fork(void) {
+    atomic_store_explicit(&walking, false, memory_order_relaxed);
+    atomic_store_explicit(&self_pid, 0, memory_order_relaxed);
+}

@@ -1,0 +1,36 @@
+/*
+ * Reading memory that may change or go away under the reader's feet.
+ *
+ * Used by the walker and the code reader. Two ways: a guarded copy by the kernel, for any address (0.5-0.8 us a call); and the
+ * guarantee that the interpreter's stack chunks stay mapped during a walk, which makes plain loads in them safe.
+ * Never a signal handler: the host owns its signals.
+ *
+ *     pom_memory_walk_begin();  ... plain loads in chunks found after this ...  pom_memory_walk_end();
+ */
+#ifndef POM_EXT_MEMORY_H
+#define POM_EXT_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* Copies size bytes from any address of this process. POM_EUNREADABLE: not mapped, or the kernel refuses. [any] */
+pom_status_t pom_memory_read(uintptr_t address, void *out, size_t size);
+
+/* Whether the kernel lets us (seccomp may not); asked once and again after a fork. [any] */
+bool pom_memory_readable(void);
+
+/* From begin to end no stack chunk that was reachable after begin is unmapped. [sampler] */
+void pom_memory_walk_begin(void);
+void pom_memory_walk_end(void);
+
+/* Chains / unchains the interpreter's arena allocator, through which stack chunks are freed. [app] with the GIL */
+void pom_memory_guard_install(void);
+void pom_memory_guard_remove(void);
+
+/* In a forked child: no walk is under way. [app] */
+void pom_memory_after_fork(void);
+
+#endif

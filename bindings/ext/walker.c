@@ -1,0 +1,367 @@
+/*
+ * The native walker: from a thread's current frame to the first frame that anchors one of its actions.
+ *
+ * Runs on the sampler thread while the walked thread runs on. Three things keep that safe and true:
+ *
+ * - Every address is checked before it is read. In the thread's stack chunks (which stay mapped during a walk, memory.c) and in
+ *   its C stack plain loads are used; anything else (generators live in the heap) is copied by the kernel. No fault is possible.
+ * - A walk that meets no anchor is worthless and dropped, however plausible it looks. That alone removes most stacks that
+ *   were torn by generators and callbacks.
+ * - Reading is leaf first, each frame right after the one it called. A frame is only ever mistaken for another when
+ *   its callee and it return and a new frame is pushed at its address, all between two reads some 10 ns apart. The leaf's
+ *   lines are the ones the walked thread writes, so they are the slow ones to fetch: they are prefetched, and after the second
+ *   frame has been read the current-frame pointer is read again. When the leaf has returned meanwhile, the walk starts over.
+ *   Never more checks than that: accepting only stacks that hold still for a whole walk would under-count fast functions.
+ *
+ * Garbage in a code pointer is possible all the same; nothing here follows it (code_reader.c checks it first).
+ */
+#include "bindings/ext/layout.h"
+
+#include "bindings/ext/walker.h"
+
+#include <stdio.h>
+
+#include "bindings/ext/memory.h"
+
+#define STEPS_MAX     (2 * POM_STACK_MAX + 64) // frames and shims; a cycle ends here
+#define CHUNKS_MAX    64                       // 64 x 16 KiB hold some 8 000 frames
+#define LASTI_MAX     (1 << 24)
+#define CHUNK_MAX     ((uintptr_t)64 << 20) // a larger size field is torn
+#define PREFETCH_DOWN 512                   // the leaf's callers lie below it: four or so frames
+#define FEW_ANCHORS   8
+
+typedef struct span_s {
+    uintptr_t low, high;
+} span_t;
+
+typedef struct reader_s {
+    uintptr_t tstate;
+    span_t chunk;         /* where the last frame was found */
+    uintptr_t next_chunk; /* the next one of the thread's list, towards older frames */
+    int chunks_seen;
+    span_t stack; /* the thread's C stack */
+} reader_t;
+
+typedef struct frame_head_s {
+    uintptr_t code, previous, ip;
+    unsigned owner;
+} frame_head_t;
+
+static inline uintptr_t load(uintptr_t address) {
+    return *(volatile uintptr_t *)address;
+}
+
+static inline bool within(const span_t *span, uintptr_t address, size_t size) {
+    return address >= span->low && address + size <= span->high;
+}
+
+/* Moves to the next older chunk of the list; false at its end. The chunk's header is read plainly: it cannot be unmapped
+ * before the walk ends. */
+static bool next_chunk(reader_t *r) {
+    uintptr_t chunk = r->next_chunk;
+    if (chunk == 0 || (chunk & 7) != 0 || r->chunks_seen++ >= CHUNKS_MAX) {
+        return false;
+    }
+    uintptr_t size = load(chunk + offsetof(_PyStackChunk, size));
+    if (size == 0 || size > CHUNK_MAX) {
+        return false;
+    }
+    r->chunk.low = chunk;
+    r->chunk.high = chunk + size;
+    r->next_chunk = load(chunk + offsetof(_PyStackChunk, previous));
+    return true;
+}
+
+static void reader_start(reader_t *r, const pom_thread_identity_t *who) {
+    r->tstate = who->state;
+    r->chunk = (span_t){0, 0};
+    r->chunks_seen = 0;
+    r->next_chunk = load(who->state + POM_TSTATE_CHUNK);
+    r->stack = (span_t){who->stack_low, who->stack_high};
+}
+
+/* True when plain loads at the address are safe. Frames are met newest first, and so are chunks; a torn pointer back to a
+ * newer chunk starts the list over once. */
+static bool is_plain(reader_t *r, uintptr_t address, size_t size) {
+    if (within(&r->chunk, address, size) || within(&r->stack, address, size)) {
+        return true;
+    }
+    span_t chunk = r->chunk;
+    uintptr_t rest = r->next_chunk;
+    int seen = r->chunks_seen;
+    while (next_chunk(r)) {
+        if (within(&r->chunk, address, size)) {
+            return true;
+        }
+    }
+    r->chunk = chunk; // not in any: a generator's frame; the next one is likely in the chunk we had
+    r->next_chunk = rest;
+    r->chunks_seen = seen;
+    return false;
+}
+
+static pom_status_t read_head(reader_t *r, uintptr_t frame, frame_head_t *head) {
+    if ((frame & 7) != 0) {
+        return POM_ETORN;
+    }
+    unsigned char copy[POM_FRAME_HEAD];
+    uintptr_t at = frame;
+    if (!is_plain(r, frame, POM_FRAME_HEAD)) {
+        if (pom_memory_read(frame, copy, sizeof copy) != POM_OK) {
+            return POM_EUNREADABLE;
+        }
+        at = (uintptr_t)copy;
+    }
+    head->code = load(at + POM_FRAME_CODE) & POM_CODE_MASK;
+    head->previous = load(at + POM_FRAME_PREVIOUS);
+    head->ip = load(at + POM_FRAME_IP);
+    head->owner = *(volatile unsigned char *)(at + POM_FRAME_OWNER);
+    return head->owner > POM_OWNER_LAST ? POM_ETORN : POM_OK;
+}
+
+static bool current_frame(reader_t *r, uintptr_t *frame) {
+    uintptr_t where;
+    if (!pom_layout_current(r->tstate, &where)) {
+        return false;
+    }
+    span_t state = {r->tstate, r->tstate + POM_TSTATE_SIZE};
+    if (within(&state, where, sizeof(uintptr_t)) || within(&r->stack, where, sizeof(uintptr_t))) {
+        *frame = load(where);
+        return true;
+    }
+    return pom_memory_read(where, frame, sizeof *frame) == POM_OK;
+}
+
+static bool lasti_of(const frame_head_t *head, int32_t *lasti) {
+    intptr_t bytes = (intptr_t)(head->ip - (head->code + POM_CODE_START));
+    if (bytes < -2 || bytes > 2 * (intptr_t)LASTI_MAX || (bytes & 1) != 0) {
+        return false;
+    }
+    *lasti = (int32_t)(bytes / 2);
+    return true;
+}
+
+/* ---- anchors ------------------------------------------------------------------------------ */
+
+/* Which of the view's anchors a frame is: its index, or -1. */
+static int anchor_at(const pom_slot_view_t *view, uintptr_t frame, uintptr_t code) {
+    for (uint32_t i = 0; i < view->count; i++) {
+        const pom_anchor_t *a = &view->anchors[i];
+        if (a->at.frame == frame && (a->at.code == 0 || a->at.code == code)) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+/* The same among the remembered callers, which own the samples once the anchor's frame has returned. */
+static int caller_at(const pom_slot_view_t *view, uintptr_t frame, uintptr_t code) {
+    for (uint32_t i = 0; i < view->count; i++) {
+        const pom_anchor_t *a = &view->anchors[i];
+        for (int c = 0; c < POM_ANCHOR_CALLERS && a->callers[c].frame != 0; c++) {
+            if (a->callers[c].frame == frame && a->callers[c].code == code) {
+                return (int)i;
+            }
+        }
+    }
+    return -1;
+}
+
+/* With many anchors (asyncio, greenlets) most frames are none of them: a bit set of their addresses says so in one look. */
+typedef struct filter_s {
+    uint64_t bits[64];
+    bool used;
+} filter_t;
+
+static inline unsigned filter_bit(uintptr_t frame) {
+    return (unsigned)((frame * UINT64_C(0x9e3779b97f4a7c15)) >> 52);
+}
+
+static void filter_add(filter_t *f, uintptr_t frame) {
+    unsigned bit = filter_bit(frame);
+    f->bits[bit >> 6] |= UINT64_C(1) << (bit & 63);
+}
+
+static void filter_fill(filter_t *f, const pom_slot_view_t *view) {
+    f->used = view->count > FEW_ANCHORS;
+    if (!f->used) {
+        return;
+    }
+    for (int i = 0; i < 64; i++) {
+        f->bits[i] = 0;
+    }
+    for (uint32_t i = 0; i < view->count; i++) {
+        filter_add(f, view->anchors[i].at.frame);
+        for (int c = 0; c < POM_ANCHOR_CALLERS; c++) {
+            filter_add(f, view->anchors[i].callers[c].frame);
+        }
+    }
+}
+
+static inline bool filter_may_hold(const filter_t *f, uintptr_t frame) {
+    unsigned bit = filter_bit(frame);
+    return !f->used || (f->bits[bit >> 6] >> (bit & 63) & 1) != 0;
+}
+
+/* ---- the walk -------------------------------------------------------------------------------- */
+
+/* The leaf still runs, or called something: the current frame is the leaf or lies above it in the same chunk. Frames
+ * elsewhere (generators, a chunk boundary) cannot be compared by address: those pass. */
+static bool leaf_holds(reader_t *r, uintptr_t leaf) {
+    uintptr_t now;
+    if (!current_frame(r, &now)) {
+        return false;
+    }
+    return now == leaf || !within(&r->chunk, leaf, 8) || !within(&r->chunk, now, 8) || now > leaf;
+}
+
+static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filter,
+                              pom_stack_t *stack, uint32_t *anchor) {
+    reader_t reader;
+    uintptr_t frame, leaf = 0;
+    stack->depth = 0;
+    stack->truncated = false;
+    reader_start(&reader, &view->slot->who);
+    if (!current_frame(&reader, &frame)) {
+        return POM_ETORN;
+    }
+    if (is_plain(&reader, frame, POM_FRAME_HEAD)) {
+        for (uintptr_t down = 0; down <= PREFETCH_DOWN; down += 64) {
+            __builtin_prefetch((const void *)(frame + 64 - down), 0, 3); // a hint: never faults
+        }
+    }
+    for (int step = 0; step < STEPS_MAX; step++) {
+        if (frame == 0) {
+            int at = anchor_at(view, 0, 0); // an anchor outside of all Python: a server in C
+            if (at < 0) {
+                return POM_ENOTFOUND;
+            }
+            *anchor = (uint32_t)at;
+            return POM_OK;
+        }
+        frame_head_t head;
+        pom_status_t status = read_head(&reader, frame, &head);
+        if (status != POM_OK) {
+            return status;
+        }
+        if (head.owner >= POM_OWNER_SHIM) {
+            frame = head.previous;
+            continue;
+        }
+        int at = -1, caller = -1;
+        if (filter_may_hold(filter, frame)) {
+            at = anchor_at(view, frame, head.code);
+            if (at >= 0 && view->anchors[at].kind == POM_ANCHOR_OUTSIDE) {
+                *anchor = (uint32_t)at;
+                return POM_OK;
+            }
+            caller = at < 0 ? caller_at(view, frame, head.code) : -1;
+        }
+        int32_t lasti;
+        if (head.code == 0 || (head.code & 7) != 0 || !lasti_of(&head, &lasti)) {
+            return POM_ETORN;
+        }
+        if (stack->depth < POM_STACK_MAX) {
+            stack->frames[stack->depth] = (pom_raw_frame_t){.code = head.code, .lasti = lasti};
+            stack->depth++;
+        } else {
+            stack->truncated = true;
+        }
+        if (leaf == 0) {
+            leaf = frame;
+        } else if (stack->depth == 2 && !leaf_holds(&reader, leaf)) {
+            return POM_ETORN;
+        }
+        if (at >= 0 || caller >= 0) {
+            *anchor = (uint32_t)(at >= 0 ? at : caller);
+            return POM_OK;
+        }
+        frame = head.previous;
+    }
+    return POM_ETORN;
+}
+
+static pom_status_t walk(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
+                         uint32_t *anchor) {
+    (void)self;
+    filter_t filter;
+    filter_fill(&filter, view);
+    pom_memory_walk_begin();
+    pom_status_t status = walk_once(view, &filter, stack, anchor);
+    pom_memory_walk_end();
+    return status;
+}
+
+pom_walker_t *pom_native_walker(void) {
+    static pom_walker_t walker = {.walk = walk};
+    return &walker;
+}
+
+/* ---- a thread's own stack ------------------------------------------------------------------------ */
+
+bool pom_own_frame(uintptr_t tstate, uintptr_t frame, pom_own_frame_t *out) {
+    if (frame == 0) {
+        uintptr_t where;
+        if (!pom_layout_current(tstate, &where)) {
+            return false;
+        }
+        frame = load(where);
+    }
+    while (frame != 0) {
+        frame_head_t head = {
+            .code = load(frame + POM_FRAME_CODE) & POM_CODE_MASK,
+            .previous = load(frame + POM_FRAME_PREVIOUS),
+            .ip = load(frame + POM_FRAME_IP),
+            .owner = *(volatile unsigned char *)(frame + POM_FRAME_OWNER),
+        };
+        if (head.owner < POM_OWNER_SHIM) {
+            out->frame = frame;
+            out->code = head.code;
+            out->previous = head.previous;
+            out->generator = head.owner == POM_OWNER_GENERATOR;
+            return lasti_of(&head, &out->lasti);
+        }
+        frame = head.previous;
+    }
+    return false;
+}
+
+int32_t pom_walk_self(uintptr_t tstate, uintptr_t first, pom_raw_frame_t *frames, int32_t room) {
+    pom_own_frame_t own = {.previous = first};
+    int32_t depth = 0;
+    bool more = pom_own_frame(tstate, first, &own);
+    while (more && depth < room) {
+        frames[depth++] = (pom_raw_frame_t){.code = own.code, .lasti = own.lasti};
+        more = own.previous != 0 && pom_own_frame(tstate, own.previous, &own);
+    }
+    return depth;
+}
+
+bool pom_walker_self_test(uintptr_t tstate, char *why, size_t size) {
+    PyFrameObject *frame = PyThreadState_GetFrame((PyThreadState *)tstate); // new reference
+    pom_own_frame_t own = {0};
+    bool more = pom_own_frame(tstate, 0, &own);
+    bool good = true;
+    int depth = 0;
+    while (frame != NULL && good) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        good = more && own.code == (uintptr_t)code && own.lasti * 2 == PyFrame_GetLasti(frame);
+        Py_DECREF(code);
+        if (!good) {
+            (void)snprintf(why, size,
+                           "frame %d of the self-test walk is not what the interpreter says",
+                           depth);
+        }
+        PyFrameObject *back = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = back;
+        more = own.previous != 0 && pom_own_frame(tstate, own.previous, &own);
+        depth++;
+    }
+    if (good && more) {
+        good = false;
+        (void)snprintf(why, size, "the self-test walk found frames the interpreter does not");
+    }
+    Py_XDECREF(frame);
+    return good;
+}
