@@ -102,9 +102,10 @@ typedef struct pom_destination_ops_s {
      * NULL: nothing is ever held back. [loop] */
     void (*flush)(pom_destination_t *self);
 
-    /* Stop delivering: what can be finished at once is, all else is counted as `reason` (REMOVED or SHUTDOWN); every batch is
-     * ended, at the latest when a call that is out of our hands returns. Then pom_destination_closed(), inside this
-     * call or later on the loop. Not called unless open() succeeded. [loop] */
+    /* Stop delivering: what can be finished at once is, all else is counted as `reason` (REMOVED or SHUTDOWN), and every
+     * batch is ended; only for REMOVED may one wait for a call that is out of our hands. Then pom_destination_closed(), inside
+     * this call or later on the loop. Called after open() succeeded, and a second time with SHUTDOWN when the exporter
+     * stops while such a call is awaited. [loop] */
     void (*close)(pom_destination_t *self, pom_drop_t reason);
 
     /* In a forked child: the loop thread, its handles and what it was doing are gone, in any half-done state: forget
@@ -161,7 +162,7 @@ void pom_destination_retried(pom_destination_t *self, int64_t count);
 void pom_destination_error(pom_destination_t *self, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* Ends what close() began: no handle of the destination is left on the loop. Once for each close. [loop] */
+/* Ends what close() began: no handle of the destination is left on the loop. Once for each close(). [loop] */
 void pom_destination_closed(pom_destination_t *self);
 
 /* In a forked child: counters at zero, locks anew, then the kind's after_fork. [app, the child's only thread] */

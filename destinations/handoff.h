@@ -24,6 +24,7 @@ typedef struct pom_handoff_item_s {
     pom_destination_t *destination; /* owned reference */
     void *context;                  /* the destination's, borrowed */
     pom_profile_t *profile;         /* owned reference */
+    uint64_t generation;            /* of the destination's opening; for pom_handoff_done() */
 } pom_handoff_item_t;
 
 /* Returns owned, open. POM_ENOMEM. [any] */

@@ -1,0 +1,528 @@
+/*
+ * The exporter as other threads see it: putting, adding, flushing, stopping, forking. The loop thread is exporter_loop.c.
+ *
+ * put() is the hot end, called by the sampler for each profile. It pushes on a lock-free intake and tells the loop only
+ * what it does not know: the first profile after a pause arms the batch timer, and a full batch asks for delivery now. All
+ * else waits for the timer. So a steady stream costs one wake-up a flush interval, and silence none.
+ *
+ * From the intake profiles are dealt out to one backlog for each destination. Whoever holds the lock may deal: the loop does it
+ * at each turn; flush, list, add and remove do it so that what they see is exact ("put before the call"); and put itself does it
+ * when the loop is stuck in a slow write and the intake has grown to two batches. Thus a hanging destination bounds
+ * memory at its budget without any help of the loop.
+ *
+ *     signal:   0 --put--> ARMED --full batch, flush, remove, stop--> ARMED|URGENT --loop turns--> ARMED --idle turn--> 0
+ *
+ * Every change of `signal` is a read-modify-write with acquire and release: put pushes, then sets its bits; the loop clears a bit,
+ * then looks at the intake. Whichever of the two comes second in the order of `signal` sees what the first did, so
+ * either put finds the bit clear and wakes, or the loop finds the profile.
+ *
+ * Not here: what a destination does with a batch, retries, encodings.
+ */
+#include "destinations/exporter_parts.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+
+/* What stop() waits for the closing of destinations beyond its deadline. Closing writes at most a buffer and waits for nothing, so
+ * this is spent only when the loop hangs in a system call. */
+#define STOP_GRACE_NS (500 * POM_NS_PER_MS)
+
+static void on_settled(void *context);
+
+pom_exporter_options_t pom_exporter_options_default(void) {
+    return (pom_exporter_options_t){
+        .flush_interval_ns = POM_NS_PER_S,
+        .batch_bytes = (size_t)1 << 20,
+        .batch_count = 4096,
+    };
+}
+
+static void init_locks(pom_exporter_t *e) {
+    /* None of these can fail on Linux: plain mutex, and a clock that condition variables know. */
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&e->changed, &attr);
+    (void)pthread_condattr_destroy(&attr);
+    (void)pthread_mutex_init(&e->exporter_lock, NULL);
+}
+
+static void lock(pom_exporter_t *e) {
+    (void)pthread_mutex_lock(&e->exporter_lock); /* cannot fail: plain, and never taken twice */
+}
+
+static void unlock(pom_exporter_t *e) {
+    (void)pthread_mutex_unlock(&e->exporter_lock);
+}
+
+pom_status_t pom_exporter_new(const pom_exporter_options_t *options, pom_exporter_t **out) {
+    pom_exporter_t *e = pom_calloc(1, sizeof *e);
+    if (e == NULL) {
+        return POM_ENOMEM;
+    }
+    e->options = options != NULL ? *options : pom_exporter_options_default();
+    pom_queue_init(&e->intake);
+    init_locks(e);
+    e->state = POM__EXPORTER_DORMANT;
+    atomic_store(&e->accepting, true);
+    *out = e;
+    return POM_OK;
+}
+
+void pom_exporter_free(pom_exporter_t *e) {
+    if (e == NULL || pom_exporter_stop(e, 0) != POM_OK) {
+        return; /* the thread that hangs may come back, and then it needs all of it */
+    }
+    lock(e);
+    (void)pom__exporter_deal_locked(e); /* what was put since the stop: counted as shutdown */
+    unlock(e);
+    for (uint32_t i = 0; i < e->member_count; i++) {
+        pom__member_free(e->members[i]);
+    }
+    (void)pthread_cond_destroy(&e->changed);
+    (void)pthread_mutex_destroy(&e->exporter_lock);
+    pom_free(e);
+}
+
+/* ---- dealing ---- */
+
+void pom__member_free(pom__member_t *m) {
+    pom__backlog_fini(&m->backlog);
+    pom_destination_unref(m->destination);
+    pom_free(m);
+}
+
+/* Not pom_destination_dropped(): that calls on_settled, which takes the lock. The holder notes the emptiness itself. */
+static void count_drop_locked(pom__member_t *m, pom_drop_t reason, int64_t count) {
+    atomic_fetch_add(&m->destination->dropped[reason], count);
+}
+
+void pom__member_drop_backlog_locked(pom__member_t *m, pom_drop_t reason) {
+    count_drop_locked(m, reason, m->backlog.count);
+    pom__backlog_fini(&m->backlog);
+}
+
+static void deal_one_locked(pom__member_t *m, pom_profile_t *profile) {
+    pom_destination_t *d = m->destination;
+    size_t size = pom_profile_bytes(profile);
+    atomic_fetch_add(&d->produced, 1);
+    if (!atomic_load(&m->exporter->accepting)) {
+        count_drop_locked(m, POM_DROP_SHUTDOWN, 1);
+        return;
+    }
+    if (size > d->queue_bytes) {
+        count_drop_locked(m, POM_DROP_TOO_BIG, 1);
+        return;
+    }
+    if (pom__backlog_put(&m->backlog, pom_profile_ref(profile)) != POM_OK) {
+        pom_profile_unref(profile);
+        count_drop_locked(m, POM_DROP_QUEUE_FULL, 1); /* no memory for a place is as good as no place */
+        return;
+    }
+    /* The oldest that nobody has begun to send: the newest are what people look at during an outage. */
+    while (m->backlog.bytes + m->batch_bytes > d->queue_bytes) {
+        pom_profile_t *oldest = pom__backlog_take(&m->backlog);
+        if (oldest == NULL) {
+            break; /* all of it is being delivered */
+        }
+        pom_profile_unref(oldest);
+        count_drop_locked(m, POM_DROP_QUEUE_FULL, 1);
+    }
+}
+
+bool pom__exporter_deal_locked(pom_exporter_t *e) {
+    /* Acquire pairs with put's release push in the queue itself; the count needs no order of its own. */
+    int64_t refused = atomic_exchange_explicit(&e->refused, 0, memory_order_relaxed);
+    if (refused != 0) {
+        for (uint32_t i = 0; i < e->member_count; i++) {
+            if (!e->members[i]->leaving) {
+                atomic_fetch_add(&e->members[i]->destination->produced, refused);
+                count_drop_locked(e->members[i], POM_DROP_QUEUE_FULL, refused);
+            }
+        }
+    }
+    pom_link_t *link = pom_queue_take_all(&e->intake);
+    if (link == NULL) {
+        return false;
+    }
+    int64_t count = 0;
+    int64_t bytes = 0;
+    while (link != NULL) {
+        pom_link_t *next = link->next;
+        pom_profile_t *profile = POM_CONTAINER(link, pom_profile_t, link);
+        count++;
+        bytes += (int64_t)pom_profile_bytes(profile);
+        for (uint32_t i = 0; i < e->member_count; i++) {
+            if (!e->members[i]->leaving) {
+                deal_one_locked(e->members[i], profile);
+            }
+        }
+        pom_profile_unref(profile);
+        link = next;
+    }
+    atomic_fetch_sub_explicit(&e->intake_count, count, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&e->intake_bytes, bytes, memory_order_relaxed);
+    return true;
+}
+
+/* ---- putting ---- */
+
+/* Makes the loop look, or makes the loop. */
+static void wake_locked(pom_exporter_t *e) {
+    if (e->wakeable) {
+        (void)uv_async_send(&e->async); /* fails only on a closing handle, which the flag excludes */
+        return;
+    }
+    if (e->state == POM__EXPORTER_DORMANT) {
+        int64_t now_ns = pom_now_ns();
+        if (now_ns < e->next_try_ns || pom__exporter_start_locked(e) != POM_OK) {
+            /* No threads or descriptors left: profiles pile up to the budgets meanwhile, and are tried again with a later
+             * put, but not with each. */
+            e->next_try_ns = now_ns < e->next_try_ns ? e->next_try_ns : now_ns + POM_NS_PER_S;
+            atomic_fetch_and_explicit(&e->signal, 0, memory_order_acq_rel);
+        }
+    }
+}
+
+void pom__exporter_urge_locked(pom_exporter_t *e) {
+    uint32_t old = atomic_fetch_or_explicit(&e->signal, POM__URGENT, memory_order_acq_rel);
+    if ((old & POM__URGENT) == 0) {
+        wake_locked(e);
+    }
+}
+
+void pom_exporter_put(pom_exporter_t *e, pom_profile_t *profile) {
+    atomic_fetch_add_explicit(&e->put, 1, memory_order_relaxed);
+    /* Relaxed: an add that this misses by nanoseconds has not returned, or is on another thread without order. */
+    if (atomic_load_explicit(&e->wanted, memory_order_relaxed) == 0) {
+        atomic_fetch_add_explicit(&e->unwanted, 1, memory_order_relaxed);
+        pom_profile_unref(profile);
+        return;
+    }
+    int64_t size = (int64_t)pom_profile_bytes(profile);
+    int64_t bytes = size + atomic_fetch_add_explicit(&e->intake_bytes, size, memory_order_relaxed);
+    int64_t count = 1 + atomic_fetch_add_explicit(&e->intake_count, 1, memory_order_relaxed);
+    int64_t batch = (int64_t)e->options.batch_bytes;
+    bool accepting = atomic_load_explicit(&e->accepting, memory_order_relaxed);
+    if (bytes - size > 2 * batch || !accepting) {
+        /* The loop should have emptied this long ago, or there is none. Trying the lock never waits, and its holders hold it
+         * for microseconds, so that two batches more are out of reach unless one of them is preempted for long. */
+        if (pthread_mutex_trylock(&e->exporter_lock) == 0) {
+            (void)pom__exporter_deal_locked(e);
+            unlock(e);
+        } else if (bytes - size > 4 * batch) {
+            atomic_fetch_sub_explicit(&e->intake_bytes, size, memory_order_relaxed);
+            atomic_fetch_sub_explicit(&e->intake_count, 1, memory_order_relaxed);
+            atomic_fetch_add_explicit(&e->refused, 1, memory_order_relaxed);
+            pom_profile_unref(profile);
+            return;
+        }
+    }
+    (void)pom_queue_push(&e->intake, &profile->link);
+    uint32_t want = POM__ARMED;
+    if (bytes >= batch || count >= (int64_t)e->options.batch_count) {
+        want |= POM__URGENT;
+    }
+    /* Pairs with the loop's clearing of bits: see the head of this file. */
+    uint32_t old = atomic_fetch_or_explicit(&e->signal, want, memory_order_acq_rel);
+    if ((old & want) != want) {
+        lock(e);
+        wake_locked(e);
+        unlock(e);
+    }
+}
+
+/* ---- destinations ---- */
+
+static pom__member_t *find_locked(pom_exporter_t *e, const pom_destination_t *d) {
+    for (uint32_t i = 0; i < e->member_count; i++) {
+        if (e->members[i]->destination == d && !e->members[i]->leaving) {
+            return e->members[i];
+        }
+    }
+    return NULL;
+}
+
+static void on_closed(void *context, pom_destination_t *d) {
+    pom_exporter_t *e = context;
+    lock(e);
+    for (uint32_t i = 0; i < e->member_count; i++) {
+        pom__member_t *m = e->members[i];
+        if (m->destination == d && m->phase == POM__MEMBER_CLOSING) {
+            m->closed = true;
+        }
+    }
+    pom__exporter_urge_locked(e);
+    unlock(e);
+}
+
+pom_status_t pom_exporter_add(pom_exporter_t *e, pom_destination_t *d) {
+    pom__member_t *m = pom_calloc(1, sizeof *m);
+    if (m == NULL) {
+        return POM_ENOMEM;
+    }
+    m->exporter = e;
+    m->destination = pom_destination_ref(d);
+    pom__backlog_init(&m->backlog);
+
+    pom_status_t status = POM_OK;
+    lock(e);
+    if (find_locked(e, d) != NULL) {
+        status = POM_EINVAL;
+    } else if (e->member_count == POM_EXPORTER_DESTINATIONS_MAX) {
+        status = POM_EFULL;
+    } else if (e->state == POM__EXPORTER_DORMANT) {
+        status = pom__exporter_start_locked(e);
+    }
+    if (status == POM_OK) {
+        (void)pom__exporter_deal_locked(e); /* what was put before this call is not for the new one */
+        d->on_settled = on_settled;
+        d->on_closed = on_closed;
+        d->context = e;
+        e->members[e->member_count++] = m;
+        atomic_fetch_add_explicit(&e->wanted, 1, memory_order_relaxed);
+        pom__exporter_urge_locked(e); /* opened now, so that what is wrong with it shows now */
+    }
+    unlock(e);
+    if (status != POM_OK) {
+        pom__member_free(m);
+    }
+    return status;
+}
+
+pom_status_t pom_exporter_remove(pom_exporter_t *e, pom_destination_t *d) {
+    pom_status_t status = POM_ENOTFOUND;
+    pom__backlog_t backlog;
+    pom__backlog_init(&backlog);
+    lock(e);
+    pom__member_t *m = find_locked(e, d);
+    if (m != NULL) {
+        (void)pom__exporter_deal_locked(e);
+        atomic_store(&d->removed, true);
+        m->leaving = true;
+        atomic_fetch_sub_explicit(&e->wanted, 1, memory_order_relaxed);
+        count_drop_locked(m, POM_DROP_REMOVED, m->backlog.count);
+        backlog = m->backlog;
+        pom__backlog_init(&m->backlog);
+        pom__exporter_note_empty_locked(e); /* nobody waits for it any more */
+        pom__exporter_urge_locked(e);
+        status = POM_OK;
+    }
+    unlock(e);
+    pom__backlog_fini(&backlog); /* up to 16 MiB of frees, so not under the lock */
+    return status;
+}
+
+uint32_t pom_exporter_list(pom_exporter_t *e, pom_destination_t **out, uint32_t room) {
+    uint32_t n = 0;
+    lock(e);
+    (void)pom__exporter_deal_locked(e);
+    for (uint32_t i = 0; i < e->member_count && n < room; i++) {
+        if (!e->members[i]->leaving) {
+            out[n++] = pom_destination_ref(e->members[i]->destination);
+        }
+    }
+    unlock(e);
+    return n;
+}
+
+/* ---- flushing and stopping ---- */
+
+void pom__exporter_note_empty_locked(pom_exporter_t *e) {
+    for (uint32_t i = 0; i < e->member_count; i++) {
+        pom__member_t *m = e->members[i];
+        if (pom_destination_queued(m->destination) == 0) {
+            m->empty_round = e->round;
+        }
+    }
+    (void)pthread_cond_broadcast(&e->changed);
+}
+
+/* Called by a destination for each fate it counts. The count before and this load are both sequentially consistent, as
+ * are a waiter's announcement and its reading of the counts: one of the two sees the other. */
+static void on_settled(void *context) {
+    pom_exporter_t *e = context;
+    if (atomic_load(&e->waiters) > 0) {
+        lock(e);
+        pom__exporter_note_empty_locked(e);
+        unlock(e);
+    }
+}
+
+static bool empty_since_locked(const pom_exporter_t *e, uint64_t round) {
+    for (uint32_t i = 0; i < e->member_count; i++) {
+        if (!e->members[i]->leaving && e->members[i]->empty_round < round) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* False when the moment has come. Spurious wake-ups look like real ones. */
+static bool wait_locked(pom_exporter_t *e, int64_t deadline_ns) {
+    int64_t at = deadline_ns > 0 ? deadline_ns : 0;
+    struct timespec until = {
+        .tv_sec = (time_t)(at / POM_NS_PER_S),
+        .tv_nsec = (long)(at % POM_NS_PER_S),
+    };
+    return pthread_cond_timedwait(&e->changed, &e->exporter_lock, &until) != ETIMEDOUT;
+}
+
+bool pom_exporter_flush(pom_exporter_t *e, int64_t deadline_ns) {
+    atomic_fetch_add(&e->waiters, 1); /* pairs with the load in on_settled */
+    lock(e);
+    (void)pom__exporter_deal_locked(e);
+    uint64_t round = ++e->round;
+    pom__exporter_note_empty_locked(e);
+    bool empty = empty_since_locked(e, round);
+    bool in_time = true;
+    if (!empty) {
+        pom__exporter_urge_locked(e);
+    }
+    while (!empty && in_time && e->state != POM__EXPORTER_STOPPED) {
+        in_time = wait_locked(e, deadline_ns);
+        empty = empty_since_locked(e, round);
+    }
+    unlock(e);
+    atomic_fetch_sub(&e->waiters, 1);
+    return empty;
+}
+
+pom_status_t pom_exporter_start(pom_exporter_t *e) {
+    pom_status_t status = POM_OK;
+    lock(e);
+    if (e->state == POM__EXPORTER_STOPPING) {
+        status = POM_ETIMEDOUT;
+    } else if (e->state != POM__EXPORTER_RUNNING) {
+        (void)pom__exporter_deal_locked(e); /* what was put while stopped: counted as shutdown */
+        status = pom__exporter_start_locked(e);
+    }
+    unlock(e);
+    return status;
+}
+
+pom_status_t pom_exporter_stop(pom_exporter_t *e, int64_t deadline_ns) {
+    /* On false the rest is counted as shutdown below. */
+    (void)pom_exporter_flush(e, deadline_ns);
+
+    pthread_t ended;
+    bool join = false;
+    lock(e);
+    (void)pom__exporter_deal_locked(e);
+    atomic_store(&e->accepting, false);
+    for (uint32_t i = 0; i < e->member_count; i++) {
+        pom__member_drop_backlog_locked(e->members[i], POM_DROP_SHUTDOWN);
+    }
+    if (e->state == POM__EXPORTER_DORMANT) {
+        e->state = POM__EXPORTER_STOPPED;
+    }
+    if (e->state == POM__EXPORTER_RUNNING) {
+        e->state = POM__EXPORTER_STOPPING;
+        pom__exporter_urge_locked(e);
+    }
+    int64_t grace_ns = pom_now_ns() + STOP_GRACE_NS;
+    int64_t until_ns = deadline_ns > grace_ns ? deadline_ns : grace_ns;
+    bool in_time = true;
+    while (e->state == POM__EXPORTER_STOPPING && in_time) {
+        in_time = wait_locked(e, until_ns);
+    }
+    pom_status_t status = e->state == POM__EXPORTER_STOPPING ? POM_ETIMEDOUT : POM_OK;
+    if (status == POM_OK && e->joinable) {
+        ended = e->thread;
+        join = true;
+        e->joinable = false;
+    }
+    unlock(e);
+    if (join) {
+        (void)pthread_join(ended, NULL); /* it has said that it is through: returns at once */
+    }
+    return status;
+}
+
+/* ---- fork ---- */
+
+void pom_exporter_before_fork(pom_exporter_t *e) {
+    /* Held across the fork, so that the child finds members and backlogs whole. */
+    lock(e);
+}
+
+void pom_exporter_after_fork_parent(pom_exporter_t *e) {
+    unlock(e);
+}
+
+void pom_exporter_after_fork_child(pom_exporter_t *e) {
+    init_locks(e); /* the parent's waiters are not in this process */
+    if (e->state == POM__EXPORTER_RUNNING || e->state == POM__EXPORTER_STOPPING) {
+        /* Of the loop only two descriptors are looked at, constant since its birth. Closing our copies leaves the parent's
+         * alone; uv_loop_close() would not. */
+        (void)close(uv_backend_fd(&e->loop));
+        (void)close(e->loop.async_io_watcher.fd);
+    }
+    e->state = atomic_load(&e->accepting) ? POM__EXPORTER_DORMANT : POM__EXPORTER_STOPPED;
+    e->joinable = false;
+    e->wakeable = e->pumping = e->again = e->worked = false;
+    e->next_try_ns = 0;
+    atomic_store(&e->signal, 0);
+    atomic_store(&e->waiters, 0);
+    atomic_store(&e->tid, 0);
+    atomic_store(&e->ended_cpu_ns, 0);
+    atomic_store(&e->put, 0);
+    atomic_store(&e->unwanted, 0);
+    atomic_store(&e->wakeups, 0);
+
+    /* The queued profiles are the parent's to send. */
+    pom_link_t *next = NULL;
+    for (pom_link_t *l = pom_queue_take_all(&e->intake); l != NULL; l = next) {
+        next = l->next;
+        pom_profile_unref(POM_CONTAINER(l, pom_profile_t, link));
+    }
+    atomic_store(&e->intake_count, 0);
+    atomic_store(&e->intake_bytes, 0);
+    atomic_store(&e->refused, 0);
+
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < e->member_count; i++) {
+        pom__member_t *m = e->members[i];
+        pom__backlog_fini(&m->backlog);
+        pom_destination_after_fork(m->destination);
+        /* Batches that were out are forgotten, not freed: the loop thread was using them. */
+        m->phase = POM__MEMBER_NEW;
+        m->closed = m->given_up = false;
+        m->batches = 0;
+        m->batch_bytes = 0;
+        m->empty_round = 0;
+        if (m->leaving) {
+            pom__member_free(m);
+        } else {
+            e->members[kept++] = m;
+        }
+    }
+    e->member_count = kept;
+}
+
+/* ---- the bill ---- */
+
+int64_t pom_exporter_cpu_ns(pom_exporter_t *e) {
+    /* The sum first: a thread that ends in between is then missing once, rather than counted twice. */
+    int64_t sum = atomic_load(&e->ended_cpu_ns);
+    int32_t tid = atomic_load(&e->tid);
+    int64_t own = 0;
+    if (tid != 0 && pom_tid_cpu_ns(tid, &own)) {
+        sum += own;
+    }
+    return sum;
+}
+
+void pom_exporter_stats(pom_exporter_t *e, pom_exporter_stats_t *out) {
+    out->put = atomic_load(&e->put);
+    out->unwanted = atomic_load(&e->unwanted);
+    out->wakeups = atomic_load(&e->wakeups);
+    out->cpu_ns = pom_exporter_cpu_ns(e);
+    lock(e);
+    out->running = e->state == POM__EXPORTER_RUNNING || e->state == POM__EXPORTER_STOPPING;
+    unlock(e);
+}
