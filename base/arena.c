@@ -6,11 +6,11 @@
  *
  * Block sizes count their head and double: 2, 4, 8, 16, 32, 32 ... KiB. The next size follows from
  * what is already reserved (0, 2, 6, 14, 30 KiB: reserved + 2 KiB, at most 32), so there is no size
- * to remember. Near the cap a block is cut to what is left of it. A piece larger than that size gets
- * a block of its own, and the block with more room stays first.
+ * to remember. Near the cap a block is cut to what is left of it. A piece larger than that size
+ * gets a block of its own, and the block with more room stays first.
  *
- * Pieces are zeroed one by one rather than by calloc of the block: the unused end of a block is then
- * never touched. One owner at a time; no piece can be freed alone.
+ * Pieces are zeroed one by one rather than by calloc of the block: the unused end of a block is
+ * then never touched. One owner at a time; no piece can be freed alone.
  */
 #include "base/arena.h"
 

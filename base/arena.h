@@ -1,8 +1,8 @@
 /*
  * An arena: many small pieces, one free.
  *
- * Used by profiles (a call tree lives in its action's arena). Blocks double from 2 KiB to 32 KiB, so
- * an action with few samples stays small; the total is capped at birth.
+ * Used by profiles (a call tree lives in its action's arena). Blocks double from 2 KiB to 32 KiB,
+ * so an action with few samples stays small; the total is capped at birth.
  *
  *     pom_arena_t arena;
  *     pom_arena_init(&arena, 64 * 1024);

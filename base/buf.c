@@ -1,9 +1,9 @@
 /*
  * The byte buffer: doubles up to its cap, fails once and for good.
  *
- * A failed append frees the content at once instead of keeping half a record: half a JSON line is of
- * no use to anybody, and the memory is wanted back exactly when memory is short. The writer goes on
- * calling without a check and asks once at its end. One owner at a time.
+ * A failed append frees the content at once instead of keeping half a record: half a JSON line is
+ * of no use to anybody, and the memory is wanted back exactly when memory is short. The writer goes
+ * on calling without a check and asks once at its end. One owner at a time.
  */
 #include "base/buf.h"
 

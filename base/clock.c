@@ -37,13 +37,13 @@ int64_t pom_process_cpu_ns(void) {
 }
 
 bool pom_tid_cpu_ns(int32_t tid, int64_t *cpu_ns) {
-    /* The kernel takes 0 for the calling thread, and the shift below makes other clocks out of large
-     * numbers: wrong answers, not failures. */
+    /* The kernel takes 0 for the calling thread, and the shift below makes other clocks out of
+     * large numbers: wrong answers, not failures. */
     if (tid <= 0 || tid > TID_LARGEST) {
         return false;
     }
-    /* The kernel's own encoding (include/linux/posix-timers.h): 2 = scheduler clock, 4 = per thread.
-     * Shifted as unsigned, since the complement is negative. */
+    /* The kernel's own encoding (include/linux/posix-timers.h): 2 = scheduler clock, 4 = per
+     * thread. Shifted as unsigned, since the complement is negative. */
     clockid_t clock = (clockid_t)((~(uint32_t)tid << 3) | 6U);
     struct timespec ts;
     if (clock_gettime(clock, &ts) != 0) {
@@ -73,8 +73,8 @@ void pom_format_moment(int64_t wall_ns, char out[28]) {
     uint32_t second = (uint32_t)(rest / POM_NS_PER_S);
     uint32_t micro = (uint32_t)(rest % POM_NS_PER_S / POM_NS_PER_US);
 
-    /* Days to a civil date (H. Hinnant, chrono-compatible low-level date algorithms): years start in
-     * March, so that the leap day is the last one; an era is 400 years, 146097 days. An int64 of
+    /* Days to a civil date (H. Hinnant, chrono-compatible low-level date algorithms): years start
+     * in March, so that the leap day is the last one; an era is 400 years, 146097 days. An int64 of
      * nanoseconds reaches from 1677 to 2262: `days` is small and the era is never negative. */
     uint32_t z = (uint32_t)(days + 719468); /* days since 0000-03-01 */
     uint32_t era = z / 146097;

@@ -1,8 +1,8 @@
 /*
  * Clocks, in nanoseconds as int64.
  *
- * Used by the loops and the bindings only: everything else gets its time as a parameter, which is what
- * makes it testable without waiting.
+ * Used by the loops and the bindings only: everything else gets its time as a parameter, which is
+ * what makes it testable without waiting.
  */
 #ifndef POM_BASE_CLOCK_H
 #define POM_BASE_CLOCK_H
@@ -27,8 +27,8 @@ int64_t pom_thread_cpu_ns(void);
 int64_t pom_process_cpu_ns(void);
 
 /* CPU time of another thread by its kernel id; false when that thread is gone. The clock id is
- * computed from the id, (~tid << 3) | 6, as pthread_getcpuclockid reads freed memory for a thread that
- * ended. [any] */
+ * computed from the id, (~tid << 3) | 6, as pthread_getcpuclockid reads freed memory for a thread
+ * that ended. [any] */
 bool pom_tid_cpu_ns(int32_t tid, int64_t *cpu_ns);
 
 /* "2026-11-20T12:34:56.123456Z": 27 characters and a NUL into out[28]. [any] */

@@ -2,8 +2,8 @@
  * Hash of a byte string: FNV-1a, then the mixer of hash.h.
  *
  * The strings are file and function names of 10 to 100 bytes, hashed once per code object, so one
- * multiplication a byte is fine. FNV-1a alone is weak in its high bits for short strings, and tables
- * here take either end of the word: hence the mixer. Any thread.
+ * multiplication a byte is fine. FNV-1a alone is weak in its high bits for short strings, and
+ * tables here take either end of the word: hence the mixer. Any thread.
  */
 #include "base/hash.h"
 

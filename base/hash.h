@@ -1,6 +1,6 @@
 /*
- * 64-bit hashes for tables and node keys. Not for untrusted keys in unbounded tables: every table here
- * has a cap. Stable within a process only.
+ * 64-bit hashes for tables and node keys. Not for untrusted keys in unbounded tables: every table
+ * here has a cap. Stable within a process only.
  */
 #ifndef POM_BASE_HASH_H
 #define POM_BASE_HASH_H
@@ -8,7 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Finalizer of splitmix64: every input bit changes every output bit with probability near 1/2. [any] */
+/* Finalizer of splitmix64: every input bit changes every output bit with probability near 1/2.
+ * [any] */
 static inline uint64_t pom_hash_mix(uint64_t x) {
     x ^= x >> 30;
     x *= UINT64_C(0xbf58476d1ce4e5b9);

@@ -3,8 +3,8 @@
  *
  * xoshiro256** (Blackman and Vigna) keeps 32 bytes of state per thread, seeded with one getrandom a
  * thread, so that a request's id costs neither a system call nor a lock. Each state carries the
- * generation it was seeded in; a forked child raises the generation, and the copied state of its one
- * thread is then seeded again before use.
+ * generation it was seeded in; a forked child raises the generation, and the copied state of its
+ * one thread is then seeded again before use.
  *
  * Plain _Thread_local of the default TLS model: the extension is loaded with dlopen, where the
  * initial-exec model takes from a small fixed reserve of libc that other modules want too.
@@ -109,7 +109,8 @@ void pom_id_after_fork(void) {
     }
 }
 
-/* In the dashed form a dash stands before the digits 8, 12, 16 and 20, which are at these places. */
+/* In the dashed form a dash stands before the digits 8, 12, 16 and 20, which are at these
+ * places. */
 static bool is_dash_place(size_t place) {
     return place == 8 || place == 13 || place == 18 || place == 23;
 }

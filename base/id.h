@@ -2,8 +2,8 @@
  * 128-bit ids (task ids), as RFC 9562 UUIDs of version 4.
  *
  * Used by actions and middleware. Random, not secret: xoshiro256** seeded from getrandom(2) per
- * thread, seeded anew in a forked child (the generation counter), so that parent and child never hand out the
- * same id. About 5 ns an id.
+ * thread, seeded anew in a forked child (the generation counter), so that parent and child never
+ * hand out the same id. About 5 ns an id.
  */
 #ifndef POM_BASE_ID_H
 #define POM_BASE_ID_H

@@ -12,7 +12,8 @@
  * wait count as one: a wake says "look again", not how often.
  *
  * A futex instead of a condition variable, since a timed wait on CLOCK_MONOTONIC with a mutex is
- * more code, and a mutex copied by fork may be locked for ever; this word is simply initialised anew.
+ * more code, and a mutex copied by fork may be locked for ever; this word is simply initialised
+ * anew.
  */
 #include "base/park.h"
 
@@ -36,8 +37,8 @@ void pom_park_init(pom_park_t *park) {
     atomic_init(&park->word, POM__PARK_EMPTY);
 }
 
-/* Takes the state away; acquire pairs with the release in pom_park_wake, so that the owner sees what
- * the waker wrote before it. */
+/* Takes the state away; acquire pairs with the release in pom_park_wake, so that the owner sees
+ * what the waker wrote before it. */
 static bool consume(pom_park_t *park) {
     return atomic_exchange_explicit(&park->word, POM__PARK_EMPTY, memory_order_acquire) ==
            POM__PARK_NOTIFIED;
@@ -76,8 +77,8 @@ bool pom_park_wait(pom_park_t *park, int64_t deadline_ns) {
 }
 
 void pom_park_wake(pom_park_t *park) {
-    /* Release pairs with the acquire in consume(). An exchange, never a plain store: of two wakers it
-     * keeps the release of the first, and exactly one sees SLEEPING and pays the system call. */
+    /* Release pairs with the acquire in consume(). An exchange, never a plain store: of two wakers
+     * it keeps the release of the first, and exactly one sees SLEEPING and pays the system call. */
     uint32_t before =
         atomic_exchange_explicit(&park->word, POM__PARK_NOTIFIED, memory_order_release);
     if (before == POM__PARK_SLEEPING) {

@@ -13,9 +13,9 @@ pom_link_t *pom_queue_take_all(pom_queue_t *queue) {
     if (pom_queue_is_empty(queue)) {
         return NULL;
     }
-    /* Pairs with the release in pom_queue_push: acquire suffices, as only the things linked here are
-     * read, and later pushes extend the release sequence of earlier ones (they are read-modify-write),
-     * so one acquire covers the whole list. */
+    /* Pairs with the release in pom_queue_push: acquire suffices, as only the things linked here
+     * are read, and later pushes extend the release sequence of earlier ones (they are
+     * read-modify-write), so one acquire covers the whole list. */
     pom_link_t *newest = atomic_exchange_explicit(&queue->head, NULL, memory_order_acquire);
     pom_link_t *oldest = NULL;
     while (newest != NULL) {

@@ -1,10 +1,12 @@
 /*
- * A queue with many producers and one consumer, intrusive: the node sits in the thing that is queued.
+ * A queue with many producers and one consumer, intrusive: the node sits in the thing that is
+ * queued.
  *
  * Used for events (app threads to sampler), profiles (sampler to loop) and pools (sampler to app).
- * Producers push with one compare-and-swap and never wait; the consumer takes everything at once and gets it
- * oldest first. A Treiber stack whose consumer reverses the list: popping all at once has no ABA problem, since
- * nobody ever compares against a popped node.
+ * Producers push with one compare-and-swap and never wait; the consumer takes everything at once
+ * and gets it oldest first. A Treiber stack whose consumer reverses the list: popping all at once
+ * has no ABA problem, since only pushes compare, and a push whose head was taken and pushed again
+ * in between links to what is the head.
  *
  *     struct event { pom_link_t link; ... };
  *     pom_queue_push(&q, &event->link);                       [any]
@@ -32,7 +34,8 @@ static inline void pom_queue_init(pom_queue_t *queue) {
 }
 
 /* True when the queue was empty before: the one push of a burst that should wake the consumer. The
- * release pairs with the acquire in pom_queue_take_all: the consumer sees what was written before. */
+ * release pairs with the acquire in pom_queue_take_all: the consumer sees what was written
+ * before. */
 static inline bool pom_queue_push(pom_queue_t *queue, pom_link_t *link) {
     pom_link_t *old = atomic_load_explicit(&queue->head, memory_order_relaxed);
     do {
