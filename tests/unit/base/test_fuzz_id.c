@@ -168,7 +168,8 @@ static void test_id_parse_knows_every_byte_at_every_place(void **state) {
     }
 }
 
-/* The oracle: what is accepted is, without its dashes and case, what formatting the result gives. */
+/* The oracle: what is accepted is, without its dashes and case, what formatting the result
+ * gives. */
 static bool is_faithful(const char *text, size_t size, pom_id_t id) {
     char formatted[POM_ID_TEXT];
     pom_id_format(id, formatted);
@@ -216,7 +217,8 @@ static void test_id_parse_is_faithful_on_mutated_texts(void **state) {
             assert_true(id.hi == untouched.hi && id.lo == untouched.lo);
         }
     }
-    /* A quarter has no edit at all and nearly all of those the right length; the oracle had work. */
+    /* A quarter has no edit at all and nearly all of those the right length; the oracle had
+     * work. */
     assert_true(accepted > 200000 / 5);
     assert_true(accepted < 200000);
 }

@@ -1,8 +1,8 @@
 /*
  * Parking: no lost wake, no system call for nobody, interrupted and refused waits.
  *
- * syscall() is wrapped: the one-thread tests play the kernel by a script of answers and look at what
- * was asked; the tests with threads pass the calls on.
+ * syscall() is wrapped: the one-thread tests play the kernel by a script of answers and look at
+ * what was asked; the tests with threads pass the calls on.
  */
 #include "tests/unit/support/test_support.h"
 
@@ -190,7 +190,7 @@ static void test_park_refused_wait_is_no_endless_loop(void **state) {
     }
 }
 
-/* --- threads and the real kernel --- */
+// From here on with the real kernel, and with threads.
 
 static void test_park_past_deadline_returns_at_once(void **state) {
     pom_park_init(&park);

@@ -74,7 +74,7 @@ static void test_queue_push_tells_the_first_of_a_burst(void **state) {
     assert_non_null(pom_queue_take_all(&queue));
 }
 
-/* --- threads --- */
+// From here on with threads.
 
 enum { PRODUCERS = 4, EACH = 20000 };
 

@@ -33,9 +33,10 @@
 #define assert_no_leak() pom_test_assert_no_leak(__FILE__, __LINE__)
 
 /* Runs function failing allocation 1 and all after it, then 2 ..., until a run asks for fewer
- * allocations than that, hence saw no failure: that run must return true. After each run nothing may
- * be left allocated, so the function cleans up after itself in both cases; what it returns when an
- * allocation failed is its own business. Returns the number of runs, allocations of a good run + 1. */
+ * allocations than that, hence saw no failure: that run must return true. After each run nothing
+ * may be left allocated, so the function cleans up after itself in both cases; what it returns when
+ * an allocation failed is its own business. Returns the number of runs, allocations of a good run +
+ * 1. */
 #define pom_torture(function, arg) pom_test_torture((function), (arg), __FILE__, __LINE__)
 
 typedef bool (*pom_torture_fn)(void *arg);
