@@ -80,6 +80,7 @@ endif()
 if(pom_missing)
   list(REMOVE_DUPLICATES pom_missing)
   list(JOIN pom_missing " " pom_missing_text)
-  message(FATAL_ERROR "profilomatic needs development packages that are missing; "
-    "on Debian or Ubuntu: apt-get install ${pom_missing_text}")
+  # A notice keeps its one line, where an error is wrapped.
+  message("profilomatic needs development packages that are missing; on Debian or Ubuntu: apt-get install ${pom_missing_text}")
+  message(FATAL_ERROR "Development packages are missing.")
 endif()
