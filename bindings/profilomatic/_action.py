@@ -1,8 +1,8 @@
 """The class behind `profilomatic.action()`: a backend's Action that can also decorate.
 
 It inherits `__enter__` and `__exit__` unchanged, so that no Python frame of ours stands between the `with` statement
-and the backend: the frame with the block is the anchor. A decorated call does have such a frame, the wrapper below;
-the third argument of Action says that it anchors the action but is no part of the stack.
+and the backend: the frame with the block is the anchor. A decorated call does have such a frame, the wrapper below: it
+anchors the action, and as code of this package it is no part of any stack.
 """
 
 # Bits of co_flags, as `inspect` names them; importing inspect costs several milliseconds.
@@ -35,14 +35,14 @@ def _decorated(begin, action_type, fields, function):
                         "use 'with profilomatic.action(...)' inside it" % (function,))
     if flags & (_COROUTINE | _ITERABLE_COROUTINE):
         async def wrapper(*args, **kwargs):
-            with begin(action_type, fields, True):
+            with begin(action_type, fields):
                 return await function(*args, **kwargs)
     elif flags & _GENERATOR:
         def wrapper(*args, **kwargs):
-            with begin(action_type, fields, True):
+            with begin(action_type, fields):
                 return (yield from function(*args, **kwargs))
     else:
         def wrapper(*args, **kwargs):
-            with begin(action_type, fields, True):
+            with begin(action_type, fields):
                 return function(*args, **kwargs)
     return functools.wraps(function)(wrapper)

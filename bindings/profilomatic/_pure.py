@@ -271,7 +271,8 @@ class Run:
                 self._give(tickets)
                 if self.stopping:
                     return
-                if not self._anyone_attached():
+                # Not while actions are refused: with nobody attached no cycle would end, and the limit never be lifted.
+                if not self._anyone_attached() and self.schedule.allowance is None:
                     self.parked = True
                     if not self.events and not self.stopping and not self._anyone_attached():
                         self.wake.wait()
@@ -670,20 +671,21 @@ def described(error):
     return _values.as_text(name), _values.as_text(error)
 
 
+def _is_decorator(frame):
+    """True for the frame that stands around a decorated function: an anchor, but no part of the stack."""
+    return frame.f_globals.get("__name__") == "profilomatic._action"
+
+
 class Action:
-    """One bounded piece of work to profile; see profilomatic.action().
+    """One bounded piece of work to profile; see profilomatic.action()."""
 
-    own_frame: the frame that enters is a wrapper of ours: it anchors the action and is no part of the stack.
-    """
+    __slots__ = ("type", "fields", "_work", "__weakref__")
 
-    __slots__ = ("type", "fields", "_own_frame", "_work", "__weakref__")
-
-    def __init__(self, action_type, fields, own_frame=False):
+    def __init__(self, action_type, fields):
         if not isinstance(action_type, str):
             raise TypeError("the type of an action is text, not %r" % (action_type,))
         self.type = action_type
         self.fields = fields
-        self._own_frame = own_frame
         self._work = None
 
     @property
@@ -697,8 +699,9 @@ class Action:
             raise RuntimeError("this action is open already: %s" % _values.as_text(self.type))
         try:
             frame = sys._getframe(1)
-            caller = frame.f_back if self._own_frame else frame
-            work = begin(_values.text(self.type), "code", self.fields, None, caller, frame, not self._own_frame)
+            ours = _is_decorator(frame)
+            caller = frame.f_back if ours else frame
+            work = begin(_values.text(self.type), "code", self.fields, None, caller, frame, not ours)
             if work is not None:
                 enter(work)
                 self._work = work
@@ -711,13 +714,14 @@ class Action:
         if work is not None:
             try:
                 frame = sys._getframe(1)
-                caller = frame.f_back if self._own_frame else frame
+                ours = _is_decorator(frame)
+                caller = frame.f_back if ours else frame
                 if kind is None:
                     end(work, "succeeded", caller)
                 elif issubclass(kind, GeneratorExit):
                     end(work, "aborted", caller)
                 else:
-                    end(work, "failed", caller, None, described(error), traceback, self._own_frame)
+                    end(work, "failed", caller, None, described(error), traceback, ours)
             except Exception as fault:
                 _engine.fault("action", fault)
         return False

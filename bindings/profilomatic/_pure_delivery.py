@@ -9,7 +9,7 @@ import collections
 import os
 import time
 
-from . import _pure_native
+from . import _pure_native, _values
 
 QUEUE_BYTES = 16 << 20  # of one destination
 BUFFER_BYTES = 64 << 10  # of a file that is not flushed each time
@@ -24,6 +24,7 @@ class FileDestination:
         self._flush = flush
         self._buffer = []
         self._buffered = 0
+        self.lost = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if append else os.O_TRUNC)
         self._fd = os.open(path, flags, 0o666)
         self._pid = os.getpid()
@@ -43,10 +44,12 @@ class FileDestination:
         return len(line)
 
     def flush(self):
-        data = b"".join(self._buffer)
+        """OSError when the file refuses; `lost` then says how many records went with it."""
+        data, self.lost = b"".join(self._buffer), len(self._buffer)
         self._buffer, self._buffered = [], 0
         while data:
             data = data[os.write(self._fd, data):]
+        self.lost = 0
 
     def __del__(self):
         fd, self._fd = getattr(self, "_fd", -1), -1
@@ -93,9 +96,18 @@ class Entry:
 
     def put(self, profile):
         size = profile.size()
-        if self.put_bytes - self.taken_bytes + size > QUEUE_BYTES:
-            self.drop("queue_full")
+        if size > QUEUE_BYTES:
+            self.drop("too_big")
             return
+        # The oldest goes: what is slow now is of more use than what was. taken_bytes lags while a delivery is under way,
+        # so the sum is a little too high at worst.
+        while self.put_bytes - self.taken_bytes + size > QUEUE_BYTES:
+            try:
+                _, old_size = self.queue.popleft()
+            except IndexError:
+                break
+            self.put_bytes -= old_size
+            self.drop("queue_full")
         self.put_bytes += size
         self.queue.append((profile, size))
 
@@ -113,13 +125,15 @@ class Entry:
             return False
         self.busy = 1
         try:
+            record = profile.record()
             if self.is_file:
-                self.bytes += self.destination.write(profile.record())
+                self.sent += 1
+                self.bytes += self.destination.write(record)
             else:
-                self.destination(profile.record())
-            self.sent += 1
+                self.destination(record)
+                self.sent += 1
         except BaseException as error:  # also SystemExit: a destination may not end the thread that serves the others
-            self.failed("write" if self.is_file else "raised", error)
+            self.failed(error)
         finally:
             self.taken_bytes += size
             self.busy = 0
@@ -132,12 +146,14 @@ class Entry:
         try:
             self.destination.flush()
         except OSError as error:
-            self.failed("write", error)
+            self.failed(error)
 
-    def failed(self, reason, error):
-        self.drop(reason)
-        from . import _values
-
+    def failed(self, error):
+        lost = 1
+        if self.is_file:  # counted as sent when they went into its buffer
+            lost, self.destination.lost = self.destination.lost or 1, 0
+            self.sent -= lost
+        self.drop("error", lost)
         self.last_error = "%s: %s" % (type(error).__name__, _values.as_text(error))
         if self.logged:
             return

@@ -12,8 +12,7 @@ MAX_MESSAGES = 10000
 
 # Nodes below the root in one line of descent. A record nests at most 120 maps: the root, 118 nodes, a message.
 MAX_DEPTH = 118
-_HEAD, _TAIL = 59, 58
-ELIDED = ("<elided>", None, None)
+_HEAD, _TAIL = 59, 59
 
 
 class Node:
@@ -61,11 +60,8 @@ class Tree:
     def _path(self, stack):
         """Places of a stack, root first, without its middle when it is too deep."""
         if len(stack) > MAX_DEPTH:
-            self.cut("depth")
-            middle = [ELIDED]
-            stack = [self._place(*frame) for frame in stack[:_HEAD]] + middle + \
-                [self._place(*frame) for frame in stack[-_TAIL:]]
-            return stack
+            self.cut("elided", len(stack) - MAX_DEPTH)
+            stack = stack[:_HEAD] + stack[-_TAIL:]
         return [self._place(*frame) for frame in stack]
 
     def _child(self, node, place, now_ns):
@@ -190,9 +186,9 @@ class Profile:
 
 
 def _place_dict(place):
-    """The keys that name a place: only those that the granularity leaves."""
+    """The keys that name a place: only those that the granularity leaves; none for a message of unknown place."""
     if place is None:
-        return {"instruction": "<message>", "file": "<message>"}
+        return {}
     file, function, line = place
     entry = {"instruction": file, "file": file}
     if function is not None:

@@ -1,0 +1,343 @@
+"""Where profiles go: callables, paths, file objects, and what happens when they misbehave."""
+
+import io
+import json
+import logging
+import pathlib
+import threading
+
+import pytest
+from pom_support import Collector, wait_until
+
+import profilomatic
+
+
+@pytest.fixture
+def added():
+    """add_destination() that is undone at the end."""
+    known = []
+
+    def add(destination):
+        known.append(destination)
+        profilomatic.add_destination(destination)
+        return destination
+
+    yield add
+    for destination in known:
+        profilomatic.remove_destination(destination)
+
+
+def act(name="work", **fields):
+    with profilomatic.action(name, **fields):
+        pass
+
+
+def counters(name):
+    return next(entry for entry in profilomatic.stats()["destinations"] if entry["name"] == name)
+
+
+@pytest.mark.acceptance("PM1")
+def test_first_add_starts_and_callables_run_on_the_named_daemon_thread(added):
+    seen = []
+
+    def destination(record):
+        thread = threading.current_thread()
+        seen.append((thread.name, thread.daemon, type(record)))
+
+    assert profilomatic.stats()["running"] is False
+    added(destination)
+    assert profilomatic.stats()["running"] is True
+    act()
+    assert profilomatic.flush(10)
+    assert seen == [("Profilomatic Thread", True, dict)]
+
+
+@pytest.mark.acceptance("PM2")
+def test_remove_is_quiet_about_the_absent_and_ends_delivery(added):
+    profilomatic.remove_destination(print)
+    first, second = added(Collector()), added(Collector())
+    act()
+    first.flushed(1)
+    profilomatic.remove_destination(first)
+    profilomatic.remove_destination(first)
+    act()
+    second.flushed(2)
+    assert len(first.records) == 1
+
+
+def test_added_twice_is_added_once(added):
+    records = []
+    added(records.append)
+    added(records.append)  # another bound method object, but the same one
+    assert len(profilomatic.stats()["destinations"]) == 1
+    act()
+    assert profilomatic.flush(10)
+    assert len(records) == 1
+
+
+@pytest.mark.parametrize("wrong", [None, 7, "path.json", {}])
+def test_what_is_no_destination_is_refused(wrong):
+    with pytest.raises(TypeError):
+        profilomatic.add_destination(wrong)
+
+
+@pytest.mark.acceptance("PM16", "W21")
+def test_a_raising_destination_is_counted_logged_once_and_others_are_served(added, caplog):
+    def broken(record):
+        raise RuntimeError("disk on fire")
+
+    added(broken)
+    good = added(Collector())
+    with caplog.at_level(logging.ERROR, "profilomatic"):
+        for _ in range(3):
+            act()
+        good.flushed(3)
+    entry = counters(broken.__qualname__)
+    assert sum(entry["dropped"].values()) == 3
+    assert entry["sent"] == 0
+    assert "disk on fire" in entry["last_error"]
+    assert len([line for line in caplog.records if "disk on fire" in line.getMessage()]) == 1
+
+
+def test_a_destination_that_exits_does_not_end_delivery(added):
+    def leaving(record):
+        raise SystemExit(3)
+
+    added(leaving)
+    good = added(Collector())
+    act()
+    act()
+    good.flushed(2)
+
+
+def test_each_destination_has_its_own_dict(added):
+    def greedy(record):
+        record["children"].append("mine")
+        record["action"].clear()
+
+    added(greedy)
+    good = added(Collector())
+    act(field=[1])
+    record = good.one()
+    assert record["children"] == []
+    assert record["action"]["field"] == [1]
+
+
+def test_flush_from_a_destination_is_false_at_once(added):
+    answers = []
+
+    def impatient(record):
+        answers.append(profilomatic.flush(60))
+
+    added(impatient)
+    act()
+    assert profilomatic.flush(10)
+    assert answers == [False]
+
+
+def test_actions_of_a_destination_are_not_profiled(added):
+    seen = []
+
+    def curious(record):
+        seen.append(record["action"]["type"])
+        with profilomatic.action("inside the destination"):
+            pass
+
+    added(curious)
+    act("first")
+    for _ in range(3):
+        assert profilomatic.flush(10)
+    assert seen == ["first"]
+
+
+def test_a_slow_destination_holds_up_neither_actions_nor_flush(added):
+    entered, release = threading.Event(), threading.Event()
+
+    def slow(record):
+        entered.set()
+        release.wait(30)
+
+    added(slow)
+    try:
+        act()
+        assert entered.wait(30)
+        for _ in range(20):
+            act()
+        assert profilomatic.flush(0.05) is False
+    finally:
+        release.set()
+    assert profilomatic.flush(30) is True
+    assert counters(slow.__qualname__)["sent"] == 21
+
+
+def test_a_hung_destination_makes_stop_say_false():
+    entered, release = threading.Event(), threading.Event()
+
+    def hung(record):
+        entered.set()
+        release.wait(30)
+
+    profilomatic.add_destination(hung)
+    try:
+        act()
+        assert entered.wait(30)
+        assert profilomatic.stop(0.05) is False
+    finally:
+        release.set()
+        profilomatic.remove_destination(hung)
+    from pom_support import threads_of_ours
+
+    wait_until(lambda: threads_of_ours() == [], "its thread to end")
+
+
+@pytest.mark.acceptance("PM23")
+@pytest.mark.parametrize("make", [profilomatic.file_destination, profilomatic.no_flush_destination])
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_path_gets_one_json_record_a_line_and_is_overwritten(added, tmp_path, make, kind):
+    path = tmp_path / "profiles-\u00e9.jsonl"
+    path.write_text("old\n")
+    added(make(kind(path)))
+    assert path.read_text() == "", "overwritten when it is opened, not at the first record"
+    act("one", text="\u00fc \u2603\n\u2028")
+    act("two")
+    assert profilomatic.flush(10)
+    lines = path.read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    records = [json.loads(line) for line in lines]
+    assert [record["action"]["type"] for record in records] == ["one", "two"]
+    assert records[0]["action"]["text"] == "\u00fc \u2603\n\u2028"
+    entry = counters(str(path))
+    assert entry["sent"] == 2 and entry["bytes"] == path.stat().st_size
+
+
+@pytest.mark.acceptance("PM23")
+def test_append_keeps_what_was_there(added, tmp_path):
+    path = tmp_path / "profiles.jsonl"
+    path.write_text("{}\n")
+    added(profilomatic.file_destination(path, append=True))
+    act()
+    assert profilomatic.flush(10)
+    assert path.read_text().startswith("{}\n{\"task_uuid\"")
+
+
+def test_json_and_dict_forms_say_the_same(added, tmp_path):
+    path = tmp_path / "profiles.jsonl"
+    added(profilomatic.file_destination(path))
+    collector = added(Collector())
+    with profilomatic.action("both", n=1, f=0.5, s="t", none=None, yes=True, nested={"a": [1, {"b": []}]}) as a:
+        a.message(step=1)
+    record = collector.one()
+    assert json.loads(path.read_text()) == json.loads(json.dumps(record))
+
+
+def test_unwritable_path_is_an_error_at_once_that_names_it(tmp_path):
+    path = tmp_path / "absent" / "profiles.jsonl"
+    with pytest.raises(OSError) as caught:
+        profilomatic.file_destination(path)
+    assert isinstance(caught.value, FileNotFoundError)
+    assert str(path) in str(caught.value)
+
+
+def test_write_errors_are_counted_and_profiling_goes_on(added):
+    added(profilomatic.file_destination("/dev/full"))
+    good = added(Collector())
+    act()
+    act()
+    good.flushed(2)
+    entry = counters("/dev/full")
+    assert sum(entry["dropped"].values()) == 2 and entry["sent"] == 0
+    assert "space" in entry["last_error"].lower()
+
+
+def test_unknown_format_and_wrong_kinds_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="json"):
+        profilomatic.file_destination(tmp_path / "x", format="xml")
+    with pytest.raises(TypeError):
+        profilomatic.file_destination(3)
+
+
+class CountingFile(io.StringIO):
+    flushes = 0
+
+    def flush(self):
+        self.flushes += 1
+
+
+@pytest.mark.acceptance("PM23")
+@pytest.mark.parametrize("make, flushes", [(profilomatic.file_destination, 2), (profilomatic.no_flush_destination, 0)])
+def test_file_object_is_written_a_line_a_record_and_flushed_or_not(added, make, flushes):
+    file = CountingFile()
+    added(make(file))
+    act("one")
+    act("two")
+    assert profilomatic.flush(10)
+    assert [json.loads(line)["action"]["type"] for line in file.getvalue().splitlines()] == ["one", "two"]
+    assert file.flushes == flushes
+
+
+def test_binary_file_objects_work_too(added, tmp_path):
+    memory = io.BytesIO()
+    added(profilomatic.file_destination(memory))
+    with open(tmp_path / "profiles", "wb") as file:
+        added(profilomatic.file_destination(file))
+        act()
+        assert profilomatic.flush(10)
+        assert (tmp_path / "profiles").read_bytes() == memory.getvalue()
+    assert json.loads(memory.getvalue())["action"]["type"] == "work"
+
+
+def test_a_closed_file_object_is_counted(added):
+    file = io.StringIO()
+    destination = added(profilomatic.file_destination(file))
+    file.close()
+    act()
+    assert profilomatic.flush(10)
+    entry, = profilomatic.stats()["destinations"]
+    assert sum(entry["dropped"].values()) == 1
+    assert "closed" in entry["last_error"]
+    assert destination is not None
+
+
+def test_numbers_that_json_cannot_say_are_null(added, tmp_path):
+    path = tmp_path / "profiles.jsonl"
+    file = io.StringIO()
+    added(profilomatic.file_destination(path))
+    added(profilomatic.file_destination(file))
+    act(bad=float("nan"), worse=[float("inf"), -float("inf")])
+    assert profilomatic.flush(10)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    for text in (path.read_text(), file.getvalue()):
+        action = json.loads(text, parse_constant=refuse)["action"]
+        assert action["bad"] is None and action["worse"] == [None, None]
+
+
+@pytest.mark.acceptance("PM24")
+def test_eliots_file_destination_is_one_of_ours(added):
+    eliot = pytest.importorskip("eliot")
+    file = io.BytesIO()
+    added(eliot.FileDestination(file=file))
+
+    def dive(depth, a):
+        if depth:
+            return dive(depth - 1, a)
+        a.message(deep={"a": {"b": {"c": {"d": ["e"]}}}})
+
+    with profilomatic.action("deep") as a:
+        dive(300, a)
+    assert profilomatic.flush(10)
+    record = json.loads(file.getvalue())
+    assert record["action"]["type"] == "deep"
+
+
+def test_a_file_destination_serves_again_after_a_restart(added, tmp_path):
+    path = tmp_path / "profiles.jsonl"
+    added(profilomatic.no_flush_destination(path))
+    act("one")
+    assert profilomatic.stop(10)
+    profilomatic.start()
+    act("two")
+    assert profilomatic.stop(10)
+    assert [json.loads(line)["action"]["type"] for line in path.read_text().splitlines()] == ["one", "two"]

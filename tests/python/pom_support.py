@@ -1,0 +1,104 @@
+"""What the Python tests call: collecting profiles, working until sampled, fresh interpreters."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+PATIENCE = 30.0  # seconds; only a failing test ever waits so long
+
+
+def threads_of_ours():
+    names = [thread.name for thread in threading.enumerate()]
+    for task in pathlib.Path("/proc/self/task").glob("*/comm"):
+        try:
+            names.append(task.read_text().strip())
+        except OSError:
+            pass  # it ended meanwhile
+    return sorted(name for name in names if name.lower().startswith(("profilo", "pom-", "pom_")))
+
+
+class Collector:
+    """A destination that keeps what it gets."""
+
+    def __init__(self):
+        self.records = []
+
+    def __call__(self, record):
+        self.records.append(record)
+
+    def flushed(self, count=None):
+        """The records after a flush; `count` is how many there must be."""
+        import profilomatic
+
+        assert profilomatic.flush(PATIENCE) is True, profilomatic.stats()
+        if count is not None:
+            assert len(self.records) == count, [record["action"] for record in self.records]
+        return self.records
+
+    def one(self):
+        """The only record."""
+        return self.flushed(1)[0]
+
+
+def wait_until(condition, what="the condition"):
+    """Polls without holding the test up; fails clearly, never passes by luck."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail("waited %d s for %s" % (PATIENCE, what))
+        time.sleep(0.002)
+
+
+def burn(rounds=200):
+    """A bounded piece of pure Python work."""
+    total = 0
+    for number in range(rounds):
+        total += number * number
+    return total
+
+
+def samples_taken():
+    import profilomatic
+
+    return profilomatic.stats()["samples"]["taken"]
+
+
+def burn_until_sampled(count=3, work=burn):
+    """Works until `count` more samples were taken."""
+    until = samples_taken() + count
+    deadline = time.monotonic() + PATIENCE
+    while samples_taken() < until:
+        if time.monotonic() > deadline:
+            import profilomatic
+
+            pytest.fail("no %d samples in %d s: %r" % (count, PATIENCE, profilomatic.stats()))
+        for _ in range(50):
+            work()
+
+
+def walk(node):
+    """Every node below a record or node, in document order."""
+    for child in node.get("children", ()):
+        yield child
+        yield from walk(child)
+
+
+def messages(record):
+    return [node["message"] for node in walk(record) if "message" in node]
+
+
+def run_python(code, timeout=60, **env):
+    """Runs code in a fresh interpreter that imports the same package; returns the finished process."""
+    import profilomatic
+
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(pathlib.Path(profilomatic.__file__).parent.parent), environment.get("PYTHONPATH", "")])
+    environment.update(env)
+    return subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], env=environment, timeout=timeout,
+                          capture_output=True, text=True)
