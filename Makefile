@@ -76,8 +76,8 @@ format: ## clang-format over the C sources
 	@tools/setup.sh c +clang-format
 	@$(TOOL_PYTHON) tools/run_tests.py --list-c-files | xargs -r clang-format -i
 
-lint: layers ## layers, formatting, and clang's warnings where clang is there
-	@$(TOOL_PYTHON) tools/run_tests.py lint format
+lint: ## layers, formatting, and clang's warnings where clang is there
+	@$(TOOL_PYTHON) tools/run_tests.py --brief layers lint format
 
 docs: ## check that links between the documents lead somewhere
 	@$(TOOL_PYTHON) tools/check_links.py

@@ -75,8 +75,9 @@ function(pom_unit_test folder name)
   list(TRANSFORM arg_USES PREPEND pom_)
   add_executable(${target} ${sources})
   target_link_libraries(${target} PRIVATE pom_${folder} ${arg_USES} pom::cmocka Threads::Threads)
-  # cmocka hands every test a void **state that most ignore.
-  target_compile_options(${target} PRIVATE -Wno-unused-parameter)
+  # cmocka hands every test a void **state that most ignore. A source's options come after the
+  # target's, and clang takes the last word.
+  set_source_files_properties(${sources} PROPERTIES COMPILE_OPTIONS -Wno-unused-parameter)
   foreach(lib ${arg_LIBS})
     target_link_libraries(${target} PRIVATE pom::${lib})
   endforeach()

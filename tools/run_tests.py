@@ -116,7 +116,7 @@ def configure(build, *definitions):
 
 def build(name, *definitions):
     code = configure(name, *definitions)
-    return code or run(["ninja", "-C", os.path.join(ROOT, "build", name), "-j", JOBS], "build-%s.log" % name, quiet=True)
+    return code or run(["ninja", "-C", os.path.join(ROOT, "build", name), "-j", JOBS, "-k", "0"], "build-%s.log" % name, quiet=True)
 
 
 def count_ctest(path):
