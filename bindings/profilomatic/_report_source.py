@@ -16,7 +16,7 @@ _LIBRARY = re.compile(r".*/(?:site|dist)-packages/")
 _STDLIB = re.compile(r".*/(?:lib(?:32|64)?/(?:python|pypy)\d[\d.]*t?|lib-python/\d[\d.]*|python\d+\.zip|python\d*/lib)/",
                      re.IGNORECASE)
 _ARCHIVE = re.compile(r"(.+\.(?:zip|egg|pyz|whl))/(.+)")
-_OURS = re.compile(r"(?:^|.*/)(profilomatic/(?:run_profiled|_cli|__main__|check|wsgi|eliot|logging|_pure|__init__)\.py)$")
+_OURS = re.compile(r"(?:^|.*/)(profilomatic/(?:_\w+|check|eliot|logging|report|run_profiled|wsgi)\.py)$")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _MAX_FILE = 8 << 20
 _MAX_FILES = 512

@@ -37,11 +37,13 @@ class TextReport:
     def _where(self, place, columns):
         """The place in at most so many columns, painted; the function gives way before the line number."""
         text = self.place(place)
-        where, space, function = text.partition(" ") if " " in text and not text.startswith("(") else (text, "", "")
-        if width(text) > columns and function:
-            function = clip(function, max(8, columns - width(where) - 1))
-        where = clip_left(where, max(12, columns - width(function) - 1))
-        return self.out.paint(where, "bold") + space + function
+        if not text.startswith("("):
+            where, _, function = text.partition(" ")
+            where = clip_left(where, columns)
+            room = columns - width(where) - 1
+            function = " " + clip(function, room) if function and room >= min(4, width(function)) else ""
+            return self.out.paint(where, "bold") + function
+        return clip(text, columns)
 
     def _source(self, place, indent, columns, mark=""):
         text = self.sources.line(place.file, place.line) if place is not None else ""
@@ -182,7 +184,7 @@ class TextReport:
         shown = groups[:max(model.top, 20)]
         self._title("ROUTES" if model.by == "route" else "TYPES", "most time first" if model.sort == "time" else "most CPU first")
         whole = model.head.cpu or 1e-9
-        room = self.out.columns - 62
+        room = self.out.columns - 63
         header = pad("  route" if model.by == "route" else "  type", room) + \
             "   count      p50      p95      max  CPU share  errors  aborted"
         self.out.line(self.out.paint(header, "dim"))
@@ -215,8 +217,10 @@ class TextReport:
             where = self._where(action.hottest, columns - used) if action.hottest is not None else "-"
             self.out.line(row + where)
         self.out.line()
-        self.out.line(self.out.paint(
-            clip(f"The whole tree of one action: profilomatic report {clean(file_name)} --task TASK", columns), "dim"))
+        hint = "The whole tree of one action: profilomatic report {} --task TASK"
+        if width(hint.format(clean(file_name))) > columns:
+            file_name = "FILE"
+        self.out.line(self.out.paint(hint.format(clean(file_name)), "dim"))
 
     # --- trees ------------------------------------------------------------------------------------------------------
 

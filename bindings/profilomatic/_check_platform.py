@@ -1,0 +1,132 @@
+"""What this machine and interpreter let a profiler do, found by trying; used by `profilomatic check`.
+
+Every probe gives a Finding or None, costs milliseconds and changes nothing.
+"""
+
+import os
+import platform
+import sys
+import sysconfig
+import time
+
+
+class Finding:
+    """`level` is "ok", "note" (works, worth knowing), "degraded" (works less well) or "broken"."""
+
+    def __init__(self, level, topic, text, remedy=None):
+        self.level = level
+        self.topic = topic
+        self.text = text
+        self.remedy = remedy
+
+    def data(self):
+        return {"level": self.level, "topic": self.topic, "text": self.text, "remedy": self.remedy}
+
+
+def describe():
+    """One line: which interpreter on which system."""
+    return (f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}, "
+            f"{os.cpu_count() or 1} CPUs")
+
+
+def findings():
+    probes = (extension, free_threading, sub_interpreter, remote_reads, thread_clock, uwsgi, gevent)
+    return [found for found in (probe() for probe in probes) if found is not None]
+
+
+def extension():
+    if sys.implementation.name != "cpython":
+        return Finding("degraded", "extension", f"{sys.implementation.name} has no C extension of ours: the pure Python engine works here")
+    try:
+        from . import _core
+    except ImportError as error:
+        return Finding("degraded", "extension", f"the C extension is not usable: {error}",
+                       "install with a C compiler and the headers that the README names: pip install --force-reinstall profilomatic")
+    return Finding("ok", "extension", f"the C extension is built for this interpreter: {_core.__file__}")
+
+
+def free_threading():
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return None
+    running = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return Finding("degraded", "free-threaded build", "this interpreter is a free-threaded build"
+                   + (", its GIL is on" if running else "") + "; the native engine does not support such builds",
+                   "use a standard build of the interpreter")
+
+
+def sub_interpreter():
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        try:
+            module = __import__(name)
+            current, main = module.get_current(), module.get_main()
+        except (ImportError, AttributeError, RuntimeError):
+            continue
+        if current != main:
+            return Finding("broken", "sub-interpreter", "this is a sub-interpreter, which is not supported",
+                           "under mod_wsgi: WSGIApplicationGroup %{GLOBAL}; under uWSGI: single-interpreter = true")
+        return None
+    return None
+
+
+def remote_reads():
+    """process_vm_readv on our own process: seccomp filters of some containers refuse it."""
+    if sys.platform != "linux":
+        return None
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        call = libc.process_vm_readv
+    except (ImportError, OSError, AttributeError):
+        return Finding("note", "process_vm_readv", "cannot be tried: ctypes or the C library lacks it")
+
+    class Span(ctypes.Structure):
+        _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+    here, there = ctypes.create_string_buffer(8), ctypes.create_string_buffer(b"profilo", 8)
+    local, remote = Span(ctypes.addressof(here), 8), Span(ctypes.addressof(there), 8)
+    call.restype = ctypes.c_ssize_t
+    call.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+    if call(os.getpid(), ctypes.byref(local), 1, ctypes.byref(remote), 1, 0) == 8 and here.raw == there.raw:
+        return Finding("ok", "process_vm_readv", "this process may read its own memory safely")
+    return Finding("degraded", "process_vm_readv",
+                   f"refused ({os.strerror(ctypes.get_errno())}): samples that need a guarded read are lost, and counted as unreadable",
+                   "in a container allow the system call in the seccomp profile, or add the capability SYS_PTRACE")
+
+
+def thread_clock():
+    """What reading another thread's CPU clock costs: the engine does it twice a sample."""
+    import threading
+
+    try:
+        clock = time.pthread_getcpuclockid(threading.main_thread().ident)
+        best = None
+        for _ in range(5):
+            begin = time.perf_counter_ns()
+            for _ in range(200):
+                time.clock_gettime_ns(clock)
+            cost = (time.perf_counter_ns() - begin) / 200
+            best = cost if best is None else min(best, cost)
+    except (AttributeError, OSError):
+        return Finding("degraded", "thread CPU clock", "not available: CPU time and waiting cannot be told apart")
+    if best > 5000:
+        return Finding("note", "thread CPU clock", f"slow here: {best / 1000:.1f} µs a reading, so sampling costs more")
+    return Finding("ok", "thread CPU clock", f"{best / 1000:.2f} µs a reading")
+
+
+def uwsgi():
+    module = sys.modules.get("uwsgi")
+    if module is None:
+        return None
+    options = getattr(module, "opt", {})
+    if not (options.get("enable-threads") or options.get(b"enable-threads") or options.get("threads") or options.get(b"threads")):
+        return Finding("broken", "uWSGI", "uWSGI runs without Python threads: the sampler's thread would never run",
+                       "set enable-threads = true")
+    return Finding("ok", "uWSGI", "threads are enabled")
+
+
+def gevent():
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return None
+    return Finding("note", "gevent", "threads are patched by gevent; every greenlet gets its own samples")

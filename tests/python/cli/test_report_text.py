@@ -1,0 +1,219 @@
+"""What `profilomatic report` prints: golden texts of a made-up day of a shop, and what must hold for any text."""
+
+import json
+import os
+import pathlib
+import re
+
+import pytest
+import record_builder as build
+
+from profilomatic import _terminal
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shop")
+    build.write(folder / "day.jsonl", build.shop_day())
+    build.write_sources(folder / "sources")
+    return folder
+
+
+@pytest.fixture
+def day(shop, monkeypatch):
+    monkeypatch.chdir(shop)  # golden texts show the name as it was given
+    return pathlib.Path("day.jsonl")
+
+
+@pytest.fixture
+def sources(shop):
+    return shop / "sources"
+
+
+def check_golden(name, text):
+    """Compares with golden/NAME; POM_GOLDEN=write accepts the text as the new one."""
+    path = GOLDEN / name
+    if os.environ.get("POM_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+GOLDENS = {
+    "report.txt": ["--top", "6"],
+    "report_by_cpu_leaf.txt": ["--top", "6", "--sort", "cpu", "--leaf"],
+    "report_no_source.txt": ["--top", "3", "--no-source", "--by", "type"],
+    "task.txt": ["--task", "00000011-0000-4000-8000-00000000c"],
+    "task_all.txt": ["--task", "00000011-0000-4000-8000-00000000c", "--all"],
+    "task_bottom_up.txt": ["--task", "00000003-0000-4000-8000-0000000000a", "--bottom-up"],
+    "bottom_up.txt": ["--bottom-up", "--top", "5"],
+}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_report_prints_the_golden_text(name, day, sources, show):
+    arguments = GOLDENS[name]
+    source = [] if "--no-source" in arguments else ["--source-root", sources]
+    status, out, err = show(day, *arguments, *source)
+    assert (status, err) == (0, "")
+    check_golden(name, out)
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_no_line_is_wider_than_a_hundred_columns(name, day, sources, show):
+    _, out, _ = show(day, *GOLDENS[name], "--source-root", sources)
+    assert max(_terminal.width(line) for line in out.splitlines()) <= 100
+
+
+def test_colours_change_nothing_but_colours(day, sources, show):
+    _, plain, _ = show(day, "--source-root", sources)
+    _, coloured, _ = show(day, "--source-root", sources, "--color", "always")
+    assert "\x1b" not in plain
+    assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == plain
+
+
+def test_guilty_line_of_rare_slow_requests_is_named(day, sources, show):
+    """The planted line takes a tenth of all time and is in two of a hundred carts: the hottest table alone hides it."""
+    _, out, _ = show(day, "--source-root", sources)
+    section = out[out.index("WHAT MAKES THE SLOW ONES SLOW"):out.index("ROUTES")]
+    assert "shop/pricing.py:44 check_voucher" in section
+    assert "if not re.match(voucher.pattern, code):" in section
+    assert "shop/pricing.py:52" not in section
+
+
+def test_guilty_line_is_the_first_hot_line(tmp_path, show):
+    script = build.Script("GET", "/slow").run(build.SERVER + build.VOUCHER, 0.9).run(build.SERVER + build.HOME, 0.1)
+    _, out, _ = show(build.write(tmp_path / "one.jsonl", [script.record()]), "--no-source")
+    rows = out[out.index("HOTTEST LINES"):].splitlines()
+    assert "pricing.py:44 check_voucher" in rows[2]
+    assert "90.0%" in rows[2]
+
+
+def test_time_in_libraries_belongs_to_the_line_that_called(day, sources, show):
+    _, out, _ = show(day, "--source-root", sources)
+    assert "shop/views.py:31 order" in out
+    assert "100% in library code, mostly json/encoder.py:258" in out
+    _, leaf, _ = show(day, "--source-root", sources, "--leaf")
+    hot = leaf[leaf.index("HOTTEST LINES"):leaf.index("WHAT MAKES")]
+    assert "json/encoder.py:258" in hot
+
+
+def test_own_makes_a_library_path_yours(day, show):
+    _, out, _ = show(day, "--own", "json/encoder", "--no-source")
+    hot = out[out.index("HOTTEST LINES"):out.index("WHAT MAKES")]
+    assert "json/encoder.py:258" in hot
+
+
+def test_waiting_stands_apart_from_running(day, show):
+    _, out, _ = show(day, "--json", "--no-source")
+    lines = {(line["function"], line["line"]): line for line in json.loads(out)["hottest_lines"]}
+    home = lines["home", 20]
+    assert home["waiting_time"] == pytest.approx(home["time"] * 13 / 15, rel=0.05)
+    assert lines["price", 52]["waiting_time"] == pytest.approx(0, abs=1e-9)
+
+
+def test_short_actions_are_not_underestimated(tmp_path, show):
+    """1 000 actions of 2 ms under a period of 10 ms: a fifth is hit, and hits x period gives the 2 s that they took.
+
+    Their measured weights add up to a fifth of the mean distance from start to sample: 0.2 s.
+    """
+    records = [build.Script("GET", "/tiny", f"{i:08x}").run(build.HOME, 0.002).record(phase=(i % 10 + 0.5) / 1000)
+               for i in range(1000)]
+    _, out, _ = show(build.write(tmp_path / "tiny.jsonl", records), "--json", "--no-source")
+    line = json.loads(out)["hottest_lines"][0]
+    assert line["function"] == "home"
+    assert line["time"] == pytest.approx(2.0, rel=0.01)
+
+
+def test_json_and_sums_agree_with_the_records(day, show):
+    status, out, _ = show(day, "--json", "--top", "1000", "--bottom-up", "--all", "--no-source")
+    assert status == 0
+    data = json.loads(out)
+    records = [json.loads(line) for line in day.read_text().splitlines()]
+    assert data["head"]["actions"] == len(records) == sum(group["count"] for group in data["groups"])
+    assert data["head"]["time"] == pytest.approx(sum(r["time"] for r in records))
+    assert data["head"]["samples"] == sum(r["profiler"]["samples"] for r in records)
+    hits = sum(line["hits"] for line in data["hottest_lines"])
+    assert hits == sum(r["hits"] for r in records)
+    assert sum(line["share"] for line in data["hottest_lines"]) == pytest.approx(1)
+    assert sum(line["time"] for line in data["hottest_lines"]) == pytest.approx(data["head"]["sampled_time"])
+    assert sum(row["time"] for row in data["bottom_up"]) == pytest.approx(data["head"]["sampled_time"])
+    assert sum(group["cpu_share"] for group in data["groups"]) == pytest.approx(1)
+    for group in data["groups"]:
+        times = sorted(r["time"] for r in records if f"{r['action']['method']} {r['action']['route']}" == group["name"])
+        assert (group["p50"], group["max"]) == (times[(len(times) + 1) // 2 - 1], times[-1])
+    slowest = data["slowest_actions"]
+    assert [a["time"] for a in slowest] == sorted((r["time"] for r in records), reverse=True)[:len(slowest)]
+
+
+def test_bottom_up_nests_callers_and_merges_across_messages(day, show):
+    """The planted line lies beyond a message barrier: from the bottom it is one row all the same."""
+    _, out, _ = show(day, "--json", "--bottom-up", "--no-source")
+    rows = json.loads(out)["bottom_up"]
+    assert [row["time"] for row in rows] == sorted((row["time"] for row in rows), reverse=True)
+    loads = [row for row in rows if row["function"] == "load_cart" and row["line"] == 7]
+    assert len(loads) == 1
+    callers = loads[0]["callers"]
+    assert [c["function"] for c in callers] == ["cart"]
+    assert callers[0]["time"] == pytest.approx(loads[0]["time"])
+
+
+def test_task_shows_messages_where_they_happened(day, show):
+    status, out, _ = show(day, "--task", "00000011-0000-4000-8000-00000000c", "--no-source")
+    assert status == 0
+    graph = out[out.index("CALL GRAPH"):].splitlines()
+    kinds = [line for line in graph if "pricing.py" in line]
+    assert [("price" in k and "52" in k, "voucher:used" in k, "check_voucher" in k) for k in kinds] == [
+        (True, False, False), (False, True, False), (False, False, True)]
+    assert "code=SPRING" in out
+
+
+def test_task_id_may_be_upper_case_and_unknown(day, show):
+    assert show(day, "--task", "00000011-0000-4000-8000-00000000C0DE")[0] == 0
+    status, out, err = show(day, "--task", "ffff")
+    assert (status, out) == (1, "")
+    assert "ffff" in err
+
+
+def test_task_is_found_by_the_id_of_a_nested_action(tmp_path, show):
+    script = build.Script("GET", "/", "aaaa0000").message("inner", task_uuid="bbbb1111").run(build.HOME, 0.02)
+    path = build.write(tmp_path / "nested.jsonl", [script.record()])
+    status, out, _ = show(path, "--task", "bbbb", "--no-source")
+    assert status == 0
+    assert "task aaaa0000" in out
+
+
+def test_recursion_is_folded_and_all_unfolds_it(tmp_path, show):
+    deep = build.CART + [build.own("shop/cart.py", "walk", 60)] * 40 + [build.own("shop/cart.py", "walk", 61)]
+    path = build.write(tmp_path / "deep.jsonl", [build.Script("GET", "/", "d").run(deep, 0.1).record()])
+    _, out, _ = show(path, "--task", "d", "--no-source")
+    assert "39 calls in shop/cart.py" in out
+    _, full, _ = show(path, "--task", "d", "--all", "--no-source")
+    assert sum("cart.py:60 walk" in line for line in full[full.index("CALL GRAPH"):].splitlines()) == 40
+    assert max(len(line) for line in full.splitlines()) <= 100
+
+
+def test_text_is_plain_ascii_where_the_encoding_is(day, command):
+    done = command("-m", "profilomatic", "report", day.absolute(), "--no-source", env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
+    assert b"pricing.py:44" in done.stdout
+
+
+def test_report_reads_standard_input_and_survives_a_closed_pipe(day, command):
+    done = command("-m", "profilomatic", "report", "-", "--no-source", stdin=day.read_bytes())
+    assert done.returncode == 0
+    assert b"420 actions" in done.stdout
+    shell = ("import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'profilomatic', 'report', sys.argv[1], '--json',"
+             "'--top', '500'], stdout=subprocess.PIPE, stderr=subprocess.PIPE); p.stdout.read(10); p.stdout.close();"
+             "print(p.stderr.read().decode()); p.wait()")
+    assert command("-c", shell, day.absolute()).stdout.strip() == b""
+
+
+@pytest.mark.parametrize("seconds,text", [
+    (0, "0"), (3.2e-5, "32 µs"), (0.00123, "1.23 ms"), (0.0123, "12.3 ms"), (0.123, "123 ms"), (0.9996, "1.00 s"),
+    (1.234, "1.23 s"), (65.4321, "65.4 s"), (600, "600 s"), (7200, "2.0 h"), (1e6, "12 d")])
+def test_durations_are_short(seconds, text):
+    assert _terminal.seconds(seconds) == text
