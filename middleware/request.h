@@ -1,0 +1,55 @@
+/*
+ * An HTTP request as an action: what is kept of it, and what its record says.
+ *
+ * Used by bindings/ext, which fills a pom_request_t on the app thread by copying bytes only; all interpretation (masking
+ * secrets, naming the route) happens in describe, on the sampler thread.
+ *
+ *     action = pom_registry_begin(registry, &pom_request_kind);
+ *     request = pom_request_of(action);
+ *     request->path_info = pom_action_text(action, path, size);
+ *
+ * Text is as it came over the wire: UTF-8 by convention, any bytes in practice. The emitters survive that.
+ */
+#ifndef POM_MIDDLEWARE_REQUEST_H
+#define POM_MIDDLEWARE_REQUEST_H
+
+#include "actions/action.h"
+#include "base/status.h"
+
+typedef struct pom_request_s {
+    pom_text_t method, host, script_name, path_info, query, route, exception;
+    int32_t status; /* 0 = start_response was not called */
+    bool has_host;  /* else host is SERVER_NAME:SERVER_PORT */
+    int64_t bytes;  /* of body sent, write() included */
+    int64_t app_ns, first_byte_ns, body_ns, client_ns, close_ns; /* phases; 0 = none */
+} pom_request_t;
+
+_Static_assert(sizeof(pom_request_t) <= POM_ACTION_KIND_DATA, "a request fits its action");
+
+extern const pom_action_kind_t pom_request_kind; /* "wsgi" */
+
+static inline pom_request_t *pom_request_of(pom_action_t *action) {
+    return (pom_request_t *)(void *)action->kind_data;
+}
+
+/* What a request's headers ask its task id to be. A UUID in any of its forms, or a W3C traceparent's trace id, becomes
+ * *id; another token of at most 64 characters (letters, digits, . _ : / @ -) is kept as it is, as *text (borrowed from
+ * uuid). False: nothing usable, the caller makes a new id. Either header may be NULL. [app] */
+bool pom_request_task_id(const char *uuid, size_t uuid_size, const char *traceparent,
+                         size_t traceparent_size, pom_id_t *id, pom_text_t *text);
+
+/* Lower-case words: a query parameter whose key contains one loses its value. NULL-terminated; NULL masks nothing. Copied.
+ * POM_ENOMEM: the words in force stay. [app], serialised by the interpreter's lock */
+pom_status_t pom_request_set_scrub(const char *const *words);
+
+/* The query with secret-looking values replaced by [scrubbed]. Returns the bytes written, at most room. [any] */
+size_t pom_request_scrub(const char *query, size_t size, char *out, size_t room);
+
+/* The path with segments that look like identifiers replaced by <id>: the route of those who have no routes. Returns the bytes
+ * written, at most room. [any] */
+size_t pom_request_mask(const char *path, size_t size, char *out, size_t room);
+
+/* Distinct route names of the process; one more is "<other>", so that 10^5 URLs stay 1 000 rows. */
+#define POM_ROUTES_MAX 1000
+
+#endif
