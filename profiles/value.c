@@ -24,6 +24,7 @@ enum {
     TAG_FALSE,
     TAG_TRUE,
     TAG_INTEGER,
+    TAG_SECONDS, /* as an integer, of nanoseconds */
     TAG_NUMBER,
     TAG_TEXT,
     TAG_MAP,
@@ -235,10 +236,18 @@ void pom_value_text(pom_value_writer_t *w, const char *text, size_t size) {
     }
 }
 
-void pom_value_integer(pom_value_writer_t *w, int64_t value) {
-    unsigned char bytes[1 + VARINT_MAX] = {TAG_INTEGER};
+static void put_signed(pom_value_writer_t *w, unsigned char tag, int64_t value) {
+    unsigned char bytes[1 + VARINT_MAX] = {tag};
     uint64_t zigzag = ((uint64_t)value << 1) ^ (value < 0 ? UINT64_MAX : 0);
     put_scalar(w, bytes, 1 + put_varint(bytes + 1, zigzag));
+}
+
+void pom_value_integer(pom_value_writer_t *w, int64_t value) {
+    put_signed(w, TAG_INTEGER, value);
+}
+
+void pom_value_seconds(pom_value_writer_t *w, int64_t ns) {
+    put_signed(w, TAG_SECONDS, ns);
 }
 
 void pom_value_number(pom_value_writer_t *w, double value) {
@@ -341,10 +350,12 @@ static bool read_value(reader_t *r, unsigned char tag) {
         e->ops->boolean(e, tag == TAG_TRUE);
         return true;
     case TAG_INTEGER:
+    case TAG_SECONDS:
         if (!get_varint(r, &zigzag)) {
             return false;
         }
-        e->ops->integer(e, (int64_t)((zigzag >> 1) ^ (0 - (zigzag & 1))));
+        zigzag = (zigzag >> 1) ^ (0 - (zigzag & 1));
+        (tag == TAG_INTEGER ? e->ops->integer : e->ops->seconds)(e, (int64_t)zigzag);
         return true;
     case TAG_NUMBER:
         if (r->end - r->at < (ptrdiff_t)sizeof number) {

@@ -41,6 +41,7 @@ void pom_value_list_end(pom_value_writer_t *w);
 void pom_value_key(pom_value_writer_t *w, const char *text, size_t size);
 void pom_value_text(pom_value_writer_t *w, const char *text, size_t size);
 void pom_value_integer(pom_value_writer_t *w, int64_t value);
+void pom_value_seconds(pom_value_writer_t *w, int64_t ns); /* a duration: seconds in the output */
 void pom_value_number(pom_value_writer_t *w, double value);
 void pom_value_boolean(pom_value_writer_t *w, bool value);
 void pom_value_null(pom_value_writer_t *w);
