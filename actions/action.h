@@ -75,13 +75,10 @@ struct pom_action_s {
     uint32_t text_cut; /* pieces that did not fit */
     pom_event_t end_event;
     _Atomic(int32_t) events_queued; /* app adds, sampler subtracts */
-    _Atomic(int32_t)
-        holders; /* who must let go before it is pooled: the sampler, and after an abandon its holder */
     /* sampler side */
     pom_profile_t *profile; /* being built; NULL before the first sample or event */
     int64_t last_sample_ns, last_cpu_ns;
-    int64_t
-        pending_cpu_ns; /* CPU time seen while the thread was not running: goes to the next stack that runs */
+    int64_t pending_cpu_ns; /* CPU time seen while not running: goes to the next stack that runs */
     int64_t samples;
     int64_t missed[POM_MISS_COUNT];
     /* the kind's own data (a struct of the floor above), written by the app side */

@@ -23,7 +23,7 @@
 #include "base/clock.h"
 
 #define ARENA_CAP          (8u << 20) /* max_nodes nodes and max_messages small messages */
-#define POOLED_ACTIONS_MAX 1024       /* 5 MiB; more live at once are allocated and freed */
+#define POOLED_ACTIONS_MAX 256 // 1.2 MiB; more live at once are allocated and freed
 #define EVENT_CLASSES      3
 #define POOLED_EVENTS_MAX  1024 /* a class */
 #define WAKE_AT            1024 /* waiting events of one action that make the sampler come early */
@@ -464,7 +464,10 @@ static void on_missed(pom_sampler_client_t *self, const pom_anchor_t *anchor, po
 
 static bool on_idle(pom_sampler_client_t *self) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
-    return r->pending == NULL && pom_queue_is_empty(&r->events);
+    // While actions are shed there must be windows, or the one that lifts the limit never comes: a server whose every
+    // request is refused shows nothing else to wake up for. Cheap windows lift it within some 2 s.
+    return r->pending == NULL && pom_queue_is_empty(&r->events) &&
+           pom_admission_allowed(&r->admission) < 0;
 }
 
 static int64_t on_other_cost(pom_sampler_client_t *self) {
