@@ -102,11 +102,8 @@ class Catalogue:
         hidden = []
         if unwanted:
             hidden = [product.number for product in self.products if product.words & unwanted]
-        kept = []
-        for product in found:
-            # planted: the next line looks through a list where a set belongs; make demo must name it
-            if product.number not in hidden:
-                kept.append(product)
+        # planted: the next line looks through a list where a set belongs; make demo must name it
+        kept = [product for product in found if product.number not in hidden]
         kept.sort(key=lambda product: product.price)
         return kept
 

@@ -17,11 +17,15 @@ from urllib.parse import parse_qs
 import profilomatic
 import profilomatic.wsgi
 
-TEXT = [("Content-Type", "text/plain")]
 ROUTES = {}
 SEEN = []  # what `watched` and the bodies noted; the path /seen answers it
 CHUNK = b"x" * 65536
 LONG_CHUNKS = 2000
+
+
+def text(*more):
+    """Headers of a plain text; a fresh list each time, since wsgiref adds its own to the very list it is given."""
+    return [("Content-Type", "text/plain"), *more]
 
 
 def route(path):
@@ -63,67 +67,67 @@ class NotedFile(io.FileIO):
 
 @route("/list")
 def answer_list(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return [b"one ", b"two\n"]
 
 
 @route("/one")
 def answer_one(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return [b"a server may count the length of this one\n"]
 
 
 @route("/tuple")
 def answer_tuple(environ, start_response):
-    start_response("200 OK", [*TEXT, ("Content-Length", "6")])
+    start_response("200 OK", text(("Content-Length", "6")))
     return (b"abc", b"def")
 
 
 @route("/empty")
 def answer_empty(environ, start_response):
-    start_response("200 OK", [*TEXT, ("Content-Length", "0")])
+    start_response("200 OK", text(("Content-Length", "0")))
     return []
 
 
 @route("/generator")
 def answer_generator(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return (str(number).encode() + b"\n" for number in range(5))
 
 
 @route("/generator-one")
 def answer_generator_of_one(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     yield b"all in one chunk\n"
 
 
 @route("/lazy")
 def answer_lazily(environ, start_response):
-    start_response("202 Accepted", [*TEXT, ("X-Late", "yes")])
+    start_response("202 Accepted", text(("X-Late", "yes")))
     yield b"the status came with the first chunk\n"
 
 
 @route("/body")
 def answer_body(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return Body("/body", [b"one", b"two", b"three"])
 
 
 @route("/sized")
 def answer_sized(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return SizedBody("/sized", [b"a sized body of one chunk\n"])
 
 
 @route("/empty-chunks")
 def answer_empty_chunks(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return Body("/empty-chunks", [b"", b"a", b"", b"b", b""])
 
 
 @route("/write")
 def answer_by_write(environ, start_response):
-    write = start_response("200 OK", TEXT)
+    write = start_response("200 OK", text())
     write(b"pushed ")
     write(b"twice ")
     return [b"then returned\n"]
@@ -131,17 +135,17 @@ def answer_by_write(environ, start_response):
 
 @route("/twice")
 def answer_twice(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     try:
         raise ValueError("changed its mind")
     except ValueError:
-        start_response("503 Service Unavailable", [*TEXT, ("Retry-After", "1")], sys.exc_info())
+        start_response("503 Service Unavailable", text(("Retry-After", "1")), sys.exc_info())
     return [b"the second one counts\n"]
 
 
 @route("/headers")
 def answer_headers(environ, start_response):
-    start_response("200 OK", [*TEXT, ("X-Latin", "caf\xe9"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
+    start_response("200 OK", text(("X-Latin", "caf\xe9"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")))
     return [b"ok\n"]
 
 
@@ -170,7 +174,7 @@ def answer_echo(environ, start_response):
 @route("/lines")
 def answer_lines(environ, start_response):
     count = sum(1 for _ in input_of(environ))
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return [b"%d lines\n" % count]
 
 
@@ -193,27 +197,27 @@ def answer_error(environ, start_response):
 
 @route("/raise-mid")
 def answer_error_in_body(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     yield b"one chunk, then "
     raise RuntimeError("in the middle of the body")
 
 
 @route("/raise-close")
 def answer_error_in_close(environ, start_response):
-    start_response("200 OK", [*TEXT, ("Content-Length", "6")])
+    start_response("200 OK", text(("Content-Length", "6")))
     return Body("/raise-close", [b"whole\n"], RuntimeError("in close"))
 
 
 @route("/file")
 def answer_file(environ, start_response):
     file = NotedFile(os.environ["SERVERS_FILE"])
-    start_response("200 OK", [*TEXT, ("Content-Length", str(os.fstat(file.fileno()).st_size))])
+    start_response("200 OK", text(("Content-Length", str(os.fstat(file.fileno()).st_size))))
     return environ["wsgi.file_wrapper"](file, 8192)
 
 
 @route("/long")
 def answer_long(environ, start_response):
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return Body("/long", (CHUNK for _ in range(LONG_CHUNKS)))
 
 
@@ -221,7 +225,7 @@ def answer_long(environ, start_response):
 def answer_spin(environ, start_response):
     seconds = float(parse_qs(environ["QUERY_STRING"])["seconds"][0])
     spin(seconds)
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return [b"spun\n"]
 
 
@@ -235,7 +239,7 @@ def spin(seconds):
 def answer_nap(environ, start_response):
     seconds = float(parse_qs(environ["QUERY_STRING"])["seconds"][0])
     nap(seconds)
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
     return [b"napped\n"]
 
 
@@ -246,7 +250,7 @@ def nap(seconds):
 @route("/stream")
 def answer_stream(environ, start_response):
     """Three chunks with a pause after the first, so that a test can see the first one come alone."""
-    start_response("200 OK", TEXT)
+    start_response("200 OK", text())
 
     def chunks():
         yield b"first\n"
@@ -283,7 +287,7 @@ def answer_stats(environ, start_response):
 def bare(environ, start_response):
     answer = ROUTES.get(environ.get("PATH_INFO", ""))
     if answer is None:
-        start_response("404 Not Found", TEXT)
+        start_response("404 Not Found", text())
         return [b"no such path\n"]
     result = answer(environ, start_response)
     environ["test.result"] = result
