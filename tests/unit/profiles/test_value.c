@@ -367,6 +367,12 @@ static void test_value_replay_refuses_what_nests_too_deep(void **state) {
     assert_int_equal(trace.deepest, POM_VALUE_DEPTH_MAX);
 }
 
+static void test_value_replay_refuses_an_endless_length(void **state) {
+    unsigned char data[1 + 11] = {3}; /* an integer of 11 bytes; 10 hold 64 bits */
+    memset(data + 1, 0x80, 10);
+    assert_string_equal(replay(data, sizeof data, POM_EINVAL), "null");
+}
+
 static void test_value_empty_text_needs_its_room(void **state) {
     unsigned char storage[2];
     pom_value_writer_t w;
@@ -399,6 +405,7 @@ int main(void) {
         cmocka_unit_test(test_value_replay_survives_random_bytes),
         cmocka_unit_test(test_value_replay_survives_damage),
         cmocka_unit_test(test_value_replay_refuses_what_nests_too_deep),
+        cmocka_unit_test(test_value_replay_refuses_an_endless_length),
         cmocka_unit_test(test_value_empty_text_needs_its_room),
         cmocka_unit_test(test_value_replay_reports_trailing_bytes),
     };
