@@ -1,4 +1,4 @@
-/* Codes: what is kept of a code object, where texts and line tables are cut, how a line is found. */
+/* Codes: what is kept of a code object, where texts and line tables are cut, finding a line. */
 #include "tests/unit/support/test_support.h"
 
 #include "base/alloc.h"

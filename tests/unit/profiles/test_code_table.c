@@ -199,7 +199,7 @@ static void test_code_table_death_during_a_reading_is_seen_in_the_epoch(void **s
     bool fresh = false;
     pom_code_t *stale = pom_code_table_get(table, 0x1000, SAMPLER, &fresh);
     assert_string_equal(stale->function, "call 1");
-    /* Before the sampler has drawn its conclusion: the successor is not shown under the old name. */
+    /* Before the sampler has looked at the epoch: the successor does not get the old name. */
     assert_string_equal(pom_code_table_get(table, 0x1000, APP, NULL)->function, "call 2");
     assert_true(fresh);
     assert_true(pom_code_table_epoch(table) != epoch);
@@ -246,7 +246,7 @@ static void test_code_table_last_slot_lost_to_another_thread_overflows(void **st
 }
 
 static void test_code_table_probes_are_bounded(void **state) {
-    /* More codes than one window of 64 of a table that is far from full: keys that share a window. */
+    /* 80 keys that begin at one slot of a table that is far from full. */
     pom_code_table_t *table = new_table(32768);
     int found = 0;
     for (uintptr_t key = 16; found < 80; key += 16) {
