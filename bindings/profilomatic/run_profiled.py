@@ -217,7 +217,9 @@ def _connect(text):
 def _new_main():
     """A fresh __main__: the program must not see our names in it."""
     main = types.ModuleType("__main__")
-    main.__builtins__ = __builtins__ if isinstance(__builtins__, types.ModuleType) else sys.modules["builtins"]
+    main.__builtins__ = sys.modules["builtins"]
+    if sys.version_info < (3, 14):
+        main.__annotations__ = {}
     # Our own module stays referenced, or its globals would be cleared while we still run.
     global _our_main
     _our_main = sys.modules.get("__main__")
@@ -251,7 +253,7 @@ def _module(name, arguments):
 
 def _look(path):
     """A script that cannot be read is told before an output file is overwritten."""
-    full = os.path.abspath(path)
+    full = _full(path)
     if path == "-" or os.path.isdir(full):
         return
     try:
@@ -266,8 +268,8 @@ def _script(path, arguments):
     if path == "-":
         if not getattr(sys.flags, "safe_path", False):
             sys.path[0:1] = [""]
-        return _program(_new_main(), sys.stdin.read(), "<stdin>", None)
-    full = os.path.abspath(path)
+        return _program(_new_main(), sys.stdin.read(), "<stdin>")
+    full = _full(path)
     if _is_importable(full):
         import runpy
 
@@ -278,7 +280,12 @@ def _script(path, arguments):
     with open(full, "rb") as file:
         source = file.read()
     _first_path(os.path.dirname(os.path.realpath(full)))
-    return _program(_new_main(), source, full, path)
+    return _program(_new_main(), source, full)
+
+
+def _full(path):
+    """As the interpreter makes a script's path absolute: "./x.py" keeps its dot."""
+    return os.path.join(os.getcwd(), path)
 
 
 def _is_importable(path):
@@ -288,21 +295,19 @@ def _is_importable(path):
     return importer is not None and (os.path.isdir(path) or type(importer).__name__ == "zipimporter")
 
 
-def _program(main, source, full, path):
+def _program(main, source, full):
     import importlib.machinery
-    import importlib.util
 
-    if path is not None:
-        main.__file__ = full
-        main.__cached__ = None
-        if sys.version_info < (3, 14):
-            main.__annotations__ = {}
-        compiled = full.endswith(".pyc")
-        loader = importlib.machinery.SourcelessFileLoader if compiled else importlib.machinery.SourceFileLoader
-        main.__loader__ = loader("__main__", full)
-        if compiled:
-            code = main.__loader__.get_code("__main__")
-            return lambda: exec(code, main.__dict__)
+    main.__file__ = full
+    main.__cached__ = None
+    if full == "<stdin>":
+        main.__loader__ = importlib.machinery.BuiltinImporter
+    elif full.endswith(".pyc"):
+        main.__loader__ = importlib.machinery.SourcelessFileLoader("__main__", full)
+        code = main.__loader__.get_code("__main__")
+        return lambda: exec(code, main.__dict__)
+    else:
+        main.__loader__ = importlib.machinery.SourceFileLoader("__main__", full)
     # Compiled when it runs: a syntax error must be reported as one of the program's.
     return lambda: exec(compile(source, full, "exec", dont_inherit=True), main.__dict__)
 

@@ -1,0 +1,192 @@
+"""`profilomatic check`: the verdict, its reasons, and the exit status that scripts read."""
+
+import json
+import sys
+
+import pytest
+
+from profilomatic import _backend, _check_live, _check_platform, check
+
+
+def status_of(engine):
+    return 0 if engine in check._NATIVE else 1
+
+
+def test_self_test_profiles_a_planted_line(command):
+    run = command("-m", "profilomatic", "check", "--json")
+    result = json.loads(run.stdout)
+    test = result["self_test"]
+    assert test["problem"] is None, test
+    assert test["planted_share"] > 0.8
+    assert 1 <= test["samples"] <= 1.2 * test["expected"] + 2
+    assert test["overhead_cpu"] > 0
+    assert run.returncode == status_of(test["engine"])
+    assert result["status"] == ("ok" if run.returncode == 0 else "degraded")
+
+
+def test_forced_pure_engine_is_degraded_and_says_why(command):
+    run = command("-m", "profilomatic", "check", env={"PROFILOMATIC_PURE": "1"})
+    assert run.returncode == 1
+    text = run.stdout.decode()
+    assert text.startswith("profiling works, with a slower engine")
+    assert "PROFILOMATIC_PURE" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_options_name_their_origin(command):
+    run = command("-m", "profilomatic", "check", "--json", "--no-self-test",
+                  env={"PROFILOMATIC_MAX_OVERHEAD": "5%", "PROFILOMATIC_SCRUB": "maybe=", "PROFILOMATIC_MAX_OVERHED": "1",
+                       "PROFILOMATIC_TIME_GRANULARITY": "never"})
+    result = json.loads(run.stdout)
+    options = {row["name"]: row for row in result["options"]}
+    assert (options["max_overhead"]["value"], options["max_overhead"]["origin"]) == (0.05, "PROFILOMATIC_MAX_OVERHEAD")
+    assert options["code_granularity"]["origin"] == "default"
+    assert options["time_granularity"]["origin"] == "default"
+    texts = " ".join(finding["text"] for finding in result["findings"])
+    assert "PROFILOMATIC_TIME_GRANULARITY='never' is ignored" in texts
+    assert "PROFILOMATIC_MAX_OVERHED means nothing; did you mean PROFILOMATIC_MAX_OVERHEAD?" in texts
+
+
+def test_configured_option_names_its_origin(command):
+    run = command("-c", "import profilomatic, json, profilomatic.check as c; profilomatic.configure(max_overhead=0.03);"
+                        "print(json.dumps(c.examine(self_test=False)))")
+    rows = {row["name"]: row for row in json.loads(run.stdout)["options"]}
+    assert rows["max_overhead"] == {"name": "max_overhead", "value": 0.03, "origin": "configure()"}
+
+
+def test_broken_engine_is_status_two(command, tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "import sys\nfrom profilomatic import _backend, check\n"
+        "def load():\n    raise RuntimeError('no memory for slots')\n"
+        "_backend.load = load\nsys.exit(check.main([]))\n")
+    run = command("broken.py", cwd=tmp_path)
+    assert run.returncode == 2
+    assert b"profiling does not work" in run.stdout and b"no memory for slots" in run.stdout
+
+
+def test_self_test_that_sees_nothing_is_broken(monkeypatch, capsys):
+    test = _check_live.SelfTest()
+    test.problem = "no profile arrived"
+    monkeypatch.setattr(_check_live, "run", lambda: test)
+    assert check.main(["--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["status"] == "broken"
+
+
+@pytest.mark.parametrize("record,problem", [
+    ({"samples": 0, "hits": 0, "place": None}, "not one sample"),
+    ({"samples": 9, "hits": 9, "place": ("other.py", 1)}, "the planted line got 0%"),
+    ({"samples": 9, "hits": 9, "place": (_check_live.PLANTED_FILE, _check_live.PLANTED_LINE)}, None)])
+def test_self_test_judges_what_arrived(record, problem):
+    children = [] if record["place"] is None else [
+        {"file": record["place"][0], "function": "work", "line": record["place"][1], "hits": record["hits"], "time": 0.1,
+         "self_time": 0.1}]
+    line = json.dumps({"time": 0.1, "hits": record["hits"], "children": children, "profiler": {
+        "engine": "native", "period": 0.01, "samples": record["samples"], "missed": {}, "overhead": {"fraction": 0, "cpu": 0}}})
+    test = _check_live.SelfTest()
+    _check_live._judge(test, [line.encode()])
+    assert (test.problem or "").startswith(problem or "") and bool(test.problem) == bool(problem)
+
+
+def test_check_leaves_a_running_engine_running(monkeypatch):
+    import profilomatic
+
+    monkeypatch.setattr(_check_live, "_MIN_SECONDS", 0.05)
+    seen = []
+    profilomatic.add_destination(seen.append)
+    try:
+        _check_live.run()
+        assert profilomatic.stats()["running"]
+    finally:
+        profilomatic.remove_destination(seen.append)
+        profilomatic.stop()
+
+
+@pytest.mark.parametrize("prepare,level,words", [
+    (lambda p: None, "ok", "can be made"), (lambda p: p.mkdir(), "broken", "is a folder"), (lambda p: p.write_text(""), "note", "is empty"),
+    (lambda p: p.write_text("text\n"), "broken", "not JSON"),
+    (lambda p: p.write_text('{"task_uuid": "x", "time": 1, "children": []}\n'), "ok", "holds 1 records")])
+def test_file_argument_is_looked_at(tmp_path, prepare, level, words):
+    path = tmp_path / "profiles.jsonl"
+    prepare(path)
+    (finding,) = check.file_findings(str(path))
+    assert finding.level == level
+    assert words in finding.text
+
+
+def test_file_in_no_folder_is_broken(tmp_path):
+    (finding,) = check.file_findings(str(tmp_path / "no" / "file"))
+    assert (finding.level, finding.remedy) == ("broken", f"mkdir -p {tmp_path / 'no'}")
+
+
+def stats(**change):
+    good = {"engine": "native", "running": True, "actions": {"started": 9, "profiled": 9, "shed": 0, "finished": 9, "lost": 0},
+            "samples": {"taken": 90, "missed": {}},
+            "destinations": [{"name": "file x", "queued": 0, "dropped": {}, "last_error": None}]}
+    return {**good, **change}
+
+
+@pytest.mark.parametrize("change,words", [
+    ({}, None),
+    ({"destinations": []}, "There is no destination"),
+    ({"running": False}, "does not run"),
+    ({"destinations": [{"name": "file x", "dropped": {}, "last_error": "no space left"}]}, "no space left"),
+    ({"destinations": [{"name": "file x", "dropped": {"full": 3}, "last_error": None}]}, "dropped 3"),
+    ({"actions": {"started": 0, "profiled": 0, "shed": 0, "finished": 0, "lost": 0}}, "No action began"),
+    ({"actions": {"started": 5, "profiled": 0, "shed": 5, "finished": 0, "lost": 0}}, "All 5 actions were shed"),
+    ({"actions": {"started": 9, "profiled": 2, "shed": 7, "finished": 2, "lost": 0}}, "Most actions are shed"),
+    ({"actions": {"started": 2, "profiled": 2, "shed": 0, "finished": 0, "lost": 0}}, "none has finished"),
+    ({"samples": {"taken": 0, "missed": {"torn": 4}}}, "without one sample"),
+    ({"samples": {"taken": 2, "missed": {"no_anchor": 40}}}, "Most samples are missed")])
+def test_explain_says_why_this_process_sends_nothing(change, words):
+    said = check.explain(stats(**change))
+    assert (said == []) if words is None else (words in said[0])
+
+
+def test_explain_asks_the_engine_itself():
+    said = check.explain()
+    assert said[0].startswith("There is no destination")
+
+
+# --- probes ---------------------------------------------------------------------------------------------------------
+
+def test_probes_find_this_machine_usable():
+    levels = {finding.topic: finding.level for finding in _check_platform.findings()}
+    assert levels["thread CPU clock"] in ("ok", "note")
+    assert "free-threaded build" not in levels
+    assert "sub-interpreter" not in levels
+
+
+def test_uwsgi_without_threads_is_broken(monkeypatch):
+    import types
+
+    module = types.ModuleType("uwsgi")
+    module.opt = {}
+    monkeypatch.setitem(sys.modules, "uwsgi", module)
+    assert _check_platform.uwsgi().level == "broken"
+    module.opt = {"enable-threads": b"true"}
+    assert _check_platform.uwsgi().level == "ok"
+
+
+def test_missing_extension_is_told_with_a_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "profilomatic._core", None)
+    monkeypatch.delattr("profilomatic._core", raising=False)
+    finding = _check_platform.extension()
+    assert finding.level == "degraded" and finding.remedy
+
+
+def test_engine_names_are_those_of_the_backends():
+    assert _backend.load().engine_info()["engine"] in (*check._NATIVE, "gil", "pure")
+
+
+# --- the command itself ---------------------------------------------------------------------------------------------
+
+def test_commands_are_listed_and_unknown_ones_refused(command):
+    run = command("-m", "profilomatic", "--help")
+    assert run.returncode == 0 and b"report" in run.stdout and b"check" in run.stdout and b"run" in run.stdout
+    run = command("-m", "profilomatic", "rapport")
+    assert run.returncode == 2 and b"no command 'rapport'" in run.stderr and run.stdout == b""
+    assert command("-m", "profilomatic").returncode == 2
+    assert command("-m", "profilomatic", "--version").returncode == 0
+    for name in ("run", "report", "check"):
+        run = command("-m", "profilomatic", name, "--help")
+        assert run.returncode == 0 and b"usage: profilomatic " + name.encode() in run.stdout
