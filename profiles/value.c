@@ -3,15 +3,17 @@
  *
  *     null 0 | false 1 | true 2 | integer 3 zigzag-varint | number 4 double | text 5 varint bytes
  *     map 6 (key value)* end | list 7 value* end | end 8 | key 9 varint bytes
+ *     seconds 10 zigzag-varint nanoseconds
  *
- * One stream is one value. Numbers are in host order: a stream never leaves its process, the formats do the
- * conversion. The writer keeps one byte back for the end of each open container, so that it can always close; a
- * key is written at once and taken back when its value finds no room. It also tolerates calls out of order (a key in
- * a list, an end too many): these are dropped, because the caller is a guest in somebody's request and has nobody
- * to tell.
+ * One stream is one value. Numbers are in host order: a stream never leaves its process, the
+ * formats do the conversion. The writer keeps one byte back for the end of each open container, so
+ * that it can always close; a key is written at once and taken back when its value finds no room.
+ * It also tolerates calls out of order (a key in a list, an end too many): these are dropped,
+ * because the caller is a guest in somebody's request and has nobody to tell.
  *
- * The replay trusts nothing: it checks every length, keeps its own stack instead of recursing, and emits exactly one
- * whole value whatever the bytes are, since a broken message must not break the record around it.
+ * The replay trusts nothing: it checks every length, keeps its own stack instead of recursing, and
+ * emits exactly one whole value whatever the bytes are, since a broken message must not break the
+ * record around it.
  *
  * Both run on any thread and allocate nothing.
  */
@@ -24,13 +26,13 @@ enum {
     TAG_FALSE,
     TAG_TRUE,
     TAG_INTEGER,
-    TAG_SECONDS, /* as an integer, of nanoseconds */
     TAG_NUMBER,
     TAG_TEXT,
     TAG_MAP,
     TAG_LIST,
     TAG_END,
-    TAG_KEY
+    TAG_KEY,
+    TAG_SECONDS
 };
 
 #define VARINT_MAX    10             /* bytes of a 64-bit varint */
@@ -38,7 +40,8 @@ enum {
 #define ELLIPSIS      "\xe2\x80\xa6" /* U+2026: tells the reader of a text that it goes on */
 #define ELLIPSIS_SIZE 3
 
-/* A text is cut for want of room only when this much is left of it: a shorter stump tells nothing. */
+/* A text is cut for want of room only when this much is left of it: a shorter stump tells
+ * nothing. */
 #define STUMP_MIN 8
 
 static size_t put_varint(unsigned char *to, uint64_t value) {
@@ -114,7 +117,8 @@ static size_t cut_at_character(const char *text, size_t most) {
     return most - at < 4 ? at : most;
 }
 
-/* Tag, length, bytes; longer than allowed is cut and marked. False when there is no room for a useful part. */
+/* Tag, length, bytes; longer than allowed is cut and marked. False when there is no room for a
+ * useful part. */
 static bool put_bytes(pom_value_writer_t *w, unsigned char tag, const char *text, size_t size) {
     size_t left = room_left(w);
     bool whole = size <= POM_VALUE_TEXT_MAX && 1 + varint_size(size) + size <= left;
@@ -334,7 +338,8 @@ static void read_end(reader_t *r) {
     }
 }
 
-/* One value, or the beginning of one, behind its tag; false when it is malformed and nothing was emitted. */
+/* One value, or the beginning of one, behind its tag; false when it is malformed and nothing was
+ * emitted. */
 static bool read_value(reader_t *r, unsigned char tag) {
     pom_emitter_t *e = r->emitter;
     uint64_t zigzag;
@@ -409,7 +414,8 @@ static bool read_item(reader_t *r) {
     return true;
 }
 
-/* Reads until every container is closed; after bad bytes it gives a waiting key its value and closes them itself. */
+/* Reads until every container is closed; after bad bytes it gives a waiting key its value and
+ * closes them itself. */
 static pom_status_t read_open(reader_t *r) {
     while (r->depth > 0) {
         if (!read_item(r)) {

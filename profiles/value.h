@@ -1,17 +1,22 @@
 /*
- * Values: the fields of a message or an action, written at the call, replayed into any emitter later.
+ * Values: the fields of a message or an action, written at the call, replayed into any emitter
+ * later.
  *
- * Used by bindings/ext (it writes what the user passed, on the app thread) and by formats (they replay). A value
- * stream is a byte string: one tag byte, then a payload. It pins nothing of the interpreter and shows the value of that moment.
+ * Used by bindings/ext (it writes what the user passed, on the app thread) and by formats (they
+ * replay). A value stream is a byte string: one tag byte, then a payload. It pins nothing of the
+ * interpreter and shows the value of that moment.
  *
  *     pom_value_writer_t w;
- *     pom_value_begin(&w, storage, sizeof storage);       caller's storage: no allocation on the app thread
- *     pom_value_map_begin(&w); pom_value_key(&w, "step", 4); pom_value_integer(&w, 1); pom_value_map_end(&w);
- *     size = pom_value_finish(&w);                        always a whole, well-formed stream
+ *     pom_value_begin(&w, storage, sizeof storage);   the caller's storage: no allocation
+ *     pom_value_map_begin(&w);
+ *     pom_value_key(&w, "step", 4);
+ *     pom_value_integer(&w, 1);
+ *     pom_value_map_end(&w);
+ *     size = pom_value_finish(&w);                    always a whole, well-formed stream
  *     pom_value_emit(storage, size, emitter);
  *
- * A writer that runs out of room drops what does not fit (whole entries, cut texts), closes what is open and sets
- * `cut`; it never fails.
+ * A writer that runs out of room drops what does not fit (whole entries, cut texts), closes what is
+ * open and sets `cut`; it never fails.
  */
 #ifndef POM_PROFILES_VALUE_H
 #define POM_PROFILES_VALUE_H
@@ -19,14 +24,16 @@
 #include "base/status.h"
 #include "profiles/emitter.h"
 
-#define POM_VALUE_DEPTH_MAX 16  /* nesting of a user's fields; deeper is replaced by "..." */
-#define POM_VALUE_TEXT_MAX 4096 /* bytes of one text; longer is cut at a character boundary and marked with an ellipsis */
+#define POM_VALUE_DEPTH_MAX 16 /* nesting of a user's fields; deeper is replaced by "..." */
+
+/* Bytes of one text; longer is cut at a character boundary and marked with an ellipsis. */
+#define POM_VALUE_TEXT_MAX 4096
 
 typedef struct pom_value_writer_s {
     unsigned char *data;
     size_t size, room;
     int depth;
-    int skipping; /* depth of containers being dropped for want of room */
+    int skipping;  /* depth of containers being dropped for want of room */
     size_t key_at; /* where the key without a value yet begins; SIZE_MAX = none */
     bool cut;
     unsigned char open[POM_VALUE_DEPTH_MAX + 1]; /* container kinds, to close them */
@@ -46,15 +53,18 @@ void pom_value_number(pom_value_writer_t *w, double value);
 void pom_value_boolean(pom_value_writer_t *w, bool value);
 void pom_value_null(pom_value_writer_t *w);
 
+/* The entries of a finished stream that is one map join the map that is open here, all or none of them. */
+void pom_value_entries(pom_value_writer_t *w, const void *data, size_t size);
+
 /* Closes what is open; returns the bytes used. */
 size_t pom_value_finish(pom_value_writer_t *w);
 
-/* Replays a stream as exactly one value. POM_EINVAL when it is malformed: containers begun are closed all the same, and
- * what cannot be read is null. An empty stream is null. [any] */
+/* Replays a stream as exactly one value. POM_EINVAL when it is malformed: containers begun are
+ * closed all the same, and what cannot be read is null. An empty stream is null. [any] */
 pom_status_t pom_value_emit(const void *data, size_t size, pom_emitter_t *emitter);
 
-/* As above for a stream that is one map, without its braces: the entries join a map the caller has open. An
- * empty stream has none. [any] */
+/* As above for a stream that is one map, without its braces: the entries join a map the caller
+ * has open. An empty stream has none. [any] */
 pom_status_t pom_value_emit_entries(const void *data, size_t size, pom_emitter_t *emitter);
 
 #endif

@@ -1,13 +1,13 @@
 /*
  * JSON text of a record, RFC 8259, appended to a buffer.
  *
- * Every call of the emitter reserves its worst case once and writes in place: a record of five nodes is some two hundred
- * calls, and this is the cost that shipping a profile has. Commas need no stack: one is due exactly when
- * the last thing written was a value.
+ * Every call of the emitter reserves its worst case once and writes in place: a record of five
+ * nodes is some two hundred calls, and this is the cost that shipping a profile has. Commas need no
+ * stack: one is due exactly when the last thing written was a value.
  *
- * The text is ASCII only, so it passes through any terminal, log pipeline or reader whatever its encoding. Numbers
- * are written without the C library where it would ask the locale: an embedding program may have set one whose
- * decimal point is a comma.
+ * The text is ASCII only, so it passes through any terminal, log pipeline or reader whatever its
+ * encoding. Numbers are written without the C library where it would ask the locale: an embedding
+ * program may have set one whose decimal point is a comma.
  *
  * Runs on any thread. A full buffer is the buffer's own failure state; nothing here reports it.
  */
@@ -23,8 +23,8 @@
 
 #define INTEGER_MAX 20 /* characters of INT64_MIN */
 #define SECONDS_MAX 22 /* sign, 10 digits, point, 9 digits, and one spare */
-#define NUMBER_MAX 32  /* "-1.7976931348623157e+308" is 24 */
-#define ESCAPE_MAX 12  /* a surrogate pair */
+#define NUMBER_MAX  32 /* "-1.7976931348623157e+308" is 24 */
+#define ESCAPE_MAX  12 /* a surrogate pair */
 
 static pom_json_t *json_of(pom_emitter_t *self) {
     return POM_CONTAINER(self, pom_json_t, emitter);
@@ -93,7 +93,7 @@ static void json_list_end(pom_emitter_t *self) {
 }
 
 #define EACH_BYTE(b) (UINT64_C(0x0101010101010101) * (b))
-#define HIGH_BITS EACH_BYTE(0x80)
+#define HIGH_BITS    EACH_BYTE(0x80)
 
 /* High bit set in some byte of the result when some byte of x is zero. */
 static uint64_t zero_bytes(uint64_t x) {
@@ -108,7 +108,8 @@ static bool is_plain(unsigned char c) {
 static bool is_plain_word(uint64_t word) {
     uint64_t control = (word - EACH_BYTE(0x20)) & ~word & HIGH_BITS;
     uint64_t other = word & HIGH_BITS;
-    return (control | other | zero_bytes(word ^ EACH_BYTE('"')) | zero_bytes(word ^ EACH_BYTE('\\'))) == 0;
+    return (control | other | zero_bytes(word ^ EACH_BYTE('"')) |
+            zero_bytes(word ^ EACH_BYTE('\\'))) == 0;
 }
 
 static uint64_t load_8(const char *at) {
@@ -123,8 +124,9 @@ static uint32_t load_4(const char *at) {
     return word;
 }
 
-/* Length of the beginning that needs no escape. Eight bytes a step, and the rest by a load that overlaps the one before:
- * keys and file names are most of a record, and nearly all of them are plain. */
+/* Length of the beginning that needs no escape. Eight bytes a step, and the rest by a load that
+ * overlaps the one before: keys and file names are most of a record, and nearly all of them are
+ * plain. */
 static size_t plain_length(const char *text, size_t size) {
     size_t at = 0;
     while (size - at >= 8 && is_plain_word(load_8(text + at))) {
@@ -147,8 +149,8 @@ static size_t plain_length(const char *text, size_t size) {
     return at;
 }
 
-/* Decodes one character; *used is at least 1. Overlong forms, surrogates and what is beyond U+10FFFF are bad UTF-8
- * as well. Bad bytes become one U+FFFD each. */
+/* Decodes one character; *used is at least 1. Overlong forms, surrogates and what is beyond
+ * U+10FFFF are bad UTF-8 as well. Bad bytes become one U+FFFD each. */
 static uint32_t decode(const unsigned char *text, size_t size, size_t *used) {
     static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
     unsigned char lead = text[0];
@@ -281,7 +283,8 @@ static void json_integer(pom_emitter_t *self, int64_t value) {
     value_end(json, put_unsigned(to, magnitude(value)));
 }
 
-/* Exact decimal seconds, never with an exponent, at least one decimal: readers see a float and people can read it. */
+/* Exact decimal seconds, never with an exponent, at least one decimal: readers see a float and
+ * people can read it. */
 static void json_seconds(pom_emitter_t *self, int64_t ns) {
     pom_json_t *json = json_of(self);
     char *to = value_begin(json, SECONDS_MAX);
@@ -332,8 +335,9 @@ static void json_boolean(pom_emitter_t *self, bool value) {
 }
 
 /*
- * The shortest of 15, 16 and 17 digits that reads back as the same double. snprintf and strtod agree on the locale's
- * decimal point, which may be several bytes; whatever is not a digit, sign or exponent is it, and becomes a point.
+ * The shortest of 15, 16 and 17 digits that reads back as the same double. snprintf and strtod
+ * agree on the locale's decimal point, which may be several bytes; whatever is not a digit, sign or
+ * exponent is it, and becomes a point.
  */
 static void json_number(pom_emitter_t *self, double value) {
     if (!isfinite(value)) {
@@ -342,7 +346,8 @@ static void json_number(pom_emitter_t *self, double value) {
     }
     char local[NUMBER_MAX];
     for (int digits = 15; digits <= 17; digits++) {
-        (void)snprintf(local, sizeof local, "%.*g", digits, value); /* longest is 24: it always fits */
+        (void)snprintf(local, sizeof local, "%.*g", digits,
+                       value); /* longest is 24: it always fits */
         if (strtod(local, NULL) == value) {
             break;
         }

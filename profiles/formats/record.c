@@ -1,22 +1,25 @@
 /*
- * The profile record: one walk over a profile, driving any emitter. docs/record.md is its user's view.
+ * The profile record: one walk over a profile, driving any emitter. docs/record.md is its user's
+ * view.
  *
- * Two kinds of node do not appear. Internal code (the interpreter's helpers and ours) never does. And when the document
- * would nest deeper than its reader can take, the too deep chains lose their middle: their outermost nodes say
- * which request it is, their innermost ones which line is slow. A node is removed when it lies deeper than
- * `outer` and has a chain of `inner` or more nodes below it. Along a path the depth only grows and the height only
- * shrinks, so a path keeps at most outer + inner nodes, and one that fits loses none:
+ * Two kinds of node do not appear. Internal code (the interpreter's helpers and ours) never does.
+ * And when the document would nest deeper than its reader can take, the too deep chains lose their
+ * middle: their outermost nodes say which request it is, their innermost ones which line is slow. A
+ * node is removed when it lies deeper than `outer` and has a chain of `inner` or more nodes below
+ * it. Along a path the depth only grows and the height only shrinks, so a path keeps at most outer
+ * + inner nodes, and one that fits loses none:
  *
  *     depth   1  2  3  4  5  6  7         outer 2, inner 2
  *     height  6  5  4  3  2  1  0
  *     kept    x  x           x  x
  *
- * What hangs on a removed node is hoisted to the nearest node kept above it, in place, so document order stays; the
- * self time of the removed goes there too, so a node's time is still its self time and its children's times.
+ * What hangs on a removed node is hoisted to the nearest node kept above it, in place, so document
+ * order stays; the self time of the removed goes there too, so a node's time is still its self time
+ * and its children's times.
  *
- * Trees are up to POM_STACK_MAX deep and the loop and delivery threads may have small stacks: nothing here recurses. The
- * profile is shared by threads and not written to; heights of nodes, needed only when a tree is too deep, are in a
- * block of their own.
+ * Trees are up to POM_STACK_MAX deep and the loop and delivery threads may have small stacks:
+ * nothing here recurses. The profile is shared by threads and not written to; heights of nodes,
+ * needed only when a tree is too deep, are in a block of their own.
  */
 #include "profiles/formats/record.h"
 
@@ -25,7 +28,8 @@
 #include "base/alloc.h"
 #include "profiles/value.h"
 
-/* A document's fields may nest this deep by themselves, and there are the root and its list: less makes no sense. */
+/* A document's fields may nest this deep by themselves, and there are the root and its list:
+ * less makes no sense. */
 #define DEPTH_MIN 40
 
 /* Levels (a map and a list) that the fields of one message take at most. */
@@ -144,7 +148,8 @@ static int levels_inside(const pom_node_t *node) {
         return 0;
     }
     gauge_t gauge = {.emitter = {&gauge_ops}, .deepest = 1};
-    (void)pom_value_emit(node->message, node->message_size, &gauge.emitter); /* bad bytes measure as they emit */
+    (void)pom_value_emit(node->message, node->message_size,
+                         &gauge.emitter); /* bad bytes measure as they emit */
     return (gauge.deepest + 1) / 2;
 }
 
@@ -164,7 +169,8 @@ static void measure(shape_t *shape, const pom_node_t *root) {
         }
         int levels = c.depth;
         if (levels + MESSAGE_LEVELS_MAX > shape->levels) {
-            levels += levels_inside(c.node); /* elsewhere it cannot matter, and measuring costs a replay */
+            levels += levels_inside(
+                c.node); /* elsewhere it cannot matter, and measuring costs a replay */
         }
         if (levels > shape->deepest) {
             shape->deepest = levels;
@@ -195,7 +201,8 @@ static void cut(shape_t *shape, const pom_node_t *root) {
     shape->outer = shape->levels - shape->inner;
     shape->heights = pom_calloc((size_t)shape->last_index + 1, sizeof *shape->heights);
     if (shape->heights == NULL) {
-        /* Then the innermost nodes go: that needs no heights. A message may still hang below the last kept. */
+        /* Then the innermost nodes go: that needs no heights. A message may still hang below the
+         * last kept. */
         shape->inner = 0;
         shape->outer = shape->levels - MESSAGE_LEVELS_MAX - 1;
     } else {
@@ -260,8 +267,8 @@ static void put_loss(pom_emitter_t *e, const char *name, int64_t count) {
     }
 }
 
-static void put_times(pom_emitter_t *e, int64_t wall_ns, int64_t self_wall_ns, int64_t cpu_ns, int64_t self_cpu_ns,
-                      int32_t hits) {
+static void put_times(pom_emitter_t *e, int64_t wall_ns, int64_t self_wall_ns, int64_t cpu_ns,
+                      int64_t self_cpu_ns, int32_t hits) {
     KEY(e, "time");
     e->ops->seconds(e, wall_ns);
     KEY(e, "self_time");
@@ -291,7 +298,8 @@ static void put_action(pom_emitter_t *e, const pom_profile_t *profile) {
     put_text(e, profile->kind);
     KEY(e, "outcome");
     e->ops->text(e, outcome, strlen(outcome));
-    (void)pom_value_emit_entries(profile->fields, profile->fields_size, e); /* of bad bytes, what could be read */
+    (void)pom_value_emit_entries(profile->fields, profile->fields_size,
+                                 e); /* of bad bytes, what could be read */
     e->ops->map_end(e);
 }
 
@@ -316,7 +324,8 @@ static void put_profiler(pom_emitter_t *e, const pom_profile_t *profile, const s
     KEY(e, "cpu");
     e->ops->seconds(e, profile->overhead_cpu_ns);
     KEY(e, "fraction");
-    /* A fraction in millionths is that many microseconds of a second: seconds() writes it exactly, without floats. */
+    /* A fraction in millionths is that many microseconds of a second: seconds() writes it
+     * exactly, without floats. */
     e->ops->seconds(e, profile->overhead_ppm * 1000);
     e->ops->map_end(e);
     KEY(e, "truncated");
@@ -352,7 +361,8 @@ static void put_place(pom_emitter_t *e, const pom_node_t *node, pom_granularity_
     if (code == NULL || code->internal) {
         return;
     }
-    /* Line 0 stands for "the interpreter gives none": the shape of instruction and the type of line stay. */
+    /* Line 0 stands for "the interpreter gives none": the shape of instruction and the type of
+     * line stay. */
     int32_t line = node->line > 0 ? node->line : 0;
     char instruction[INSTRUCTION_MAX];
     size_t size = append(instruction, 0, code->file, code->file_len);
@@ -379,11 +389,13 @@ static void put_place(pom_emitter_t *e, const pom_node_t *node, pom_granularity_
 }
 
 /* The entries of a node but for its children; the map is left open. */
-static void put_node(pom_emitter_t *e, const pom_profile_t *profile, const pom_node_t *node, const view_t *view) {
+static void put_node(pom_emitter_t *e, const pom_profile_t *profile, const pom_node_t *node,
+                     const view_t *view) {
     int64_t to_wall_ns = profile->start_wall_ns - profile->start_ns;
     e->ops->map_begin(e);
     put_place(e, node, profile->tree.granularity);
-    put_times(e, node->total_wall_ns, view->self_wall_ns, node->total_cpu_ns, view->self_cpu_ns, node->hits);
+    put_times(e, node->total_wall_ns, view->self_wall_ns, node->total_cpu_ns, view->self_cpu_ns,
+              node->hits);
     put_moments(e, to_wall_ns + node->first_ns, to_wall_ns + node->last_ns);
     if (node->message != NULL) {
         KEY(e, "message");
@@ -423,7 +435,8 @@ void pom_record_emit(const pom_profile_t *profile, pom_emitter_t *emitter, int m
     pom_emitter_t *e = emitter;
     shape_t shape = {0};
     if (max_depth > 0) {
-        shape.levels = ((max_depth > DEPTH_MIN ? max_depth : DEPTH_MIN) - 1) / 2; /* the root is one map */
+        shape.levels =
+            ((max_depth > DEPTH_MIN ? max_depth : DEPTH_MIN) - 1) / 2; /* the root is one map */
     }
     measure(&shape, root);
     if (shape.deepest > shape.levels) {
@@ -448,8 +461,10 @@ void pom_record_emit(const pom_profile_t *profile, pom_emitter_t *emitter, int m
     put_text(e, profile->source);
     KEY(e, "pid");
     e->ops->integer(e, profile->pid);
-    put_moments(e, profile->start_wall_ns, profile->start_wall_ns + (profile->end_ns - profile->start_ns));
-    put_times(e, profile->wall_ns, view.self_wall_ns, profile->cpu_ns, view.self_cpu_ns, root->hits);
+    put_moments(e, profile->start_wall_ns,
+                profile->start_wall_ns + (profile->end_ns - profile->start_ns));
+    put_times(e, profile->wall_ns, view.self_wall_ns, profile->cpu_ns, view.self_cpu_ns,
+              root->hits);
     put_action(e, profile);
     put_profiler(e, profile, &shape);
     KEY(e, "children");

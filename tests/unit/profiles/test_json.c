@@ -111,11 +111,11 @@ static void test_json_escapes_text(void **state) {
         {"\xe2\x82", "\"\\ufffd\\ufffd\""},
         {"\xe2\x82z", "\"\\ufffd\\ufffdz\""},
         {"\xf0\x9f\x98", "\"\\ufffd\\ufffd\\ufffd\""},
-        {"\xc0\xaf", "\"\\ufffd\\ufffd\""},                         /* overlong */
-        {"\xe0\x80\xaf", "\"\\ufffd\\ufffd\\ufffd\""},              /* overlong */
-        {"\xf0\x80\x80\xaf", "\"\\ufffd\\ufffd\\ufffd\\ufffd\""},   /* overlong */
-        {"\xed\xa0\x80", "\"\\ufffd\\ufffd\\ufffd\""},              /* a surrogate */
-        {"\xf4\x90\x80\x80", "\"\\ufffd\\ufffd\\ufffd\\ufffd\""},   /* beyond U+10FFFF */
+        {"\xc0\xaf", "\"\\ufffd\\ufffd\""},                       /* overlong */
+        {"\xe0\x80\xaf", "\"\\ufffd\\ufffd\\ufffd\""},            /* overlong */
+        {"\xf0\x80\x80\xaf", "\"\\ufffd\\ufffd\\ufffd\\ufffd\""}, /* overlong */
+        {"\xed\xa0\x80", "\"\\ufffd\\ufffd\\ufffd\""},            /* a surrogate */
+        {"\xf4\x90\x80\x80", "\"\\ufffd\\ufffd\\ufffd\\ufffd\""}, /* beyond U+10FFFF */
         {"\xf8\x88\x80\x80\x80", "\"\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -152,8 +152,8 @@ static void test_json_finds_what_to_escape_at_any_place(void **state) {
             } else {
                 (void)snprintf(one, sizeof one, "\\u%04x", (unsigned)byte);
             }
-            (void)snprintf(shown, sizeof shown, "\"%.*s%s%.*s\"", (int)at, "xxxxxxxxxxxxxxxxxxxx", one,
-                           (int)(19 - at), "xxxxxxxxxxxxxxxxxxxx");
+            (void)snprintf(shown, sizeof shown, "\"%.*s%s%.*s\"", (int)at, "xxxxxxxxxxxxxxxxxxxx",
+                           one, (int)(19 - at), "xxxxxxxxxxxxxxxxxxxx");
             assert_string_equal(written_text(text, sizeof text), shown);
         }
     }
@@ -165,7 +165,8 @@ static void test_json_random_text_is_ascii_on_one_line(void **state) {
         size_t size = pom_hash_mix(i) % (sizeof text + 1);
         for (size_t at = 0; at < size; at++) {
             uint64_t r = pom_hash_mix(i * 64 + at);
-            text[at] = (char)(r % 3 == 0 ? 0x80 | (r >> 8 & 0x3f) : r >> 16); /* many continuation bytes */
+            text[at] =
+                (char)(r % 3 == 0 ? 0x80 | (r >> 8 & 0x3f) : r >> 16); /* many continuation bytes */
         }
         const char *shown = written_text(text, size);
         for (const char *c = shown; *c != '\0'; c++) {
@@ -224,8 +225,9 @@ static void test_json_numbers_are_the_shortest_that_read_back(void **state) {
     }
 }
 
-/* The stand-in for a locale whose decimal point is a comma, as few machines have one installed: the C library's answer
- * is wrapped. With several bytes, as in ps_AF (U+066B), it is the hardest. */
+/* The stand-in for a locale whose decimal point is a comma, as few machines have one installed:
+ * the C library's answer is wrapped. With several bytes, as in ps_AF (U+066B), it is the
+ * hardest. */
 static const char *decimal_point = ".";
 int __wrap_snprintf(char *to, size_t size, const char *format, ...);
 int __wrap_snprintf(char *to, size_t size, const char *format, ...) {
@@ -277,7 +279,8 @@ static void test_json_numbers_ignore_the_locale(void **state) {
 static void put_some(pom_emitter_t *to) {
     to->ops->map_begin(to);
     to->ops->key(to, "text \xc3\xa9", 7);
-    to->ops->text(to, "a longer text with \xc3\xa9\xc3\xa9 and \n in it, again and again and again", 61);
+    to->ops->text(to, "a longer text with \xc3\xa9\xc3\xa9 and \n in it, again and again and again",
+                  61);
     to->ops->key(to, "list", 4);
     to->ops->list_begin(to);
     for (int i = 0; i < 40; i++) {

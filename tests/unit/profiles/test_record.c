@@ -1,5 +1,6 @@
 /*
- * The record: golden texts of hand-built profiles, and what removing nodes (internal code, too deep chains) must keep.
+ * The record: golden texts of hand-built profiles, and what removing nodes (internal code, too deep
+ * chains) must keep.
  *
  * Nodes are linked by hand, so that these tests do not lean on how a call tree merges.
  */
@@ -89,7 +90,8 @@ static int tear_down(void **state) {
 }
 
 /* The last child of parent, with its own samples; totals come from settle(). */
-static pom_node_t *add(pom_node_t *parent, pom_code_t *code, int32_t line, int64_t self_wall_ms, int64_t self_cpu_ms) {
+static pom_node_t *add(pom_node_t *parent, pom_code_t *code, int32_t line, int64_t self_wall_ms,
+                       int64_t self_cpu_ms) {
     assert_true(node_count < NODES);
     pom_node_t *node = &nodes[node_count++];
     memset(node, 0, sizeof *node);
@@ -112,7 +114,8 @@ static pom_node_t *add(pom_node_t *parent, pom_code_t *code, int32_t line, int64
     return node;
 }
 
-static pom_node_t *add_message(pom_node_t *parent, pom_code_t *code, int32_t line, const void *fields, size_t size) {
+static pom_node_t *add_message(pom_node_t *parent, pom_code_t *code, int32_t line,
+                               const void *fields, size_t size) {
     pom_node_t *node = add(parent, code, line, 0, 0);
     node->hits = 0;
     node->first_ns = node->last_ns = profile.start_ns + 15000000;
@@ -121,7 +124,8 @@ static pom_node_t *add_message(pom_node_t *parent, pom_code_t *code, int32_t lin
     return node;
 }
 
-/* Children were added after their parents: backwards, each total is complete when it is added up. */
+/* Children were added after their parents: backwards, each total is complete when it is added
+ * up. */
 static void settle(void) {
     for (uint32_t i = 0; i < node_count; i++) {
         nodes[i].total_wall_ns = nodes[i].self_wall_ns;
@@ -164,15 +168,18 @@ static const char *children_of_line(void) {
     "\"thread_name\":\"MainThread\",\"source\":\"shop\",\"pid\":42,"                               \
     "\"start_time\":\"2026-11-20T00:00:00.000000Z\",\"end_time\":\"2026-11-20T00:00:00.100000Z\"," \
     "\"time\":0.1,\"self_time\":0.0,\"cpu_time\":0.03,\"self_cpu_time\":0.0,\"hits\":0,"
-#define SPAN "\"start_time\":\"2026-11-20T00:00:00.010000Z\",\"end_time\":\"2026-11-20T00:00:00.020000Z\""
-#define AT "\"start_time\":\"2026-11-20T00:00:00.015000Z\",\"end_time\":\"2026-11-20T00:00:00.015000Z\""
+#define SPAN                                                                                       \
+    "\"start_time\":\"2026-11-20T00:00:00.010000Z\",\"end_time\":\"2026-11-20T00:00:00.020000Z\""
+#define AT                                                                                         \
+    "\"start_time\":\"2026-11-20T00:00:00.015000Z\",\"end_time\":\"2026-11-20T00:00:00.015000Z\""
 
 static void test_record_without_samples_has_every_key(void **state) {
-    assert_string_equal(line_of(&profile),
-                        HEAD "\"action\":{\"type\":\"/cart\",\"kind\":\"wsgi\",\"outcome\":\"succeeded\"},"
-                             "\"profiler\":{\"engine\":\"native\",\"period\":0.01,\"samples\":9,\"missed\":{},"
-                             "\"overhead\":{\"cpu\":0.000123,\"fraction\":0.0015},\"truncated\":{}},"
-                             "\"children\":[]}\n");
+    assert_string_equal(
+        line_of(&profile),
+        HEAD "\"action\":{\"type\":\"/cart\",\"kind\":\"wsgi\",\"outcome\":\"succeeded\"},"
+             "\"profiler\":{\"engine\":\"native\",\"period\":0.01,\"samples\":9,\"missed\":{},"
+             "\"overhead\":{\"cpu\":0.000123,\"fraction\":0.0015},\"truncated\":{}},"
+             "\"children\":[]}\n");
 }
 
 /* acceptance: PM12 PM13 */
@@ -199,26 +206,36 @@ static void test_record_by_line_is_golden(void **state) {
         line_of(&profile),
         "{\"task_uuid\":\"01234567-89ab-4def-8123-456789abcdef\",\"thread\":140000000000001,"
         "\"thread_name\":\"MainThread\",\"source\":\"shop\",\"pid\":42,"
-        "\"start_time\":\"2026-11-20T00:00:00.000000Z\",\"end_time\":\"2026-11-20T00:00:00.100000Z\","
+        "\"start_time\":\"2026-11-20T00:00:00.000000Z\",\"end_time\":\"2026-11-20T00:00:00."
+        "100000Z\","
         "\"time\":0.1,\"self_time\":0.04,\"cpu_time\":0.03,\"self_cpu_time\":0.001,\"hits\":9,"
-        "\"action\":{\"type\":\"/cart\",\"kind\":\"wsgi\",\"outcome\":\"succeeded\",\"status\":200},"
-        "\"profiler\":{\"engine\":\"native\",\"period\":0.01,\"samples\":9,\"missed\":{\"raced\":2},"
+        "\"action\":{\"type\":\"/"
+        "cart\",\"kind\":\"wsgi\",\"outcome\":\"succeeded\",\"status\":200},"
+        "\"profiler\":{\"engine\":\"native\",\"period\":0.01,\"samples\":9,\"missed\":{\"raced\":2}"
+        ","
         "\"overhead\":{\"cpu\":0.000123,\"fraction\":0.0015},"
         "\"truncated\":{\"nodes\":1,\"depth\":4,\"messages\":2,\"timeline\":3,\"events\":5}},"
         "\"children\":["
-        "{\"instruction\":\"/srv/app.py:App.__call__:12\",\"file\":\"/srv/app.py\",\"function\":\"App.__call__\","
-        "\"line\":12,\"time\":0.06,\"self_time\":0.0,\"cpu_time\":0.029,\"self_cpu_time\":0.0,\"hits\":1," SPAN
-        ",\"children\":["
-        "{\"instruction\":\"/srv/views.py:cart:7\",\"file\":\"/srv/views.py\",\"function\":\"cart\",\"line\":7,"
-        "\"time\":0.02,\"self_time\":0.02,\"cpu_time\":0.009,\"self_cpu_time\":0.009,\"hits\":1," SPAN "},"
-        "{\"instruction\":\"/srv/views.py:cart:8\",\"file\":\"/srv/views.py\",\"function\":\"cart\",\"line\":8,"
+        "{\"instruction\":\"/srv/app.py:App.__call__:12\",\"file\":\"/srv/"
+        "app.py\",\"function\":\"App.__call__\","
+        "\"line\":12,\"time\":0.06,\"self_time\":0.0,\"cpu_time\":0.029,\"self_cpu_time\":0.0,"
+        "\"hits\":1," SPAN ",\"children\":["
+        "{\"instruction\":\"/srv/views.py:cart:7\",\"file\":\"/srv/"
+        "views.py\",\"function\":\"cart\",\"line\":7,"
+        "\"time\":0.02,\"self_time\":0.02,\"cpu_time\":0.009,\"self_cpu_time\":0.009,\"hits\":"
+        "1," SPAN "},"
+        "{\"instruction\":\"/srv/views.py:cart:8\",\"file\":\"/srv/"
+        "views.py\",\"function\":\"cart\",\"line\":8,"
         "\"time\":0.0,\"self_time\":0.0,\"cpu_time\":0.0,\"self_cpu_time\":0.0,\"hits\":0," AT
         ",\"message\":{\"step\":1}},"
-        "{\"instruction\":\"/srv/views.py:cart:7\",\"file\":\"/srv/views.py\",\"function\":\"cart\",\"line\":7,"
-        "\"time\":0.04,\"self_time\":0.01,\"cpu_time\":0.02,\"self_cpu_time\":0.0,\"hits\":1," SPAN ",\"children\":["
+        "{\"instruction\":\"/srv/views.py:cart:7\",\"file\":\"/srv/"
+        "views.py\",\"function\":\"cart\",\"line\":7,"
+        "\"time\":0.04,\"self_time\":0.01,\"cpu_time\":0.02,\"self_cpu_time\":0.0,\"hits\":1," SPAN
+        ",\"children\":["
         "{\"instruction\":\"/srv/views.py:cart.<locals>.<lambda>:7\",\"file\":\"/srv/views.py\","
         "\"function\":\"cart.<locals>.<lambda>\",\"line\":7,"
-        "\"time\":0.03,\"self_time\":0.03,\"cpu_time\":0.02,\"self_cpu_time\":0.02,\"hits\":1," SPAN "}]}]},"
+        "\"time\":0.03,\"self_time\":0.03,\"cpu_time\":0.02,\"self_cpu_time\":0.02,\"hits\":1," SPAN
+        "}]}]},"
         "{\"time\":0.0,\"self_time\":0.0,\"cpu_time\":0.0,\"self_cpu_time\":0.0,\"hits\":0," AT
         ",\"message\":{\"step\":1}}]}\n");
 }
@@ -227,27 +244,30 @@ static void test_record_by_function_has_no_line(void **state) {
     profile.tree.granularity = POM_BY_FUNCTION;
     add(&profile.tree.root, view, -1, 1, 1);
     settle();
-    assert_string_equal(children_of_line(),
-                        "\"children\":[{\"instruction\":\"/srv/views.py:cart\",\"file\":\"/srv/views.py\","
-                        "\"function\":\"cart\",\"time\":0.001,\"self_time\":0.001,\"cpu_time\":0.001,"
-                        "\"self_cpu_time\":0.001,\"hits\":1," SPAN "}]}\n");
+    assert_string_equal(
+        children_of_line(),
+        "\"children\":[{\"instruction\":\"/srv/views.py:cart\",\"file\":\"/srv/views.py\","
+        "\"function\":\"cart\",\"time\":0.001,\"self_time\":0.001,\"cpu_time\":0.001,"
+        "\"self_cpu_time\":0.001,\"hits\":1," SPAN "}]}\n");
 }
 
 static void test_record_by_file_has_no_function(void **state) {
     profile.tree.granularity = POM_BY_FILE;
     add(&profile.tree.root, view, -1, 1, 1);
     settle();
-    assert_string_equal(children_of_line(),
-                        "\"children\":[{\"instruction\":\"/srv/views.py\",\"file\":\"/srv/views.py\","
-                        "\"time\":0.001,\"self_time\":0.001,\"cpu_time\":0.001,\"self_cpu_time\":0.001,"
-                        "\"hits\":1," SPAN "}]}\n");
+    assert_string_equal(
+        children_of_line(),
+        "\"children\":[{\"instruction\":\"/srv/views.py\",\"file\":\"/srv/views.py\","
+        "\"time\":0.001,\"self_time\":0.001,\"cpu_time\":0.001,\"self_cpu_time\":0.001,"
+        "\"hits\":1," SPAN "}]}\n");
 }
 
 static void test_record_by_line_without_a_line_says_zero(void **state) {
     add(&profile.tree.root, view, -1, 0, 0);
     settle();
-    assert_non_null(strstr(children_of_line(), "\"instruction\":\"/srv/views.py:cart:0\",\"file\":\"/srv/views.py\","
-                                               "\"function\":\"cart\",\"line\":0,"));
+    assert_non_null(strstr(children_of_line(),
+                           "\"instruction\":\"/srv/views.py:cart:0\",\"file\":\"/srv/views.py\","
+                           "\"function\":\"cart\",\"line\":0,"));
 }
 
 static void test_record_takes_the_longest_names(void **state) {
@@ -291,7 +311,8 @@ static void test_record_survives_broken_fields(void **state) {
     assert_non_null(strstr(children_of_line(), "\"message\":{}}]}\n"));
 }
 
-/* Hidden code: its children move up in place, its self time goes to the parent, nobody counts it as elided. */
+/* Hidden code: its children move up in place, its self time goes to the parent, nobody counts it
+ * as elided. */
 static void test_record_hoists_over_internal_code(void **state) {
     unsigned char message[64];
     size_t size = one_field(message, sizeof message, "step", 1);
@@ -308,32 +329,38 @@ static void test_record_hoists_over_internal_code(void **state) {
     add(alone, hidden, 1, 64, 16);
     settle();
 #define ZERO "\"time\":0.0,\"self_time\":0.0,\"cpu_time\":0.0,\"self_cpu_time\":0.0,\"hits\":"
-    assert_string_equal(
-        children_of_line(),
-        "\"children\":["
-        "{\"instruction\":\"/srv/app.py:App.__call__:12\",\"file\":\"/srv/app.py\",\"function\":\"App.__call__\","
-        "\"line\":12,\"time\":0.06,\"self_time\":0.028,\"cpu_time\":0.015,\"self_cpu_time\":0.007,\"hits\":1," SPAN
-        ",\"children\":["
-        "{\"instruction\":\"/srv/views.py:cart:7\",\"file\":\"/srv/views.py\",\"function\":\"cart\",\"line\":7,"
-        "\"time\":0.032,\"self_time\":0.032,\"cpu_time\":0.008,\"self_cpu_time\":0.008,\"hits\":1," SPAN "},"
-        "{\"instruction\":\"/srv/views.py:cart:8\",\"file\":\"/srv/views.py\",\"function\":\"cart\",\"line\":8," ZERO
-        "1," SPAN "},"
-        "{" ZERO "0," AT ",\"message\":{\"step\":1}},"
-        "{\"instruction\":\"/srv/views.py:cart:9\",\"file\":\"/srv/views.py\",\"function\":\"cart\",\"line\":9," ZERO
-        "1," SPAN "}]},"
-        "{\"instruction\":\"/srv/views.py:cart:10\",\"file\":\"/srv/views.py\",\"function\":\"cart\",\"line\":10,"
-        "\"time\":0.064,\"self_time\":0.064,\"cpu_time\":0.016,\"self_cpu_time\":0.016,\"hits\":1," SPAN "}]}\n");
+    assert_string_equal(children_of_line(),
+                        "\"children\":["
+                        "{\"instruction\":\"/srv/app.py:App.__call__:12\",\"file\":\"/srv/"
+                        "app.py\",\"function\":\"App.__call__\","
+                        "\"line\":12,\"time\":0.06,\"self_time\":0.028,\"cpu_time\":0.015,\"self_"
+                        "cpu_time\":0.007,\"hits\":1," SPAN ",\"children\":["
+                        "{\"instruction\":\"/srv/views.py:cart:7\",\"file\":\"/srv/"
+                        "views.py\",\"function\":\"cart\",\"line\":7,"
+                        "\"time\":0.032,\"self_time\":0.032,\"cpu_time\":0.008,\"self_cpu_time\":0."
+                        "008,\"hits\":1," SPAN "},"
+                        "{\"instruction\":\"/srv/views.py:cart:8\",\"file\":\"/srv/"
+                        "views.py\",\"function\":\"cart\",\"line\":8," ZERO "1," SPAN "},"
+                        "{" ZERO "0," AT ",\"message\":{\"step\":1}},"
+                        "{\"instruction\":\"/srv/views.py:cart:9\",\"file\":\"/srv/"
+                        "views.py\",\"function\":\"cart\",\"line\":9," ZERO "1," SPAN "}]},"
+                        "{\"instruction\":\"/srv/views.py:cart:10\",\"file\":\"/srv/"
+                        "views.py\",\"function\":\"cart\",\"line\":10,"
+                        "\"time\":0.064,\"self_time\":0.064,\"cpu_time\":0.016,\"self_cpu_time\":0."
+                        "016,\"hits\":1," SPAN "}]}\n");
     /* 1 ms of its own and 2 of `outer` */
-    assert_non_null(strstr(line_of(&profile), "\"time\":0.1,\"self_time\":0.003,\"cpu_time\":0.03,\"self_cpu_time\":0.001,"));
+    assert_non_null(
+        strstr(line_of(&profile),
+               "\"time\":0.1,\"self_time\":0.003,\"cpu_time\":0.03,\"self_cpu_time\":0.001,"));
     assert_non_null(strstr(line_of(&profile), "\"truncated\":{}"));
 }
 
-/* An emitter that reads the document back: which nodes it has (by line, which the tests make unique), how they nest, and
- * whether times add up. */
+/* An emitter that reads the document back: which nodes it has (by line, which the tests make
+ * unique), how they nest, and whether times add up. */
 typedef struct audit_s {
     pom_emitter_t emitter;
-    int open, deepest;     /* containers */
-    int level;             /* node maps open, the root's included */
+    int open, deepest; /* containers */
+    int level;         /* node maps open, the root's included */
     int64_t time[2100], self_time[2100], children_time[2100];
     int32_t lines[NODES];
     int levels[NODES];
@@ -341,7 +368,7 @@ typedef struct audit_s {
     int messages;
     int64_t elided;
     char key[32];
-    int maps_inside;       /* maps open that are no nodes */
+    int maps_inside; /* maps open that are no nodes */
     bool after_children;
     bool wrong;
 } audit_t;
@@ -355,7 +382,8 @@ static void audit_open(void) {
 
 static void audit_map_begin(pom_emitter_t *self) {
     audit_open();
-    bool is_node = audit.maps_inside == 0 && (audit.open == 1 || strcmp(audit.key, "children") == 0 || audit.after_children);
+    bool is_node = audit.maps_inside == 0 &&
+                   (audit.open == 1 || strcmp(audit.key, "children") == 0 || audit.after_children);
     if (!is_node) {
         audit.maps_inside++;
         return;
@@ -530,7 +558,8 @@ static void test_record_counts_the_depth_of_fields(void **state) {
             emit_to_audit(120);
             assert_int_equal(audit.messages, 1);
             assert_true(audit.deepest <= 120);
-            /* The node's map is at 1 + 2 * depth: nothing is elided without need, but for the rounding to levels. */
+            /* The node's map is at 1 + 2 * depth: nothing is elided without need, but for the
+             * rounding to levels. */
             if (audit.elided == 0) {
                 assert_true(1 + 2 * depth + fields <= 120);
             } else {
@@ -542,7 +571,8 @@ static void test_record_counts_the_depth_of_fields(void **state) {
 
 #define MESSAGE_LEVELS 3 /* of five containers, in maps and lists rounded up */
 
-/* The rule of what is kept, worked out for every node by itself: parents come before their children in `nodes`. */
+/* The rule of what is kept, worked out for every node by itself: parents come before their
+ * children in `nodes`. */
 static void check_against_definition(int max_depth) {
     static int depth[NODES], height[NODES], level[NODES], seen[NODES + 1];
     static bool internal[NODES], kept[NODES];
@@ -574,8 +604,8 @@ static void check_against_definition(int max_depth) {
     }
     for (uint32_t i = 0; i < node_count; i++) {
         const pom_node_t *n = &nodes[i];
-        kept[i] = !internal[i] && (!is_cut || n->message != NULL || depth[i] <= levels - levels / 2 ||
-                                   height[i] < levels / 2);
+        kept[i] = !internal[i] && (!is_cut || n->message != NULL ||
+                                   depth[i] <= levels - levels / 2 || height[i] < levels / 2);
         kept_count += kept[i];
         level[i] = (n->parent == &profile.tree.root ? 0 : level[n->parent - nodes]) + kept[i];
         assert_int_equal(seen[n->line], kept[i] ? level[i] : 0);
@@ -595,7 +625,8 @@ static void test_record_random_trees_stay_consistent(void **state) {
         for (uint32_t i = 0; i < 400; i++) {
             uint64_t r = pom_hash_mix(seed * 1000 + i);
             /* Mostly below one of the latest nodes: long chains with short branches. */
-            uint32_t back = (uint32_t)(r >> 8) % 3 + ((r >> 20) % 40 == 0 ? (uint32_t)(r >> 32) % (i + 1) : 0);
+            uint32_t back =
+                (uint32_t)(r >> 8) % 3 + ((r >> 20) % 40 == 0 ? (uint32_t)(r >> 32) % (i + 1) : 0);
             pom_node_t *parent = i > back ? &nodes[i - 1 - back] : &profile.tree.root;
             while (parent->message != NULL) {
                 parent = parent->parent;
@@ -603,7 +634,8 @@ static void test_record_random_trees_stay_consistent(void **state) {
             if (r % 16 == 0) {
                 add_message(parent, view, (int32_t)i + 1, message, size);
             } else {
-                add(parent, (r >> 4) % 8 < internal_share ? hidden : view, (int32_t)i + 1, (int64_t)(r >> 50) % 5, 1);
+                add(parent, (r >> 4) % 8 < internal_share ? hidden : view, (int32_t)i + 1,
+                    (int64_t)(r >> 50) % 5, 1);
             }
         }
         check_against_definition(0);
@@ -637,7 +669,9 @@ static void test_record_without_memory_keeps_the_outermost(void **state) {
     pom_alloc_fail_from(0);
     assert_true(audit.deepest <= 120);
     assert_int_equal(audit.messages, 1);
-    assert_int_equal(audit.count, 51); /* 59 levels less 8 for the fields and one for the message, which is shown */
+    assert_int_equal(
+        audit.count,
+        51); /* 59 levels less 8 for the fields and one for the message, which is shown */
     assert_int_equal(audit.lines[49], 50);
     assert_int_equal(audit.elided, 1950);
 }
@@ -663,6 +697,36 @@ static void test_record_of_the_deepest_stack_needs_a_small_one(void **state) {
     assert_int_equal(audit.count, 2048);
 }
 
+/* A tree as the sampler feeds it: the message stands between what was before and behind it.
+ * acceptance: PM12 PM13 */
+static void test_record_of_a_grown_tree_keeps_the_order(void **state) {
+    unsigned char message[64];
+    size_t size = one_field(message, sizeof message, "step", 1);
+    pom_arena_t arena;
+    pom_arena_init(&arena, 1 << 20);
+    pom_tree_init(&profile.tree, &arena, POM_BY_LINE, pom_tree_limits_default(), profile.start_ns);
+    pom_place_t path[] = {{app, 12}, {view, 7}};
+    pom_weight_t weight = {.wall_ns = 10000000, .cpu_ns = 1, .hits = 1, .at_ns = profile.start_ns};
+    pom_tree_add(&profile.tree, path, 2, &weight);
+    path[1].line = 8;
+    pom_tree_message(&profile.tree, path, 2, profile.start_ns + 1, message, size);
+    path[1].line = 7;
+    pom_tree_add(&profile.tree, path, 2, &weight);
+    pom_tree_add_root(&profile.tree, 5000000, 0);
+    profile.wall_ns = profile.tree.root.total_wall_ns;
+    memset(&audit, 0, sizeof audit);
+    audit.emitter.ops = &audit_ops;
+    pom_record_emit(&profile, &audit.emitter, POM_RECORD_DEPTH_JSON);
+    assert_false(audit.wrong);
+    assert_int_equal(audit.messages, 1);
+    static const int32_t lines[] = {12, 7, 8, 7};
+    assert_int_equal(audit.count, 4);
+    assert_memory_equal(audit.lines, lines, sizeof lines);
+    assert_non_null(strstr(line_of(&profile), "\"time\":0.025,\"self_time\":0.005,"));
+    pom_tree_fini(&profile.tree);
+    pom_arena_fini(&arena);
+}
+
 static void test_record_drives_the_emitter_in_document_order(void **state) {
     pom_node_t *call = add(&profile.tree.root, app, 12, 1, 1);
     add(call, view, 7, 20, 9);
@@ -670,7 +734,9 @@ static void test_record_drives_the_emitter_in_document_order(void **state) {
     trace_init(&trace);
     pom_record_emit(&profile, &trace.emitter, 0);
     assert_true(trace_is_whole(&trace));
-    assert_non_null(strstr(trace.text, "start_time:@1795132800000000000 end_time:@1795132800100000000 time:100000000ns"));
+    assert_non_null(
+        strstr(trace.text,
+               "start_time:@1795132800000000000 end_time:@1795132800100000000 time:100000000ns"));
 }
 
 /* Every failing allocation leaves a failed buffer, never half a line or a leak. */
@@ -719,6 +785,7 @@ int main(void) {
         CASE(test_record_takes_a_small_limit_as_forty),
         CASE(test_record_without_memory_keeps_the_outermost),
         CASE(test_record_of_the_deepest_stack_needs_a_small_one),
+        CASE(test_record_of_a_grown_tree_keeps_the_order),
         CASE(test_record_drives_the_emitter_in_document_order),
         CASE(test_record_line_survives_failing_allocations),
     };

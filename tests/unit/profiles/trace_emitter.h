@@ -1,9 +1,11 @@
 /*
- * An emitter for tests: it writes what it is told in a short notation and checks the grammar of the calls.
+ * An emitter for tests: it writes what it is told in a short notation and checks the grammar of the
+ * calls.
  *
  *     {a:1 b:"x" c:[true null 1.5 2ns @3]}
  *
- * `broken` is set by a call that may not come at this place; `open` is 0 and `values` 1 after one whole value.
+ * `broken` is set by a call that may not come at this place; `open` is 0 and `values` 1 after one
+ * whole value.
  */
 #ifndef POM_TESTS_TRACE_EMITTER_H
 #define POM_TESTS_TRACE_EMITTER_H
