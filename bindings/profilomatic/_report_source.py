@@ -45,9 +45,8 @@ class Shortener:
                 path = file.replace("\\", "/")
                 if "/" in path:
                     folders.append(path.rsplit("/", 1)[0].split("/"))
-        # The last common folder stays visible: "shop/cart.py" tells more than "cart.py". And "/srv" is not worth a line.
-        common = (os.path.commonprefix(folders) if folders else [])[:-1]
-        self.root = "/".join(common) if len([p for p in common if p]) >= 2 else ""
+        # The last common folder stays visible: "shop/cart.py" tells more than "cart.py".
+        self.root = "/".join(os.path.commonprefix(folders)[:-1]) if folders else ""
 
     def _library(self, file):
         return None if any(text in file for text in self.own) else library_name(file)

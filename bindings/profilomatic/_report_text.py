@@ -32,7 +32,8 @@ class TextReport:
         where = self.shortener.show(place.file)
         if place.line:
             where += f":{place.line}"
-        return f"{where} {clean(place.function)}".rstrip() if place.file else clean(place.function)
+        function = clean(place.function).replace(".<locals>", "")
+        return f"{where} {function}".rstrip() if place.file else function
 
     def _where(self, place, columns):
         """The place in at most so many columns, painted; the function gives way before the line number."""
@@ -121,7 +122,8 @@ class TextReport:
         hint += "" if model.walk.leaf else " of your code, with the library calls it makes"
         self._title("HOTTEST LINES", hint)
         if not lines:
-            self.out.line("  no sample yet: the actions were shorter than the period, or too few; `profilomatic check` tells more")
+            self.out.line("  no sample: the action was shorter than the period" if model.head.actions == 1 else
+                          "  no sample: the actions were shorter than the period, and few; `profilomatic check` tells more")
             return
         hint = "  share" + " " * (_BAR + 2) + "    wall" + ("     CPU" if has_cpu else "") + "  where"
         self.out.line(self.out.paint(hint + ("                         █ runs  ░ waits" if has_cpu else ""), "dim"))

@@ -134,7 +134,7 @@ class Terminal:
         """A bar of `share` of the columns; its part `waiting` (0 to 1) is drawn light."""
         length = min(1.0, max(0.0, share)) * columns
         light = min(1.0, max(0.0, waiting))
-        if not self.unicode or light * length >= 0.5:
+        if not self.unicode or light > 0.5 or light * length >= 0.5:
             # Two shades, in whole columns: blocks of an eighth exist only solid.
             full = max(1, round(length)) if length > 0 else 0
             shade = round(full * light)
