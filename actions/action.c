@@ -22,7 +22,7 @@ pom_text_t pom_action_text(pom_action_t *action, const char *text, size_t size) 
 }
 
 static void describe_code(const pom_action_t *action, pom_value_writer_t *writer) {
-    // The user's fields are a value stream already; the seal copies them as they are.
+    // The user's fields are all there is, and the seal writes those for every kind.
     (void)action;
     (void)writer;
 }

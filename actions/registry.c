@@ -302,17 +302,22 @@ static pom_text_t keep_text(pom_arena_t *arena, const char *data, size_t size) {
     return (pom_text_t){.data = copy, .size = copy == NULL ? 0 : (uint32_t)size};
 }
 
-static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
-    if (a->fields_size > 0) {
-        profile->fields = pom_arena_copy(&profile->arena, a->fields, a->fields_size);
-        profile->fields_size = profile->fields == NULL ? 0 : a->fields_size;
-        return;
+static void write_entry(pom_value_writer_t *w, const char *key, pom_text_t text) {
+    if (text.size > 0) {
+        pom_value_key(w, key, strlen(key));
+        pom_value_text(w, text.data, text.size);
     }
+}
+
+static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
     unsigned char storage[2 * POM_ACTION_TEXT_MAX];
     pom_value_writer_t writer;
     pom_value_begin(&writer, storage, sizeof storage);
     pom_value_map_begin(&writer);
+    pom_value_entries(&writer, a->fields, a->fields_size);
     a->kind->describe(a, &writer);
+    write_entry(&writer, "exception", a->exception);
+    write_entry(&writer, "reason", a->reason);
     pom_value_map_end(&writer);
     size_t size = pom_value_finish(&writer);
     profile->fields = pom_arena_copy(&profile->arena, storage, size);

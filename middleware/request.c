@@ -302,9 +302,6 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     write_route(r, w);
     pom_value_key(w, "bytes", 5);
     pom_value_integer(w, r->bytes);
-    if (r->exception.size > 0) {
-        write_text(w, "exception", r->exception.data, r->exception.size);
-    }
     pom_value_key(w, "phases", 6);
     pom_value_map_begin(w);
     write_phase(w, "app", r->app_ns);

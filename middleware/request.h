@@ -17,7 +17,7 @@
 #include "base/status.h"
 
 typedef struct pom_request_s {
-    pom_text_t method, host, script_name, path_info, query, route, exception;
+    pom_text_t method, host, script_name, path_info, query, route;
     int32_t status; /* 0 = start_response was not called */
     bool has_host;  /* else host is SERVER_NAME:SERVER_PORT */
     int64_t bytes;  /* of body sent, write() included */

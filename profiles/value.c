@@ -270,6 +270,20 @@ void pom_value_null(pom_value_writer_t *w) {
     put_scalar(w, &tag, 1);
 }
 
+void pom_value_entries(pom_value_writer_t *w, const void *data, size_t size) {
+    const unsigned char *stream = data;
+    if (size <= 2 || stream[0] != TAG_MAP || w->skipping > 0 || !in_map(w) || w->key_at != NO_KEY) {
+        return; /* nothing to add, or nowhere to add it */
+    }
+    size_t entries = size - 2; /* without the map's own tag and end */
+    if (entries > room_left(w)) {
+        w->cut = true;
+        return;
+    }
+    memcpy(w->data + w->size, stream + 1, entries);
+    w->size += entries;
+}
+
 size_t pom_value_finish(pom_value_writer_t *w) {
     w->skipping = 0;
     while (w->depth > 0) {

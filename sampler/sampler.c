@@ -410,6 +410,10 @@ void pom_sampler_notify(pom_sampler_t *s) {
     }
 }
 
+void pom_sampler_hurry(pom_sampler_t *s) {
+    pom_park_wake(&s->park);
+}
+
 bool pom_sampler_sync(pom_sampler_t *s, int64_t deadline_ns) {
     uint64_t ticket = atomic_fetch_add_explicit(&s->sync_wanted, 1, memory_order_acq_rel) + 1;
     pom_park_wake(&s->park);

@@ -85,6 +85,9 @@ void pom_sampler_stop(pom_sampler_t *sampler);
 /* After an attach or a push: wakes the thread when it is parked; 8 ns when it is not. [app] */
 void pom_sampler_notify(pom_sampler_t *sampler);
 
+/* Has the thread tick now: a queue is getting long. [app] */
+void pom_sampler_hurry(pom_sampler_t *sampler);
+
 /* Waits until everything queued before the call has been applied; false when the deadline passed first. Not with the
  * interpreter's lock held. [app] */
 bool pom_sampler_sync(pom_sampler_t *sampler, int64_t deadline_ns);

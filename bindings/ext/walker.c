@@ -326,15 +326,8 @@ bool pom_own_frame(uintptr_t tstate, uintptr_t frame, pom_own_frame_t *out) {
     return false;
 }
 
-int32_t pom_walk_self(uintptr_t tstate, uintptr_t first, pom_raw_frame_t *frames, int32_t room) {
-    pom_own_frame_t own = {.previous = first};
-    int32_t depth = 0;
-    bool more = pom_own_frame(tstate, first, &own);
-    while (more && depth < room) {
-        frames[depth++] = (pom_raw_frame_t){.code = own.code, .lasti = own.lasti};
-        more = own.previous != 0 && pom_own_frame(tstate, own.previous, &own);
-    }
-    return depth;
+uintptr_t pom_frame_of(uintptr_t frame_object) {
+    return (uintptr_t)((PyFrameObject *)frame_object)->f_frame;
 }
 
 bool pom_walker_self_test(uintptr_t tstate, char *why, size_t size) {

@@ -12,10 +12,6 @@
 /* One for the process. [any] */
 pom_walker_t *pom_native_walker(void);
 
-/* The calling thread's own stack from `first` (0 = its current frame) to the end of its chain, leaf first; returns the
- * depth, at most room. [app] with the GIL */
-int32_t pom_walk_self(uintptr_t tstate, uintptr_t first, pom_raw_frame_t *frames, int32_t room);
-
 /* A frame as an app thread sees its own. */
 typedef struct pom_own_frame_s {
     uintptr_t frame, code, previous;
@@ -26,6 +22,9 @@ typedef struct pom_own_frame_s {
 /* The innermost Python frame of the calling thread at or above `frame` (0 = current), shims skipped; false: none. [app] with
  * the GIL */
 bool pom_own_frame(uintptr_t tstate, uintptr_t frame, pom_own_frame_t *out);
+
+/* The interpreter's frame behind a frame object. [app] with the GIL */
+uintptr_t pom_frame_of(uintptr_t frame_object);
 
 /* Whether a walk of a thread's own stack finds what the public API says; a sentence in `why` when not. [app] with the GIL */
 bool pom_walker_self_test(uintptr_t tstate, char *why, size_t size);

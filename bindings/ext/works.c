@@ -1,0 +1,525 @@
+/*
+ * Works: which action a piece of code belongs to, found from the stack itself.
+ *
+ * There is no "current action" variable. What is current is decided as the sampler decides it: walk the calling thread's own
+ * frames up to the first one that anchors an action of this thread. So greenlets, suspended generators and asyncio tasks that share a
+ * thread cannot be confused, and entering or leaving an action sets nothing but its anchor. When nothing is attached to the
+ * thread, which is the usual case at the start of a request, there is nothing to walk.
+ *
+ * A shed outermost action leaves its anchor too, in a small table that only app threads read: what begins inside it follows
+ * its decision. It costs the sampler nothing.
+ *
+ * CPU time is read at attach and detach (0.2-0.3 us each, the largest part of a request's bill), so that the record's CPU
+ * time is exact even for a request that no sample met.
+ */
+#include "bindings/ext/layout.h"
+
+#include "bindings/ext/works.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "bindings/engine/engine.h"
+#include "bindings/ext/core.h"
+#include "bindings/ext/gil_walker.h"
+#include "bindings/ext/threads.h"
+#include "bindings/ext/values.h"
+
+/* One begin and one end in 16 are timed, and stand for all: a clock read is a tenth of what it would measure. */
+#define TIMED_EVERY 16
+
+/* Shed actions open on one thread at a time; more than this many interleave only on greenlets, and then the rest is
+ * taken for outermost and asks admission itself. */
+#define SHED_MAX 16
+
+/* Frames of ours that app threads look at before they give up: a cycle is not possible under the GIL. */
+#define FRAMES_MAX POM_STACK_MAX
+
+static _Thread_local struct {
+    uint32_t generation;
+    int count;
+    struct {
+        uintptr_t frame;
+        const pom_work_t *work;
+    } anchors[SHED_MAX];
+} shed;
+
+static int64_t begin_cost_ns = 300, end_cost_ns = 500; // until measured
+static unsigned begins, ends;
+
+bool pom_work_engine_runs(void) {
+    return pom_engine_state == POM_ENGINE_RUNNING ||
+           (pom_engine_state == POM_ENGINE_FORKED && pom_core_restart());
+}
+
+bool pom_work_is_live(const pom_work_t *work) {
+    return work->kind != POM_WORK_NONE && work->generation == pom_engine_generation() &&
+           pom_engine_state == POM_ENGINE_RUNNING;
+}
+
+/* ---- frames in the identity of the engine in force ------------------------------------------- */
+
+static bool own_frame(uintptr_t at, pom_own_frame_t *frame) {
+    return pom_core_gil_mode() ? pom_gil_own_frame(at, frame)
+                               : pom_own_frame((uintptr_t)PyThreadState_Get(), at, frame);
+}
+
+bool pom_work_caller(pom_own_frame_t *frame) {
+    return own_frame(0, frame);
+}
+
+static bool is_anchor(const pom_anchor_t *anchor, const pom_own_frame_t *frame) {
+    if (anchor->at.frame == frame->frame &&
+        (anchor->at.code == 0 || anchor->at.code == frame->code)) {
+        return true;
+    }
+    for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0; i++) {
+        if (anchor->callers[i].frame == frame->frame && anchor->callers[i].code == frame->code) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The slot's anchors as its own thread sees them. */
+static const pom_anchor_t *anchors_of(const pom_slot_t *slot, uint32_t *count) {
+    *count = atomic_load_explicit(&slot->count, memory_order_relaxed);
+    return atomic_load_explicit(&slot->table, memory_order_relaxed)->anchors;
+}
+
+static bool shed_at(uintptr_t frame) {
+    for (int i = 0; i < shed.count; i++) {
+        if (shed.anchors[i].frame == frame) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool any_shed(void) {
+    if (shed.generation != pom_engine_generation()) {
+        shed.generation = pom_engine_generation();
+        shed.count = 0;
+    }
+    return shed.count > 0;
+}
+
+/* The action whose anchor is the first on the calling stack; NULL with *is_shed telling whether a shed one is. */
+static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
+    *is_shed = false;
+    uint32_t count;
+    const pom_anchor_t *anchors = anchors_of(slot, &count);
+    bool look_for_shed = any_shed();
+    if (count == 0 && !look_for_shed) {
+        return NULL;
+    }
+    pom_own_frame_t frame;
+    bool more = own_frame(0, &frame);
+    for (int steps = 0; more && steps < FRAMES_MAX; steps++) {
+        for (uint32_t i = count; i-- > 0;) {
+            if (is_anchor(&anchors[i], &frame)) {
+                return anchors[i].action;
+            }
+        }
+        if (look_for_shed && shed_at(frame.frame)) {
+            *is_shed = true;
+            return NULL;
+        }
+        more = frame.previous != 0 && own_frame(frame.previous, &frame);
+    }
+    for (uint32_t i = count; i-- > 0;) {
+        if (anchors[i].at.frame == 0) {
+            return anchors[i].action; // anchored outside of all Python
+        }
+    }
+    *is_shed = look_for_shed && shed_at(0);
+    return NULL;
+}
+
+/* ---- begin and end ------------------------------------------------------------------------------- */
+
+static void fill_action(pom_action_t *a, pom_work_t *work, const pom_slot_t *slot) {
+    work->task_id = pom_id_new();
+    a->task_id = work->task_id;
+    a->thread = slot->who.ident;
+    memcpy(a->thread_name, slot->who.name, sizeof a->thread_name);
+    a->holder = work;
+}
+
+static void nest(pom_work_t *work, pom_work_t *outermost) {
+    const pom_work_t *around = outermost->nested != NULL ? outermost->nested : outermost;
+    work->kind = POM_WORK_NESTED;
+    work->action = outermost->action;
+    work->task_id = around->task_id;
+    work->task_uuid = Py_XNewRef(around->task_uuid);
+    work->older = outermost->nested;
+    if (work->older != NULL) {
+        work->older->newer = work;
+    }
+    outermost->nested = work;
+}
+
+void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
+    memset(work, 0, sizeof *work);
+    pom_slot_t *slot = pom_threads_slot();
+    bool is_shed = false;
+    if (slot == NULL) {
+        return; // more threads than slots: nothing is recorded
+    }
+    work->generation = pom_engine_generation();
+    pom_action_t *found = find_action(slot, &is_shed);
+    if (found != NULL) {
+        nest(work, found->holder);
+        return;
+    }
+    if (is_shed) {
+        return; // follows the outer decision, and is not counted
+    }
+    int64_t now_ns = pom_now_ns();
+    pom_registry_t *registry = pom_engine_registry();
+    work->action = pom_registry_begin(registry, kind);
+    work->kind = work->action != NULL ? POM_WORK_OUTERMOST : POM_WORK_SHED;
+    if (work->action == NULL) {
+        return;
+    }
+    work->action->start_ns = now_ns;
+    work->action->start_wall_ns = pom_wall_ns();
+    fill_action(work->action, work, slot);
+}
+
+void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
+    work->task_id = id;
+    Py_XSETREF(work->task_uuid, Py_XNewRef(text));
+    if (work->kind == POM_WORK_OUTERMOST) {
+        work->action->task_id = id;
+        Py_ssize_t size = 0;
+        const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8AndSize(text, &size);
+        if (utf8 != NULL) {
+            work->action->task_text = pom_action_text(work->action, utf8, (size_t)size);
+        } else {
+            PyErr_Clear(); // the id's plain form then
+        }
+    }
+}
+
+static void attach_shed(const pom_work_t *work, const pom_own_frame_t *frame) {
+    (void)any_shed(); // forgets those of an older engine
+    if (shed.count < SHED_MAX) {
+        shed.anchors[shed.count].frame = frame->frame;
+        shed.anchors[shed.count].work = work;
+        shed.count++;
+    }
+}
+
+static void detach_shed(const pom_work_t *work) {
+    for (int i = shed.count; i-- > 0;) {
+        if (shed.anchors[i].work == work) {
+            shed.count--;
+            memmove(&shed.anchors[i], &shed.anchors[i + 1],
+                    (size_t)(shed.count - i) * sizeof shed.anchors[0]);
+            return;
+        }
+    }
+}
+
+void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind) {
+    if (work->kind == POM_WORK_SHED) {
+        attach_shed(work, frame);
+        return;
+    }
+    if (work->kind != POM_WORK_OUTERMOST || work->slot != NULL || !pom_work_is_live(work)) {
+        return;
+    }
+    pom_slot_t *slot = pom_threads_slot();
+    if (slot == NULL) {
+        return;
+    }
+    pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code},
+                           .action = work->action,
+                           .kind = kind};
+    if (kind == POM_ANCHOR_INSIDE && !frame->generator) {
+        pom_own_frame_t caller = *frame;
+        for (int i = 0; i < POM_ANCHOR_CALLERS && caller.previous != 0; i++) {
+            if (!own_frame(caller.previous, &caller)) {
+                break;
+            }
+            anchor.callers[i] = (pom_frame_id_t){.frame = caller.frame, .code = caller.code};
+        }
+    }
+    anchor.since_cpu_ns = work->attached_cpu_ns = pom_thread_cpu_ns();
+    anchor.since_ns = pom_now_ns();
+    if (pom_slot_attach(slot, &anchor) != POM_OK) {
+        return; // runs unsampled: its times are right, its tree is bare
+    }
+    work->slot = slot;
+    work->slot_serial = slot->serial;
+    pom_sampler_notify(pom_engine_sampler());
+    int64_t cost = begin_cost_ns;
+    if (begins++ % TIMED_EVERY == 0) {
+        // From the start of the request's bookkeeping; later attaches (a body's chunks) cost about as much.
+        int64_t since = work->action->cost_ns == 0 ? work->action->start_ns : anchor.since_ns;
+        int64_t took = pom_now_ns() - since;
+        begin_cost_ns += (took - begin_cost_ns) / 8;
+    }
+    pom_registry_charge(pom_engine_registry(), work->action, cost);
+}
+
+void pom_work_detach(pom_work_t *work) {
+    if (work->kind == POM_WORK_SHED) {
+        detach_shed(work);
+        return;
+    }
+    pom_slot_t *slot = work->slot;
+    work->slot = NULL;
+    if (slot == NULL || !pom_work_is_live(work) || slot->serial != work->slot_serial) {
+        return; // its engine has been stopped, or its thread's state is gone and the slot with it
+    }
+    (void)pom_slot_detach(slot, work->action); // false only when stop() has withdrawn it
+    int64_t cpu_ns = pom_thread_cpu_ns();
+    if (slot == pom_threads_slot() && cpu_ns > work->attached_cpu_ns) {
+        work->action->cpu_ns += cpu_ns - work->attached_cpu_ns;
+    }
+}
+
+static pom_text_t keep_text(pom_action_t *action, PyObject *text) {
+    Py_ssize_t size = 0;
+    const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8AndSize(text, &size);
+    if (utf8 == NULL) {
+        PyErr_Clear(); // an exception whose text cannot be had: its class is enough
+        return (pom_text_t){0};
+    }
+    return pom_action_text(action, utf8, (size_t)size);
+}
+
+/* Class and text of an exception. str() is the user's code, so this runs before anything of the work is changed. */
+static void describe_exception(PyObject *exception, PyObject **name, PyObject **text) {
+    *name = pom_py_exception_name(exception);
+    *text = pom_py_exception_text(exception);
+}
+
+static void end_nested(pom_work_t *work) {
+    pom_work_t *outermost = work->action->holder;
+    if (work->newer != NULL) {
+        work->newer->older = work->older;
+    } else {
+        outermost->nested = work->older;
+    }
+    if (work->older != NULL) {
+        work->older->newer = work->newer;
+    }
+}
+
+static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *name, PyObject *text) {
+    pom_action_t *action = work->action;
+    while (work->nested != NULL) {
+        pom_work_t *nested = work->nested;
+        work->nested = nested->older;
+        nested->kind = POM_WORK_NONE; // its end comes too late to be of use
+        nested->action = NULL;
+    }
+    action->exception = keep_text(action, name);
+    action->reason = keep_text(action, text);
+    action->outcome = outcome;
+    action->end_ns = pom_now_ns(); // after the detach: no sample is later than the end
+    pom_registry_t *registry = pom_engine_registry();
+    pom_registry_charge(registry, action, end_cost_ns);
+    pom_registry_end(registry, action);
+    pom_sampler_notify(pom_engine_sampler());
+}
+
+void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception) {
+    if (work->kind == POM_WORK_NONE) {
+        return;
+    }
+    PyObject *name = NULL, *text = NULL;
+    if (exception != NULL && work->kind == POM_WORK_OUTERMOST) {
+        describe_exception(exception, &name, &text);
+    }
+    bool timed = work->kind == POM_WORK_OUTERMOST && ends++ % TIMED_EVERY == 0;
+    int64_t start_ns = timed ? pom_now_ns() : 0;
+    pom_work_detach(work);
+    if (pom_work_is_live(work)) {
+        if (work->kind == POM_WORK_OUTERMOST) {
+            end_outermost(work, outcome, name, text);
+        } else if (work->kind == POM_WORK_NESTED) {
+            end_nested(work);
+        }
+    }
+    if (timed) {
+        end_cost_ns += (pom_now_ns() - start_ns - end_cost_ns) / 8;
+    }
+    work->kind = POM_WORK_NONE;
+    work->action = NULL;
+    Py_CLEAR(work->task_uuid);
+    Py_XDECREF(name);
+    Py_XDECREF(text);
+}
+
+/* ---- messages ---------------------------------------------------------------------------------------- */
+
+/* The anchor of an action on the calling thread, NULL = it is attached elsewhere or nowhere. */
+static const pom_anchor_t *anchor_of(const pom_action_t *action) {
+    pom_slot_t *slot = pom_threads_slot();
+    uint32_t count = 0;
+    const pom_anchor_t *anchors = slot == NULL ? NULL : anchors_of(slot, &count);
+    for (uint32_t i = count; i-- > 0;) {
+        if (anchors[i].action == action) {
+            return &anchors[i];
+        }
+    }
+    return NULL;
+}
+
+/* The part of a stack that a traceback adds: from the frame that handles the exception to where it was raised. Returns the
+ * frames written, leaf first; *handler is the handling frame. */
+static int32_t walk_traceback(PyObject *traceback, pom_raw_frame_t *frames, int32_t room,
+                              uintptr_t *handler) {
+    int32_t depth = 0;
+    *handler = 0;
+    for (PyObject *at = traceback; at != NULL && PyTraceBack_Check(at) && depth < room;
+         at = (PyObject *)((PyTracebackObject *)at)->tb_next) {
+        const PyTracebackObject *tb = (PyTracebackObject *)at;
+        PyCodeObject *code = PyFrame_GetCode(tb->tb_frame); // the frame keeps it
+        frames[depth++] =
+            (pom_raw_frame_t){.code = (uintptr_t)code, .lasti = tb->tb_lasti / 2};
+        Py_DECREF(code);
+        if (*handler == 0) {
+            *handler = pom_core_gil_mode() ? (uintptr_t)tb->tb_frame
+                                           : pom_frame_of((uintptr_t)tb->tb_frame);
+        }
+    }
+    for (int32_t i = 0; i < depth / 2; i++) { // outermost first so far
+        pom_raw_frame_t other = frames[i];
+        frames[i] = frames[depth - 1 - i];
+        frames[depth - 1 - i] = other;
+    }
+    return depth;
+}
+
+/* The calling stack down to the action's anchor, leaf first. */
+static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_frame_t *frames) {
+    const pom_anchor_t *anchor = anchor_of(action);
+    uintptr_t handler = 0;
+    int32_t raised =
+        traceback == NULL ? 0
+                          : walk_traceback(traceback, frames, POM_EVENT_FRAMES_MAX / 2, &handler);
+    int32_t depth = raised;
+    pom_own_frame_t frame;
+    bool more = own_frame(0, &frame);
+    while (more && depth < POM_EVENT_FRAMES_MAX) {
+        bool anchored = anchor != NULL && is_anchor(anchor, &frame);
+        if (anchored && anchor->kind == POM_ANCHOR_OUTSIDE) {
+            break;
+        }
+        if (raised > 0 && frame.frame == handler) {
+            depth = raised; // what was called while handling the exception is not where it was raised
+        } else {
+            frames[depth++] = (pom_raw_frame_t){.code = frame.code, .lasti = frame.lasti};
+        }
+        if (anchored) {
+            break;
+        }
+        more = frame.previous != 0 && own_frame(frame.previous, &frame);
+    }
+    return depth;
+}
+
+static void write_head(pom_value_writer_t *w, const pom_work_head_t *head, const pom_work_t *work) {
+    char uuid[POM_ID_TEXT];
+    pom_value_key(w, "action_type", 11);
+    pom_py_write_text(w, head->type);
+    pom_value_key(w, "action_status", 13);
+    pom_value_text(w, head->status, strlen(head->status));
+    if (head->outcome != NULL) {
+        pom_value_key(w, "outcome", 7);
+        pom_value_text(w, head->outcome, strlen(head->outcome));
+    }
+    pom_value_key(w, "task_uuid", 9);
+    if (work->task_uuid != NULL) {
+        pom_py_write_text(w, work->task_uuid);
+    } else {
+        pom_id_format(work->task_id, uuid);
+        pom_value_text(w, uuid, sizeof uuid);
+    }
+    if (head->exception != NULL) {
+        PyObject *name, *text;
+        describe_exception(head->exception, &name, &text);
+        if (name != NULL) {
+            pom_value_key(w, "exception", 9);
+            pom_py_write_text(w, name);
+        }
+        if (text != NULL) {
+            pom_value_key(w, "reason", 6);
+            pom_py_write_text(w, text);
+        }
+        Py_XDECREF(name);
+        Py_XDECREF(text);
+    }
+}
+
+void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *fields,
+                      PyObject *traceback) {
+    unsigned char encoded[POM_EVENT_FIELDS_MAX];
+    pom_raw_frame_t raw[POM_EVENT_FRAMES_MAX];
+    pom_value_writer_t writer;
+    if (!pom_work_is_live(work) || work->action == NULL) {
+        return;
+    }
+    int64_t start_ns = pom_now_ns();
+    pom_value_begin(&writer, encoded, sizeof encoded);
+    pom_value_map_begin(&writer);
+    if (head != NULL) {
+        write_head(&writer, head, work);
+    }
+    if (fields != NULL) {
+        pom_py_write_entries(&writer, fields);
+    }
+    pom_value_map_end(&writer);
+    uint32_t size = (uint32_t)pom_value_finish(&writer);
+    // Encoding may have run the user's code and let other threads run: the engine may have been stopped.
+    if (!pom_work_is_live(work) || work->action == NULL) {
+        return;
+    }
+    int32_t depth = capture(work->action, traceback, raw);
+    pom_registry_t *registry = pom_engine_registry();
+    pom_event_t *event = pom_registry_event(registry, work->action, depth, size);
+    if (event == NULL) {
+        return; // counted
+    }
+    pom_code_table_t *codes = pom_engine_codes();
+    pom_event_frame_t *frames = pom_event_frames(event);
+    for (int32_t i = 0; i < depth; i++) {
+        frames[i].code = pom_code_table_get(codes, raw[i].code, true, NULL);
+        frames[i].lasti = raw[i].lasti;
+    }
+    memcpy(pom_event_fields(event), encoded, size);
+    event->at_ns = start_ns;
+    if (pom_registry_post(registry, event)) {
+        pom_sampler_hurry(pom_engine_sampler());
+    } else {
+        pom_sampler_notify(pom_engine_sampler());
+    }
+    pom_registry_charge(registry, work->action, pom_now_ns() - start_ns);
+}
+
+/* ---- questions ---------------------------------------------------------------------------------------- */
+
+PyObject *pom_work_task_uuid(pom_work_t *work) {
+    if (work->task_uuid == NULL) {
+        char text[POM_ID_TEXT];
+        pom_id_format(work->task_id, text);
+        work->task_uuid = PyUnicode_FromStringAndSize(text, sizeof text);
+    }
+    return Py_XNewRef(work->task_uuid);
+}
+
+pom_work_t *pom_work_current(void) {
+    if (pom_engine_state != POM_ENGINE_RUNNING) {
+        return NULL;
+    }
+    pom_slot_t *slot = pom_threads_slot();
+    bool is_shed;
+    pom_action_t *action = slot == NULL ? NULL : find_action(slot, &is_shed);
+    pom_work_t *outermost = action == NULL ? NULL : action->holder;
+    return outermost != NULL && outermost->nested != NULL ? outermost->nested : outermost;
+}
