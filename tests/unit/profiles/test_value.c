@@ -263,6 +263,34 @@ static void test_value_entries_join_an_open_map(void **state) {
         trace.text, "{step:300 name:\"checkout of the whole basket\" tags:[true null] ratio:0.5}");
 }
 
+static void test_value_entries_of_a_stream_join_a_map_being_written(void **state) {
+    unsigned char first[256];
+    pom_value_writer_t w;
+    pom_value_begin(&w, first, sizeof first);
+    put_sample_message(&w);
+    size_t size = pom_value_finish(&w);
+    for (size_t room = 0; room < 256; room++) {
+        unsigned char *storage = malloc(room > 0 ? room : 1);
+        pom_value_begin(&w, storage, room);
+        pom_value_map_begin(&w);
+        pom_value_entries(&w, first, size);
+        pom_value_entries(&w, NULL, 0);
+        pom_value_entries(&w, "\0\0\0", 3); /* no map */
+        pom_value_key(&w, "z", 1);
+        pom_value_entries(&w, first, size); /* a value is due, not entries */
+        pom_value_integer(&w, 9);
+        const char *shown = replay(storage, pom_value_finish(&w), POM_OK);
+        if (room >= size + 5) { /* key: tag, length, letter; value: tag, byte */
+            assert_string_equal(shown, "{step:300 name:\"checkout of the whole basket\" "
+                                       "tags:[true null] ratio:0.5 z:9}");
+            assert_false(w.cut);
+        } else {
+            assert_true(w.cut);
+        }
+        free(storage);
+    }
+}
+
 static void test_value_random_calls_stay_well_formed(void **state) {
     static const char text[] = "h\xc3\xa9llo w\xe2\x82\xacrld, this is some text to cut";
     for (uint64_t seed = 0; seed < 4000; seed++) {
@@ -410,6 +438,7 @@ int main(void) {
         cmocka_unit_test(test_value_closes_what_is_open),
         cmocka_unit_test(test_value_ignores_calls_out_of_order),
         cmocka_unit_test(test_value_entries_join_an_open_map),
+        cmocka_unit_test(test_value_entries_of_a_stream_join_a_map_being_written),
         cmocka_unit_test(test_value_random_calls_stay_well_formed),
         cmocka_unit_test(test_value_replay_survives_random_bytes),
         cmocka_unit_test(test_value_replay_survives_damage),
