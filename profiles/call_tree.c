@@ -6,7 +6,7 @@
  * place: same code object, same line, next. Only where the paths part is a child searched
  * (siblings.c) or created. The totals are inclusive and are added on the way back up, so that a
  * live tree can be read at any moment and sealing an action costs nothing. A sample of 30 known
- * places costs about 0.1 us.
+ * places costs 0.2 us, one that parts from the last at its first place 0.3 us.
  *
  * Sealing. A message is a child of the node where it was logged, and everything that node has so
  * far lies before it. So the node's list of children is closed: first_current moves to NULL, and
@@ -180,15 +180,13 @@ static pom_node_t *descend(pom_tree_t *tree, const pom_place_t *places, int32_t 
     return node;
 }
 
-/* Widens the span of a node and its ancestors to the moment. */
-static void touch_path(pom_node_t *node, int64_t at_ns) {
-    for (; node != NULL; node = node->parent) {
-        if (at_ns < node->first_ns) {
-            node->first_ns = at_ns;
-        }
-        if (at_ns > node->last_ns) {
-            node->last_ns = at_ns;
-        }
+/* Widens the node's span to the moment. */
+static void touch(pom_node_t *node, int64_t at_ns) {
+    if (at_ns < node->first_ns) {
+        node->first_ns = at_ns;
+    }
+    if (at_ns > node->last_ns) {
+        node->last_ns = at_ns;
     }
 }
 
@@ -201,8 +199,8 @@ void pom_tree_add(pom_tree_t *tree, const pom_place_t *places, int32_t depth,
         node->total_wall_ns += weight->wall_ns;
         node->total_cpu_ns += weight->cpu_ns;
         node->hits += weight->hits;
+        touch(node, weight->at_ns);
     }
-    touch_path(leaf, weight->at_ns);
     pom__timeline_add(tree, leaf, weight);
     assert(CHECKED(tree));
 }
@@ -214,7 +212,9 @@ void pom_tree_message(pom_tree_t *tree, const pom_place_t *places, int32_t depth
         return;
     }
     pom_node_t *parent = descend(tree, places, depth - 1, at_ns);
-    touch_path(parent, at_ns);
+    for (pom_node_t *node = parent; node != NULL; node = node->parent) {
+        touch(node, at_ns);
+    }
 
     // The copy comes first: without it there must be no node, as a node cannot be taken back.
     const void *copy = pom_arena_copy(tree->arena, fields, size);
