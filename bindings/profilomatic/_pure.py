@@ -27,6 +27,7 @@ NAME = "pure"
 
 EVENTS_MAX = 20000  # waiting for the sampler; beyond it messages are dropped and new actions refused
 LIVE_MAX = 10000  # actions open at once
+LATENCY = 0.1  # seconds that an event may wait for the sampler, however long its period is
 STACK_MAX = 2048  # frames of one walk
 CALLERS_MAX = 4  # remembered above an anchor, in case it returns before its action ends
 
@@ -236,7 +237,10 @@ class Run:
         self.cost_ns = 0  # inside requests, counted by the sampler
         self.sampler_cpu_ns = 0
         self.samples = 0
+        # Since the schedule was last told: what had been spent, the looks and their cost, the active time.
         self._seen = None
+        self._looks = 0, 0
+        self._active_ns = self._last_ns = 0
         self._hand_over = []
         self.wake = _pure_native.WakeUp()
         self.delivery = _pure_delivery.DeliveryThread(engine.destinations)
@@ -260,41 +264,44 @@ class Run:
     # sampler thread
 
     def _sample(self):
-        next_ns = 0
-        last_ns = _ns()
+        """The sampler's life. It parks when nothing was attached for a whole period, so that a storm of tiny actions
+        costs one wake-up a period and not one each, and an idle process none."""
+        next_ns = self._last_ns = _ns()
+        self._seen = self._cpu()
+        idle = False
         while True:
             try:
                 tickets = self._apply_events()
                 now_ns = _ns()
+                attached = self._anyone_attached()
+                self._active_ns += now_ns - self._last_ns if attached else 0
+                self._last_ns = now_ns
                 if self.stopping:
                     self._stop(now_ns)
                 self._give(tickets)
                 if self.stopping:
                     return
-                # Not while actions are refused: with nobody attached no cycle would end, and the limit never be lifted.
-                if not self._anyone_attached() and self.schedule.allowance is None:
-                    self.parked = True
-                    if not self.events and not self.stopping and not self._anyone_attached():
-                        self.wake.wait()
-                    self.parked = False
-                    last_ns = _ns()
-                    next_ns = last_ns + self._pause_ns()
-                    self._seen = self._cpu()
-                    continue
                 if now_ns >= next_ns:
-                    self._look()
-                    self._account(now_ns - last_ns)
-                    last_ns = now_ns
-                    next_ns = _ns() + self._pause_ns()
-                self.wake.wait((next_ns - _ns()) / 1e9)
-            except Exception as error:
-                self.engine.fault("sampler", error)
-                self.wake.wait(0.05)
+                    if attached:
+                        self._look()
+                    elif idle:
+                        self._park()
+                    idle = not attached
+                    next_ns = _ns() + int(self.schedule.period_ns * random.uniform(0.5, 1.5))
+                self._account()
+                self.wake.wait(min((next_ns - _ns()) / 1e9, LATENCY))
+            except Exception as fault:
+                self.engine.fault("sampler", fault)
+                self.wake.wait(LATENCY)
                 if self.stopping:
                     return
 
-    def _pause_ns(self):
-        return int(self.schedule.period_ns * random.uniform(0.5, 1.5))
+    def _park(self):
+        self.parked = True
+        if not self.events and not self.stopping and not self._anyone_attached():
+            self.wake.wait()
+        self.parked = False
+        self._last_ns = _ns()
 
     def _anyone_attached(self):
         for live in self.live:
@@ -305,17 +312,25 @@ class Run:
     def _cpu(self):
         return _pure_native.own_cpu_ns(), time.process_time_ns(), self.cost_ns + self.delivery.cpu_ns
 
-    def _account(self, active_ns):
-        """Tells the schedule what the time since the last look cost."""
+    def _account(self):
+        """Tells the schedule what the time since the last call cost."""
         now = self._cpu()
-        if self._seen is not None:
-            sampler, process, other = (max(b - a, 0) for a, b in zip(self._seen, now))
-            self.schedule.tick(active_ns, sampler, other, process)
+        sampler, process, other = (max(after - before, 0) for before, after in zip(self._seen, now))
+        looks, cost_ns = self._looks
+        self.schedule.account(self._active_ns, sampler + other, process, looks, cost_ns)
         self._seen = now
+        self._looks = 0, 0
+        self._active_ns = 0
         self.sampler_cpu_ns = now[0]
 
     def _look(self):
         """One sample of every attached action."""
+        before = _pure_native.own_cpu_ns()
+        self._look_now()
+        looks, cost_ns = self._looks
+        self._looks = looks + 1, cost_ns + _pure_native.own_cpu_ns() - before
+
+    def _look_now(self):
         by_thread = {}
         for live in self.live:
             spot = live.spot
@@ -396,6 +411,7 @@ class Run:
         return tickets
 
     def _begin(self, live):
+        self.cost_ns += live.cost_ns
         self.engine.profiled += 1
         live.tree = _pure_tree.Tree(self.engine.options["code_granularity"], live.begin_ns)
         if live.cut:
@@ -418,6 +434,8 @@ class Run:
         live.ended = True
         live.cost_ns += cost_ns
         self.live.discard(live)
+        if live.begin_ns > self._last_ns:  # it lived between two of our wake-ups
+            self._active_ns += at_ns - live.begin_ns
         self.engine.count_end(outcome)
         self._hand_over.append(self._sealed(live, at_ns, outcome, fields))
 
@@ -576,13 +594,13 @@ def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=T
     run = _engine.active_run()
     if run is None or run.delivery.is_current():
         return None
-    start_ns = _ns()
+    start_ns, start_cpu = _ns(), _pure_native.own_cpu_ns()
     parent = _innermost()
     if parent is not None:
         work = Work(run, parent.live, False, parent, task_uuid or parent.task_uuid, action_type)
         if work.live is not None:
             start = {"action_type": action_type, "action_status": "started", "task_uuid": work.task_uuid}
-            _post_message(work, fields, caller, None, start, start_ns)
+            _post_message(work, fields, caller, None, start)
         return work
     task_uuid = task_uuid or _values.new_task_uuid()
     if len(run.events) >= EVENTS_MAX:
@@ -595,7 +613,7 @@ def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=T
     live.begin_ns = live.last_ns = start_ns
     if anchor is not None:
         live.attach(anchor, inclusive)
-    live.cost_ns = _ns() - start_ns
+    live.cost_ns = _pure_native.own_cpu_ns() - start_cpu
     run.post(("begin", live))
     return Work(run, live, True, _current.get(), task_uuid, action_type)
 
@@ -616,10 +634,9 @@ def leave(work):
         _current.set(work.parent)
 
 
-def _post_message(work, fields, frame, traceback, head=None, start_ns=None, below=False):
+def _post_message(work, fields, frame, traceback, head=None, below=False):
     run, live = work.run, work.live
-    if start_ns is None:
-        start_ns = _ns()
+    start_ns, start_cpu = _ns(), _pure_native.own_cpu_ns()
     if live.ended:
         return
     if len(run.events) >= EVENTS_MAX:
@@ -629,7 +646,7 @@ def _post_message(work, fields, frame, traceback, head=None, start_ns=None, belo
     if head:
         encoded = {**head, **{key: value for key, value in encoded.items() if key not in head}}
     stack = _capture(frame, live.spot, traceback, below)
-    run.post(("message", live, start_ns, stack, encoded, cut, _ns() - start_ns))
+    run.post(("message", live, start_ns, stack, encoded, cut, _pure_native.own_cpu_ns() - start_cpu))
 
 
 def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=False):
@@ -638,7 +655,7 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
     caller: the frame of the user or server that ends it, None when nobody did. raised: what described() says of the exception
     that left it; traceback, below: where it was raised, as for _capture().
     """
-    start_ns = _ns()
+    start_ns, start_cpu = _ns(), _pure_native.own_cpu_ns()
     leave(work)
     run, live = work.run, work.live
     if run is not _engine.run:
@@ -655,11 +672,11 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
         if outcome in ("aborted", "lost"):
             head["outcome"] = outcome
         head["task_uuid"] = work.task_uuid
-        _post_message(work, details, caller, traceback, head, start_ns, below)
+        _post_message(work, details, caller, traceback, head, below)
     else:
         live.detach()
         encoded, _ = _values.encode_fields(details)
-        run.post(("end", live, start_ns, outcome, encoded, _ns() - start_ns))
+        run.post(("end", live, start_ns, outcome, encoded, _pure_native.own_cpu_ns() - start_cpu))
     work.live = None  # a context may remember the ended Work for long
 
 

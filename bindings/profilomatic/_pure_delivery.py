@@ -9,7 +9,10 @@ import collections
 import os
 import time
 
+# Everything is imported here and nothing in a function: a fork while one thread imports would leave the child with a
+# module lock that nobody releases.
 from . import _pure_native, _values
+from ._files import dump_line
 
 QUEUE_BYTES = 16 << 20  # of one destination
 BUFFER_BYTES = 64 << 10  # of a file that is not flushed each time
@@ -31,8 +34,6 @@ class FileDestination:
 
     def write(self, record):
         """Returns the bytes taken; OSError when the file refuses."""
-        from ._files import dump_line
-
         line = dump_line(record).encode("ascii")
         if self._pid != os.getpid():  # a fork: what the parent had not written is the parent's
             self._pid = os.getpid()

@@ -21,10 +21,8 @@ class Schedule:
         self.fraction = 0.0  # of the whole run
         self.allowance = None  # new actions a cycle; None: no limit
         self.admitted = 0  # in this cycle
-        self._active_ns = 0
-        self._cycle = [0, 0, 0, 0]  # cost, process, active, ticks of this cycle
-        self._total = [0, 0, 0]
-        self._ticks_cost_ns = 0
+        self._cycle = [0, 0, 0, 0, 0]  # cost, process, active, looks, their cost
+        self._total = [0, 0, 0]  # cost, process, active of the run
 
     def configure(self, budget, granularity, max_actions):
         """granularity in seconds, 0.0 for "auto"."""
@@ -46,42 +44,36 @@ class Schedule:
         self.admitted += 1
         return True
 
-    def tick(self, active_ns, tick_cost_ns, other_cost_ns, process_ns):
-        """One look is over: what passed since the last one. True when a cycle ended."""
+    def account(self, active_ns, cost_ns, process_ns, looks, looks_cost_ns):
+        """What passed since the last call: active wall time, all of our cost, the process's CPU time, and how many
+        looks there were at what cost (a part of cost_ns)."""
         cycle = self._cycle
-        cycle[0] += tick_cost_ns + other_cost_ns
-        cycle[1] += process_ns
-        cycle[2] += active_ns
-        cycle[3] += 1
-        self._ticks_cost_ns += tick_cost_ns
-        if cycle[2] < CYCLE_NS:
-            return False
-        self._end_cycle()
-        return True
+        for index, value in enumerate((cost_ns, process_ns, active_ns, looks, looks_cost_ns)):
+            cycle[index] += value
+        if cycle[2] >= CYCLE_NS:
+            self._end_cycle(*cycle)
+            self._cycle = [0, 0, 0, 0, 0]
 
-    def _base(self, cost, process, active):
+    @staticmethod
+    def _base(cost, process, active):
         return max(process - cost, IDLE_SHARE * active, 1.0)
 
-    def _end_cycle(self):
-        cost, process, active, ticks = self._cycle
+    def _end_cycle(self, cost, process, active, looks, looks_cost):
         for index, value in enumerate((cost, process, active)):
             self._total[index] += value
         self.fraction = self._total[0] / self._base(*self._total)
         base = self._base(cost, process, active)
-        over = cost > self.budget * base
-        # What the budget leaves to the ticks in a cycle like this one decides how many there may be.
-        left = self.budget * base - (cost - self._ticks_cost_ns)
-        tick_cost = max(self._ticks_cost_ns / ticks, 1.0)
-        wanted = active * tick_cost / left if left > 0 else self.coarsest_ns
-        self.period_ns = int(min(max(wanted, self.finest_ns), self.coarsest_ns))
+        if looks:
+            # What the budget leaves to looks in a cycle like this one decides how many there may be.
+            left = self.budget * base - (cost - looks_cost)
+            wanted = active * max(looks_cost / looks, 1.0) / left if left > 0 else self.coarsest_ns
+            self.period_ns = int(min(max(wanted, self.finest_ns), self.coarsest_ns))
         if not self.max_actions:
             self.allowance = None
-        elif over:
+        elif cost > self.budget * base:
             self.allowance = self.max_actions
         elif self.allowance is not None:
             self.allowance *= 2
             if self.allowance > ALLOWANCE_MAX:
                 self.allowance = None
         self.admitted = 0
-        self._cycle = [0, 0, 0, 0]
-        self._ticks_cost_ns = 0

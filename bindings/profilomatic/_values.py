@@ -73,30 +73,28 @@ def _encode(value, depth, room):
         return value if _INT_MIN <= value <= _INT_MAX else hex(value)
     if kind is float:
         return value
-    if isinstance(value, (dict, list, tuple, set, frozenset)):
-        if depth >= DEPTH_MAX:
-            room.cut += 1
-            return "..."
-        try:
-            return _encode_container(value, depth, room)
-        except Exception:
-            return as_text(value)
+    # By type and not by isinstance(), which asks the object for its __class__.
     try:
-        if isinstance(value, int):
+        if issubclass(kind, (dict, list, tuple, set, frozenset)):
+            if depth >= DEPTH_MAX:
+                room.cut += 1
+                return "..."
+            return _encode_container(value, kind, depth, room)
+        if issubclass(kind, int):
             return _encode(int(value), depth, room)
-        if isinstance(value, float):
+        if issubclass(kind, float):
             return float(value)
-        if isinstance(value, (bytes, bytearray)):
+        if issubclass(kind, (bytes, bytearray)):
             return text(bytes(value[:TEXT_MAX]).decode("utf-8", "backslashreplace"))
     except Exception:
-        return as_text(value)
+        pass  # its class overrides what we called; str() is the last try
     return as_text(value)
 
 
-def _encode_container(value, depth, room):
-    if isinstance(value, dict):
+def _encode_container(value, kind, depth, room):
+    if issubclass(kind, dict):
         result = {}
-        for key, item in list(value.items()):
+        for key, item in list(dict.items(value)):
             if room.left <= 0:
                 room.cut += 1
                 break

@@ -1,0 +1,92 @@
+"""Importing costs next to nothing and starts nothing; the backend is chosen as documented."""
+
+import pytest
+from pom_support import run_python
+
+import profilomatic
+
+
+def test_import_starts_and_loads_nothing(python):
+    python("""if True:
+        import os, signal, sys, threading
+        before = set(sys.modules)
+        tasks = len(os.listdir("/proc/self/task"))
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+        import profilomatic
+        profilomatic.configure(max_overhead=0.01)
+        profilomatic.wsgi
+        assert len(os.listdir("/proc/self/task")) == tasks
+        assert threading.active_count() == 1
+        assert handlers == [signal.getsignal(number) for number in signal.valid_signals()]
+        loaded = set(sys.modules) - before
+        assert all(name.startswith("profilomatic") for name in loaded), loaded
+        assert "profilomatic._core" not in loaded and "profilomatic._pure" not in loaded
+        """)
+
+
+def test_import_adds_at_most_15_ms(python):
+    """CPU time, and the best of several, since the machine is shared."""
+    printed = python("""if True:
+        import subprocess, sys
+        code = ("import time; began = time.process_time(); import profilomatic; "
+                "print(time.process_time() - began)")
+        print(min(float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+                  for _ in range(7)))
+        """)
+    assert float(printed) < 0.015
+
+
+@pytest.mark.acceptance("PM29")
+def test_profilomatic_pure_forces_the_twin(python):
+    printed = python("""if True:
+        import profilomatic
+        print(profilomatic.stats()["engine"])
+        from profilomatic import _backend
+        print(_backend.module.NAME, bool(_backend.reason), _backend.module.engine_info()["engine"])
+        """, PROFILOMATIC_PURE="1")
+    assert printed.split() == ["pure", "pure", "True", "pure"]
+
+
+@pytest.mark.acceptance("PM29")
+def test_without_the_extension_the_twin_works_and_the_reason_is_kept(python):
+    printed = python("""if True:
+        import sys
+        sys.modules["profilomatic._core"] = None
+        import profilomatic
+        records = []
+        profilomatic.add_destination(records.append)
+        with profilomatic.action("a"):
+            pass
+        assert profilomatic.flush(10) and profilomatic.stop(10)
+        from profilomatic import _backend
+        print(_backend.module.NAME, len(records), _backend.reason)
+        """, PROFILOMATIC_PURE="")
+    assert printed.startswith("pure 1 the extension is not usable: ")
+
+
+@pytest.mark.acceptance("PM29")
+def test_both_backends_offer_the_same_names(backend):
+    from profilomatic import _pure
+
+    module = profilomatic._backend.load()
+    for name in ("NAME", "Action", "FileDestination", "apply_options", "start", "stop", "flush", "add_destination",
+                 "remove_destination", "wrap", "current_task_uuid", "stats", "engine_info"):
+        assert hasattr(module, name) and hasattr(_pure, name), name
+    assert module.NAME == backend
+    info = module.engine_info()
+    assert set(info) == {"engine", "reason", "layout_ok", "details"} and isinstance(info["details"], dict)
+
+
+def test_everything_public_is_documented_and_present():
+    for name in profilomatic.__all__:
+        assert getattr(profilomatic, name).__doc__, name
+    assert profilomatic.__version__
+    with pytest.raises(AttributeError):
+        profilomatic.no_such_name
+
+
+def test_a_bad_environment_never_stops_an_application(python):
+    done = run_python("import profilomatic; profilomatic.start(); profilomatic.stop()",
+                      PROFILOMATIC_MAX_OVERHEAD="lots", PROFILOMATIC_TIME_GRANULARITY="0", PROFILOMATIC_SCRUB="")
+    assert done.returncode == 0, done.stderr
+    assert "PROFILOMATIC_MAX_OVERHEAD='lots' is ignored" in done.stderr

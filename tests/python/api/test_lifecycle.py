@@ -1,0 +1,378 @@
+"""Starting, stopping, leaving and forking."""
+
+import json
+import os
+import sys
+import threading
+import time
+
+import pytest
+from pom_support import PATIENCE, Collector, burn_until_sampled, threads_of_ours
+from wsgi_server import Server, generated
+
+import profilomatic
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+def act(name="a"):
+    with profilomatic.action(name):
+        pass
+
+
+@pytest.mark.acceptance("PM30")
+def test_stop_delivers_what_is_queued_and_start_begins_anew(profiles):
+    for _ in range(50):
+        act("before")
+    assert profilomatic.stop(PATIENCE) is True
+    assert len(profiles.records) == 50
+    assert threads_of_ours() == []
+    act("while stopped")
+    assert profilomatic.stop() is True
+    assert profilomatic.flush() is True
+    profilomatic.start()
+    profilomatic.start()
+    act("after")
+    assert [record["action"]["type"] for record in profiles.flushed(51)][-1] == "after"
+
+
+@pytest.mark.acceptance("PM1", "PM30")
+def test_adding_a_destination_starts_a_stopped_engine(profiles):
+    assert profilomatic.stop(PATIENCE)
+    other = Collector()
+    profilomatic.add_destination(other)
+    try:
+        assert profilomatic.stats()["running"] is True
+        act()
+        other.flushed(1)
+    finally:
+        profilomatic.remove_destination(other)
+
+
+@pytest.mark.acceptance("PM30")
+def test_actions_open_at_stop_are_lost_and_their_end_is_harmless(profiles):
+    server = Server(profilomatic.wsgi.wrap(generated))
+    next(iter(server.call()))
+    with profilomatic.action("open") as a:
+        assert profilomatic.stop(PATIENCE) is True
+        a.message(step=1)
+        assert profilomatic.current_task_uuid() is None
+    assert b"".join(server.body) == b"world"
+    server.close()
+    assert sorted(record["action"]["outcome"] for record in profiles.records) == ["lost", "lost"]
+    profilomatic.start()
+    act("later")
+    records = profiles.flushed(3)
+    assert records[-1]["action"] == {"type": "later", "kind": "code", "outcome": "succeeded"}
+
+
+@pytest.mark.acceptance("PM30")
+def test_a_restart_inside_an_action_leaves_it_alone(profiles):
+    with profilomatic.action("old"):
+        assert profilomatic.stop(PATIENCE)
+        profilomatic.start()
+        act("new")
+    records = profiles.flushed(2)
+    assert [(record["action"]["type"], record["action"]["outcome"]) for record in records] == \
+        [("old", "lost"), ("new", "succeeded")]
+
+
+@pytest.mark.acceptance("PM30")
+def test_start_and_stop_many_times_from_many_threads(profiles):
+    errors = []
+
+    def toggle():
+        try:
+            for _ in range(10):
+                profilomatic.start()
+                act()
+                profilomatic.stop(PATIENCE)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=toggle) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    profilomatic.start()
+    count = len(profiles.records)
+    act("last")
+    assert profiles.flushed(count + 1)[-1]["action"]["type"] == "last"
+
+
+def test_a_thread_that_ends_with_an_action_open_does_no_harm(profiles):
+    kept = []
+
+    def leave_open():
+        kept.append(profilomatic.action("left open").__enter__())
+
+    thread = threading.Thread(target=leave_open)
+    thread.start()
+    thread.join()
+    with profilomatic.action("other"):
+        burn_until_sampled(3)
+    assert profiles.flushed(1)[0]["action"]["type"] == "other"
+    kept[0].__exit__(None, None, None)
+    kept.clear()
+    assert profiles.flushed(2)[1]["action"]["type"] == "left open"
+
+
+@pytest.mark.acceptance("PM30")
+def test_at_exit_what_is_finished_is_delivered(python, tmp_path):
+    path = tmp_path / "profiles.jsonl"
+    printed = python("""if True:
+        import profilomatic, threading, time
+        profilomatic.add_destination(profilomatic.no_flush_destination(%r))
+        profilomatic.add_destination(lambda record: print(record["action"]["type"]))
+        for number in range(20):
+            with profilomatic.action("a%%d" %% number):
+                pass
+        """ % str(path))
+    assert printed.split() == ["a%d" % number for number in range(20)]
+    assert [json.loads(line)["action"]["type"] for line in path.read_text().splitlines()] == printed.split()
+
+
+def test_exit_with_live_actions_and_busy_daemon_threads_neither_hangs_nor_crashes(python):
+    began = time.monotonic()
+    python("""if True:
+        import profilomatic, threading, time
+        profilomatic.add_destination(lambda record: None)
+        app = profilomatic.wsgi.wrap(lambda environ, start_response: (b"x" for _ in range(10)))
+
+        def spin():
+            while True:
+                with profilomatic.action("spinning") as a:
+                    a.message(step=sum(range(100)))
+                    body = app({}, lambda *args: None)
+                    next(iter(body))
+
+        for _ in range(4):
+            threading.Thread(target=spin, daemon=True).start()
+        open_one = profilomatic.action("open")
+        open_one.__enter__()
+        time.sleep(0.3)
+        """)
+    assert time.monotonic() - began < 30
+
+
+def test_exit_with_a_hung_destination_keeps_the_deadline(python):
+    began = time.monotonic()
+    python("""if True:
+        import profilomatic, threading
+        profilomatic.add_destination(lambda record: threading.Event().wait())
+        with profilomatic.action("a"):
+            pass
+        """)
+    assert time.monotonic() - began < 20
+
+
+FORK = """if True:
+    import json, os, sys, profilomatic
+    records = []
+    profilomatic.add_destination(records.append)
+    profilomatic.add_destination(profilomatic.file_destination(sys.argv[1] if len(sys.argv) > 1 else os.environ["OUT"]))
+
+    def report(name):
+        # One write, so that the lines of two processes do not mix.
+        os.write(1, (json.dumps([name, [r["action"]["type"] for r in records], os.getpid() == records[0]["pid"]
+                                 if records else None]) + "\\n").encode())
+"""
+
+
+def forked(python, tmp_path, body):
+    path = tmp_path / "profiles.jsonl"
+    printed = python(FORK + body, OUT=str(path))
+    reports = {name: (types, own) for name, types, own in map(json.loads, printed.splitlines())}
+    return reports, [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@forks
+@pytest.mark.acceptance("PM1", "W24")
+def test_fork_outside_a_request_the_child_profiles_too(python, tmp_path):
+    reports, records = forked(python, tmp_path, """
+    with profilomatic.action("before"):
+        pass
+    assert profilomatic.flush(10)
+    child = os.fork()
+    name = "child" if child == 0 else "parent"
+    if child == 0:
+        records.clear()
+    with profilomatic.action("after in " + name):
+        pass
+    assert profilomatic.flush(10), profilomatic.stats()
+    report(name)
+    assert profilomatic.stop(10)
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    """)
+    assert reports == {"child": (["after in child"], True), "parent": (["before", "after in parent"], True)}
+    assert sorted(record["action"]["type"] for record in records) == ["after in child", "after in parent", "before"]
+    assert len({record["pid"] for record in records}) == 2
+
+
+@forks
+@pytest.mark.acceptance("W24")
+def test_fork_inside_a_request_leaves_the_parents_request_alone(python, tmp_path):
+    reports, records = forked(python, tmp_path, """
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        yield b"a"
+        global child
+        child = os.fork()
+        if child == 0:
+            records.clear()
+            with profilomatic.action("in child"):
+                pass
+        yield b"b"
+
+    with profilomatic.action("around"):
+        body = profilomatic.wsgi.wrap(app)({"PATH_INFO": "/forking"}, lambda *args: None)
+        assert b"".join(body) == b"ab"
+        body.close()
+    name = "child" if child == 0 else "parent"
+    assert profilomatic.flush(10), profilomatic.stats()
+    report(name)
+    assert profilomatic.stop(10)
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    """)
+    assert reports["child"] == (["in child"], True)
+    assert reports["parent"] == (["around"], True)
+    assert sorted(record["action"]["type"] for record in records) == ["around", "in child"]
+
+
+@forks
+@pytest.mark.acceptance("W24")
+def test_fork_with_busy_threads_and_queued_profiles_duplicates_nothing(python, tmp_path):
+    reports, records = forked(python, tmp_path, """
+    import threading
+    stop = threading.Event()
+
+    def work():
+        number = 0
+        while not stop.is_set():
+            with profilomatic.action("busy", number=number) as a:
+                a.message(step=1)
+            number += 1
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    children = []
+    for number in range(5):
+        child = os.fork()
+        if child == 0:
+            records.clear()
+            with profilomatic.action("child %d" % number):
+                pass
+            assert profilomatic.flush(10), profilomatic.stats()
+            report("child %d" % number)
+            os._exit(0)
+        children.append(child)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+    assert profilomatic.flush(10)
+    report("parent")
+    """)
+    for number in range(5):
+        assert reports["child %d" % number] == (["child %d" % number], True)
+    ids = [record["task_uuid"] for record in records]
+    assert len(ids) == len(set(ids))
+    assert set(reports["parent"][0]) <= {"busy"}
+
+
+@forks
+@pytest.mark.acceptance("W24")
+def test_the_child_of_a_stopped_parent_stays_stopped(python, tmp_path):
+    reports, records = forked(python, tmp_path, """
+    assert profilomatic.stop(10)
+    child = os.fork()
+    with profilomatic.action("unseen"):
+        pass
+    if child == 0:
+        assert profilomatic.stats()["running"] is False
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    report("parent")
+    """)
+    assert reports == {"parent": ([], None)}
+    assert records == []
+
+
+@forks
+@pytest.mark.acceptance("W24")
+def test_a_child_of_a_child_works_and_so_does_multiprocessing(python, tmp_path):
+    reports, records = forked(python, tmp_path, """
+    for generation in range(3):
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            if generation:
+                os._exit(0)
+            break
+        with profilomatic.action("generation %d" % generation):
+            pass
+        assert profilomatic.flush(10)
+        if generation == 2:
+            os._exit(0)
+    """)
+    assert [record["action"]["type"] for record in records] == ["generation %d" % number for number in range(3)]
+
+
+def test_the_process_is_left_as_it_was(python):
+    """No signal handler, no hook, no changed interval."""
+    python("""if True:
+        import signal, sys, threading
+
+        def state():
+            return ([signal.getsignal(number) for number in signal.valid_signals()], sys.getswitchinterval(),
+                    sys.gettrace(), sys.getprofile(), threading.stack_size(), sys.excepthook, threading.excepthook)
+
+        before = state()
+        import profilomatic
+        profilomatic.add_destination(lambda record: None)
+        app = profilomatic.wsgi.wrap(lambda environ, start_response: [b""])
+        app({}, lambda *args: None)
+        assert state() == before
+        assert profilomatic.stop(10)
+        assert state() == before
+        """)
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="about CPython's memory")
+def test_many_tiny_requests_keep_memory_flat(python):
+    """A tenth of a million here; `make bench` does the million."""
+    python("""if True:
+        import profilomatic, time
+
+        def resident():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * 4096
+
+        delivered = []
+        profilomatic.add_destination(lambda record: delivered.append(None) if len(delivered) < 10 else None)
+        app = profilomatic.wsgi.wrap(lambda environ, start_response: (start_response("200 OK", []), [b""])[1])
+        environ = {"PATH_INFO": "/x", "REQUEST_METHOD": "GET"}
+
+        def run(count):
+            for number in range(count):
+                app(dict(environ), lambda *args: None)
+                if number % 1000 == 0:
+                    profilomatic.flush(30)
+            assert profilomatic.flush(30)
+
+        run(10000)
+        before = resident()
+        run(30000)
+        grown = resident() - before
+        assert grown < 8 << 20, grown
+        actions = profilomatic.stats()["actions"]
+        assert actions["started"] == actions["finished"] == 40000, actions
+        """, timeout=120)
