@@ -280,9 +280,11 @@ pom_status_t pom_exporter_add(pom_exporter_t *e, pom_destination_t *d) {
     }
     if (status == POM_OK) {
         (void)pom__exporter_deal_locked(e); /* what was put before this call is not for the new one */
-        d->on_settled = on_settled;
-        d->on_closed = on_closed;
-        d->context = e;
+        if (d->context != e) { /* else a former life of it may be reading these */
+            d->on_settled = on_settled;
+            d->on_closed = on_closed;
+            d->context = e;
+        }
         e->members[e->member_count++] = m;
         atomic_fetch_add_explicit(&e->wanted, 1, memory_order_relaxed);
         pom__exporter_urge_locked(e); /* opened now, so that what is wrong with it shows now */

@@ -158,7 +158,7 @@ static void step_locked(pom_exporter_t *e, pom__member_t *m) {
         lock(e);
     }
     if (m->phase == POM__MEMBER_OPEN && end) {
-        m->given_up = stopping;
+        m->given_up = !m->leaving;
         close_locked(e, m, m->leaving ? POM_DROP_REMOVED : POM_DROP_SHUTDOWN);
     }
     if (m->phase == POM__MEMBER_CLOSING && stopping && m->batches > 0 && !m->given_up) {
