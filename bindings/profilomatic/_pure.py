@@ -538,7 +538,6 @@ class Engine:
 
     def start(self):
         with self._lock:
-            self._restart_in_child = False
             if self.run is not None:
                 return
             if not self._hooked:
@@ -548,6 +547,7 @@ class Engine:
                     os.register_at_fork(after_in_child=self._after_fork_in_child)
             _pure_native.refresh()
             self.run = self.last_run = Run(self)
+            self._restart_in_child = False  # only now: until then a second thread must come here and wait for the run
 
     def stop(self, timeout):
         with self._lock:
