@@ -1,0 +1,100 @@
+"""Which frames belong to an action: its anchor, where a walk stops, and the stack of a message.
+
+Frames are known by id and code and never held, so that nothing lives longer for being profiled. A lexical action is anchored
+at the frame that entered it, which is part of its stack; a request at our own frame that called the application, which is
+not. Where the anchor has returned (an `__enter__` in a helper, an ExitStack), the nearest remembered caller stands in for
+it, except for generators: a consumer's work is not the producer's.
+"""
+
+from . import _pure_native
+
+STACK_MAX = 2048  # frames of one walk
+CALLERS_MAX = 4  # remembered above an anchor
+
+GENERATOR_FLAGS = 0x20 | 0x80 | 0x100 | 0x200  # generator, coroutine, iterable coroutine, async generator
+
+
+class Spot:
+    """Where an action is attached: a thread, and the frame at which a walk stops. Immutable, replaced as a whole."""
+
+    __slots__ = ("thread", "tid", "frame_id", "code", "inclusive", "callers", "at_ns", "cpu_ns")
+
+    def __init__(self, frame, inclusive, at_ns):
+        self.thread = _pure_native.get_ident()
+        self.tid = _pure_native.native_id()
+        if frame.f_code.co_flags & GENERATOR_FLAGS:
+            driven_by = _contextlib_caller(frame)
+            if driven_by is not frame:
+                frame, inclusive = driven_by, True
+        self.frame_id = id(frame)
+        self.code = frame.f_code
+        self.inclusive = inclusive
+        self.callers = ()
+        if inclusive and not frame.f_code.co_flags & GENERATOR_FLAGS:
+            callers = []
+            above = frame.f_back
+            while above is not None and len(callers) < CALLERS_MAX:
+                callers.append((id(above), above.f_code))
+                above = above.f_back
+            self.callers = tuple(callers)
+        self.at_ns = at_ns
+        self.cpu_ns = _pure_native.own_cpu_ns()
+
+    def cut(self, frames):
+        """Of frames, leaf first, those that belong to the action; None when neither the anchor nor, where it has
+        returned, one of its callers is among them."""
+        for index, frame in enumerate(frames):
+            if id(frame) == self.frame_id and frame.f_code is self.code:
+                return frames[:index + 1] if self.inclusive else frames[:index]
+        for frame_id, code in self.callers:
+            for index, frame in enumerate(frames):
+                if id(frame) == frame_id and frame.f_code is code:
+                    return frames[:index + 1]
+        return None
+
+
+def _contextlib_caller(frame):
+    """Where the block of a generator-based context manager runs; the frame itself when contextlib does not drive it."""
+    above = frame.f_back
+    if above is None or not _is_contextlib(above):
+        return frame
+    while above is not None and _is_contextlib(above):
+        above = above.f_back
+    return above if above is not None else frame
+
+
+def _is_contextlib(frame):
+    return frame.f_globals.get("__name__") == "contextlib"
+
+
+def capture(frame, spot, traceback, below):
+    """The stack of a message as [(code, line), ...], root first; where an exception is being handled, to where it was raised.
+
+    below: the traceback begins with a frame of ours that `frame` called.
+    """
+    if frame is None:
+        return []
+    frames = []
+    while frame is not None and len(frames) < STACK_MAX:
+        frames.append(frame)
+        frame = frame.f_back
+    # Detached, or on another thread: the place of the call is all that can be said.
+    own = spot.cut(frames) if spot is not None and spot.thread == _pure_native.get_ident() else None
+    if own is None:
+        own = frames[:1]
+    raised = []
+    if traceback is not None:
+        if below:
+            traceback = traceback.tb_next
+        else:
+            for index, candidate in enumerate(own):
+                if candidate is traceback.tb_frame:
+                    own = own[index + 1:]
+                    break
+            else:
+                traceback = None  # handled outside the action: says nothing about this message
+        while traceback is not None and len(raised) < STACK_MAX:
+            raised.append((traceback.tb_frame.f_code, traceback.tb_lineno))
+            traceback = traceback.tb_next
+    stack = [(each.f_code, each.f_lineno or 0) for each in reversed(own)]
+    return stack + raised

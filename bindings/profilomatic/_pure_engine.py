@@ -1,0 +1,423 @@
+"""The pure twin's engine: the event queue, the sampler thread that owns every live tree, and what outlives a run.
+
+App threads post events (begin, message, end) and never wait; the sampler thread applies them in order, looks at the
+attached threads once a period, seals finished trees and hands them to the delivery thread. It may take the GIL, being
+Python, which is the whole difference from the extension's.
+"""
+
+import atexit
+import collections
+import os
+import random
+import sys
+import time
+
+from . import _pure_delivery, _pure_native, _pure_schedule, _pure_tree, _values
+from ._pure_anchor import STACK_MAX, Spot
+
+EVENTS_MAX = 20000  # waiting for the sampler; beyond it messages are dropped and new actions refused
+LIVE_MAX = 10000  # actions open at once
+LATENCY = 0.1  # seconds that an event may wait for the sampler, however long its period is
+
+_ns = time.monotonic_ns
+
+
+class Live:
+    """An outermost action while it lives. App threads replace `spot`; the rest is the sampler's after the begin event."""
+
+    __slots__ = ("task_uuid", "type", "kind", "fields", "thread", "thread_name", "begin_ns", "begin_wall_ns", "spot",
+                 "cpu_ns", "last_ns", "last_cpu_ns", "last_tid", "tree", "samples", "missed", "cost_ns", "dropped",
+                 "cut", "ended")
+
+    def __init__(self, action_type, kind, fields, task_uuid):
+        self.task_uuid = task_uuid
+        self.type = action_type
+        self.kind = kind
+        self.fields, self.cut = _values.encode_fields(fields)
+        self.thread = _pure_native.get_ident()
+        self.thread_name = _pure_native.thread_name(self.thread)
+        self.begin_ns = _ns()
+        self.begin_wall_ns = time.time_ns()
+        self.spot = None
+        self.cpu_ns = 0  # while attached, by the app threads
+        self.last_ns = self.begin_ns
+        self.last_cpu_ns = self.last_tid = 0
+        self.tree = None
+        self.samples = 0
+        self.missed = {}
+        self.cost_ns = 0
+        self.dropped = 0
+        self.ended = False
+
+    def attach(self, frame, inclusive):
+        self.spot = Spot(frame, inclusive, _ns())
+
+    def detach(self):
+        spot, self.spot = self.spot, None
+        if spot is not None and spot.tid == _pure_native.native_id():
+            self.cpu_ns += max(_pure_native.own_cpu_ns() - spot.cpu_ns, 0)
+
+    def miss(self, reason):
+        self.missed[reason] = self.missed.get(reason, 0) + 1
+
+
+class Run:
+    """The engine from a start to a stop: the event queue, the sampler thread, the delivery thread."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.events = collections.deque()
+        self.live = set()  # the sampler's
+        self.schedule = _pure_schedule.Schedule()
+        self.configure(engine.options)
+        self.stopping = False
+        self.parked = False
+        self.cost_ns = 0  # inside requests, counted by the sampler
+        self.sampler_cpu_ns = 0
+        self.samples = 0
+        # Since the schedule was last told: what had been spent, the looks and their cost, the active time.
+        self._seen = None
+        self._looks = 0, 0
+        self._active_ns = self._last_ns = 0
+        self._hand_over = []
+        self.wake = _pure_native.WakeUp()
+        self.delivery = _pure_delivery.DeliveryThread(engine.destinations)
+        self.sampler = _pure_native.NativeThread("profilomatic-sampler", self._sample)
+
+    def configure(self, options):
+        self.schedule.configure(options["max_overhead"], options["time_granularity"], options["max_actions_per_run"])
+
+    # app threads
+
+    def post(self, event):
+        self.events.append(event)
+        # The sampler sets `parked` and then looks at the queue; we fill the queue and then look at `parked`.
+        if self.parked:
+            self.wake.set()
+
+    def attached(self):
+        if self.parked:
+            self.wake.set()
+
+    # sampler thread
+
+    def _sample(self):
+        """The sampler's life. It parks when nothing was attached for a whole period, so that a storm of tiny actions
+        costs one wake-up a period and not one each, and an idle process none."""
+        next_ns = self._last_ns = _ns()
+        self._seen = self._cpu()
+        idle = False
+        while True:
+            try:
+                tickets = self._apply_events()
+                now_ns = _ns()
+                attached = self._anyone_attached()
+                self._active_ns += now_ns - self._last_ns if attached else 0
+                self._last_ns = now_ns
+                if self.stopping:
+                    self._stop(now_ns)
+                self._give(tickets)
+                if self.stopping:
+                    return
+                if now_ns >= next_ns:
+                    if attached:
+                        self._look()
+                    elif idle:
+                        self._park()
+                    idle = not attached
+                    next_ns = _ns() + int(self.schedule.period_ns * random.uniform(0.5, 1.5))
+                self._account()
+                self.wake.wait(min((next_ns - _ns()) / 1e9, LATENCY))
+            except Exception as fault:
+                self.engine.fault("sampler", fault)
+                self.wake.wait(LATENCY)
+                if self.stopping:
+                    return
+
+    def _park(self):
+        self.parked = True
+        if not self.events and not self.stopping and not self._anyone_attached():
+            self.wake.wait()
+        self.parked = False
+        self._last_ns = _ns()
+
+    def _anyone_attached(self):
+        for live in self.live:
+            if live.spot is not None:
+                return True
+        return False
+
+    def _cpu(self):
+        return _pure_native.own_cpu_ns(), time.process_time_ns(), self.cost_ns + self.delivery.cpu_ns
+
+    def _account(self):
+        """Tells the schedule what the time since the last call cost."""
+        now = self._cpu()
+        sampler, process, other = (max(after - before, 0) for before, after in zip(self._seen, now))
+        looks, cost_ns = self._looks
+        self.schedule.account(self._active_ns, sampler + other, process, looks, cost_ns)
+        self._seen = now
+        self._looks = 0, 0
+        self._active_ns = 0
+        self.sampler_cpu_ns = now[0]
+
+    def _look(self):
+        """One sample of every attached action."""
+        before = _pure_native.own_cpu_ns()
+        self._look_now()
+        looks, cost_ns = self._looks
+        self._looks = looks + 1, cost_ns + _pure_native.own_cpu_ns() - before
+
+    def _look_now(self):
+        by_thread = {}
+        for live in self.live:
+            spot = live.spot
+            if spot is not None:
+                by_thread.setdefault(spot.thread, []).append((live, spot))
+        frames = sys._current_frames()
+        now_ns = _ns()
+        for thread, attached in by_thread.items():
+            leaf = frames.get(thread)
+            if leaf is None:
+                for live, _ in attached:
+                    self._missed(live, "raced", now_ns)
+                continue
+            stack = []
+            while leaf is not None and len(stack) < STACK_MAX:
+                stack.append(leaf)
+                leaf = leaf.f_back
+            self._look_at(stack, attached, now_ns)
+            stack.clear()
+        frames.clear()
+
+    def _look_at(self, stack, attached, now_ns):
+        owner = own = None
+        for live, spot in attached:
+            part = spot.cut(stack)
+            # The action whose anchor is nearest to the leaf owns the sample.
+            if part is not None and (own is None or len(part) < len(own)):
+                owner, own = live, part
+        for live, spot in attached:
+            if live is not owner:
+                self._missed(live, "no_anchor", now_ns)
+            elif live.spot is not spot or spot.at_ns > now_ns:
+                self._missed(live, "raced", now_ns)
+            else:
+                self._add(live, spot, own, now_ns)
+
+    def _missed(self, live, reason, now_ns):
+        # Time in which it was switched out is nobody's; only the root's time holds it.
+        live.last_ns = now_ns
+        live.last_tid = 0
+        live.miss(reason)
+        self.engine.missed[reason] = self.engine.missed.get(reason, 0) + 1
+
+    def _add(self, live, spot, frames, now_ns):
+        since_ns = max(live.last_ns, spot.at_ns)
+        cpu_ns = 0
+        cpu_now = _pure_native.cpu_ns_of(spot.tid)
+        if cpu_now is not None:
+            known = live.last_tid == spot.tid and live.last_ns >= spot.at_ns
+            cpu_ns = max(cpu_now - (live.last_cpu_ns if known else spot.cpu_ns), 0)
+            live.last_cpu_ns, live.last_tid = cpu_now, spot.tid
+        stack = [(frame.f_code, frame.f_lineno or 0) for frame in reversed(frames)]
+        live.tree.add(stack, max(now_ns - since_ns, 0), cpu_ns, now_ns)
+        live.last_ns = now_ns
+        live.samples += 1
+        self.samples += 1
+        self.engine.samples += 1
+
+    def _apply_events(self):
+        """Applies what the app threads posted, in order. Returns the flush tickets met."""
+        tickets = []
+        events = self.events
+        for _ in range(len(events)):
+            event = events.popleft()
+            kind = event[0]
+            if kind == "message":
+                self._message(*event[1:])
+            elif kind == "begin":
+                self._begin(event[1])
+            elif kind == "end":
+                self._end(*event[1:])
+            elif kind == "shed":
+                self.engine.shed += 1
+            elif kind == "shed_end":
+                self.engine.count_end(event[1])
+            else:
+                tickets.append(event[1])
+        return tickets
+
+    def _begin(self, live):
+        self.cost_ns += live.cost_ns
+        self.engine.profiled += 1
+        live.tree = _pure_tree.Tree(self.engine.options["code_granularity"], live.begin_ns)
+        if live.cut:
+            live.tree.cut("values", live.cut)
+        self.live.add(live)
+
+    def _message(self, live, at_ns, stack, fields, cut, cost_ns):
+        self.cost_ns += cost_ns
+        if live.ended or live.tree is None:
+            return
+        live.cost_ns += cost_ns
+        if cut:
+            live.tree.cut("values", cut)
+        live.tree.add_message(stack, fields, at_ns)
+
+    def _end(self, live, at_ns, outcome, fields, cost_ns):
+        self.cost_ns += cost_ns
+        if live.ended or live.tree is None:
+            return
+        live.ended = True
+        live.cost_ns += cost_ns
+        self.live.discard(live)
+        if live.begin_ns > self._last_ns:  # it lived between two of our wake-ups
+            self._active_ns += at_ns - live.begin_ns
+        self.engine.count_end(outcome)
+        self._hand_over.append(self._sealed(live, at_ns, outcome, fields))
+
+    def _sealed(self, live, at_ns, outcome, fields):
+        if live.dropped:
+            live.tree.cut("events", live.dropped)
+        if fields:
+            live.fields.update(fields)
+        per_look = self.sampler_cpu_ns / max(self.samples, 1)
+        cost_ns = live.cost_ns + per_look * live.samples
+        profile = _pure_tree.Profile()
+        profile.task_uuid = live.task_uuid
+        profile.thread = live.thread
+        profile.thread_name = live.thread_name
+        profile.source = self.engine.options["source_name"]
+        profile.pid = os.getpid()
+        profile.start_ns = live.begin_ns
+        profile.end_ns = max(at_ns, live.begin_ns)
+        profile.start_wall_ns = live.begin_wall_ns
+        profile.cpu_ns = live.cpu_ns
+        profile.type = live.type
+        profile.kind = live.kind
+        profile.outcome = outcome
+        profile.fields = live.fields
+        profile.tree = live.tree
+        profile.period = self.schedule.period_ns / 1e9
+        profile.samples = live.samples
+        profile.missed = live.missed
+        profile.overhead_cpu = cost_ns / 1e9
+        profile.overhead_fraction = cost_ns / max(profile.end_ns - profile.start_ns, cost_ns, 1)
+        return profile
+
+    def _give(self, tickets):
+        if self._hand_over:
+            for profile in self._hand_over:
+                self.engine.destinations.put(profile)
+            self._hand_over = []
+            self.delivery.wake()
+        for ticket in tickets:
+            self.delivery.ticket(ticket)
+
+    def _stop(self, now_ns):
+        for live in list(self.live):
+            self._end(live, now_ns, "lost", None, 0)
+
+    def close(self, timeout):
+        """Stops both threads. True when all was delivered."""
+        deadline = time.monotonic() + timeout
+        self.stopping = True
+        self.wake.set()
+        ended = self.sampler.join(deadline - time.monotonic())
+        return self.delivery.close(deadline) and ended
+
+
+class Engine:
+    """What outlives a run: options, destinations, counters."""
+
+    def __init__(self):
+        self.run = None
+        self.last_run = None  # for stats() after a stop
+        self.options = None
+        self.destinations = _pure_delivery.Destinations()
+        self.faults = {}
+        self.route_names = _values.RouteNames()
+        self._lock = _pure_native._original("_thread", "allocate_lock")()
+        self._restart_in_child = False
+        self._hooked = False
+        self._reset_counters()
+
+    def _reset_counters(self):
+        # All counted by the sampler thread, so that they always agree; the last one only where the queue was full.
+        self.profiled = self.shed = self.finished = self.lost = self.samples = 0
+        self.overflow = 0
+        self.missed = {}
+
+    def count_end(self, outcome):
+        if outcome == "lost":
+            self.lost += 1
+        else:
+            self.finished += 1
+
+    def fault(self, where, error):
+        """A failure of ours: counted, logged once for each place, and never anybody else's problem."""
+        first = where not in self.faults
+        self.faults[where] = self.faults.get(where, 0) + 1
+        if first:
+            try:
+                import logging
+
+                logging.getLogger("profilomatic").error(
+                    "profiling failed at %s: %s (the application is not affected)", where, _values.as_text(error))
+            except Exception:
+                pass
+
+    def active_run(self):
+        """The run, begun anew in a forked child whose parent had one; None while stopped."""
+        if self._restart_in_child:
+            self.start()
+        return self.run
+
+    def start(self):
+        with self._lock:
+            if self.run is not None:
+                return
+            if not self._hooked:
+                self._hooked = True
+                atexit.register(self._at_exit)
+                if hasattr(os, "register_at_fork"):
+                    os.register_at_fork(after_in_child=self._after_fork_in_child)
+            _pure_native.refresh()
+            self.run = self.last_run = Run(self)
+            self._restart_in_child = False  # only now: until then a second thread must come here and wait for the run
+
+    def stop(self, timeout):
+        with self._lock:
+            self._restart_in_child = False
+            run, self.run = self.run, None
+        return run.close(timeout) if run is not None else True
+
+    def flush(self, timeout):
+        run = self.run
+        if run is None:
+            return not any(entry.queue or entry.busy for entry in self.destinations.entries)
+        if run.delivery.is_current():
+            return False
+        passed = _pure_native.WakeUp()
+        run.events.append(("ticket", passed))
+        run.wake.set()
+        return passed.wait(timeout)
+
+    def _at_exit(self):
+        self.stop(2.0)
+
+    def _after_fork_in_child(self):
+        """The threads are gone; what they were about to do is the parent's to finish."""
+        self._lock = _pure_native._original("_thread", "allocate_lock")()
+        self._restart_in_child = self.run is not None or self._restart_in_child
+        self.run = self.last_run = None
+        self._reset_counters()
+        for entry in self.destinations.entries:
+            entry.forget()
+            entry.sent = entry.bytes = 0
+            entry.dropped = {}
+            entry.last_error = None
+
+
+engine = Engine()
