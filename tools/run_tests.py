@@ -12,6 +12,7 @@
     tools       tests of the tools
     python      pytest on the staged package, for each interpreter
     acceptance  rows without a test; fails on the required ones
+    docs        tools/check_links.py
     lint        every C file through clang's warnings, when clang is there
     format      clang-format, when it is there
 
@@ -36,6 +37,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOG = os.path.join(ROOT, "build", "log")
 JOBS = str(max(1, len(os.sched_getaffinity(0))))
 STEP_SECONDS = 900  # A hang is a failure with a name, not a build that somebody has to kill.
+
+FORMAT_MAJOR = 14  # Debian 12's clang-format
 
 CTEST_START = re.compile(rb"^ +Start +\d+:")  # ctest says each name twice when it runs several at once
 
@@ -221,6 +224,11 @@ def check_format():
     if tool is None:
         say("  no clang-format here: not checked")
         return True
+    version = subprocess.run([tool, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, universal_newlines=True)
+    major = re.search(r"version (\d+)", version.stdout)
+    if major is None or int(major.group(1)) != FORMAT_MAJOR:
+        say("  this clang-format is not version %d, and others disagree in places: not checked" % FORMAT_MAJOR)
+        return True
     wrong = []
     for path in c_files():
         done = subprocess.run([tool, path], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -245,7 +253,7 @@ def c_files():
     return sorted(found)
 
 
-STEPS = ("layers", "c", "asan", "tsan", "build", "tools", "python", "acceptance", "lint", "format")
+STEPS = ("layers", "c", "asan", "tsan", "build", "tools", "python", "acceptance", "docs", "lint", "format")
 
 
 def main(argv=None):
@@ -311,6 +319,8 @@ def main(argv=None):
         elif name == "acceptance":
             step(name, lambda: run(tool + ["tools/acceptance.py", "-q", "--require-file", "tools/acceptance_required.txt"],
                                    "acceptance.log") == 0)
+        elif name == "docs":
+            step(name, lambda: run(tool + ["tools/check_links.py"], "links.log") == 0)
         elif name == "lint":
             step(name, check_clang, found)
         elif name == "format":
