@@ -6,17 +6,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from harness import KINDS, Server, missing_module  # noqa: E402
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "acceptance(*rows): the rows of the acceptance table that the test covers")
-
-
-def need(kind):
-    missing = missing_module(kind)
-    if missing:
-        pytest.skip(f"{kind} needs {missing}, which is not installed")
+from harness import KINDS, Server, need  # noqa: E402
 
 
 @pytest.fixture(scope="session", params=list(KINDS))

@@ -18,6 +18,8 @@ import sys
 import termios
 import time
 
+import pytest
+
 import profilomatic
 
 HERE = pathlib.Path(__file__).parent
@@ -36,9 +38,11 @@ KINDS = {
 }
 
 
-def missing_module(kind):
-    """The name of a module that this kind of server lacks here, or None."""
-    return next((name for name in KINDS[kind][0] if importlib.util.find_spec(name) is None), None)
+def need(kind):
+    """Skip the test when this kind of server is not installed."""
+    for module in KINDS[kind][0]:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{kind} needs {module}, which is not installed")
 
 
 def wait_until(condition, seconds, what):

@@ -1,8 +1,7 @@
 """wsgi.file_wrapper under servers that recognise their own file bodies."""
 
 import pytest
-from conftest import need
-from harness import Server, body_of, read_to_end, wait_until, wait_until_full
+from harness import Server, body_of, need, read_to_end, wait_until, wait_until_full
 
 SERVERS = ("gunicorn-sync", "gunicorn-gthread", "gunicorn-gevent", "waitress")
 

@@ -7,8 +7,7 @@ import signal
 import uuid
 
 import pytest
-from conftest import need
-from harness import Server, body_of, wait_until
+from harness import Server, body_of, need, wait_until
 
 # Where SIGTERM lets atexit run. waitress just dies, and a gevent worker may: there only what was flushed counts.
 DRAINS_AT_EXIT = ("gunicorn-sync", "gunicorn-gthread", "wsgiref")
