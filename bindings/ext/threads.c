@@ -173,6 +173,10 @@ static pom_slot_t *claim(PyThreadState *state) {
     return slot;
 }
 
+pom_slot_t *pom_threads_first(void) {
+    return slots == NULL ? NULL : atomic_load_explicit(&slots->first, memory_order_acquire);
+}
+
 pom_slot_t *pom_threads_slot(void) {
     PyThreadState *state = PyThreadState_Get();
     if (mine.slot != NULL && mine.generation == generation && mine.state == state &&

@@ -14,6 +14,9 @@
  * runs unsampled. */
 pom_slot_t *pom_threads_slot(void);
 
+/* The first of all slots, NULL = none; for the probe. */
+pom_slot_t *pom_threads_first(void);
+
 /* At the start of an engine: where slots come from. A new generation forgets all slots of the one before (stop, fork). */
 void pom_threads_use(pom_slots_t *slots);
 

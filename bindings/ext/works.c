@@ -59,13 +59,13 @@ bool pom_work_is_live(const pom_work_t *work) {
 
 /* ---- frames in the identity of the engine in force ------------------------------------------- */
 
-static bool own_frame(uintptr_t at, pom_own_frame_t *frame) {
+bool pom_work_frame(uintptr_t at, pom_own_frame_t *frame) {
     return pom_core_gil_mode() ? pom_gil_own_frame(at, frame)
                                : pom_own_frame((uintptr_t)PyThreadState_Get(), at, frame);
 }
 
 bool pom_work_caller(pom_own_frame_t *frame) {
-    return own_frame(0, frame);
+    return pom_work_frame(0, frame);
 }
 
 static bool is_anchor(const pom_anchor_t *anchor, const pom_own_frame_t *frame) {
@@ -114,7 +114,7 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
         return NULL;
     }
     pom_own_frame_t frame;
-    bool more = own_frame(0, &frame);
+    bool more = pom_work_frame(0, &frame);
     for (int steps = 0; more && steps < FRAMES_MAX; steps++) {
         for (uint32_t i = count; i-- > 0;) {
             if (is_anchor(&anchors[i], &frame)) {
@@ -125,7 +125,7 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
             *is_shed = true;
             return NULL;
         }
-        more = frame.previous != 0 && own_frame(frame.previous, &frame);
+        more = frame.previous != 0 && pom_work_frame(frame.previous, &frame);
     }
     for (uint32_t i = count; i-- > 0;) {
         if (anchors[i].at.frame == 0) {
@@ -240,7 +240,7 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     if (kind == POM_ANCHOR_INSIDE && !frame->generator) {
         pom_own_frame_t caller = *frame;
         for (int i = 0; i < POM_ANCHOR_CALLERS && caller.previous != 0; i++) {
-            if (!own_frame(caller.previous, &caller)) {
+            if (!pom_work_frame(caller.previous, &caller)) {
                 break;
             }
             anchor.callers[i] = (pom_frame_id_t){.frame = caller.frame, .code = caller.code};
@@ -405,7 +405,7 @@ static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_
                           : walk_traceback(traceback, frames, POM_EVENT_FRAMES_MAX / 2, &handler);
     int32_t depth = raised;
     pom_own_frame_t frame;
-    bool more = own_frame(0, &frame);
+    bool more = pom_work_frame(0, &frame);
     while (more && depth < POM_EVENT_FRAMES_MAX) {
         bool anchored = anchor != NULL && is_anchor(anchor, &frame);
         if (anchored && anchor->kind == POM_ANCHOR_OUTSIDE) {
@@ -419,7 +419,7 @@ static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_
         if (anchored) {
             break;
         }
-        more = frame.previous != 0 && own_frame(frame.previous, &frame);
+        more = frame.previous != 0 && pom_work_frame(frame.previous, &frame);
     }
     return depth;
 }

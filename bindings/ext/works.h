@@ -58,6 +58,9 @@ void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text);
 /* The frame of the code that called into C, as the engine in force identifies it; false: no Python below. */
 bool pom_work_caller(pom_own_frame_t *frame);
 
+/* The frame at (or, past frames of C, above) a frame's `previous`, likewise. */
+bool pom_work_frame(uintptr_t at, pom_own_frame_t *frame);
+
 /* Application code is about to run below (or in) the frame, on this thread. No-op unless outermost or shed. */
 void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind);
 

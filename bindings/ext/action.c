@@ -1,0 +1,242 @@
+/*
+ * Action: the object behind `with profilomatic.action(...)`.
+ *
+ * Its anchor is the frame with the block, which is the frame that calls __enter__. Two frames that call __enter__ are not
+ * the block's: contextlib's, when a generator-based context manager enters the action (then the block is in contextlib's caller), and the
+ * decorator's wrapper (which is of this package, so it never shows).
+ */
+#include "bindings/ext/layout.h"
+
+#include "bindings/ext/works.h"
+
+#include <string.h>
+
+#include "bindings/engine/engine.h"
+#include "bindings/ext/core.h"
+#include "bindings/ext/values.h"
+
+#define FIELDS_MAX 2048 /* of the 4 KiB of text an action has */
+
+typedef struct action_s {
+    PyObject_HEAD
+    pom_work_t work;
+    PyObject *type;
+    PyObject *fields;
+    PyObject *weakrefs;
+} action_t;
+
+static PyObject *contextlib_file; // of contextlib.__file__'s code, found at first use; NULL = not yet
+
+static PyObject *action_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *name, *fields;
+    static char *names[] = {"type", "fields", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Action", names, &name, &fields)) {
+        return NULL;
+    }
+    if (!PyUnicode_Check(name)) {
+        return PyErr_Format(PyExc_TypeError, "the type of an action is text, not %R", name);
+    }
+    action_t *self = (action_t *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->type = Py_NewRef(name);
+        self->fields = Py_NewRef(fields);
+    }
+    return (PyObject *)self;
+}
+
+/* ---- the anchor --------------------------------------------------------------------------------- */
+
+static bool is_contextlib(uintptr_t code_address) {
+    if (contextlib_file == NULL) {
+        PyObject *module = PyImport_ImportModule("contextlib");
+        contextlib_file = module == NULL ? NULL : PyObject_GetAttrString(module, "__file__");
+        Py_XDECREF(module);
+        if (contextlib_file == NULL) {
+            PyErr_Clear(); // frozen away: then nothing is contextlib's
+            contextlib_file = Py_NewRef(Py_None);
+        }
+    }
+    PyObject *file = ((PyCodeObject *)code_address)->co_filename; // borrowed; the frame runs this code
+    return PyUnicode_Check(contextlib_file) && PyUnicode_Compare(file, contextlib_file) == 0;
+}
+
+/* The frame whose block this is. */
+static bool block_frame(pom_own_frame_t *frame) {
+    if (!pom_work_caller(frame)) {
+        return false;
+    }
+    if (!frame->generator) {
+        return true;
+    }
+    pom_own_frame_t driver = *frame;
+    bool driven = false;
+    while (driver.previous != 0 && pom_work_frame(driver.previous, &driver) &&
+           is_contextlib(driver.code)) {
+        driven = true;
+    }
+    if (driven && !is_contextlib(driver.code)) {
+        *frame = driver;
+    }
+    return true;
+}
+
+/* ---- enter and exit ---------------------------------------------------------------------------------- */
+
+static void post(action_t *self, const char *status, const char *outcome, PyObject *exception,
+                 PyObject *fields, PyObject *traceback) {
+    pom_work_head_t head = {
+        .type = self->type, .status = status, .outcome = outcome, .exception = exception};
+    pom_work_message(&self->work, &head, fields, traceback);
+}
+
+static PyObject *action_enter(PyObject *op, PyObject *unused) {
+    (void)unused;
+    action_t *self = (action_t *)op;
+    if (self->work.kind != POM_WORK_NONE) {
+        return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
+    }
+    if (!pom_work_engine_runs()) {
+        return Py_NewRef(op);
+    }
+    // Encoded first: the user's __str__ may run, and nothing of ours is in flight yet.
+    unsigned char encoded[FIELDS_MAX];
+    pom_value_writer_t writer;
+    pom_value_begin(&writer, encoded, sizeof encoded);
+    pom_value_map_begin(&writer);
+    pom_py_write_entries(&writer, self->fields);
+    pom_value_map_end(&writer);
+    uint32_t size = (uint32_t)pom_value_finish(&writer);
+    pom_own_frame_t frame;
+    if (!pom_work_engine_runs() || !block_frame(&frame)) {
+        return Py_NewRef(op);
+    }
+    pom_work_begin(&self->work, &pom_action_kind_code);
+    if (self->work.kind == POM_WORK_NESTED) {
+        post(self, "started", NULL, NULL, self->fields, NULL);
+    } else if (self->work.kind == POM_WORK_OUTERMOST) {
+        pom_action_t *action = self->work.action;
+        Py_ssize_t type_size = 0;
+        const char *type = PyUnicode_AsUTF8AndSize(self->type, &type_size);
+        if (type == NULL) {
+            PyErr_Clear(); // a lone surrogate
+            type = "<unprintable>";
+            type_size = 13;
+        }
+        action->fields = pom_action_text(action, (const char *)encoded, size).data;
+        action->fields_size = size;
+        action->type = pom_action_text(action, type, (size_t)type_size);
+    }
+    pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE);
+    return Py_NewRef(op);
+}
+
+static PyObject *action_exit(PyObject *op, PyObject *const *args, Py_ssize_t nargs) {
+    action_t *self = (action_t *)op;
+    PyObject *type = nargs > 0 ? args[0] : Py_None, *value = nargs > 1 ? args[1] : Py_None;
+    PyObject *traceback = nargs > 2 && args[2] != Py_None ? args[2] : NULL;
+    bool raised = type != Py_None;
+    bool aborted = raised && PyErr_GivenExceptionMatches(type, PyExc_GeneratorExit);
+    pom_outcome_t outcome = !raised  ? POM_OUTCOME_SUCCEEDED
+                            : aborted ? POM_OUTCOME_ABORTED
+                                      : POM_OUTCOME_FAILED;
+    PyObject *exception = outcome == POM_OUTCOME_FAILED && value != Py_None ? value : NULL;
+    if (self->work.kind == POM_WORK_NESTED) {
+        post(self, outcome == POM_OUTCOME_FAILED ? "failed" : "succeeded",
+             aborted ? "aborted" : NULL, exception, NULL, exception == NULL ? NULL : traceback);
+    }
+    pom_work_end(&self->work, outcome, exception);
+    Py_RETURN_FALSE;
+}
+
+static PyObject *action_message(PyObject *op, PyObject *args, PyObject *kwargs) {
+    action_t *self = (action_t *)op;
+    if (PyTuple_GET_SIZE(args) != 0) {
+        PyErr_SetString(PyExc_TypeError, "message() takes fields by name only");
+        return NULL;
+    }
+    if (pom_work_is_live(&self->work)) {
+        PyObject *handled = PyErr_GetHandledException(); // new reference or NULL
+        PyObject *traceback = handled == NULL ? NULL : PyException_GetTraceback(handled);
+        pom_work_message(&self->work, NULL, kwargs, traceback);
+        Py_XDECREF(traceback);
+        Py_XDECREF(handled);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *action_task_uuid(PyObject *op, void *closure) {
+    (void)closure;
+    action_t *self = (action_t *)op;
+    if (!pom_work_is_live(&self->work) || self->work.kind == POM_WORK_SHED) {
+        Py_RETURN_NONE;
+    }
+    return pom_work_task_uuid(&self->work);
+}
+
+/* ---- type ----------------------------------------------------------------------------------------- */
+
+static int action_traverse(PyObject *op, visitproc visit, void *arg) {
+    action_t *self = (action_t *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->type);
+    Py_VISIT(self->fields);
+    return 0;
+}
+
+static int action_clear(PyObject *op) {
+    Py_CLEAR(((action_t *)op)->fields);
+    return 0; // the type is text and cannot be part of a cycle
+}
+
+static void action_dealloc(PyObject *op) {
+    action_t *self = (action_t *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(op);
+    }
+    pom_work_end(&self->work, POM_OUTCOME_LOST, NULL); // no-op when it has ended
+    Py_XDECREF(self->type);
+    Py_XDECREF(self->fields);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef action_methods[] = {
+    {"__enter__", action_enter, METH_NOARGS, NULL},
+    {"__exit__", (PyCFunction)(void (*)(void))action_exit, METH_FASTCALL, NULL},
+    {"message", (PyCFunction)(void (*)(void))action_message, METH_VARARGS | METH_KEYWORDS,
+     "Puts a message with these fields and the stack of this call into the call graph. Nothing while "
+     "not profiled."},
+    {NULL, NULL, 0, NULL}};
+static PyMemberDef action_members[] = {
+    {"type", T_OBJECT, offsetof(action_t, type), READONLY, NULL},
+    {"fields", T_OBJECT, offsetof(action_t, fields), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(action_t, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL}};
+static PyGetSetDef action_getset[] = {
+    {"task_uuid", action_task_uuid, NULL, "Its task id while it is open, else None.", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
+
+static PyType_Slot action_slots[] = {
+    {Py_tp_doc, "One bounded piece of work to profile; see profilomatic.action()."},
+    {Py_tp_new, action_new},
+    {Py_tp_methods, action_methods},
+    {Py_tp_members, action_members},
+    {Py_tp_getset, action_getset},
+    {Py_tp_traverse, action_traverse},
+    {Py_tp_clear, action_clear},
+    {Py_tp_dealloc, action_dealloc},
+    {0, NULL}};
+static PyType_Spec action_spec = {.name = "profilomatic._core.Action",
+                                  .basicsize = sizeof(action_t),
+                                  .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+                                           Py_TPFLAGS_BASETYPE,
+                                  .slots = action_slots};
+
+int pom_action_init(PyObject *module) {
+    PyObject *type = PyType_FromSpec(&action_spec);
+    int status = type == NULL ? -1 : PyModule_AddObjectRef(module, "Action", type);
+    Py_XDECREF(type);
+    return status;
+}

@@ -1,0 +1,28 @@
+/*
+ * What the files of the extension share: the module's own decisions and its types.
+ *
+ * One interpreter only (module.c refuses others), so plain statics under the GIL stand for module state.
+ */
+#ifndef POM_EXT_CORE_H
+#define POM_EXT_CORE_H
+
+#include <Python.h>
+
+#include <stdbool.h>
+#include <structmember.h> // T_OBJECT and READONLY, before 3.12 only here
+
+/* The engine in force reads frames through the public API with the GIL: frames are known by their frame objects. */
+bool pom_core_gil_mode(void);
+
+/* A forked child's first action: starts the engine anew. False: it could not be. */
+bool pom_core_restart(void);
+
+/* Counts a failure of ours and clears the pending exception: the host's code goes on. Logged once for each place. */
+void pom_core_fault(const char *where);
+
+/* Adds the types to the module; -1 with an exception. */
+int pom_wsgi_init(PyObject *module);
+int pom_body_init(PyObject *module);
+int pom_action_init(PyObject *module);
+
+#endif

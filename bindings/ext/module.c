@@ -1,0 +1,537 @@
+/*
+ * The module `_core`: the backend interface of the package, on top of the engine.
+ *
+ * Decides which walker is used and why, keeps the life cycle in order (one start or stop at a time, waits without the GIL), and
+ * turns counters into the dicts of stats() and engine_info(). The package calls nothing else of the extension.
+ *
+ * One interpreter: statics under the GIL are the state, and a sub-interpreter is refused with a sentence that says so.
+ */
+#include "bindings/ext/layout.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "bindings/engine/engine.h"
+#include "bindings/ext/code_reader.h"
+#include "bindings/ext/core.h"
+#include "bindings/ext/delivery.h"
+#include "bindings/ext/file_py.h"
+#include "bindings/ext/gil_walker.h"
+#include "bindings/ext/memory.h"
+#include "bindings/ext/probe.h"
+#include "bindings/ext/threads.h"
+#include "bindings/ext/walker.h"
+#include "bindings/ext/works.h"
+#include "middleware/request.h"
+
+#define FAULT_PLACES 16
+
+static bool gil_mode;
+static char gil_reason[160]; // why not native; empty = native
+static pthread_mutex_t lifecycle_lock = PTHREAD_MUTEX_INITIALIZER; // one start, stop or flush at a time; GIL released to wait
+static bool at_exit_registered;
+
+static struct {
+    const char *where;
+    int64_t count;
+} faults[FAULT_PLACES];
+
+/* ---- failures of ours --------------------------------------------------------------------------- */
+
+void pom_core_fault(const char *where) {
+    for (int i = 0; i < FAULT_PLACES; i++) {
+        if (faults[i].where == where) {
+            faults[i].count++;
+            PyErr_Clear();
+            return;
+        }
+        if (faults[i].where == NULL) {
+            faults[i].where = where;
+            faults[i].count = 1;
+            PyErr_WriteUnraisable(Py_None); // once a place: the rest is in engine_info()
+            return;
+        }
+    }
+    PyErr_Clear();
+}
+
+static PyObject *raise_status(pom_status_t status) {
+    if (status == POM_ENOMEM) {
+        return PyErr_NoMemory();
+    }
+    return PyErr_Format(PyExc_RuntimeError, "profilomatic: %s", pom_status_text(status));
+}
+
+/* ---- parts for the engine -------------------------------------------------------------------------- */
+
+bool pom_core_gil_mode(void) {
+    return gil_mode;
+}
+
+/* Looked at once a start: a forked child or a changed environment may get another answer. */
+static void choose_walker(void) {
+    const char *wanted = getenv("PROFILOMATIC_ENGINE");
+    gil_reason[0] = '\0';
+    if (wanted != NULL && strcmp(wanted, "gil") == 0) {
+        (void)snprintf(gil_reason, sizeof gil_reason, "PROFILOMATIC_ENGINE=gil asks for it");
+    } else if (!pom_memory_readable()) {
+        (void)snprintf(gil_reason, sizeof gil_reason,
+                       "this process may not read its own memory by process_vm_readv or /proc/self/mem");
+    } else if (pom_layout_matches(gil_reason, sizeof gil_reason)) {
+        (void)pom_walker_self_test((uintptr_t)PyThreadState_Get(), gil_reason, sizeof gil_reason);
+    }
+    gil_mode = gil_reason[0] != '\0';
+}
+
+static pom_walker_t *walker(const char **name) {
+    choose_walker();
+    *name = gil_mode ? "gil" : "native";
+    return gil_mode ? pom_gil_walker() : pom_native_walker();
+}
+
+static pom_status_t attach(pom_slots_t *slots, pom_code_table_t *codes) {
+    pom_status_t status = pom_code_deaths_watch(codes);
+    if (status == POM_OK) {
+        pom_memory_guard_install();
+        pom_threads_use(slots);
+    }
+    return status;
+}
+
+static void detach(void) {
+    pom_threads_use(NULL);
+    pom_code_deaths_unwatch();
+    pom_memory_guard_remove();
+}
+
+static void after_fork_child(void) {
+    (void)pthread_mutex_init(&lifecycle_lock, NULL); // whoever held it is not here
+    pom_memory_after_fork();
+    pom_delivery_after_fork_child();
+}
+
+/* ---- life cycle ---------------------------------------------------------------------------------------- */
+
+/* Takes the lock; the GIL is free while waiting, so that the holder can finish. */
+static void lock_lifecycle(void) {
+    if (pthread_mutex_trylock(&lifecycle_lock) != 0) {
+        Py_BEGIN_ALLOW_THREADS;
+        (void)pthread_mutex_lock(&lifecycle_lock); // not recursive; no user code runs under it
+        Py_END_ALLOW_THREADS;
+    }
+}
+
+static void unlock_lifecycle(void) {
+    (void)pthread_mutex_unlock(&lifecycle_lock);
+}
+
+static PyObject *at_exit(PyObject *module, PyObject *unused);
+static PyMethodDef at_exit_def = {"_at_exit", at_exit, METH_NOARGS, NULL};
+
+static int register_at_exit(void) {
+    if (at_exit_registered) {
+        return 0;
+    }
+    PyObject *atexit = PyImport_ImportModule("atexit");
+    PyObject *function = PyCFunction_New(&at_exit_def, NULL);
+    PyObject *done = atexit == NULL || function == NULL
+                         ? NULL
+                         : PyObject_CallMethod(atexit, "register", "O", function);
+    at_exit_registered = done != NULL;
+    Py_XDECREF(atexit);
+    Py_XDECREF(function);
+    Py_XDECREF(done);
+    return at_exit_registered ? 0 : -1;
+}
+
+static pom_status_t start_engine(void) {
+    lock_lifecycle();
+    pom_status_t status = pom_engine_start();
+    unlock_lifecycle();
+    return status;
+}
+
+bool pom_core_restart(void) {
+    static bool failed; // in this process: not tried again for each request
+    if (failed) {
+        return false;
+    }
+    failed = start_engine() != POM_OK || pom_delivery_ensure() < 0;
+    if (failed) {
+        pom_core_fault("restart after fork");
+    }
+    return !failed;
+}
+
+static PyObject *py_start(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    if (register_at_exit() < 0) {
+        return NULL;
+    }
+    pom_status_t status = start_engine();
+    if (status != POM_OK) {
+        return raise_status(status);
+    }
+    if (pom_delivery_ensure() < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static int64_t deadline_after(double timeout) {
+    double most = 1e8; // three years: as good as for ever, and no overflow
+    return pom_now_ns() + (int64_t)((timeout < 0 ? 0 : timeout > most ? most : timeout) * 1e9);
+}
+
+static bool stop_engine(int64_t deadline_ns) {
+    lock_lifecycle();
+    bool clean = true;
+    if (pom_engine_stop_begin()) {
+        Py_BEGIN_ALLOW_THREADS;
+        clean = pom_engine_stop_wait(deadline_ns);
+        Py_END_ALLOW_THREADS;
+        pom_engine_stop_end();
+    }
+    clean = pom_delivery_stop(deadline_ns) && clean;
+    unlock_lifecycle();
+    return clean;
+}
+
+static PyObject *py_stop(PyObject *module, PyObject *arg) {
+    (void)module;
+    double timeout = PyFloat_AsDouble(arg);
+    if (timeout == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (pom_delivery_is_current()) {
+        Py_RETURN_FALSE; // it would wait for itself
+    }
+    return PyBool_FromLong(stop_engine(deadline_after(timeout)));
+}
+
+static PyObject *at_exit(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    (void)stop_engine(deadline_after(2.0)); // what is left is counted; there is nobody to tell
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_flush(PyObject *module, PyObject *arg) {
+    (void)module;
+    double timeout = PyFloat_AsDouble(arg);
+    if (timeout == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (pom_delivery_is_current()) {
+        Py_RETURN_FALSE;
+    }
+    int64_t deadline_ns = deadline_after(timeout);
+    bool done;
+    lock_lifecycle(); // the parts stay while we wait
+    Py_BEGIN_ALLOW_THREADS;
+    done = pom_engine_flush(deadline_ns);
+    Py_END_ALLOW_THREADS;
+    unlock_lifecycle();
+    return PyBool_FromLong(done);
+}
+
+/* ---- options ------------------------------------------------------------------------------------------ */
+
+static PyObject *option(PyObject *dict, const char *name) {
+    PyObject *value = PyDict_GetItemString(dict, name); // borrowed
+    if (value == NULL) {
+        PyErr_Format(PyExc_KeyError, "option %s is missing", name);
+    }
+    return value;
+}
+
+static int apply_scrub(PyObject *list) {
+    if (list == Py_None) {
+        return pom_request_set_scrub(NULL) == POM_OK ? 0 : -1;
+    }
+    PyObject *fast = PySequence_Fast(list, "scrub must be a list or None");
+    if (fast == NULL) {
+        return -1;
+    }
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    const char **words = PyMem_Calloc((size_t)count + 1, sizeof *words);
+    int status = words == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; status == 0 && i < count; i++) {
+        words[i] = PyUnicode_AsUTF8(PySequence_Fast_GET_ITEM(fast, i));
+        status = words[i] == NULL ? -1 : 0;
+    }
+    if (status == 0 && pom_request_set_scrub(words) != POM_OK) {
+        PyErr_NoMemory();
+        status = -1;
+    }
+    PyMem_Free(words);
+    Py_DECREF(fast);
+    return status;
+}
+
+static PyObject *py_apply_options(PyObject *module, PyObject *dict) {
+    (void)module;
+    PyObject *overhead = option(dict, "max_overhead"), *granularity, *code, *actions, *source, *scrub;
+    if (overhead == NULL || (granularity = option(dict, "time_granularity")) == NULL ||
+        (code = option(dict, "code_granularity")) == NULL ||
+        (actions = option(dict, "max_actions_per_run")) == NULL ||
+        (source = option(dict, "source_name")) == NULL || (scrub = option(dict, "scrub")) == NULL) {
+        return NULL;
+    }
+    pom_engine_options_t options = {
+        .schedule = {.granularity_ns = (int64_t)(PyFloat_AsDouble(granularity) * 1e9),
+                     .budget_ppm = (int64_t)(PyFloat_AsDouble(overhead) * 1e6)},
+        .granularity = (pom_granularity_t)PyLong_AsLong(code),
+        .max_actions_per_run = PyLong_AsLongLong(actions),
+    };
+    const char *name = PyUnicode_AsUTF8(source);
+    if (PyErr_Occurred() || apply_scrub(scrub) < 0) {
+        return NULL;
+    }
+    (void)snprintf(options.source, sizeof options.source, "%s", name); // cut at 255 bytes
+    lock_lifecycle();
+    pom_engine_configure(&options);
+    unlock_lifecycle();
+    Py_RETURN_NONE;
+}
+
+/* ---- destinations ------------------------------------------------------------------------------------- */
+
+static PyObject *py_add_destination(PyObject *module, PyObject *object) {
+    pom_destination_t *destination = pom_file_py_destination(object);
+    if (destination != NULL) {
+        pom_status_t status = pom_exporter_add(pom_engine_exporter(), destination);
+        if (status != POM_OK && status != POM_EINVAL) { // EINVAL: it is there already
+            return raise_status(status);
+        }
+    } else if (!PyCallable_Check(object)) {
+        return PyErr_Format(PyExc_TypeError,
+                            "a destination is what file_destination() and its like return, or a callable "
+                            "that takes a dict, not %R",
+                            object);
+    } else if (pom_delivery_add(object) < 0) {
+        return NULL;
+    }
+    return py_start(module, NULL);
+}
+
+static PyObject *py_remove_destination(PyObject *module, PyObject *object) {
+    (void)module;
+    pom_destination_t *destination = pom_file_py_destination(object);
+    if (destination != NULL) {
+        (void)pom_exporter_remove(pom_engine_exporter(), destination); // absent: no error
+    } else if (pom_delivery_remove(object) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- stats -------------------------------------------------------------------------------------------- */
+
+static PyObject *missed_dict(const int64_t missed[POM_MISS_COUNT]) {
+    PyObject *dict = PyDict_New();
+    for (int i = 0; dict != NULL && i < POM_MISS_COUNT; i++) {
+        PyObject *count = PyLong_FromLongLong(missed[i]);
+        if (missed[i] > 0 &&
+            (count == NULL || PyDict_SetItemString(dict, pom_miss_names[i], count) < 0)) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(count);
+    }
+    return dict;
+}
+
+static PyObject *destination_dict(pom_destination_t *destination) {
+    pom_destination_counters_t c;
+    pom_destination_counters(destination, &c);
+    PyObject *dropped = PyDict_New();
+    for (int i = 0; dropped != NULL && i < POM_DROP_COUNT; i++) {
+        PyObject *count = PyLong_FromLongLong(c.dropped[i]);
+        if (c.dropped[i] > 0 &&
+            (count == NULL || PyDict_SetItemString(dropped, pom_drop_names[i], count) < 0)) {
+            Py_CLEAR(dropped);
+        }
+        Py_XDECREF(count);
+    }
+    if (dropped == NULL) {
+        return NULL;
+    }
+    PyObject *error = c.last_error[0] == '\0'
+                          ? Py_NewRef(Py_None)
+                          : PyUnicode_DecodeUTF8(c.last_error, (Py_ssize_t)strlen(c.last_error), "replace");
+    PyObject *name =
+        PyUnicode_DecodeUTF8(destination->name, (Py_ssize_t)strlen(destination->name), "replace");
+    return Py_BuildValue("{sNsLsLsLsLsNsLsN}", "name", name, "queued", (long long)c.queued, "sent",
+                         (long long)c.sent, "retried", (long long)c.retried, "spooled",
+                         (long long)c.spooled, "dropped", dropped, "bytes", (long long)c.bytes,
+                         "last_error", error);
+}
+
+static PyObject *destination_list(void) {
+    pom_destination_t *all[POM_EXPORTER_DESTINATIONS_MAX];
+    uint32_t count = pom_exporter_list(pom_engine_exporter(), all, POM_EXPORTER_DESTINATIONS_MAX);
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; i < count; i++) {
+        PyObject *dict = list == NULL ? NULL : destination_dict(all[i]);
+        if (list != NULL && (dict == NULL || PyList_Append(list, dict) < 0)) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(dict);
+        pom_destination_unref(all[i]);
+    }
+    return list;
+}
+
+static double seconds(int64_t ns) {
+    return (double)ns / 1e9;
+}
+
+static PyObject *py_stats(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    pom_engine_stats_t s = pom_engine_stats();
+    PyObject *missed = missed_dict(s.sampler.missed);
+    PyObject *destinations = missed == NULL ? NULL : destination_list();
+    if (destinations == NULL) {
+        Py_XDECREF(missed);
+        return NULL;
+    }
+    double base = (double)s.sampler.base_cpu_ns;
+    const pom_registry_stats_t *g = &s.registry;
+    return Py_BuildValue(
+        "{sssNsds{sdsdsdsdsd}s{sLsLsLsLsLsLsL}s{sLsLsN}sNsL}", "engine",
+        gil_mode ? "gil" : "native", "running", PyBool_FromLong(pom_engine_state == POM_ENGINE_RUNNING),
+        "period", seconds(s.sampler.period_ns), "overhead", "fraction",
+        base > 0 ? (double)s.sampler.cost_ns / base : 0.0, "recent",
+        (double)s.sampler.overhead_ppm / 1e6, "sampler_cpu", seconds(s.sampler.cpu_ns), "in_request",
+        seconds(g->in_request_ns), "delivery_cpu", seconds(s.exporter_cpu_ns + s.delivery_cpu_ns),
+        "actions", "started", (long long)g->started, "profiled", (long long)g->profiled, "shed",
+        (long long)g->shed, "finished", (long long)(g->finished + g->shed), "lost",
+        (long long)g->lost, "in_flight", (long long)g->in_flight, "allowed", (long long)g->allowed,
+        "samples", "taken", (long long)s.sampler.taken, "wakeups", (long long)s.sampler.wakeups,
+        "missed", missed, "destinations", destinations, "memory", (long long)pom_alloc_live_bytes());
+}
+
+static PyObject *py_engine_info(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    char why[160] = "";
+    bool layout = pom_layout_matches(why, sizeof why) &&
+                  pom_walker_self_test((uintptr_t)PyThreadState_Get(), why, sizeof why);
+    if (pom_engine_state != POM_ENGINE_RUNNING) {
+        choose_walker();
+    }
+    PyObject *counts = PyDict_New();
+    for (int i = 0; counts != NULL && i < FAULT_PLACES && faults[i].where != NULL; i++) {
+        PyObject *count = PyLong_FromLongLong(faults[i].count);
+        if (count == NULL || PyDict_SetItemString(counts, faults[i].where, count) < 0) {
+            Py_CLEAR(counts);
+        }
+        Py_XDECREF(count);
+    }
+    if (counts == NULL) {
+        return NULL;
+    }
+    pom_code_table_stats_t codes = pom_engine_stats().codes;
+    PyObject *reason = gil_reason[0] == '\0' ? Py_NewRef(Py_None) : PyUnicode_FromString(gil_reason);
+    return Py_BuildValue("{sssNsNs{sssNsNsLsLsLsL}}", "engine", gil_mode ? "gil" : "native", "reason",
+                         reason, "layout_ok", PyBool_FromLong(layout), "details", "built_for",
+                         PY_VERSION, "memory_readable", PyBool_FromLong(pom_memory_readable()),
+                         "faults", counts, "codes_live", (long long)codes.live, "codes_unknown",
+                         (long long)codes.unknown, "codes_overflowed", (long long)codes.overflowed,
+                         "memory", (long long)pom_alloc_live_bytes());
+}
+
+static PyObject *py_current_task_uuid(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    pom_work_t *work = pom_work_current();
+    if (work == NULL) {
+        Py_RETURN_NONE;
+    }
+    return pom_work_task_uuid(work);
+}
+
+/* ---- the module --------------------------------------------------------------------------------------- */
+
+static PyMethodDef functions[] = {
+    {"apply_options", py_apply_options, METH_O, "Takes a complete dict of checked options."},
+    {"start", py_start, METH_NOARGS, "Starts the engine; no-op while it runs."},
+    {"stop", py_stop, METH_O, "stop(timeout): True when everything was delivered and all threads ended."},
+    {"flush", py_flush, METH_O, "flush(timeout): True when every queue is empty."},
+    {"add_destination", py_add_destination, METH_O, "Adds a destination and starts the engine."},
+    {"remove_destination", py_remove_destination, METH_O, "No error when it is not there."},
+    {"current_task_uuid", py_current_task_uuid, METH_NOARGS, "Of the innermost action here, or None."},
+    {"stats", py_stats, METH_NOARGS, "Counters and the bill, as a dict."},
+    {"engine_info", py_engine_info, METH_NOARGS, "Which engine this is and why, as a dict."},
+    {NULL, NULL, 0, NULL}};
+
+static int set_own_files(void) {
+    PyObject *package = PyImport_ImportModule("profilomatic");
+    PyObject *file = package == NULL ? NULL : PyObject_GetAttrString(package, "__file__");
+    const char *text = file == NULL ? NULL : PyUnicode_AsUTF8(file);
+    if (text != NULL) {
+        char directory[POM_CODE_TEXT_MAX];
+        const char *slash = strrchr(text, '/');
+        size_t size = slash == NULL ? 0 : (size_t)(slash - text) + 1;
+        if (size > 0 && size < sizeof directory) {
+            memcpy(directory, text, size);
+            directory[size] = '\0';
+            pom_code_reader_set_own(directory);
+        }
+    }
+    PyErr_Clear(); // without a file of ours there are no frames of ours to hide
+    Py_XDECREF(package);
+    Py_XDECREF(file);
+    return 0;
+}
+
+static int exec_module(PyObject *module) {
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_ImportError,
+                        "profilomatic's extension does not support sub-interpreters: run the application in "
+                        "the main interpreter (mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
+        return -1;
+    }
+    static const pom_engine_parts_t parts = {.walker = walker,
+                                             .attach = attach,
+                                             .detach = detach,
+                                             .delivery_cpu_ns = pom_delivery_cpu_ns};
+    static bool initialised; // a second import of a module that was deleted
+    if (!initialised) {
+        pom_engine_parts_t given = parts;
+        given.resolver = pom_code_reader();
+        pom_status_t status = pom_engine_init(&given);
+        if (status != POM_OK || pthread_atfork(NULL, NULL, after_fork_child) != 0) {
+            (void)raise_status(status);
+            return -1;
+        }
+        initialised = true;
+    }
+    if (pom_threads_init() < 0 || pom_delivery_init(module) < 0 || pom_file_py_init(module) < 0 ||
+        pom_wsgi_init(module) < 0 || pom_body_init(module) < 0 || pom_action_init(module) < 0 ||
+        pom_probe_init(module) < 0 || PyModule_AddFunctions(module, functions) < 0) {
+        return -1;
+    }
+    choose_walker();
+    return set_own_files() < 0 ? -1 : PyModule_AddStringConstant(module, "NAME", "c");
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, exec_module},
+#ifdef Py_mod_multiple_interpreters
+                                          {Py_mod_multiple_interpreters,
+                                           Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+                                          {0, NULL}};
+
+static struct PyModuleDef module_def = {.m_base = PyModuleDef_HEAD_INIT,
+                                        .m_name = "profilomatic._core",
+                                        .m_doc = "The engine of profilomatic; see the package.",
+                                        .m_slots = module_slots};
+
+PyMODINIT_FUNC PyInit__core(void) {
+    return PyModuleDef_Init(&module_def);
+}

@@ -1,0 +1,52 @@
+/*
+ * One request between the wrapper, the application and the body: who is shared by wsgi.c and body.c.
+ *
+ * A Python object, since it is also the start_response that the application gets, and the application may keep that.
+ */
+#ifndef POM_EXT_REQUEST_STATE_H
+#define POM_EXT_REQUEST_STATE_H
+
+#include <Python.h>
+
+#include "bindings/ext/works.h"
+#include "middleware/request.h"
+
+typedef struct pom_request_state_s {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    pom_work_t work;
+    pom_own_frame_t caller;    /* the anchor: the server's frame, at each attach anew */
+    PyObject *start_response;  /* the server's; NULL after the end */
+    PyObject *environ;         /* NULL after the end: servers take it badly when it outlives the request */
+    PyObject *headers;         /* of the last start_response: read only when the body ends early */
+    PyObject *file_wrapper;    /* the server's, while ours stands in its place; NULL else */
+    PyObject *file_body;       /* what it made; NULL = nothing */
+    int64_t left_ns;           /* when the application last returned to the server */
+    bool head;                 /* no body is sent, whatever the application returns */
+    bool first_byte;           /* seen */
+} pom_request_state_t;
+
+/* The request's data; NULL while the action is nested or shed. */
+pom_request_t *pom_request_data(pom_request_state_t *self);
+
+/* Application code is about to run below the caller's frame. */
+void pom_request_enter(pom_request_state_t *self);
+/* It has returned; the time since `since_ns` goes to a phase (may be NULL). */
+int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns);
+
+/* A chunk of the body was sent. */
+void pom_request_count(pom_request_state_t *self, PyObject *chunk);
+
+/* The end, once; an exception (borrowed, NULL = none) says why it failed. Safe with an exception pending. */
+void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObject *exception);
+
+/* What the pending exception means for the request: a server giving up (GeneratorExit, StopIteration) or a failure. */
+pom_outcome_t pom_request_outcome_of(PyObject *type);
+
+/* As much of the body was sent as its Content-Length promised. */
+bool pom_request_is_complete(pom_request_state_t *self);
+
+/* Wraps what the application returned (stolen); never fails: what cannot be wrapped is returned as it is. */
+PyObject *pom_body_wrap(pom_request_state_t *self, PyObject *iterable);
+
+#endif
