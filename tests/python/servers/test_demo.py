@@ -72,7 +72,8 @@ def test_demo_names_the_planted_line_and_the_bill(demo, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_stops_its_server(demo, tmp_path, number):
     process = demo("--requests", "100000")
-    address = wait_until(lambda: address_of(tmp_path), 20, "the server's start")
+    address = wait_until(lambda: process.poll() is not None or address_of(tmp_path), 20, "the server's start")
+    assert process.poll() is None, output(tmp_path)
     process.send_signal(number)
     assert process.wait(20) in (130, 143)
     assert_nobody_listens(address)
