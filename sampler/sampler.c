@@ -39,6 +39,9 @@
  * asyncio or greenlets. */
 #define VIEW_ROOM POM_ANCHORS_MAX
 
+/* Descriptors kept open, one a thread: most servers have fewer threads, and the usual limit is 1024 a process. */
+#define STATS_OPEN_MAX 64
+
 struct pom_sampler_s {
     /* constant after new */
     pom_slots_t *slots;
@@ -60,6 +63,7 @@ struct pom_sampler_s {
     /* sampler thread only */
     pom_schedule_t schedule;
     uint32_t configured_seen;
+    int stats_open; /* slots with a descriptor */
     pom_stack_t stack;
     int64_t window_active_ns, window_cost_ns, window_process_ns, window_sampler_ns, window_taken;
     int64_t span_start_ns, span_cpu_ns, span_other_ns,
@@ -124,23 +128,29 @@ void pom_sampler_free(pom_sampler_t *s) {
 
 /* ---- looking at one slot ------------------------------------------------------------------ */
 
-/* R in the third field: running or waiting for a CPU. The descriptor is kept per slot; false when it cannot be read. */
-static bool thread_is_runnable(pom_slot_t *slot) {
-    if (slot->stat_fd >= 0 && slot->stat_tid != slot->who.tid) {
-        (void)close(slot->stat_fd); // read-only: nothing can be lost
-        slot->stat_fd = -1;
+/* R in the third field: running or waiting for a CPU. False when it cannot be read. The first few slots keep their
+ * descriptor, which halves the cost; the program's limit of descriptors is the program's, so not all do. */
+static bool thread_is_runnable(pom_sampler_t *s, pom_slot_t *slot, int32_t tid) {
+    if (slot->stat_fd >= 0 && slot->stat_tid != tid) {
+        pom__slot_drop_stat(slot);
+        s->stats_open--;
     }
     if (slot->stat_fd < 0) {
         char path[64];
-        (void)snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)slot->who.tid);
+        (void)snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
         slot->stat_fd = open(path, O_RDONLY | O_CLOEXEC);
-        slot->stat_tid = slot->who.tid;
+        slot->stat_tid = tid;
         if (slot->stat_fd < 0) {
             return false;
         }
+        s->stats_open++;
     }
     char text[128]; // "tid (name, at most 16) S": the letter is within the first 40 bytes
     ssize_t got = pread(slot->stat_fd, text, sizeof text - 1, 0);
+    if (got <= 0 || s->stats_open > STATS_OPEN_MAX) {
+        pom__slot_drop_stat(slot); // the thread has ended, and its id may come again; or there are enough
+        s->stats_open--;
+    }
     if (got <= 0) {
         return false;
     }
@@ -184,7 +194,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
         }
         seen = true;
         int64_t cpu_before = 0, cpu_after = 0;
-        (void)pom_tid_cpu_ns(slot->who.tid, &cpu_before); // 0 when the thread is gone
+        (void)pom_tid_cpu_ns(view.tid, &cpu_before); // 0 when the thread is gone
         pom_sample_t sample = {.code_epoch = pom_code_table_epoch(s->codes), .at_ns = pom_now_ns()};
         uint32_t index = 0;
         pom_status_t status = s->walker->walk(s->walker, &view, &s->stack, &index);
@@ -207,11 +217,12 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
             reason = POM_MISS_RACED;
             continue;
         }
-        (void)pom_tid_cpu_ns(slot->who.tid, &cpu_after);
+        // By the view's id: `walking` is over, and the slot may be another thread's by now.
+        (void)pom_tid_cpu_ns(view.tid, &cpu_after);
         sample.cpu_ns = cpu_before;
         sample.running = cpu_after > cpu_before;
-        if (!sample.running && cpu_before > slot->last_cpu_ns) {
-            sample.running = thread_is_runnable(slot);
+        if (!sample.running && cpu_before != slot->last_cpu_ns) {
+            sample.running = thread_is_runnable(s, slot, view.tid);
         }
         slot->last_cpu_ns = cpu_before;
         bump(&s->taken, 1);

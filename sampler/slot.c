@@ -46,9 +46,7 @@ void pom_slots_fini(pom_slots_t *slots) {
             pom_free(table);
             table = older;
         }
-        if (slot->stat_fd >= 0) {
-            (void)close(slot->stat_fd); // a read-only descriptor: nothing can be lost
-        }
+        pom__slot_drop_stat(slot);
         pom_free(slot);
         slot = next;
     }
@@ -127,7 +125,9 @@ pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor) {
     }
     write_begin(slot);
     table->anchors[count] = *anchor;
-    atomic_store_explicit(&slot->count, count + 1, memory_order_relaxed);
+    // Release: pairs with the acquire in pom_slot_view. A copy that is thrown away is still looked at for one thing, whom to
+    // blame for the miss, so even then each action in it must be one that was attached.
+    atomic_store_explicit(&slot->count, count + 1, memory_order_release);
     write_end(slot);
     return POM_OK;
 }
@@ -157,8 +157,10 @@ void pom_slots_release(pom_slots_t *slots, pom_slot_t *slot) {
     write_begin(slot);
     atomic_store_explicit(&slot->count, 0, memory_order_relaxed);
     write_end(slot);
-    // The full barrier of write_end pairs with the one in pom_slot_view: either the sampler sees count 0, or we see
-    // `walking`. A walk takes microseconds; yielding covers the case that the sampler lost its core.
+    // Pairs with the fence between the sampler's store of `walking` and its view: either the sampler sees count 0, or we
+    // see `walking`. A read-modify-write alone is no full barrier on ARM. A walk takes microseconds; yielding covers the case
+    // that the sampler lost its core.
+    atomic_thread_fence(memory_order_seq_cst);
     while (atomic_load_explicit(&slot->walking, memory_order_acquire)) {
         (void)sched_yield(); // cannot fail on Linux
     }
@@ -174,12 +176,41 @@ void pom_slots_withdraw(pom_slots_t *slots) {
     }
 }
 
-/* The copy may race with a writer; TSan is told so, and pom_slot_view_holds decides whether it counts. */
+void pom_slots_after_fork(pom_slots_t *slots) {
+    pom_slot_t *slot = atomic_load_explicit(&slots->first, memory_order_acquire);
+    for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
+        pom__slot_drop_stat(slot);
+    }
+}
+
+void pom__slot_drop_stat(pom_slot_t *slot) {
+    int fd = slot->stat_fd;
+    // Before the close: a fork in between must not leave the child a number that is by then somebody else's file.
+    slot->stat_fd = -1;
+    if (fd >= 0) {
+        (void)close(fd); // read-only: nothing can be lost
+    }
+}
+
+_Static_assert(sizeof(pom_anchor_t) % sizeof(uintptr_t) == 0, "an anchor is copied by words");
+
+/* The copy may race with a writer; TSan is told so, and pom_slot_view_holds decides whether it counts. By words, and
+ * volatile, so that no pointer in it is half of one and half of another, and no memcpy is made of it (TSan looks into that
+ * one's calls all the same). */
 __attribute__((no_sanitize("thread"))) static void
 copy_anchors(pom_anchor_t *to, const pom_anchor_t *from, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) {
-        to[i] = from[count - 1 - i];
+        const volatile uintptr_t *source = (const volatile uintptr_t *)&from[count - 1 - i];
+        uintptr_t *target = (uintptr_t *)&to[i];
+        for (size_t word = 0; word < sizeof(pom_anchor_t) / sizeof(uintptr_t); word++) {
+            target[word] = source[word];
+        }
     }
+}
+
+/* Racy in the same way: the slot may be released and claimed anew meanwhile. */
+__attribute__((no_sanitize("thread"))) static int32_t copy_tid(const pom_slot_t *slot) {
+    return *(const volatile int32_t *)&slot->who.tid;
 }
 
 bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storage, uint32_t room) {
@@ -189,7 +220,7 @@ bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storag
             continue;
         }
         pom_anchor_table_t *table = atomic_load_explicit(&slot->table, memory_order_acquire);
-        uint32_t count = atomic_load_explicit(&slot->count, memory_order_relaxed);
+        uint32_t count = atomic_load_explicit(&slot->count, memory_order_acquire);
         if (count == 0) {
             return false;
         }
@@ -200,6 +231,7 @@ bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storag
         copy_anchors(storage, table->anchors + skipped, count - skipped);
         view->slot = slot;
         view->seq = seq;
+        view->tid = copy_tid(slot);
         view->count = count - skipped;
         view->anchors = storage;
         if (pom_slot_view_holds(view)) {

@@ -80,9 +80,10 @@ typedef struct pom_slot_s {
     _Atomic(uint32_t) seq;   /* odd while changing; pairs with the fences in pom_slot_view */
     _Atomic(uint32_t) count; /* anchors in use */
     _Atomic(pom_anchor_table_t *) table;
-    pom_anchor_table_t *first_table;
+    /* A cache line apart, by size: malloc aligns to 16 bytes, so _Alignas would promise what it does not keep. */
+    char apart[64];
     /* written by the sampler: it reads this slot's stack now; pairs with the load in pom_slots_release */
-    _Alignas(64) _Atomic(bool) walking;
+    _Atomic(bool) walking;
     /* sampler thread only */
     int64_t last_cpu_ns; /* CPU clock at the last sample */
     int stat_fd;         /* /proc/self/task/<tid>/stat, -1 = not open */
@@ -118,16 +119,24 @@ bool pom_slot_detach(pom_slot_t *slot, const void *action);
 /* Withdraws every anchor of every slot: the engine stops. [app] */
 void pom_slots_withdraw(pom_slots_t *slots);
 
+/* In a forked child: closes the sampler's descriptors, which show the parent's threads. The slots themselves are left
+ * as they are, and may be abandoned. [app, the child's only thread] */
+void pom_slots_after_fork(pom_slots_t *slots);
+
 /* A copy of a slot's anchors for one walk. */
 typedef struct pom_slot_view_s {
     pom_slot_t *slot;
     uint32_t seq;
+    int32_t tid; /* of the slot's thread; `who` may be read only while `walking` keeps it */
     uint32_t count;
     pom_anchor_t *anchors; /* the caller's storage */
 } pom_slot_view_t;
 
 /* Copies at most `room` anchors, newest first. False: nothing attached, or it was changing (four tries). [sampler] */
 bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storage, uint32_t room);
+
+/* Closes the slot's descriptor, if it has one. [sampler] */
+void pom__slot_drop_stat(pom_slot_t *slot);
 
 /* True while nothing has changed since the view was taken. [sampler] */
 bool pom_slot_view_holds(const pom_slot_view_t *view);
