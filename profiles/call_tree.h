@@ -1,17 +1,18 @@
 /*
- * The call tree of one action: merged samples that keep who called whom, in the order of what happened.
+ * The call tree of one action: merged samples that keep who called whom, in the order of what
+ * happened.
  *
  * Used by actions (the sampler thread feeds it), by formats (they read nodes). A path is a list of
- * places, root first. A sample is added along a path; a message seals its parent: the parent's current children
- * are closed, so work before and after a message stays apart and ordered.
+ * places, root first. A sample is added along a path; a message seals its parent: the parent's
+ * current children are closed, so work before and after a message stays apart and ordered.
  *
  *     pom_tree_init(&tree, &arena, granularity, max_nodes);
  *     pom_tree_add(&tree, places, depth, &weight);
  *     pom_tree_message(&tree, places, depth, at_ns, fields, size);
  *     (the arena's fini frees it; pom_tree_fini releases the references to code)
  *
- * One owner at a time: the sampler thread while the action lives, then read-only for ever. A tree must not be
- * moved in memory after init: its nodes point to the root inside it.
+ * One owner at a time: the sampler thread while the action lives, then read-only for ever. A tree
+ * must not be moved in memory after init: its nodes point to the root inside it.
  *
  *        root (no place)
  *         +- a.py:f:10            current child
@@ -51,10 +52,10 @@ struct pom_node_s {
     int64_t total_wall_ns, total_cpu_ns;
     int64_t first_ns, last_ns; /* monotonic moments of the first and last sample or message here */
     pom_node_t *parent, *first_child, *last_child, *next;
-    pom_node_t *first_current;   /* first child that is not sealed; NULL: all are */
-    const void *message;         /* value stream in the arena; NULL = not a message */
+    pom_node_t *first_current; /* first child that is not sealed; NULL: all are */
+    const void *message;       /* value stream in the arena; NULL = not a message */
     uint32_t message_size;
-    uint32_t index;              /* order of creation, root 0: the timeline's name for the node */
+    uint32_t index; /* order of creation, root 0: the timeline's name for the node */
 };
 
 /* One stretch of the timeline: this node was the leaf from start for duration. */
@@ -74,7 +75,7 @@ typedef struct pom_tree_s {
     pom_node_t root;
     pom_arena_t *arena; /* borrowed */
     pom_granularity_t granularity;
-    uint32_t node_count, max_nodes;       /* neither the root nor messages; indexes go up to the sum of both */
+    uint32_t node_count, max_nodes; /* without root and messages; indexes reach the sum of both */
     uint32_t message_count, max_messages;
     pom_stretch_t *timeline; /* in the arena, doubled as it grows */
     uint32_t stretch_count, stretch_room, max_stretches;
@@ -99,12 +100,14 @@ pom_tree_limits_t pom_tree_limits_default(void);
 void pom_tree_init(pom_tree_t *tree, pom_arena_t *arena, pom_granularity_t granularity,
                    pom_tree_limits_t limits, int64_t start_ns);
 
-/* Adds a sample. depth 0 = the root itself. What finds no room is added to the deepest node kept, counted in cuts.
- * O(depth + siblings searched). [sampler] */
-void pom_tree_add(pom_tree_t *tree, const pom_place_t *places, int32_t depth, const pom_weight_t *weight);
+/* Adds a sample. depth 0 = the root itself. What finds no room is added to the deepest node
+ * kept, counted in cuts. O(depth + siblings searched). [sampler] */
+void pom_tree_add(pom_tree_t *tree, const pom_place_t *places, int32_t depth,
+                  const pom_weight_t *weight);
 
-/* Adds a message node below places[0..depth-2]; places[depth-1] is its own place (the logging line); depth 0: below the
- * root, without a place. fields is copied. Moves first_ns/last_ns of the path, adds no time. [sampler] */
+/* Adds a message node below places[0..depth-2]; places[depth-1] is its own place (the logging
+ * line); depth 0: below the root, without a place. fields is copied. Moves first_ns/last_ns of
+ * the path, adds no time. [sampler] */
 void pom_tree_message(pom_tree_t *tree, const pom_place_t *places, int32_t depth, int64_t at_ns,
                       const void *fields, size_t size);
 
@@ -114,8 +117,8 @@ void pom_tree_add_root(pom_tree_t *tree, int64_t wall_ns, int64_t cpu_ns);
 /* Releases the references to code; the nodes go with the arena. [any] */
 void pom_tree_fini(pom_tree_t *tree);
 
-/* Debug and tests: totals equal self plus children, counts agree, sealed children come before current ones, no two
- * current siblings share a key. */
+/* Debug and tests: totals equal self plus children, counts agree, sealed children come before
+ * current ones, no two current siblings share a key. */
 bool pom_tree_validate(const pom_tree_t *tree);
 
 #endif

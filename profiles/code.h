@@ -1,9 +1,10 @@
 /*
- * A code object as a profile knows it: where it stands in the source, and which line an instruction is on.
+ * A code object as a profile knows it: where it stands in the source, and which line an instruction
+ * is on.
  *
- * Used by the sampler's client, the formats and the bindings. Filled once by a resolver (bindings/ext reads
- * CPython's object), immutable from then on, shared by reference count between the table, live trees and finished
- * profiles, so it may outlive the interpreter's object.
+ * Used by the sampler's client, the formats and the bindings. Filled once by a resolver
+ * (bindings/ext reads CPython's object), immutable from then on, shared by reference count between
+ * the table, live trees and finished profiles, so it may outlive the interpreter's object.
  *
  *     code = pom_code_new(&spec);       returns owned
  *     pom_code_ref(code);
@@ -55,7 +56,8 @@ typedef struct pom_code_s {
     pom_link_t grave;
 } pom_code_t;
 
-#define POM_CODE_TEXT_MAX 1024 /* bytes of file or function kept: PATH_MAX is rare in full, and memory is bounded */
+/* Bytes of file or function kept: PATH_MAX is rare in full, and memory is bounded. */
+#define POM_CODE_TEXT_MAX 1024
 #define POM_CODE_RUNS_MAX 8192 /* a longer function (generated code) keeps its first runs */
 
 /* Returns owned, one block; NULL for no memory. [any] */
@@ -64,8 +66,8 @@ pom_code_t *pom_code_new(const pom_code_spec_t *spec);
 pom_code_t *pom_code_ref(pom_code_t *code); /* [any] */
 void pom_code_unref(pom_code_t *code);      /* [any], accepts NULL */
 
-/* Source line of the instruction at `lasti` code units; first_line when lasti < 0 (a fresh frame); -1 when the code
- * has no line there. O(log runs). [any] */
+/* Source line of the instruction at `lasti` code units; first_line when lasti < 0 (a fresh
+ * frame); -1 when the code has no line there. O(log runs). [any] */
 int32_t pom_code_line(const pom_code_t *code, int32_t lasti);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * A profile: one finished outermost action, immutable, shared by reference count.
  *
- * Made by actions when an action is sealed, read by formats and destinations on any thread. Everything it points to
- * lies in its arena, but for the code references of its tree.
+ * Made by actions when an action is sealed, read by formats and destinations on any thread.
+ * Everything it points to lies in its arena, but for the code references of its tree.
  *
  *     profile = pom_profile_new(arena_cap);   the sealer fills the fields, then never again
  *     pom_profile_ref(profile);
@@ -18,17 +18,17 @@
 
 /* Reasons a sample was wanted and not had; one list for counters, records and stats(). */
 #define POM_MISS_LIST(X)                                                                           \
-    X(TORN, "torn")               /* the stack changed under the walk, four times */               \
-    X(NO_ANCHOR, "no_anchor")     /* the thread runs something else: switched out */               \
-    X(UNREADABLE, "unreadable")   /* memory outside what may be read plainly, and the copy failed */ \
-    X(RACED, "raced")             /* attached, detached or died while being looked at */           \
-    X(DEAD_CODE, "dead_code")     /* a code object died between walk and look-up */
+    X(TORN, "torn")             /* the stack changed under the walk, four times */                 \
+    X(NO_ANCHOR, "no_anchor")   /* the thread runs something else: switched out */                 \
+    X(UNREADABLE, "unreadable") /* memory outside what may be read plainly, and the copy failed */ \
+    X(RACED, "raced")           /* attached, detached or died while being looked at */             \
+    X(DEAD_CODE, "dead_code")   /* a code object died between walk and look-up */
 
 typedef enum pom_miss_e {
 #define X(name, text) POM_MISS_##name,
     POM_MISS_LIST(X)
 #undef X
-    POM_MISS_COUNT
+        POM_MISS_COUNT
 } pom_miss_t;
 
 extern const char *const pom_miss_names[POM_MISS_COUNT];
@@ -43,7 +43,7 @@ typedef enum pom_outcome_e {
 #define X(name, text) POM_OUTCOME_##name,
     POM_OUTCOME_LIST(X)
 #undef X
-    POM_OUTCOME_COUNT
+        POM_OUTCOME_COUNT
 } pom_outcome_t;
 
 extern const char *const pom_outcome_names[POM_OUTCOME_COUNT];
@@ -78,9 +78,9 @@ typedef struct pom_profile_s {
     int64_t period_ns;
     int64_t samples;
     int64_t missed[POM_MISS_COUNT];
-    int64_t overhead_cpu_ns;       /* CPU that this action cost: its samples' share and its begin, events and end */
-    int64_t overhead_ppm;          /* the process's overhead fraction now, in millionths */
-    int64_t dropped_events;        /* messages that found the event queue full */
+    int64_t overhead_cpu_ns; /* CPU that this action cost: its samples, begin, events and end */
+    int64_t overhead_ppm;    /* the process's overhead fraction now, in millionths */
+    int64_t dropped_events;  /* messages that found the event queue full */
 } pom_profile_t;
 
 /* Returns owned, zeroed, one reference, arena ready; NULL for no memory. [any] */
