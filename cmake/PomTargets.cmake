@@ -11,15 +11,20 @@ set(pom_may_link_actions "")
 set(pom_may_link_middleware "")
 set(pom_may_link_engine threads)
 
-# A source that is listed but not there would stop everyone's configure with a message that
-# names the wrong place, so it is reported here.
+# A source that is listed but not there: a warning while somebody works on it (the layers check
+# of `make test` fails), an error where a package is made.
 function(pom_check_sources out)
   set(kept "")
+  if(pom_dev)
+    set(severity WARNING)
+  else()
+    set(severity FATAL_ERROR)
+  endif()
   foreach(source ${ARGN})
     if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${source}")
       list(APPEND kept "${source}")
     else()
-      message(WARNING "${CMAKE_CURRENT_SOURCE_DIR}/CMakeLists.txt lists ${source}, which does not exist")
+      message(${severity} "${CMAKE_CURRENT_SOURCE_DIR}/CMakeLists.txt lists ${source}, which does not exist")
     endif()
   endforeach()
   set(${out} "${kept}" PARENT_SCOPE)

@@ -107,3 +107,11 @@ def test_an_unknown_sanitizer_is_refused(configure, small):
     code, out = configure(small({}), "-DPOM_SANITIZE=memory")
     assert code != 0
     assert "POM_SANITIZE" in out
+
+
+def test_a_listed_file_that_is_missing_stops_a_package_only(configure, small):
+    root = small({"base/CMakeLists.txt": "pom_library(base SOURCES gone.c)"})
+    code, out = configure(root)
+    assert code == 0 and "lists gone.c" in out
+    code, out = configure(root, "-DSKBUILD=2")
+    assert code != 0 and "lists gone.c" in out
