@@ -16,22 +16,26 @@ __all__ = [
 
 
 def configure(**options):
-    """Sets options; those not named keep their value. Any time, from any thread; running actions keep what they began with.
+    """Sets options; those not named keep their value. Any time, from any thread; what is running keeps the
+    granularity it began with.
 
-    max_overhead         share of the process's CPU time that profiling may cost; above 0 and up to 0.5, or "2%"; default 0.02
-    time_granularity     finest time between two samples, in seconds, 0.0005 to 10, default 0.01; "auto": as fine as max_overhead affords
+    max_overhead         share of the process's CPU time that profiling may cost: above 0 and up to 0.5, or
+                         "2%"; default 0.02
+    time_granularity     finest time between two samples in seconds: 0.0005 to 10, default 0.01; "auto": as
+                         fine as max_overhead affords
     code_granularity     what one node of a call graph is: "file", "method" or "line" (default)
     store_all_logs       False: of Eliot's messages only starts and ends of actions enter the call graph
-    max_actions_per_run  new actions profiled per cycle while over max_overhead; default 10, 0 = unlimited
-                         (its other name is simultaneous_tasks_profiled)
+    max_actions_per_run  new actions profiled per cycle of 200 ms while over max_overhead; default 10,
+                         0 = unlimited (its other name is simultaneous_tasks_profiled)
     source_name          label in every profile; default: the host name
     retention            None: every profile is kept
-    scrub                True: values of secret-looking keys in query strings are masked; a list adds words; False: nothing is masked
+    scrub                True: values of secret-looking keys in query strings are masked; a list adds words;
+                         False: nothing is masked
 
     Each can also be given as the environment variable PROFILOMATIC_<NAME>; what configure() says wins.
 
-    An unknown name is warned about and ignored. A value outside its range is a ValueError that names the option and the
-    range, and then nothing of the call is applied.
+    An unknown name is warned about and ignored. A value outside its range is a ValueError that names the
+    option and the range, and then nothing of the call is applied.
     """
     _options.configure(options, stacklevel=2)
     _backend.apply_options()
@@ -41,8 +45,9 @@ def add_destination(destination):
     """Registers where finished profiles go, and starts the engine if it does not run.
 
     destination: what file_destination() and its like return, or any callable that takes one dict per finished
-    action. Callables run on the thread named "Profilomatic Thread", one at a time; one that raises is counted in stats()
-    and logged once, and the others are still served. Adding one twice is adding it once. TypeError for anything else.
+    action. Callables run on the thread named "Profilomatic Thread", one at a time, and get a dict of their own;
+    one that raises is counted in stats() and logged once, and the others are still served. Adding one twice
+    is adding it once. TypeError for anything else.
     """
     _backend.load().add_destination(destination)
 
@@ -55,10 +60,10 @@ def remove_destination(destination):
 def file_destination(path_or_file, format="json", flush=True, append=False):
     """A destination that writes one JSON record a line.
 
-    path_or_file: a path (text or os.PathLike), opened now and overwritten unless append=True; OSError names the path. Or an
-    open file object, text or binary, which stays the caller's to close; `append` says nothing about it.
-    flush: hand every record to the operating system at once; else when a buffer is full, and at flush() and stop().
-    format: "json". ValueError for another. Errors while writing are counted in stats(), profiling goes on.
+    path_or_file: a path (text or os.PathLike), opened now and overwritten unless append=True; OSError names the
+    path. Or an open file object, text or binary, which stays the caller's to close; `append` says nothing about it.
+    flush: hand every record to the operating system at once; else when a buffer is full, at flush() and at stop().
+    format: "json"; ValueError for another. Errors while writing are counted in stats(), and profiling goes on.
     """
     if format != "json":
         raise ValueError("format=%r: must be 'json'" % (format,))
@@ -87,12 +92,13 @@ def action(action_type, /, **fields):
         @profilomatic.action("rebuild-index")
         def rebuild(): ...
 
-    Inside another action it becomes part of that action's call graph, as a pair of messages; otherwise it gets a call
-    graph of its own. `a.message(**fields)` puts a message with the stack of the call into the call graph; `a.task_uuid` is
-    its task id while it is profiled, else None. A decorated function, coroutine function or generator function
-    is a new action at each call. Exceptions pass through and make the outcome "failed".
+    Inside another action it becomes part of that action's call graph, as a pair of messages; otherwise it gets
+    a call graph of its own. `a.message(**fields)` puts a message with the stack of the call into the call graph;
+    `a.task_uuid` is its task id while it is profiled, else None. A decorated function, coroutine function or
+    generator function is a new action at each call. Exceptions pass through and make the outcome "failed".
 
-    The fields are copied when the action begins: numbers, text, None, lists and dicts as they are, anything else as text.
+    The fields are copied when the action begins: numbers, text, None, lists and dicts as they are, anything else
+    as text. An action may be entered again when it has ended; entered while it is open it is a RuntimeError.
     TypeError when action_type is not text. While the engine is stopped it does nothing.
     """
     if _backend.action_class is None:
@@ -123,8 +129,8 @@ def start():
 def stop(timeout=2.0):
     """Stops the engine: open actions are sealed as "lost", finished profiles are delivered, its threads end.
 
-    Waits up to `timeout` seconds. True when everything was delivered and every thread has ended, also when it did not
-    run; False when the time was over first or when called from a destination. start() begins anew.
+    Waits up to `timeout` seconds. True when everything was delivered and every thread has ended, also when it
+    did not run; False when the time was over first or when called from a destination. start() begins anew.
     """
     return _backend.load().stop(float(timeout))
 

@@ -1,17 +1,20 @@
 """The pure Python twin of the extension: same API, same records, for interpreters without `_core`.
 
-How it works: an app thread that begins an action notes the frame that anchors it, and posts what happens (begin, messages, end)
-as small events. The sampler thread wakes at the tuned period, reads `sys._current_frames()`, walks each thread
-that has an action attached from its leaf to the first frame that anchors one, and adds the stack to that action's tree with the
-time since its last look. It alone owns the trees. A finished one goes to the delivery thread.
+How it works: an app thread that begins an action notes the frame that anchors it, and posts what happens
+(begin, messages, end) as small events. The sampler thread wakes at the tuned period, reads
+`sys._current_frames()`, walks each thread that has an action attached from its leaf to the first frame that
+anchors one, and adds the stack to that action's tree with the time since its last look. It alone owns the
+trees. A finished one goes to the delivery thread.
 
-What it cannot do that the extension can: look without taking the GIL (so a C function that holds it hides its time
-until it returns, and the sample then stands where the thread got to), and cost next to nothing. For the moment of a walk the
-sampler refers to other threads' frames; a frame that ends meanwhile drops its locals on the sampler thread.
+What it cannot do that the extension can: look without taking the GIL (so a C function that holds it hides its
+time until it returns, and the sample then stands where the thread got to), and cost next to nothing. For the
+moment of a walk the sampler refers to other threads' frames; a frame that ends meanwhile drops its locals on
+the sampler thread.
 
-Nothing here relies on reference counts: frames are known by id and code, never held, and an action whose owner is
-collected without an end is ended by a finalizer, whenever that runs.
+Nothing here relies on reference counts: frames are known by id and code, never held, and an action whose
+owner is collected without an end is ended by a finalizer, whenever that runs.
 """
+
 import contextvars
 import sys
 import time
@@ -51,7 +54,8 @@ class Work:
 
 
 def _asyncio_task():
-    """Which asyncio task runs, as an id, or 0. A new task inherits its creator's context, but is a context of its own."""
+    """Which asyncio task runs, as an id, or 0. A new task inherits its creator's context variables, but is
+    a context of its own here."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return 0
@@ -90,8 +94,9 @@ def _runs_inside(work):
 def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=True):
     """Begins an action in the current context. Returns its Work, or None when nothing is to be recorded.
 
-    caller: the frame of the user or server that begins it, the place of a nested one's start message. anchor: where
-    walks stop, None when the action is attached later; without `inclusive` it is ours and no part of the stack.
+    caller: the frame of the user or server that begins it, the place of a nested one's start message. anchor:
+    where walks stop, None when the action is attached later; without `inclusive` it is ours and no part of
+    the stack.
     """
     run = _engine.active_run()
     if run is None or run.delivery.is_current():
@@ -123,7 +128,8 @@ def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=T
 def enter(work):
     """Makes a Work the innermost one of this context."""
     parent = work.parent
-    while parent is not None and (parent.ended or parent.run is not work.run):  # keeps the chain as long as what is open
+    # Skipping what is over keeps the chain as long as what is open.
+    while parent is not None and (parent.ended or parent.run is not work.run):
         parent = parent.parent
     work.parent = parent
     _current.set(work)
@@ -154,8 +160,8 @@ def _post_message(work, fields, frame, traceback, head=None, below=False):
 def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=False):
     """Ends an action.
 
-    caller: the frame of the user or server that ends it, None when nobody did. raised: what described() says of the exception
-    that left it; traceback, below: where it was raised, as for _pure_anchor.capture().
+    caller: the frame of the user or server that ends it, None when nobody did. raised: what described() says
+    of the exception that left it; traceback, below: where it was raised, as for _pure_anchor.capture().
     """
     start_ns, start_cpu = _ns(), _pure_native.own_cpu_ns()
     leave(work)
@@ -209,9 +215,9 @@ class Action:
 
     @property
     def task_uuid(self):
-        """Its task id while it is open, else None."""
+        """Its task id while it is open and profiled, else None."""
         work = self._work
-        return work.task_uuid if work is not None else None
+        return work.task_uuid if work is not None and work.live is not None else None
 
     def __enter__(self):
         if self._work is not None:
@@ -246,7 +252,8 @@ class Action:
         return False
 
     def message(self, /, **fields):
-        """Puts a message with these fields and the stack of this call into the call graph. Nothing while not profiled."""
+        """Puts a message with these fields and the stack of this call into the call graph. Nothing while not
+        profiled."""
         work = self._work
         if work is not None and work.live is not None and work.run is _engine.run:
             try:

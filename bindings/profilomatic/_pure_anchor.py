@@ -1,13 +1,18 @@
 """Which frames belong to an action: its anchor, where a walk stops, and the stack of a message.
 
-Frames are known by id and code and never held, so that nothing lives longer for being profiled. A lexical action is anchored
-at the frame that entered it, which is part of its stack; a request at our own frame that called the application, which is
-not. Where the anchor has returned (an `__enter__` in a helper, an ExitStack), the nearest remembered caller stands in for
-it, except for generators: a consumer's work is not the producer's.
+Frames are known by id and code and never held, so that nothing lives longer for being profiled. A lexical
+action is anchored at the frame that entered it, which is part of its stack; a request at our own frame that
+called the application, which is not. Where the anchor has returned (an `__enter__` in a helper, an
+ExitStack), the nearest remembered caller stands in for it, except for generators: a consumer's work is not
+the producer's.
 """
+
+import os
 
 from . import _pure_native
 
+# Code of this package is no part of any stack. Taken from a code object, to be spelt as theirs are.
+OWN = os.path.dirname((lambda: 0).__code__.co_filename) + os.sep
 STACK_MAX = 2048  # frames of one walk
 CALLERS_MAX = 4  # remembered above an anchor
 
@@ -41,8 +46,8 @@ class Spot:
         self.cpu_ns = _pure_native.own_cpu_ns()
 
     def cut(self, frames):
-        """Of frames, leaf first, those that belong to the action; None when neither the anchor nor, where it has
-        returned, one of its callers is among them."""
+        """Of frames, leaf first, those that belong to the action; None when neither the anchor nor, where it
+        has returned, one of its callers is among them."""
         for index, frame in enumerate(frames):
             if id(frame) == self.frame_id and frame.f_code is self.code:
                 return frames[:index + 1] if self.inclusive else frames[:index]
@@ -68,7 +73,8 @@ def _is_contextlib(frame):
 
 
 def capture(frame, spot, traceback, below):
-    """The stack of a message as [(code, line), ...], root first; where an exception is being handled, to where it was raised.
+    """The stack of a message as [(code, line), ...], root first; where an exception is being handled, to where
+    it was raised.
 
     below: the traceback begins with a frame of ours that `frame` called.
     """
@@ -94,7 +100,13 @@ def capture(frame, spot, traceback, below):
             else:
                 traceback = None  # handled outside the action: says nothing about this message
         while traceback is not None and len(raised) < STACK_MAX:
-            raised.append((traceback.tb_frame.f_code, traceback.tb_lineno))
+            if not traceback.tb_frame.f_code.co_filename.startswith(OWN):
+                raised.append((traceback.tb_frame.f_code, traceback.tb_lineno))
             traceback = traceback.tb_next
-    stack = [(each.f_code, each.f_lineno or 0) for each in reversed(own)]
-    return stack + raised
+    return stack_of(own) + raised
+
+
+def stack_of(frames):
+    """[(code, line), ...], root first, of frames that are leaf first; without those of this package."""
+    return [(frame.f_code, frame.f_lineno or 0) for frame in reversed(frames)
+            if not frame.f_code.co_filename.startswith(OWN)]

@@ -1,8 +1,8 @@
 """Where profiles go: the destinations, their bounded queues, and the thread that serves them.
 
-Each destination has its own queue with a byte budget; what does not fit is dropped and counted, so that neither the sampler
-nor a request ever waits. One daemon thread, "Profilomatic Thread", serves them in turn. A destination that
-raises loses that profile, is logged once, and does not keep the others from theirs.
+Each destination has its own queue with a byte budget; what does not fit is dropped and counted, so that
+neither the sampler nor a request ever waits. One daemon thread, "Profilomatic Thread", serves them in turn. A
+destination that raises loses that profile, is logged once, and does not keep the others from theirs.
 """
 
 import collections
@@ -100,8 +100,8 @@ class Entry:
         if size > QUEUE_BYTES:
             self.drop("too_big")
             return
-        # The oldest goes: what is slow now is of more use than what was. taken_bytes lags while a delivery is under way,
-        # so the sum is a little too high at worst.
+        # The oldest goes: what is slow now is of more use than what was. taken_bytes lags while a delivery is
+        # under way, so the sum is a little too high at worst.
         while self.put_bytes - self.taken_bytes + size > QUEUE_BYTES:
             try:
                 _, old_size = self.queue.popleft()

@@ -1,8 +1,8 @@
 """The pure twin's engine: the event queue, the sampler thread that owns every live tree, and what outlives a run.
 
-App threads post events (begin, message, end) and never wait; the sampler thread applies them in order, looks at the
-attached threads once a period, seals finished trees and hands them to the delivery thread. It may take the GIL, being
-Python, which is the whole difference from the extension's.
+App threads post events (begin, message, end) and never wait; the sampler thread applies them in order, looks
+at the attached threads once a period, seals finished trees and hands them to the delivery thread. It may take
+the GIL, being Python, which is the whole difference from the extension's.
 """
 
 import atexit
@@ -13,7 +13,7 @@ import sys
 import time
 
 from . import _pure_delivery, _pure_native, _pure_schedule, _pure_tree, _values
-from ._pure_anchor import STACK_MAX, Spot
+from ._pure_anchor import STACK_MAX, Spot, stack_of
 
 EVENTS_MAX = 20000  # waiting for the sampler; beyond it messages are dropped and new actions refused
 LIVE_MAX = 10000  # actions open at once
@@ -23,7 +23,8 @@ _ns = time.monotonic_ns
 
 
 class Live:
-    """An outermost action while it lives. App threads replace `spot`; the rest is the sampler's after the begin event."""
+    """An outermost action while it lives. App threads replace `spot`; after the begin event the rest is the
+    sampler's."""
 
     __slots__ = ("task_uuid", "type", "kind", "fields", "thread", "thread_name", "begin_ns", "begin_wall_ns", "spot",
                  "cpu_ns", "last_ns", "last_cpu_ns", "last_tid", "tree", "samples", "missed", "cost_ns", "dropped",
@@ -85,7 +86,8 @@ class Run:
         self.sampler = _pure_native.NativeThread("profilomatic-sampler", self._sample)
 
     def configure(self, options):
-        self.schedule.configure(options["max_overhead"], options["time_granularity"], options["max_actions_per_run"])
+        self.schedule.configure(options["max_overhead"], options["time_granularity"],
+                                options["max_actions_per_run"])
 
     # app threads
 
@@ -102,8 +104,8 @@ class Run:
     # sampler thread
 
     def _sample(self):
-        """The sampler's life. It parks when nothing was attached for a whole period, so that a storm of tiny actions
-        costs one wake-up a period and not one each, and an idle process none."""
+        """The sampler's life. It parks when nothing was attached for a whole period, so that a storm of tiny
+        actions costs one wake-up a period and not one each, and an idle process none."""
         next_ns = self._last_ns = _ns()
         self._seen = self._cpu()
         idle = False
@@ -220,8 +222,7 @@ class Run:
             known = live.last_tid == spot.tid and live.last_ns >= spot.at_ns
             cpu_ns = max(cpu_now - (live.last_cpu_ns if known else spot.cpu_ns), 0)
             live.last_cpu_ns, live.last_tid = cpu_now, spot.tid
-        stack = [(frame.f_code, frame.f_lineno or 0) for frame in reversed(frames)]
-        live.tree.add(stack, max(now_ns - since_ns, 0), cpu_ns, now_ns)
+        live.tree.add(stack_of(frames), max(now_ns - since_ns, 0), cpu_ns, now_ns)
         live.last_ns = now_ns
         live.samples += 1
         self.samples += 1

@@ -1,9 +1,10 @@
-"""When to look next, and whom to admit, so that the cost stays under max_overhead; the pure twin of sampler/schedule.c
-and actions/admission.c. No clock and no thread in here: the sampler says what time and work have passed.
+"""When to look next, and whom to admit, so that the cost stays under max_overhead; the pure twin of
+sampler/schedule.c and actions/admission.c. No clock and no thread in here: the sampler says what time and
+work have passed.
 
-Cost is the sampler thread's CPU, the time spent inside requests, and the delivery thread's CPU. What it is compared with
-is the process's other CPU time, but at least a share of the active wall time, so that requests that only wait are
-sampled too.
+Cost is the sampler thread's CPU, the time spent inside requests, and the delivery thread's CPU. What it is
+compared with is the process's other CPU time, but at least a share of the active wall time, so that requests
+that only wait are sampled too.
 """
 
 CYCLE_NS = 200000000  # of active time
@@ -45,8 +46,8 @@ class Schedule:
         return True
 
     def account(self, active_ns, cost_ns, process_ns, looks, looks_cost_ns):
-        """What passed since the last call: active wall time, all of our cost, the process's CPU time, and how many
-        looks there were at what cost (a part of cost_ns)."""
+        """What passed since the last call: active wall time, all of our cost, the process's CPU time, and how
+        many looks there were at what cost (a part of cost_ns)."""
         cycle = self._cycle
         for index, value in enumerate((cost_ns, process_ns, active_ns, looks, looks_cost_ns)):
             cycle[index] += value

@@ -1,8 +1,9 @@
 """The call tree of one action and the record made of it; the pure twin of profiles/call_tree.c and formats/record.c.
 
-A path is a list of places, root first; a place is (file, function, line), in which what the granularity leaves out
-is None. A message is a child of its caller's node and seals that node's current children, so that work before and
-after it stays apart. The sampler thread alone touches a tree while the action lives; afterwards nobody changes it.
+A path is a list of places, root first; a place is (file, function, line), in which what the granularity
+leaves out is None. A message is a child of its caller's node and seals that node's current children, so that
+work before and after it stays apart. The sampler thread alone touches a tree while the action lives;
+afterwards nobody changes it.
 """
 
 from . import _values

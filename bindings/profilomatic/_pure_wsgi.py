@@ -1,9 +1,9 @@
 """One action per request in pure Python; the twin of bindings/ext's wrapper, with the same rules.
 
-A request's state lives in an object held by the wrapper of its body, never only in the thread: a server may iterate the body on
-other threads, interleave two bodies on one, close without iterating, or drop everything. The action is attached
-to a thread only while application code runs (the call, each next(), close()), with the frame of ours that
-made the call as its anchor, so that no frame of ours is ever part of the stack.
+A request's state lives in an object held by the wrapper of its body, never only in the thread: a server may
+iterate the body on other threads, interleave two bodies on one, close without iterating, or drop everything.
+The action is attached to a thread only while application code runs (the call, each next(), close()), with the
+frame of ours that made the call as its anchor, so that no frame of ours is ever part of the stack.
 
 The response is never changed: each step of ours is guarded, and its failure is counted and forgotten.
 """
@@ -64,7 +64,7 @@ def _begin(environ):
 
 
 def _outcome_of(error):
-    """StopIteration and GeneratorExit out of the application are a server giving up, not an error of the application."""
+    """StopIteration and GeneratorExit out of the application are a server giving up, no error of its own."""
     return "aborted" if isinstance(error, (GeneratorExit, StopIteration)) else "failed"
 
 
@@ -224,7 +224,8 @@ class Request:
             self.route = _text_of(environ, "SCRIPT_NAME") + _values.text(rule, 512)
 
     def _swap_file_wrapper(self, environ):
-        """Where wsgi.file_wrapper is a function, what it returns can be known only by listening; restored in called()."""
+        """Where wsgi.file_wrapper is a function, what it returns can be known only by listening; called()
+        restores it."""
         factory = environ.get("wsgi.file_wrapper")
         if factory is None or isinstance(factory, type) or not callable(factory):
             return
