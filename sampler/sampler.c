@@ -3,8 +3,9 @@
  *
  *     parked --notify--> ticking --nothing attached or queued since the last tick--> parked
  *
- * A tick lets the client apply what app threads queued, then takes one stack of each thread with something attached. Nearly
- * all of the cost is waking up, so one wake-up serves all threads.
+ * A tick lets the client apply what app threads queued and then, when a look is due, takes one stack of each thread with
+ * something attached. Nearly all of the cost is waking up, so one wake-up serves all threads. A tick that came early (a long
+ * queue, a sync, a stop) takes no stack: its moment was chosen by the program, so its samples would not be fair.
  *
  * CPU time of a sampled thread comes from its kernel clock. Whether the thread is on a CPU at this moment is seen from that
  * clock moving between two reads around the walk; only then does CPU time belong to the stack just seen. (Charging a CPU delta
@@ -39,6 +40,10 @@
  * asyncio or greenlets. */
 #define VIEW_ROOM POM_ANCHORS_MAX
 
+/* Ticks are no further apart while anything is going on, however rare the looks: ended actions wait to be sealed, at 5 KiB
+ * each. Above the longest delay of the usual schedule (1.5 x 50 ms), which it therefore leaves alone. */
+#define TICK_MAX_NS (100 * POM_NS_PER_MS)
+
 /* Descriptors kept open, one a thread: most servers have fewer threads, and the usual limit is 1024 a process. */
 #define STATS_OPEN_MAX 64
 
@@ -71,7 +76,8 @@ struct pom_sampler_s {
     /* under sync_lock */
     pthread_mutex_t sync_lock;
     pthread_cond_t sync_done_cond;
-    uint64_t sync_done;
+    uint64_t sync_done; /* the sampler thread, its only writer, also reads it without the lock */
+    bool running;       /* a thread is there to answer */
     /* written by the sampler thread, read by stats: independent counters, so relaxed */
     _Atomic(int64_t) period_ns, taken, wakeups, cpu_ns, overhead_ppm, cost_ns, base_cpu_ns;
     _Atomic(int64_t) missed[POM_MISS_COUNT];
@@ -309,34 +315,51 @@ static void window_end(pom_sampler_t *s) {
 
 /* ---- the loop ---------------------------------------------------------------------------------- */
 
-static void take_configuration(pom_sampler_t *s) {
+/* True when there was a new one. */
+static bool take_configuration(pom_sampler_t *s) {
     // Acquire: pairs with the release in pom_sampler_configure.
     uint32_t generation = atomic_load_explicit(&s->configured, memory_order_acquire);
     if (generation == s->configured_seen) {
-        return;
+        return false;
     }
     s->configured_seen = generation;
     pom_schedule_options_t options = {.granularity_ns = peek(&s->want_granularity_ns),
                                       .budget_ppm = peek(&s->want_budget_ppm)};
-    pom_schedule_init(&s->schedule, &options);
+    int64_t finest_ns = s->schedule.finest_ns;
+    pom_schedule_configure(&s->schedule, &options);
+    if (s->schedule.finest_ns != finest_ns) {
+        pom_schedule_init(&s->schedule, &options); // a wish for another period is granted at once
+    }
     atomic_store_explicit(&s->period_ns, s->schedule.period_ns, memory_order_relaxed);
+    return true;
 }
 
 static void answer_sync(pom_sampler_t *s, uint64_t wanted) {
-    if (wanted == 0) {
+    if (wanted == s->sync_done) {
         return;
     }
     (void)pthread_mutex_lock(&s->sync_lock); // held elsewhere only to look at sync_done
-    if (wanted > s->sync_done) {
-        s->sync_done = wanted;
-        (void)pthread_cond_broadcast(&s->sync_done_cond);
-    }
+    s->sync_done = wanted;
+    (void)pthread_cond_broadcast(&s->sync_done_cond);
     (void)pthread_mutex_unlock(&s->sync_lock);
 }
 
+static void set_running(pom_sampler_t *s, bool running) {
+    (void)pthread_mutex_lock(&s->sync_lock);
+    s->running = running;
+    (void)pthread_cond_broadcast(&s->sync_done_cond);
+    (void)pthread_mutex_unlock(&s->sync_lock);
+}
+
+/* Somebody waits for the next tick. */
+static bool is_awaited(pom_sampler_t *s) {
+    // The stores of both come before a pom_park_wake, so a look after its wait sees them.
+    return atomic_load_explicit(&s->stop, memory_order_relaxed) ||
+           atomic_load_explicit(&s->sync_wanted, memory_order_acquire) != s->sync_done;
+}
+
 static bool something_to_do(pom_sampler_t *s) {
-    return atomic_load_explicit(&s->stop, memory_order_relaxed) || anything_attached(s) ||
-           !s->client->idle(s->client);
+    return is_awaited(s) || anything_attached(s) || !s->client->idle(s->client);
 }
 
 static void park(pom_sampler_t *s) {
@@ -345,12 +368,15 @@ static void park(pom_sampler_t *s) {
     // new work, or the notifier sees the flag.
     atomic_store_explicit(&s->parked, true, memory_order_seq_cst);
     atomic_thread_fence(memory_order_seq_cst);
-    while (!something_to_do(s) &&
-           atomic_load_explicit(&s->sync_wanted, memory_order_acquire) == s->sync_done) {
+    while (!something_to_do(s)) {
         (void)pom_park_wait(&s->park, POM_FOREVER); // woken or not: looked at again
     }
     atomic_store_explicit(&s->parked, false, memory_order_relaxed);
     span_begin(s);
+}
+
+static int64_t next_look(const pom_sampler_t *s) {
+    return pom_now_ns() + pom_schedule_delay(&s->schedule, pom_random_u64());
 }
 
 static void *run(void *arg) {
@@ -358,12 +384,22 @@ static void *run(void *arg) {
     (void)pthread_setname_np(pthread_self(), "pom-sampler"); // cosmetic
     span_begin(s);
     bool active = false;
+    int64_t look_ns = next_look(s);
     for (;;) {
         bool stopping = atomic_load_explicit(&s->stop, memory_order_acquire);
         uint64_t wanted = atomic_load_explicit(&s->sync_wanted, memory_order_acquire);
-        take_configuration(s);
-        bool applied = s->client->tick(s->client, pom_now_ns());
-        bool attached = look_around(s);
+        if (take_configuration(s)) {
+            look_ns = next_look(s);
+        }
+        int64_t now_ns = pom_now_ns();
+        bool applied = s->client->tick(s->client, now_ns);
+        bool attached;
+        if (now_ns >= look_ns) {
+            attached = look_around(s);
+            look_ns = next_look(s);
+        } else {
+            attached = anything_attached(s);
+        }
         bump(&s->wakeups, 1);
         answer_sync(s, wanted);
         if (stopping) {
@@ -379,12 +415,16 @@ static void *run(void *arg) {
         active = attached || applied;
         if (!active && !was_active) {
             park(s);
+            look_ns = next_look(s);
         }
-        (void)pom_park_wait(&s->park,
-                            pom_now_ns() + pom_schedule_delay(&s->schedule, pom_random_u64()));
+        if (!is_awaited(s)) { // park() has consumed the wake of whoever ended it
+            int64_t tick_ns = pom_now_ns() + TICK_MAX_NS;
+            (void)pom_park_wait(&s->park, look_ns < tick_ns ? look_ns : tick_ns);
+        }
     }
     span_end(s);
     window_end(s);
+    set_running(s, false);
     return NULL;
 }
 
@@ -392,6 +432,7 @@ pom_status_t pom_sampler_start(pom_sampler_t *s) {
     pthread_attr_t attr;
     sigset_t all, before;
     atomic_store_explicit(&s->stop, false, memory_order_relaxed);
+    set_running(s, true);
     (void)pthread_attr_init(&attr); // cannot fail on Linux
     (void)pthread_attr_setstacksize(&attr, THREAD_STACK);
     // The host's signals are the host's: none may be delivered here.
@@ -401,6 +442,9 @@ pom_status_t pom_sampler_start(pom_sampler_t *s) {
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     (void)pthread_attr_destroy(&attr);
     s->started = err == 0;
+    if (!s->started) {
+        set_running(s, false);
+    }
     return err == 0 ? POM_OK : POM_EIO;
 }
 
@@ -432,7 +476,7 @@ bool pom_sampler_sync(pom_sampler_t *s, int64_t deadline_ns) {
                              .tv_nsec = deadline_ns % POM_NS_PER_S};
     int err = 0;
     (void)pthread_mutex_lock(&s->sync_lock);
-    while (s->sync_done < ticket && err == 0) {
+    while (s->sync_done < ticket && s->running && err == 0) {
         err = pthread_cond_timedwait(&s->sync_done_cond, &s->sync_lock, &until);
     }
     bool done = s->sync_done >= ticket;
@@ -444,6 +488,7 @@ void pom_sampler_configure(pom_sampler_t *s, const pom_schedule_options_t *optio
     atomic_store_explicit(&s->want_granularity_ns, options->granularity_ns, memory_order_relaxed);
     atomic_store_explicit(&s->want_budget_ppm, options->budget_ppm, memory_order_relaxed);
     (void)atomic_fetch_add_explicit(&s->configured, 1, memory_order_release);
+    pom_park_wake(&s->park); // the tick under way may be the last for a second
 }
 
 pom_sampler_stats_t pom_sampler_stats(const pom_sampler_t *s) {

@@ -73,13 +73,13 @@ pom_sampler_t *pom_sampler_new(const pom_schedule_options_t *options, pom_slots_
                                pom_code_table_t *codes, pom_walker_t *walker,
                                pom_sampler_client_t *client);
 
-/* The thread must have been stopped, or be gone with a fork. [any] */
+/* The thread must have been stopped. A forked child leaks the parent's instead: its locks may be held for ever. [any] */
 void pom_sampler_free(pom_sampler_t *sampler);
 
 /* POM_EIO when no thread can be made. [app] */
 pom_status_t pom_sampler_start(pom_sampler_t *sampler);
 
-/* Ends the thread after one more tick and joins it. Not with the interpreter's lock held under the GIL engine. [app] */
+/* Ends the thread after one more tick, at once, and joins it. Not with the interpreter's lock held under the GIL engine. [app] */
 void pom_sampler_stop(pom_sampler_t *sampler);
 
 /* After an attach or a push: wakes the thread when it is parked; 8 ns when it is not. [app] */
@@ -88,11 +88,12 @@ void pom_sampler_notify(pom_sampler_t *sampler);
 /* Has the thread tick now: a queue is getting long. [app] */
 void pom_sampler_hurry(pom_sampler_t *sampler);
 
-/* Waits until everything queued before the call has been applied; false when the deadline passed first. Not with the
- * interpreter's lock held. [app] */
+/* Waits until everything queued before the call has been applied; false when the deadline passed or the thread ended
+ * first. Takes no sample. Not with the interpreter's lock held. [app] */
 bool pom_sampler_sync(pom_sampler_t *sampler, int64_t deadline_ns);
 
-/* New schedule options, in force from the next tick. [app], serialised by the interpreter's lock. */
+/* New schedule options, in force from the next tick, which comes at once. The period is kept unless the granularity
+ * changes. [app], serialised by the interpreter's lock. */
 void pom_sampler_configure(pom_sampler_t *sampler, const pom_schedule_options_t *options);
 
 pom_sampler_stats_t pom_sampler_stats(const pom_sampler_t *sampler); /* [any] */
