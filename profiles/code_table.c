@@ -38,6 +38,11 @@
  * adds to the epoch and later loads the word. All four are sequentially consistent, so if forget
  * has not seen the pointer, the sampler sees the new epoch and discards what it inserted.
  *
+ * Why a reap releases what the reap before it found. An app thread queues an event that names a
+ * code without a reference, and the code may die right after, when the sampler has emptied the
+ * event queue but not yet the graveyard. The event was queued before the code was removed, so the
+ * sampler has seen it by the second reap after that.
+ *
  * Claims that turn out `<unknown>` are tried again now and then: the key may have been garbage from
  * a torn frame, no death is ever announced for it, and a real object may be born there.
  *
@@ -80,6 +85,7 @@ struct pom_code_table_s {
     pom_code_t *no_memory;         /* the answer when a code could not be made */
     /* sampler only */
     uint32_t unknown_hits;
+    pom_link_t *limbo; /* removed before the last reap */
     /* atomic */
     pom_queue_t graveyard; /* removed codes, by their grave link */
     _Atomic(uint64_t) epoch;
@@ -138,6 +144,7 @@ void pom_code_table_free(pom_code_table_t *table) {
         return;
     }
     pom_code_table_reap(table);
+    pom_code_table_reap(table); // the first one put them into limbo
     for (size_t i = 0; table->slots != NULL && i <= table->mask; i++) {
         // Relaxed: the caller says that nobody else uses the table any more.
         uintptr_t word = atomic_load_explicit(&table->slots[i].word, memory_order_relaxed);
@@ -316,7 +323,8 @@ void pom_code_table_discard(pom_code_table_t *table, uintptr_t key) {
 }
 
 void pom_code_table_reap(pom_code_table_t *table) {
-    pom_link_t *link = pom_queue_take_all_unordered(&table->graveyard);
+    pom_link_t *link = table->limbo;
+    table->limbo = pom_queue_take_all_unordered(&table->graveyard);
     while (link != NULL) {
         pom_link_t *next = link->next;
         pom_code_unref(POM_CONTAINER(link, pom_code_t, grave));

@@ -13,9 +13,9 @@
  *     pom_code_table_free(table);
  *
  * Lock-free: a fixed open-addressing array, changed by compare-and-swap; nobody ever waits. A
- * removed entry goes to a graveyard and is released by the sampler's next reap, so that a code the
- * sampler has just looked up cannot vanish under it. When the array is full or a probe gets too
- * long, the answer is the shared "<overflow>" code, counted.
+ * removed entry goes to a graveyard and is released by the sampler's reap after next, so that a
+ * code the sampler has just looked up cannot vanish under it. When the array is full or a probe
+ * gets too long, the answer is the shared "<overflow>" code, counted.
  *
  * Race with death: the sampler reads a frame, then asks for its code; the object may die in between
  * and a resolver may read a successor. pom_code_table_epoch() counts deaths: the sampler reads it
@@ -72,7 +72,9 @@ uint64_t pom_code_table_epoch(const pom_code_table_t *table);
  * confirmed entry stays. [sampler] */
 void pom_code_table_discard(pom_code_table_t *table, uintptr_t key);
 
-/* Releases the graveyard. [sampler], while it holds no borrowed code. */
+/* Releases what was removed before the previous reap: an event that names a code, queued by a GIL
+ * holder that then lost it, is safe if the sampler takes events between two reaps. [sampler], while
+ * it holds no borrowed code. */
 void pom_code_table_reap(pom_code_table_t *table);
 
 pom_code_table_stats_t pom_code_table_stats(const pom_code_table_t *table); /* [any] */
