@@ -1,0 +1,228 @@
+"""What profiling every request costs an application: CPU per request and p99, with the profiler on and off in turns.
+
+One process. Worker threads serve requests to an application object (no sockets: the application is what is measured) in windows
+of some 50 ms; in every other window the wrapped application is called, in the others the bare one. CPU is the whole
+process's, so the profiler's own threads are in it. Bystanders are threads that run no action.
+"""
+
+import argparse
+import os
+import statistics
+import threading
+import time
+
+from common import Paired, percentile, profiler, quick, save, table
+
+ENVIRON = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SCRIPT_NAME": "", "QUERY_STRING": "", "SERVER_NAME": "localhost",
+           "SERVER_PORT": "8000", "HTTP_HOST": "localhost", "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.version": (1, 0),
+           "wsgi.url_scheme": "http", "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False,
+           "REMOTE_ADDR": "127.0.0.1"}
+
+
+def hello(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "6")])
+    return [b"hello\n"]
+
+
+def work(n):
+    total = 0
+    for i in range(n):
+        total += step(i)
+    return total
+
+
+def step(i):
+    return (i * i) % 7
+
+
+def flask_app(rounds, sleep):
+    import flask
+
+    app = flask.Flask("bench")
+
+    @app.route("/")
+    def index():
+        total = work(rounds)
+        if sleep:
+            time.sleep(sleep)
+        return {"total": total}
+
+    return app
+
+
+def rounds_for(seconds):
+    """Rounds of work() that take this long here and now."""
+    n = 1000
+    while True:
+        begin = time.process_time()
+        work(n)
+        took = time.process_time() - begin
+        if took > 0.02:
+            return max(1, int(n * seconds / took))
+        n *= 2
+
+
+def application(name):
+    if name == "hello":
+        return hello
+    if name == "flask-1ms":
+        return flask_app(rounds_for(0.0008), 0).wsgi_app
+    if name == "flask-sleep":
+        return flask_app(rounds_for(0.0008), 0.004).wsgi_app
+    raise SystemExit("unknown application: " + name)
+
+
+def serve(app, stop_at, latencies):
+    count = 0
+    clock = time.perf_counter
+    begin = clock()
+    while begin < stop_at:
+        environ = dict(ENVIRON)
+        body = app(environ, lambda status, headers, exc_info=None: None)
+        for _ in body:
+            pass
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+        end = clock()
+        latencies.append(end - begin)
+        begin = end
+        count += 1
+    return count
+
+
+class Crew:
+    """Threads that serve one window at a time."""
+
+    def __init__(self, count):
+        self.count = count
+        self.begin, self.end = threading.Barrier(count + 1), threading.Barrier(count + 1)
+        self.job = None
+        self.served = [0] * count
+        self.latencies = [[] for _ in range(count)]
+        for index in range(count):
+            threading.Thread(target=self.run, args=(index,), daemon=True).start()
+
+    def run(self, index):
+        while True:
+            self.begin.wait()
+            if self.job is None:
+                return
+            app, stop_at = self.job
+            self.served[index] = serve(app, stop_at, self.latencies[index])
+            self.end.wait()
+
+    def window(self, app, seconds):
+        """(CPU seconds per request, latencies) of one window."""
+        for each in self.latencies:
+            each.clear()
+        cpu = time.process_time()
+        self.job = (app, time.perf_counter() + seconds)
+        self.begin.wait()
+        self.end.wait()
+        cpu = time.process_time() - cpu
+        return cpu / sum(self.served), [value for each in self.latencies for value in each]
+
+    def dismiss(self):
+        self.job = None
+        self.begin.wait()
+
+
+def measure(name, threads, pairs, seconds, **options):
+    app = application(name)
+    crew = Crew(threads)
+    profilomatic, destination, path = profiler(**options)
+    wrapped = profilomatic.wsgi.wrap(app)
+    result, p99 = Paired(), Paired()
+    for i in range(10):
+        crew.window(app, seconds), crew.window(wrapped, seconds)
+    before, begin, active = profilomatic.stats(), time.perf_counter(), 0.0
+    for i in range(pairs):
+        order = (app, wrapped) if i % 2 else (wrapped, app)
+        found = {}
+        for each in order:
+            found[each] = crew.window(each, seconds)
+        result.add(found[app][0], found[wrapped][0])
+        p99.add(percentile(found[app][1], 0.99), percentile(found[wrapped][1], 0.99))
+        active += seconds
+    after = profilomatic.stats()
+    crew.dismiss()
+    profilomatic.stop(10)
+    profilomatic.remove_destination(destination)
+    os.unlink(path)
+    taken = after["samples"]["taken"] - before["samples"]["taken"]
+    row = result.ratio()
+    row.update({"app": name, "threads": threads, "options": options, "p99_ratio": p99.ratio()["median"],
+                "samples_per_second": taken / active, "missed": after["samples"]["missed"],
+                "reported": after["overhead"]["fraction"], "period": after["period"],
+                "profiled": after["actions"]["profiled"] - before["actions"]["profiled"],
+                "shed": after["actions"]["shed"] - before["actions"]["shed"]})
+    return row
+
+
+def bystanders(pairs, seconds, **options):
+    """Two threads that compute without an action, while the engine is on (with one sleeping action) or off."""
+    profilomatic, destination, path = profiler(**options)
+    idle = threading.Event()
+
+    def act():
+        with profilomatic.action("idle"):
+            idle.wait()
+
+    actor = threading.Thread(target=act, daemon=True)
+    actor.start()
+    result = Paired()
+    chunk = rounds_for(0.0005)
+
+    def window():
+        done, stop_at, cpu = 0, time.perf_counter() + seconds, time.thread_time()
+        while time.perf_counter() < stop_at:
+            work(chunk)
+            done += 1
+        return (time.thread_time() - cpu) / done
+
+    for i in range(pairs):
+        if i % 2:
+            off_first = True
+        else:
+            off_first = False
+        found = {}
+        for on in ((False, True) if off_first else (True, False)):
+            profilomatic.start() if on else profilomatic.stop(5)
+            found[on] = window()
+        result.add(found[False], found[True])
+    idle.set()
+    actor.join()
+    profilomatic.stop(5)
+    profilomatic.remove_destination(destination)
+    os.unlink(path)
+    return result.ratio()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--apps", default="hello,flask-1ms,flask-sleep")
+    parser.add_argument("--threads", default="1,8")
+    parser.add_argument("--pairs", type=int, default=30 if quick() else 1000)
+    parser.add_argument("--window", type=float, default=0.05)
+    parser.add_argument("--auto", action="store_true", help="also time_granularity='auto' on flask-1ms")
+    args = parser.parse_args()
+    rows = []
+    for name in args.apps.split(","):
+        for threads in args.threads.split(","):
+            rows.append(measure(name, int(threads), args.pairs, args.window))
+            print("  %s x%s: CPU ratio %.4f [%.4f, %.4f]" % (name, threads, rows[-1]["median"], rows[-1]["low"], rows[-1]["high"]), flush=True)
+    rows.append(measure("flask-1ms", 1, args.pairs, args.window, time_granularity="auto", max_overhead=0.02))
+    table("CPU per request, profiler on against off (all requests, line level)",
+          ["application", "threads", "period", "CPU off", "ratio", "95 % interval", "p99 ratio", "samples/s", "reported"],
+          [[r["app"], r["threads"], "auto" if r["options"].get("time_granularity") == "auto" else "10 ms", "%.0f us" % (r["off"] * 1e6),
+            "%.4f" % r["median"], "%.4f .. %.4f" % (r["low"], r["high"]), "%.3f" % r["p99_ratio"],
+            "%.0f" % r["samples_per_second"], "%.4f" % r["reported"]] for r in rows])
+    by = bystanders(20 if quick() else 400, args.window, time_granularity=0.01, max_overhead=0.02)
+    table("Bystander thread without an action, CPU per unit of work", ["", "ratio", "95 % interval"],
+          [["engine on", "%.4f" % by["median"], "%.4f .. %.4f" % (by["low"], by["high"])]])
+    save("overhead", {"rows": rows, "bystander": by})
+
+
+if __name__ == "__main__":
+    main()
