@@ -71,8 +71,8 @@ struct pom_sampler_s {
     int stats_open; /* slots with a descriptor */
     pom_stack_t stack;
     int64_t window_active_ns, window_cost_ns, window_process_ns, window_sampler_ns, window_taken;
-    int64_t span_start_ns, span_cpu_ns, span_other_ns,
-        span_process_ns; /* snapshots at the span's start */
+    bool window_used; /* something was attached or applied in it */
+    int64_t span_start_ns, span_cpu_ns, span_other_ns, span_process_ns; /* the last snapshots */
     /* under sync_lock */
     pthread_mutex_t sync_lock;
     pthread_cond_t sync_done_cond;
@@ -266,14 +266,14 @@ static bool anything_attached(pom_sampler_t *s) {
 
 /* ---- the bill ------------------------------------------------------------------------------- */
 
-static void span_begin(pom_sampler_t *s) {
+static void bill_begin(pom_sampler_t *s) {
     s->span_start_ns = pom_now_ns();
-    s->span_cpu_ns = pom_thread_cpu_ns();
+    s->span_cpu_ns = 0; // this thread's clock began with it: making it costs too
     s->span_other_ns = s->client->other_cost_ns(s->client);
     s->span_process_ns = pom_process_cpu_ns();
 }
 
-/* Adds the time since the last snapshot to the window. */
+/* Adds what has been used since the last snapshot to the window. */
 static void span_end(pom_sampler_t *s) {
     int64_t now = pom_now_ns(), cpu = pom_thread_cpu_ns();
     int64_t other = s->client->other_cost_ns(s->client), process = pom_process_cpu_ns();
@@ -281,35 +281,53 @@ static void span_end(pom_sampler_t *s) {
     s->window_sampler_ns += cpu - s->span_cpu_ns;
     s->window_cost_ns += (cpu - s->span_cpu_ns) + (other - s->span_other_ns);
     s->window_process_ns += process - s->span_process_ns;
-    atomic_store_explicit(&s->cpu_ns, cpu, memory_order_relaxed);
+    bump(&s->cpu_ns, cpu - s->span_cpu_ns);
     s->span_start_ns = now;
     s->span_cpu_ns = cpu;
     s->span_other_ns = other;
     s->span_process_ns = process;
 }
 
-static void window_end(pom_sampler_t *s) {
+/* After the time parked, which is no active time. CPU is billed all the same, the snapshots of it stay: the wake-up itself falls
+ * there, and most of what delivery uses, a second after the work. */
+static void span_resume(pom_sampler_t *s) {
+    s->span_start_ns = pom_now_ns();
+}
+
+/* Moves the window to the totals and returns the CPU time of the rest of the process in it. */
+static int64_t window_settle(pom_sampler_t *s) {
     int64_t base = s->window_process_ns - s->window_cost_ns;
     if (base < 0) {
         base = 0;
     }
-    pom_schedule_update(&s->schedule, s->window_cost_ns, base, s->window_active_ns);
     bump(&s->cost_ns, s->window_cost_ns);
     bump(&s->base_cpu_ns, base);
-    s->window_active_ns = s->window_cost_ns = s->window_process_ns = 0;
-    atomic_store_explicit(&s->period_ns, s->schedule.period_ns, memory_order_relaxed);
-    atomic_store_explicit(&s->overhead_ppm, s->schedule.overhead_ppm, memory_order_relaxed);
-    atomic_store_explicit(&s->over_budget, s->schedule.over_budget, memory_order_relaxed);
+    return base;
+}
+
+static void window_end(pom_sampler_t *s) {
+    int64_t base = window_settle(s);
     int64_t taken = peek(&s->taken);
     int64_t samples = taken - s->window_taken;
-    s->window_taken = taken;
+    // A window in which nothing was going on exists only because the client asked for it, to see a limit off: parked it would
+    // have cost nothing. With a small budget its ticks alone would be over it, and the limit would never go.
+    bool within = !s->window_used;
+    if (!within) {
+        pom_schedule_update(&s->schedule, s->window_cost_ns, base, s->window_active_ns);
+        atomic_store_explicit(&s->period_ns, s->schedule.period_ns, memory_order_relaxed);
+        atomic_store_explicit(&s->overhead_ppm, s->schedule.overhead_ppm, memory_order_relaxed);
+    }
+    bool over_budget = !within && s->schedule.over_budget;
+    atomic_store_explicit(&s->over_budget, over_budget, memory_order_relaxed);
     pom_window_t window = {
-        .over_budget = s->schedule.over_budget,
+        .over_budget = over_budget,
         .period_ns = s->schedule.period_ns,
         .overhead_ppm = s->schedule.overhead_ppm,
         .sample_cost_ns = samples > 0 ? s->window_sampler_ns / samples : 0,
     };
-    s->window_sampler_ns = 0;
+    s->window_taken = taken;
+    s->window_active_ns = s->window_cost_ns = s->window_process_ns = s->window_sampler_ns = 0;
+    s->window_used = false;
     s->client->window(s->client, &window);
 }
 
@@ -372,7 +390,7 @@ static void park(pom_sampler_t *s) {
         (void)pom_park_wait(&s->park, POM_FOREVER); // woken or not: looked at again
     }
     atomic_store_explicit(&s->parked, false, memory_order_relaxed);
-    span_begin(s);
+    span_resume(s);
 }
 
 static int64_t next_look(const pom_sampler_t *s) {
@@ -382,7 +400,7 @@ static int64_t next_look(const pom_sampler_t *s) {
 static void *run(void *arg) {
     pom_sampler_t *s = arg;
     (void)pthread_setname_np(pthread_self(), "pom-sampler"); // cosmetic
-    span_begin(s);
+    bill_begin(s);
     bool active = false;
     int64_t look_ns = next_look(s);
     for (;;) {
@@ -413,6 +431,7 @@ static void *run(void *arg) {
         // first quiet one would make its next request pay a wake-up.
         bool was_active = active;
         active = attached || applied;
+        s->window_used = s->window_used || active;
         if (!active && !was_active) {
             park(s);
             look_ns = next_look(s);
@@ -423,7 +442,8 @@ static void *run(void *arg) {
         }
     }
     span_end(s);
-    window_end(s);
+    (void)window_settle(s); // a stump of a window says nothing about the budget
+    s->window_active_ns = s->window_cost_ns = s->window_process_ns = s->window_sampler_ns = 0;
     set_running(s, false);
     return NULL;
 }
