@@ -27,8 +27,6 @@
 #define EVENT_CLASSES      3
 #define POOLED_EVENTS_MAX  1024 /* a class */
 #define WAKE_AT            1024 /* waiting events of one action that make the sampler come early */
-#define FRESH_MAX                                                                                  \
-    256 /* codes one sample may see for the first time and still be checked one by one */
 
 static const uint32_t event_class_bytes[EVENT_CLASSES] = {1024, 4096, 32768};
 
@@ -247,25 +245,21 @@ static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
 
 /* Root first, without the interpreter's own helper frames; -1 when a code died under our eyes. */
 static int32_t resolve_stack(pom_registry_t *r, const pom_stack_t *stack, uint64_t epoch) {
-    uintptr_t fresh_keys[FRESH_MAX];
-    int fresh_count = 0;
+    bool fresh = false;
     int32_t depth = 0;
     for (int32_t i = stack->depth - 1; i >= 0; i--) {
-        bool fresh = false;
         pom_code_t *code = pom_code_table_get(r->codes, stack->frames[i].code, false, &fresh);
-        if (fresh && fresh_count < FRESH_MAX) {
-            fresh_keys[fresh_count++] = stack->frames[i].code;
-        }
         if (!code->internal) {
             r->places[depth].code = code;
             r->places[depth].line = pom_code_line(code, stack->frames[i].lasti);
             depth++;
         }
     }
-    if (fresh_count > 0 && pom_code_table_epoch(r->codes) != epoch) {
-        // What we have just read may be a successor at a dead object's address.
-        for (int i = 0; i < fresh_count; i++) {
-            pom_code_table_discard(r->codes, fresh_keys[i]);
+    if (fresh && pom_code_table_epoch(r->codes) != epoch) {
+        // What we have just read may be a successor at a dead object's address. All claims of this stack go, which of them
+        // are fresh is not worth remembering: the others are read again.
+        for (int32_t i = 0; i < stack->depth; i++) {
+            pom_code_table_discard(r->codes, stack->frames[i].code);
         }
         return -1;
     }
@@ -426,19 +420,18 @@ static bool on_tick(pom_sampler_client_t *self, int64_t now_ns) {
     return any;
 }
 
-static void on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
                       const pom_sample_t *sample, const pom_stack_t *stack) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
     pom_action_t *a = anchor->action;
     (void)apply(r, sample->at_ns, a);
     int32_t depth = resolve_stack(r, stack, sample->code_epoch);
     if (depth < 0) {
-        a->missed[POM_MISS_DEAD_CODE]++;
-        return;
+        return false;
     }
     pom_profile_t *profile = profile_of(r, a);
     if (profile == NULL) {
-        return; // no memory now; the seal counts it if that lasts
+        return true; // no memory now; the seal counts it if that lasts
     }
     bool same_stretch = a->last_sample_ns >= anchor->since_ns;
     int64_t base_ns = same_stretch ? a->last_sample_ns : anchor->since_ns;
@@ -458,12 +451,13 @@ static void on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
         profile->tree.cuts.depth++;
     }
     pom_tree_add(&profile->tree, r->places, depth, &weight);
+    return true;
 }
 
 static void on_missed(pom_sampler_client_t *self, const pom_anchor_t *anchor, pom_miss_t reason) {
     (void)self;
     // Only a raced walk can name an action that is over, and then its end waits in the queue: nothing but
-    // this thread recycles it.
+    // this thread recycles it, and it has applied nothing since it looked at the slot (or, for dead code, kept this end back).
     ((pom_action_t *)anchor->action)->missed[reason]++;
 }
 

@@ -189,7 +189,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
     for (int tries = 0; tries < WALK_TRIES; tries++) {
         // From here until the store of false the thread's memory stays: pom_slots_release waits. The order (flag, fence in
         // seq_cst, then the look at count) is its partner.
-        atomic_store_explicit(&slot->walking, true, memory_order_seq_cst);
+        atomic_store_explicit(&slot->walking, !s->walker->takes_lock, memory_order_seq_cst);
         atomic_thread_fence(memory_order_seq_cst);
         if (!pom_slot_view(slot, &view, s->view_storage, VIEW_ROOM)) {
             atomic_store_explicit(&slot->walking, false, memory_order_release);
@@ -231,12 +231,19 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
             sample.running = thread_is_runnable(s, slot, view.tid);
         }
         slot->last_cpu_ns = cpu_before;
-        bump(&s->taken, 1);
-        s->client->sample(s->client, anchor, &sample, &s->stack);
+        if (s->client->sample(s->client, anchor, &sample, &s->stack)) {
+            bump(&s->taken, 1);
+        } else {
+            count_miss(s, anchor, POM_MISS_DEAD_CODE);
+        }
         return;
     }
+    // The newest anchor takes the blame. Even in a copy that was thrown away it is of an action that was attached during this
+    // look, so its end is still in the queue, and its memory is there.
     if (seen) {
         count_miss(s, &view.anchors[0], reason);
+    } else {
+        bump(&s->missed[POM_MISS_RACED], 1); // never a whole view: nobody to blame
     }
 }
 

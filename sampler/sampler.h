@@ -41,10 +41,10 @@ typedef struct pom_sampler_client_s pom_sampler_client_t;
 struct pom_sampler_client_s {
     /* The start of a tick: apply what is queued; true when there was something. */
     bool (*tick)(pom_sampler_client_t *self, int64_t now_ns);
-    /* A stack of the action in `anchor`. */
-    void (*sample)(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+    /* A stack of the action in `anchor`. False: a code object died under it, so it is none after all; `missed` follows. */
+    bool (*sample)(pom_sampler_client_t *self, const pom_anchor_t *anchor,
                    const pom_sample_t *sample, const pom_stack_t *stack);
-    /* A sample that was due for the newest anchor of a slot, and failed. */
+    /* A sample that was due and failed; of several anchors of a slot the newest is named. */
     void (*missed)(pom_sampler_client_t *self, const pom_anchor_t *anchor, pom_miss_t reason);
     /* Nothing is queued: the sampler may park. */
     bool (*idle)(pom_sampler_client_t *self);
