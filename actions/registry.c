@@ -518,6 +518,7 @@ pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code
                                        .window = on_window};
     (void)strncpy(r->engine, options->engine, sizeof r->engine - 1);
     pom_admission_init(&r->admission, options->max_actions_per_run);
+    r->window.period_ns = options->period_ns;
     atomic_init(&r->source, "");
     pom_registry_configure(r, options);
     return r;

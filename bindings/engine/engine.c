@@ -80,8 +80,11 @@ pom_status_t pom_engine_init(const pom_engine_parts_t *given) {
 /* ---- start and stop ------------------------------------------------------------------------------ */
 
 static pom_registry_options_t registry_options(const char *engine) {
+    pom_schedule_t schedule;
+    pom_schedule_init(&schedule, &options.schedule);
     return (pom_registry_options_t){.granularity = options.granularity,
                                     .max_actions_per_run = options.max_actions_per_run,
+                                    .period_ns = schedule.period_ns,
                                     .source = options.source,
                                     .engine = engine};
 }
