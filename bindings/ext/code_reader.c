@@ -256,7 +256,8 @@ static pom_code_table_t *watched; // NULL: nobody listens. Under the GIL.
 static int watcher = -1;
 
 static int on_code_event(PyCodeEvent event, PyCodeObject *code) {
-    if (event == PY_CODE_EVENT_DESTROY && watched != NULL) {
+    // A birth too: what a torn frame led to an entry for, at this address before the object was there, is gone with it.
+    if ((event == PY_CODE_EVENT_DESTROY || event == PY_CODE_EVENT_CREATE) && watched != NULL) {
         pom_code_table_forget(watched, (uintptr_t)code);
     }
     return 0;

@@ -123,6 +123,8 @@ static void find_name(char *out, size_t size, unsigned long ident) {
         }
         memcpy(out, text, used);
         out[used] = '\0';
+    } else if (syscall(SYS_gettid) == getpid()) {
+        memcpy(out, "MainThread", sizeof "MainThread"); // as threading will call it once it is imported
     } else {
         (void)pthread_getname_np(pthread_self(), out, size < 16 ? size : 16); // cosmetic
     }
