@@ -16,6 +16,12 @@
 /* The controller aims a little below the cap, so that noise around the aim stays under it. */
 #define AIM_PERCENT 85
 
+/* What is beyond these is taken for these, so that no product below overflows: 13 days of CPU in one window, a period of
+ * an hour. */
+#define TIME_MAX_NS   (INT64_C(1) << 50)
+#define PERIOD_MAX_NS (3600 * POM_NS_PER_S)
+#define PPM           INT64_C(1000000)
+
 static int64_t clamp(int64_t value, int64_t low, int64_t high) {
     return value < low ? low : value > high ? high : value;
 }
@@ -26,10 +32,11 @@ pom_schedule_options_t pom_schedule_options_default(void) {
 
 void pom_schedule_configure(pom_schedule_t *schedule, const pom_schedule_options_t *options) {
     bool automatic = options->granularity_ns == 0;
-    schedule->finest_ns = automatic ? POM_PERIOD_AUTO_NS : options->granularity_ns;
+    schedule->finest_ns =
+        automatic ? POM_PERIOD_AUTO_NS : clamp(options->granularity_ns, 1, PERIOD_MAX_NS);
     schedule->coarsest_ns =
         schedule->finest_ns > POM_PERIOD_COARSEST_NS ? schedule->finest_ns : POM_PERIOD_COARSEST_NS;
-    schedule->budget_ppm = options->budget_ppm;
+    schedule->budget_ppm = clamp(options->budget_ppm, 0, PPM);
     schedule->period_ns = clamp(schedule->period_ns, schedule->finest_ns, schedule->coarsest_ns);
 }
 
@@ -49,7 +56,9 @@ int64_t pom_schedule_delay(const pom_schedule_t *schedule, uint64_t random) {
 
 void pom_schedule_update(pom_schedule_t *schedule, int64_t cost_ns, int64_t other_cpu_ns,
                          int64_t active_wall_ns) {
-    int64_t floor_ns = active_wall_ns / POM_SCHEDULE_FLOOR_DIV;
+    cost_ns = clamp(cost_ns, 0, TIME_MAX_NS);
+    other_cpu_ns = clamp(other_cpu_ns, 0, TIME_MAX_NS);
+    int64_t floor_ns = clamp(active_wall_ns, 0, TIME_MAX_NS) / POM_SCHEDULE_FLOOR_DIV;
     int64_t other_ns = other_cpu_ns > floor_ns ? other_cpu_ns : floor_ns;
     if (other_ns < POM_NS_PER_US) {
         return; // nothing ran: nothing to learn
@@ -62,7 +71,7 @@ void pom_schedule_update(pom_schedule_t *schedule, int64_t cost_ns, int64_t othe
         aim_ns = 1;
     }
     int64_t period = schedule->period_ns;
-    // In units of 1/1024, before the clamp, so that nothing overflows: cost is at most seconds, period 10 s.
+    // In units of 1/1024.
     int64_t ratio = clamp(cost_ns * 1024 / aim_ns, 512, 2048);
     schedule->period_ns = clamp(period * ratio / 1024, schedule->finest_ns, schedule->coarsest_ns);
 }
