@@ -7,6 +7,9 @@
  */
 #include "actions/admission.h"
 
+/* No process has more in flight; keeps the growth from overflowing. */
+#define LIMIT_MAX INT64_C(1000000000)
+
 static int64_t get(const _Atomic(int64_t) *field) {
     return atomic_load_explicit(field, memory_order_relaxed);
 }
@@ -21,8 +24,10 @@ void pom_admission_init(pom_admission_t *a, int64_t max_actions_per_run) {
 }
 
 void pom_admission_configure(pom_admission_t *a, int64_t max_actions_per_run) {
-    set(&a->limit, max_actions_per_run);
-    set(&a->allowance, max_actions_per_run);
+    int64_t limit = max_actions_per_run < 0 ? 0 : max_actions_per_run;
+    limit = limit > LIMIT_MAX ? LIMIT_MAX : limit;
+    set(&a->limit, limit);
+    set(&a->allowance, limit);
 }
 
 bool pom_admission_admit(pom_admission_t *a) {
@@ -57,15 +62,14 @@ void pom_admission_cycle(pom_admission_t *a, bool over_budget) {
     if (limit == 0) {
         over_budget = false;
     }
-    if (over_budget) {
-        set(&a->allowance, limit);
-    } else if (allowance < limit * POM_ADMISSION_GROWTH) {
-        set(&a->allowance, allowance + (allowance + 1) / 2);
-    }
+    int64_t bound = limit * POM_ADMISSION_GROWTH;
+    int64_t grown = allowance + (allowance + 1) / 2;
+    allowance = over_budget ? limit : grown < bound ? grown : bound;
+    set(&a->allowance, allowance);
     bool was = atomic_load_explicit(&a->limited, memory_order_relaxed);
     // A cheap cycle grows the allowance first; the limit goes when it has grown to its bound, so that a load at the edge
     // does not flap between "all" and "ten".
-    bool limited = over_budget || (was && get(&a->allowance) < limit * POM_ADMISSION_GROWTH);
+    bool limited = over_budget || (was && allowance < bound);
     atomic_store_explicit(&a->cycle, atomic_load_explicit(&a->cycle, memory_order_relaxed) + 1,
                           memory_order_relaxed);
     atomic_store_explicit(&a->limited, limited, memory_order_relaxed);

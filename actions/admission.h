@@ -2,8 +2,9 @@
  * Admission: whether a new outermost action is profiled or shed. Pure: no clock, no thread.
  *
  * Used by the registry. While the product is within its budget everything is admitted. While it is over, at most
- * `allowance` actions may be in flight plus newly admitted per cycle (a schedule window); the allowance starts at
- * max_actions_per_run, grows by half each cheap cycle and is bounded; a cycle over budget resets it.
+ * `allowance` actions may be in flight, and at most as many be newly admitted per cycle (a schedule window); the allowance
+ * starts at max_actions_per_run, grows by half each cheap cycle and is bounded, where the limit ends; a cycle over budget resets
+ * it.
  *
  *     pom_admission_init(&a, max_actions_per_run);
  *     if (pom_admission_admit(&a)) ...            per new outermost action   [app]
