@@ -76,7 +76,7 @@ struct pom_action_s {
     uint32_t text_used;
     uint32_t text_cut; /* pieces that did not fit */
     pom_event_t end_event;
-    _Atomic(int32_t) events_queued; /* app adds, sampler subtracts */
+    _Atomic(int32_t) events_queued; /* KiB of events; app adds, sampler subtracts */
     /* sampler side */
     pom_profile_t *profile; /* being built; NULL before the first sample or event */
     int64_t last_sample_ns, last_cpu_ns;

@@ -25,10 +25,11 @@
 #define ARENA_CAP          (8u << 20) /* max_nodes nodes and max_messages small messages */
 #define POOLED_ACTIONS_MAX 256 // 1.2 MiB; more live at once are allocated and freed
 #define EVENT_CLASSES      3
-#define POOLED_EVENTS_MAX  1024 /* a class */
-#define WAKE_AT            1024 /* waiting events of one action that make the sampler come early */
+#define POOLED_EVENT_BYTES (1u << 20) /* a class: 1024 small events, 32 of the largest */
+#define QUEUED_UNIT        1024       /* bytes of a small event: what POM_EVENTS_QUEUED_MAX counts */
+#define WAKE_AT            1024 /* waiting units of one action that make the sampler come early */
 
-static const uint32_t event_class_bytes[EVENT_CLASSES] = {1024, 4096, 32768};
+static const uint32_t event_class_bytes[EVENT_CLASSES] = {QUEUED_UNIT, 4096, 32768};
 
 _Static_assert(sizeof(pom_event_t) + POM_EVENT_FRAMES_MAX * sizeof(pom_event_frame_t) +
                        POM_EVENT_FIELDS_MAX <=
@@ -58,8 +59,7 @@ struct pom_registry_s {
     pom_queue_t events;
     pom_queue_t recycled_actions;
     pom_queue_t recycled_events[EVENT_CLASSES];
-    _Atomic(int64_t) pooled_actions,
-        pooled_events; /* kept by the pools: a bound, not an exact count */
+    _Atomic(int64_t) pooled_actions, pooled_events[EVENT_CLASSES]; /* a bound, not an exact count */
     _Atomic(int) granularity;
     _Atomic(const char *) source; /* of the newest in sources */
     char engine[32];
@@ -183,22 +183,28 @@ static pom_event_t *take_event(pom_registry_t *r, int size_class) {
     }
     pom_link_t *next = event->link.next;
     r->free_events[size_class] = next == NULL ? NULL : POM_CONTAINER(next, pom_event_t, link);
-    atomic_fetch_sub_explicit(&r->pooled_events, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&r->pooled_events[size_class], 1, memory_order_relaxed);
     return event;
+}
+
+static int32_t units_of(int size_class) {
+    return (int32_t)(event_class_bytes[size_class] / QUEUED_UNIT);
 }
 
 pom_event_t *pom_registry_event(pom_registry_t *r, pom_action_t *action, int32_t depth,
                                 uint32_t fields_size) {
-    size_t bytes = sizeof(pom_event_t) + (size_t)depth * sizeof(pom_event_frame_t) + fields_size;
-    int size_class = 0;
-    while (size_class < EVENT_CLASSES && event_class_bytes[size_class] < bytes) {
-        size_class++;
-    }
     pom_event_t *event = NULL;
-    if (size_class < EVENT_CLASSES &&
-        atomic_load_explicit(&action->events_queued, memory_order_relaxed) <
-            POM_EVENTS_QUEUED_MAX) {
-        event = take_event(r, size_class);
+    int size_class = 0;
+    if (depth >= 0 && depth <= POM_EVENT_FRAMES_MAX && fields_size <= POM_EVENT_FIELDS_MAX) {
+        size_t bytes =
+            sizeof(pom_event_t) + (size_t)depth * sizeof(pom_event_frame_t) + fields_size;
+        while (event_class_bytes[size_class] < bytes) {
+            size_class++; // ends: the largest event fits the largest class
+        }
+        int32_t queued = atomic_load_explicit(&action->events_queued, memory_order_relaxed);
+        if (queued + units_of(size_class) <= POM_EVENTS_QUEUED_MAX) {
+            event = take_event(r, size_class);
+        }
     }
     if (event == NULL) {
         action->dropped_events++;
@@ -222,10 +228,11 @@ void *pom_event_fields(pom_event_t *event) {
 }
 
 bool pom_registry_post(pom_registry_t *r, pom_event_t *event) {
+    int32_t units = units_of(event->size_class);
     int32_t queued =
-        atomic_fetch_add_explicit(&event->action->events_queued, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&event->action->events_queued, units, memory_order_relaxed);
     (void)pom_queue_push(&r->events, &event->link); // an early wake is decided by length
-    return (queued + 1) % WAKE_AT == 0;
+    return queued / WAKE_AT != (queued + units) / WAKE_AT;
 }
 
 /* ---- sampler side: trees ------------------------------------------------------------------------ */
@@ -282,12 +289,13 @@ static void apply_message(pom_registry_t *r, pom_event_t *event) {
         pom_tree_message(&profile->tree, r->places, depth, event->at_ns, pom_event_fields(event),
                          event->fields_size);
     }
-    atomic_fetch_sub_explicit(&a->events_queued, 1, memory_order_relaxed);
-    if (peek(&r->pooled_events) >= POOLED_EVENTS_MAX) {
+    _Atomic(int64_t) *pooled = &r->pooled_events[event->size_class];
+    atomic_fetch_sub_explicit(&a->events_queued, units_of(event->size_class), memory_order_relaxed);
+    if (peek(pooled) >= POOLED_EVENT_BYTES / event_class_bytes[event->size_class]) {
         pom_free(event);
         return;
     }
-    atomic_fetch_add_explicit(&r->pooled_events, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(pooled, 1, memory_order_relaxed);
     (void)pom_queue_push(&r->recycled_events[event->size_class], &event->link);
 }
 
@@ -445,7 +453,8 @@ static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
         a->pending_cpu_ns = 0;
     }
     a->last_sample_ns = sample->at_ns;
-    a->last_cpu_ns = sample->cpu_ns;
+    // A clock that could not be read says 0: the next delta must not count from there.
+    a->last_cpu_ns = sample->cpu_ns > base_cpu_ns ? sample->cpu_ns : base_cpu_ns;
     a->samples++;
     if (stack->truncated) {
         profile->tree.cuts.depth++;
@@ -490,6 +499,13 @@ pom_sampler_client_t *pom_registry_client(pom_registry_t *r) {
 void pom_registry_configure(pom_registry_t *r, const pom_registry_options_t *options) {
     pom_admission_configure(&r->admission, options->max_actions_per_run);
     atomic_store_explicit(&r->granularity, (int)options->granularity, memory_order_relaxed);
+    // Kept names are used again, so that configuring in a loop costs nothing but their number.
+    for (source_t *kept = r->sources; kept != NULL; kept = kept->older) {
+        if (strcmp(kept->text, options->source) == 0) {
+            atomic_store_explicit(&r->source, kept->text, memory_order_release);
+            return;
+        }
+    }
     size_t size = strlen(options->source);
     source_t *source = pom_alloc(sizeof(*source) + size + 1);
     if (source == NULL) {

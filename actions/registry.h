@@ -49,7 +49,8 @@ typedef struct pom_registry_stats_s {
 /* A message's stack is capped: it is captured on the app thread. */
 #define POM_EVENT_FRAMES_MAX 512
 #define POM_EVENT_FIELDS_MAX 8192
-/* Events one action may have waiting: a tick's worth (10 ms) of a loop that logs every 2 us. */
+/* Events one action may have waiting: a tick's worth (10 ms) of a loop that logs every 2 us. Counted in KiB, so that large
+ * ones (4 and 32) do not make it more than 8 MiB. */
 #define POM_EVENTS_QUEUED_MAX 8192
 
 /* Returns owned, NULL for no memory. Borrows codes and sink for its life. [any] */
@@ -72,7 +73,8 @@ pom_action_t *pom_registry_begin(pom_registry_t *registry, const pom_action_kind
  * action afterwards. [app] */
 void pom_registry_end(pom_registry_t *registry, pom_action_t *action);
 
-/* An event with room for depth frames and fields_size bytes; NULL when the action has too many waiting. [app] */
+/* An event with room for depth frames and fields_size bytes; NULL, counted as dropped: the action has too many waiting, it is
+ * larger than the caps above, or there is no memory. [app] */
 pom_event_t *pom_registry_event(pom_registry_t *registry, pom_action_t *action, int32_t depth,
                                 uint32_t fields_size);
 pom_event_frame_t *pom_event_frames(pom_event_t *event);
