@@ -1,9 +1,10 @@
 /*
  * The ring behind a destination's queue.
  *
- * Pointers, not links in the profiles: one profile waits for several destinations at once. The ring is given back when
- * it runs empty after a burst, so that an hour of calm does not keep the memory of a bad minute; small
- * rings stay, as steady traffic would otherwise allocate once a second.
+ * Pointers, not links in the profiles: one profile waits for several destinations at once. The
+ * ring is given back when it runs empty after a burst, so that an hour of calm does not keep the
+ * memory of a bad minute; small rings stay, as steady traffic would otherwise allocate once a
+ * second.
  *
  * Any thread, under the exporter's lock. It neither counts nor decides what to drop.
  */

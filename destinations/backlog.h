@@ -1,8 +1,9 @@
 /*
  * A backlog: the profiles that wait for one destination, oldest first.
  *
- * Used by the exporter, under its lock. A ring of references that doubles as needed; the exporter keeps the byte
- * budget, which also bounds the ring (a profile weighs some hundred bytes at least).
+ * Used by the exporter, under its lock. A ring of references that doubles as needed; the
+ * exporter keeps the byte budget, which also bounds the ring (a profile weighs some hundred
+ * bytes at least).
  *
  *     pom__backlog_init(&b);
  *     pom__backlog_put(&b, profile);        takes ownership of a reference
@@ -31,7 +32,8 @@ POM_MUST_USE pom_status_t pom__backlog_put(pom__backlog_t *b, pom_profile_t *pro
 /* The oldest, or NULL when empty. */
 pom_profile_t *pom__backlog_take(pom__backlog_t *b);
 
-/* How many of the oldest make one batch: until max_bytes is reached or max_count; at least one unless empty. */
+/* How many of the oldest make one batch: until max_bytes is reached or max_count; at least one
+ * unless empty. */
 uint32_t pom__backlog_measure(const pom__backlog_t *b, size_t max_bytes, uint32_t max_count);
 
 /* Releases everything; usable as after init. */

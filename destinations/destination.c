@@ -1,11 +1,13 @@
 /*
  * What every kind of destination shares: the reference count, the counters, the last error.
  *
- * Counters are plain atomics that only grow. `queued` is not one of them: it is what was produced less what was settled, so
- * the sum of fates is right at every moment without a lock around it. A reader loads the fates before `produced`: a profile
- * is produced before it meets its fate, so the difference is never negative.
+ * Counters are plain atomics that only grow. `queued` is not one of them: it is what was
+ * produced less what was settled, so the sum of fates is right at every moment without a lock
+ * around it. A reader loads the fates before `produced`: a profile is produced before it meets
+ * its fate, so the difference is never negative.
  *
- * Each fate counted is followed by a call to the exporter's listener. It costs one load while nobody waits in a flush.
+ * Each fate counted is followed by a call to the exporter's listener. It costs one load while
+ * nobody waits in a flush.
  */
 #include "destinations/destination.h"
 
@@ -19,8 +21,9 @@ const char *const pom_drop_names[POM_DROP_COUNT] = {
 #undef X
 };
 
-/* Sequentially consistent: a settling thread adds here and then looks for flush waiters, a waiter announces itself and then
- * reads the sums. One of them must see the other (exporter.c, on_settled). */
+/* Sequentially consistent: a settling thread adds here and then looks for flush waiters, a
+ * waiter announces itself and then reads the sums. One of them must see the other (exporter.c,
+ * on_settled). */
 static void add(_Atomic(int64_t) *counter, int64_t n) {
     atomic_fetch_add_explicit(counter, n, memory_order_seq_cst);
 }
@@ -58,12 +61,14 @@ void pom_destination_init(pom_destination_t *self, const pom_destination_ops_t *
 }
 
 pom_destination_t *pom_destination_ref(pom_destination_t *self) {
-    atomic_fetch_add_explicit(&self->refs, 1, memory_order_relaxed); /* the caller's own keeps it alive */
+    atomic_fetch_add_explicit(&self->refs, 1,
+                              memory_order_relaxed); /* the caller's own keeps it alive */
     return self;
 }
 
 void pom_destination_unref(pom_destination_t *self) {
-    /* Release: what this thread did with it comes before the free; acquire: the free comes after what all others did. */
+    /* Release: what this thread did with it comes before the free; acquire: the free comes after
+     * what all others did. */
     if (self != NULL && atomic_fetch_sub_explicit(&self->refs, 1, memory_order_acq_rel) == 1) {
         (void)pthread_mutex_destroy(&self->error_lock); /* nobody can hold it */
         self->ops->free(self);

@@ -1,8 +1,9 @@
 /*
- * A destination: a named place that profiles are delivered to, and the counters that say what became of each.
+ * A destination: a named place that profiles are delivered to, and the counters that say what
+ * became of each.
  *
- * Made by the bindings (a file, a handoff to Python, later HTTP), given to the exporter, which alone calls the
- * operations. Shared by reference count.
+ * Made by the bindings (a file, a handoff to Python, later HTTP), given to the exporter, which
+ * alone calls the operations. Shared by reference count.
  *
  *     pom_destination_t *d;  pom_file_new("out.jsonl", &options, &d, error, sizeof error);
  *     pom_exporter_add(exporter, d);          the exporter takes its own reference
@@ -15,7 +16,8 @@
  *                           +--> spooled   on disk, to be sent later
  *                           +--> dropped   by reason
  *
- * queued = produced - sent - spooled - dropped by definition, so no reader ever sees a sum that does not add up.
+ * queued = produced - sent - spooled - dropped by definition, so no reader ever sees a sum that
+ * does not add up.
  */
 #ifndef POM_DESTINATIONS_DESTINATION_H
 #define POM_DESTINATIONS_DESTINATION_H
@@ -43,15 +45,16 @@ typedef enum pom_drop_e {
 #define X(name, text) POM_DROP_##name,
     POM_DROP_LIST(X)
 #undef X
-    POM_DROP_COUNT
+        POM_DROP_COUNT
 } pom_drop_t;
 
 extern const char *const pom_drop_names[POM_DROP_COUNT];
 
-#define POM_DESTINATION_NAME_MAX 128  /* a path's tail and its kind; longer is cut at the front */
+#define POM_DESTINATION_NAME_MAX  128 /* a path's tail and its kind; longer is cut at the front */
 #define POM_DESTINATION_ERROR_MAX 256 /* one line of stats() */
 
-/* 16 MiB hold some 2 000 to 20 000 profiles: tens of seconds of a busy process, small beside its heap. */
+/* 16 MiB hold some 2 000 to 20 000 profiles: tens of seconds of a busy process, small beside its
+ * heap. */
 #define POM_DESTINATION_QUEUE_BYTES ((size_t)16 << 20)
 
 /* What became of the profiles, as pom_destination_counters() copies it. */
@@ -66,50 +69,55 @@ typedef struct pom_destination_counters_s {
     char last_error[POM_DESTINATION_ERROR_MAX]; /* empty: none so far */
 } pom_destination_counters_t;
 
-/* A batch: profiles to deliver together, oldest first. Memory of the exporter, lent to the destination from
- * deliver() until pom_batch_end(). */
+/* A batch: profiles to deliver together, oldest first. Memory of the exporter, lent to the
+ * destination from deliver() until pom_batch_end(). */
 typedef struct pom_batch_s {
     struct pom_batch_s *next; /* free for the destination's use: a list of what it holds */
     size_t bytes;             /* pom_profile_bytes of all, for budgets */
     uint32_t count;
-    uint32_t taken;           /* free for the destination's use: how far it is; starts at 0 */
+    uint32_t taken; /* free for the destination's use: how far it is; starts at 0 */
     void (*end)(struct pom_batch_s *self); /* the owner's part of pom_batch_end() */
     void *owner;
     pom_profile_t *profiles[]; /* one owned reference each */
 } pom_batch_t;
 
-/* The destination needs the batch no more: releases the profiles and gives its place to the next one. Says nothing about
- * fates: those are counted by the functions below, before or after. [any] */
+/* The destination needs the batch no more: releases the profiles and gives its place to the next
+ * one. Says nothing about fates: those are counted by the functions below, before or after.
+ * [any] */
 void pom_batch_end(pom_batch_t *batch);
 
 typedef struct pom_destination_s pom_destination_t;
 
-/* What a kind of destination does. All calls come from the loop thread, one at a time, but for the last two. None
- * may wait. */
+/* What a kind of destination does. All calls come from the loop thread, one at a time, but for
+ * the last two. None may wait. */
 typedef struct pom_destination_ops_s {
     const char *kind; /* "file", "handoff", ... */
 
-    /* Gets ready to deliver; the loop is for the destination's own handles, until closed. On failure the exporter keeps
-     * the queue and tries again with the next batch. Called again after close() when added or started anew. [loop] */
+    /* Gets ready to deliver; the loop is for the destination's own handles, until closed. On
+     * failure the exporter keeps the queue and tries again with the next batch. Called again
+     * after close() when added or started anew. [loop] */
     pom_status_t (*open)(pom_destination_t *self, struct uv_loop_s *loop);
 
-    /* Takes the batch: sends it now or later, counts a fate for each of its profiles and ends the batch, once, from any
-     * thread, inside this call or after it. At most `window` batches are out at a time; an early end (with the
-     * fates still open) lets the next batch come, so a destination that buffers must bound its buffer. [loop] */
+    /* Takes the batch: sends it now or later, counts a fate for each of its profiles and ends
+     * the batch, once, from any thread, inside this call or after it. At most `window` batches
+     * are out at a time; an early end (with the fates still open) lets the next batch come, so a
+     * destination that buffers must bound its buffer. [loop] */
     void (*deliver)(pom_destination_t *self, pom_batch_t *batch);
 
-    /* Somebody waits in pom_exporter_flush(): send what is buffered, do not sit out a back-off. May be called often.
-     * NULL: nothing is ever held back. [loop] */
+    /* Somebody waits in pom_exporter_flush(): send what is buffered, do not sit out a back-off.
+     * May be called often. NULL: nothing is ever held back. [loop] */
     void (*flush)(pom_destination_t *self);
 
-    /* Stop delivering: what can be finished at once is, all else is counted as `reason` (REMOVED or SHUTDOWN), and every
-     * batch is ended; only for REMOVED may one wait for a call that is out of our hands. Then pom_destination_closed(), inside
-     * this call or later on the loop. Called after open() succeeded, and a second time with SHUTDOWN when the exporter
-     * stops while such a call is awaited. [loop] */
+    /* Stop delivering: what can be finished at once is, all else is counted as `reason` (REMOVED
+     * or SHUTDOWN), and every batch is ended; only for REMOVED may one wait for a call that is
+     * out of our hands. Then pom_destination_closed(), inside this call or later on the loop.
+     * Called after open() succeeded, and a second time with SHUTDOWN when the exporter stops
+     * while such a call is awaited. [loop] */
     void (*close)(pom_destination_t *self, pom_drop_t reason);
 
-    /* In a forked child: the loop thread, its handles and what it was doing are gone, in any half-done state: forget
-     * them without looking, be as before open(). NULL: nothing to forget. [app, the child's only thread] */
+    /* In a forked child: the loop thread, its handles and what it was doing are gone, in any
+     * half-done state: forget them without looking, be as before open(). NULL: nothing to
+     * forget. [app, the child's only thread] */
     void (*after_fork)(pom_destination_t *self);
 
     /* The last reference is gone; not open. [any] */
@@ -138,13 +146,14 @@ struct pom_destination_s {
 };
 
 /* For kinds: one reference, counters at zero, default budget, window 1. name is copied. [any] */
-void pom_destination_init(pom_destination_t *self, const pom_destination_ops_t *ops, const char *name);
+void pom_destination_init(pom_destination_t *self, const pom_destination_ops_t *ops,
+                          const char *name);
 
 pom_destination_t *pom_destination_ref(pom_destination_t *self); /* [any] */
 void pom_destination_unref(pom_destination_t *self);             /* [any], accepts NULL */
 
-/* A copy of the counters in which the sum holds. Profiles that the exporter has not yet dealt out to its destinations
- * are not in it: pom_exporter_list() deals them out first. [any] */
+/* A copy of the counters in which the sum holds. Profiles that the exporter has not yet dealt
+ * out to its destinations are not in it: pom_exporter_list() deals them out first. [any] */
 void pom_destination_counters(pom_destination_t *self, pom_destination_counters_t *out);
 
 /* produced minus all fates. [any] */
@@ -162,10 +171,12 @@ void pom_destination_retried(pom_destination_t *self, int64_t count);
 void pom_destination_error(pom_destination_t *self, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* Ends what close() began: no handle of the destination is left on the loop. Once for each close(). [loop] */
+/* Ends what close() began: no handle of the destination is left on the loop. Once for each
+ * close(). [loop] */
 void pom_destination_closed(pom_destination_t *self);
 
-/* In a forked child: counters at zero, locks anew, then the kind's after_fork. [app, the child's only thread] */
+/* In a forked child: counters at zero, locks anew, then the kind's after_fork. [app, the child's
+ * only thread] */
 void pom_destination_after_fork(pom_destination_t *self);
 
 #endif

@@ -1,20 +1,25 @@
 /*
- * The exporter as other threads see it: putting, adding, flushing, stopping, forking. The loop thread is exporter_loop.c.
+ * The exporter as other threads see it: putting, adding, flushing, stopping. The loop thread is
+ * exporter_loop.c, forking exporter_fork.c.
  *
- * put() is the hot end, called by the sampler for each profile. It pushes on a lock-free intake and tells the loop only
- * what it does not know: the first profile after a pause arms the batch timer, and a full batch asks for delivery now. All
- * else waits for the timer. So a steady stream costs one wake-up a flush interval, and silence none.
+ * put() is the hot end, called by the sampler for each profile. It pushes on a lock-free intake
+ * and tells the loop only what it does not know: the first profile after a pause arms the batch
+ * timer, and a full batch asks for delivery now. All else waits for the timer. So a steady
+ * stream costs one wake-up a flush interval, and silence none.
  *
- * From the intake profiles are dealt out to one backlog for each destination. Whoever holds the lock may deal: the loop does it
- * at each turn; flush, list, add and remove do it so that what they see is exact ("put before the call"); and put itself does it
- * when the loop is stuck in a slow write and the intake has grown to two batches. Thus a hanging destination bounds
- * memory at its budget without any help of the loop.
+ * From the intake profiles are dealt out to one backlog for each destination. Whoever holds the
+ * lock may deal: the loop does it at each turn; flush, list, add and remove do it so that what
+ * they see is exact ("put before the call"); and put itself does it when the loop is stuck in a
+ * slow write and the intake has grown to two batches. Thus a hanging destination bounds memory
+ * at its budget without any help of the loop.
  *
- *     signal:   0 --put--> ARMED --full batch, flush, remove, stop--> ARMED|URGENT --loop turns--> ARMED --idle turn--> 0
+ *     signal:  0 --put--> ARMED --full batch, flush, remove, stop--> ARMED|URGENT
+ *              0 <--idle tick-- ARMED <--loop turns-- ARMED|URGENT
  *
- * Every change of `signal` is a read-modify-write with acquire and release: put pushes, then sets its bits; the loop clears a bit,
- * then looks at the intake. Whichever of the two comes second in the order of `signal` sees what the first did, so
- * either put finds the bit clear and wakes, or the loop finds the profile.
+ * Every change of `signal` is a read-modify-write with acquire and release: put pushes, then
+ * sets its bits; the loop clears a bit, then looks at the intake. Whichever of the two comes
+ * second in the order of `signal` sees what the first did, so either put finds the bit clear and
+ * wakes, or the loop finds the profile.
  *
  * Not here: what a destination does with a batch, retries, encodings.
  */
@@ -22,13 +27,12 @@
 
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 
-/* What stop() waits for the closing of destinations beyond its deadline. Closing writes at most a buffer and waits for nothing, so
- * this is spent only when the loop hangs in a system call. */
+/* What stop() waits for the closing of destinations beyond its deadline. Closing writes at most
+ * a buffer and waits for nothing, so this is spent only when the loop hangs in a system call. */
 #define STOP_GRACE_NS (500 * POM_NS_PER_MS)
 
 static void on_settled(void *context);
@@ -41,7 +45,7 @@ pom_exporter_options_t pom_exporter_options_default(void) {
     };
 }
 
-static void init_locks(pom_exporter_t *e) {
+void pom__exporter_init_locks(pom_exporter_t *e) {
     /* None of these can fail on Linux: plain mutex, and a clock that condition variables know. */
     pthread_condattr_t attr;
     (void)pthread_condattr_init(&attr);
@@ -66,7 +70,7 @@ pom_status_t pom_exporter_new(const pom_exporter_options_t *options, pom_exporte
     }
     e->options = options != NULL ? *options : pom_exporter_options_default();
     pom_queue_init(&e->intake);
-    init_locks(e);
+    pom__exporter_init_locks(e);
     e->state = POM__EXPORTER_DORMANT;
     atomic_store(&e->accepting, true);
     *out = e;
@@ -96,7 +100,8 @@ void pom__member_free(pom__member_t *m) {
     pom_free(m);
 }
 
-/* Not pom_destination_dropped(): that calls on_settled, which takes the lock. The holder notes the emptiness itself. */
+/* Not pom_destination_dropped(): that calls on_settled, which takes the lock. The holder notes
+ * the emptiness itself. */
 static void count_drop_locked(pom__member_t *m, pom_drop_t reason, int64_t count) {
     atomic_fetch_add(&m->destination->dropped[reason], count);
 }
@@ -120,10 +125,12 @@ static void deal_one_locked(pom__member_t *m, pom_profile_t *profile) {
     }
     if (pom__backlog_put(&m->backlog, pom_profile_ref(profile)) != POM_OK) {
         pom_profile_unref(profile);
-        count_drop_locked(m, POM_DROP_QUEUE_FULL, 1); /* no memory for a place is as good as no place */
+        count_drop_locked(m, POM_DROP_QUEUE_FULL,
+                          1); /* no memory for a place is as good as no place */
         return;
     }
-    /* The oldest that nobody has begun to send: the newest are what people look at during an outage. */
+    /* The oldest that nobody has begun to send: the newest are what people look at during an
+     * outage. */
     while (m->backlog.bytes + m->batch_bytes > d->queue_bytes) {
         pom_profile_t *oldest = pom__backlog_take(&m->backlog);
         if (oldest == NULL) {
@@ -135,7 +142,8 @@ static void deal_one_locked(pom__member_t *m, pom_profile_t *profile) {
 }
 
 bool pom__exporter_deal_locked(pom_exporter_t *e) {
-    /* Acquire pairs with put's release push in the queue itself; the count needs no order of its own. */
+    /* Acquire pairs with put's release push in the queue itself; the count needs no order of its
+     * own. */
     int64_t refused = atomic_exchange_explicit(&e->refused, 0, memory_order_relaxed);
     if (refused != 0) {
         for (uint32_t i = 0; i < e->member_count; i++) {
@@ -174,14 +182,15 @@ bool pom__exporter_deal_locked(pom_exporter_t *e) {
 /* Makes the loop look, or makes the loop. */
 static void wake_locked(pom_exporter_t *e) {
     if (e->wakeable) {
-        (void)uv_async_send(&e->async); /* fails only on a closing handle, which the flag excludes */
+        (void)uv_async_send(
+            &e->async); /* fails only on a closing handle, which the flag excludes */
         return;
     }
     if (e->state == POM__EXPORTER_DORMANT) {
         int64_t now_ns = pom_now_ns();
         if (now_ns < e->next_try_ns || pom__exporter_start_locked(e) != POM_OK) {
-            /* No threads or descriptors left: profiles pile up to the budgets meanwhile, and are tried again with a later
-             * put, but not with each. */
+            /* No threads or descriptors left: profiles pile up to the budgets meanwhile, and are
+             * tried again with a later put, but not with each. */
             e->next_try_ns = now_ns < e->next_try_ns ? e->next_try_ns : now_ns + POM_NS_PER_S;
             atomic_fetch_and_explicit(&e->signal, 0, memory_order_acq_rel);
         }
@@ -197,7 +206,8 @@ void pom__exporter_urge_locked(pom_exporter_t *e) {
 
 void pom_exporter_put(pom_exporter_t *e, pom_profile_t *profile) {
     atomic_fetch_add_explicit(&e->put, 1, memory_order_relaxed);
-    /* Relaxed: an add that this misses by nanoseconds has not returned, or is on another thread without order. */
+    /* Relaxed: an add that this misses by nanoseconds has not returned, or is on another thread
+     * without order. */
     if (atomic_load_explicit(&e->wanted, memory_order_relaxed) == 0) {
         atomic_fetch_add_explicit(&e->unwanted, 1, memory_order_relaxed);
         pom_profile_unref(profile);
@@ -209,8 +219,9 @@ void pom_exporter_put(pom_exporter_t *e, pom_profile_t *profile) {
     int64_t batch = (int64_t)e->options.batch_bytes;
     bool accepting = atomic_load_explicit(&e->accepting, memory_order_relaxed);
     if (bytes - size > 2 * batch || !accepting) {
-        /* The loop should have emptied this long ago, or there is none. Trying the lock never waits, and its holders hold it
-         * for microseconds, so that two batches more are out of reach unless one of them is preempted for long. */
+        /* The loop should have emptied this long ago, or there is none. Trying the lock never
+         * waits, and its holders hold it for microseconds, so that two batches more are out of
+         * reach unless one of them is preempted for long. */
         if (pthread_mutex_trylock(&e->exporter_lock) == 0) {
             (void)pom__exporter_deal_locked(e);
             unlock(e);
@@ -279,7 +290,8 @@ pom_status_t pom_exporter_add(pom_exporter_t *e, pom_destination_t *d) {
         status = pom__exporter_start_locked(e);
     }
     if (status == POM_OK) {
-        (void)pom__exporter_deal_locked(e); /* what was put before this call is not for the new one */
+        (void)pom__exporter_deal_locked(
+            e);                /* what was put before this call is not for the new one */
         if (d->context != e) { /* else a former life of it may be reading these */
             d->on_settled = on_settled;
             d->on_closed = on_closed;
@@ -344,8 +356,9 @@ void pom__exporter_note_empty_locked(pom_exporter_t *e) {
     (void)pthread_cond_broadcast(&e->changed);
 }
 
-/* Called by a destination for each fate it counts. The count before and this load are both sequentially consistent, as
- * are a waiter's announcement and its reading of the counts: one of the two sees the other. */
+/* Called by a destination for each fate it counts. The count before and this load are both
+ * sequentially consistent, as are a waiter's announcement and its reading of the counts: one of
+ * the two sees the other. */
 static void on_settled(void *context) {
     pom_exporter_t *e = context;
     if (atomic_load(&e->waiters) > 0) {
@@ -445,71 +458,11 @@ pom_status_t pom_exporter_stop(pom_exporter_t *e, int64_t deadline_ns) {
     return status;
 }
 
-/* ---- fork ---- */
-
-void pom_exporter_before_fork(pom_exporter_t *e) {
-    /* Held across the fork, so that the child finds members and backlogs whole. */
-    lock(e);
-}
-
-void pom_exporter_after_fork_parent(pom_exporter_t *e) {
-    unlock(e);
-}
-
-void pom_exporter_after_fork_child(pom_exporter_t *e) {
-    init_locks(e); /* the parent's waiters are not in this process */
-    if (e->state == POM__EXPORTER_RUNNING || e->state == POM__EXPORTER_STOPPING) {
-        /* Of the loop only two descriptors are looked at, constant since its birth. Closing our copies leaves the parent's
-         * alone; uv_loop_close() would not. */
-        (void)close(uv_backend_fd(&e->loop));
-        (void)close(e->loop.async_io_watcher.fd);
-    }
-    e->state = atomic_load(&e->accepting) ? POM__EXPORTER_DORMANT : POM__EXPORTER_STOPPED;
-    e->joinable = false;
-    e->wakeable = e->pumping = e->again = e->worked = false;
-    e->next_try_ns = 0;
-    atomic_store(&e->signal, 0);
-    atomic_store(&e->waiters, 0);
-    atomic_store(&e->tid, 0);
-    atomic_store(&e->ended_cpu_ns, 0);
-    atomic_store(&e->put, 0);
-    atomic_store(&e->unwanted, 0);
-    atomic_store(&e->wakeups, 0);
-
-    /* The queued profiles are the parent's to send. */
-    pom_link_t *next = NULL;
-    for (pom_link_t *l = pom_queue_take_all(&e->intake); l != NULL; l = next) {
-        next = l->next;
-        pom_profile_unref(POM_CONTAINER(l, pom_profile_t, link));
-    }
-    atomic_store(&e->intake_count, 0);
-    atomic_store(&e->intake_bytes, 0);
-    atomic_store(&e->refused, 0);
-
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < e->member_count; i++) {
-        pom__member_t *m = e->members[i];
-        pom__backlog_fini(&m->backlog);
-        pom_destination_after_fork(m->destination);
-        /* Batches that were out are forgotten, not freed: the loop thread was using them. */
-        m->phase = POM__MEMBER_NEW;
-        m->closed = m->given_up = false;
-        m->batches = 0;
-        m->batch_bytes = 0;
-        m->empty_round = 0;
-        if (m->leaving) {
-            pom__member_free(m);
-        } else {
-            e->members[kept++] = m;
-        }
-    }
-    e->member_count = kept;
-}
-
 /* ---- the bill ---- */
 
 int64_t pom_exporter_cpu_ns(pom_exporter_t *e) {
-    /* The sum first: a thread that ends in between is then missing once, rather than counted twice. */
+    /* The sum first: a thread that ends in between is then missing once, rather than counted
+     * twice. */
     int64_t sum = atomic_load(&e->ended_cpu_ns);
     int32_t tid = atomic_load(&e->tid);
     int64_t own = 0;

@@ -1,20 +1,22 @@
 /*
- * The loop thread: a libuv loop with one async handle (somebody wants attention) and one timer (the flush interval); the
- * destinations add theirs.
+ * The loop thread: a libuv loop with one async handle (somebody wants attention) and one timer
+ * (the flush interval); the destinations add theirs.
  *
- * Everything happens in pump(): deal out the intake, then move each destination on by what its state allows. A destination's
- * operations run without the lock, so that put, add and remove never wait for them; what may have changed meanwhile is
- * looked at anew afterwards. Only this thread takes members out of the array, so one that it has in hand stays.
+ * Everything happens in pump(): deal out the intake, then move each destination on by what its
+ * state allows. A destination's operations run without the lock, so that put, add and remove
+ * never wait for them; what may have changed meanwhile is looked at anew afterwards. Only this
+ * thread takes members out of the array, so one that it has in hand stays.
  *
- *     NEW --open--> OPEN --deliver ...--> CLOSING --closed, no batch out--> NEW, or gone when removed
+ *     NEW --open--> OPEN --deliver ...--> CLOSING --closed, no batch out--> NEW, or gone
  *
- * The timer runs while there is work: each tick that finds some keeps it running, and the first that finds none stops it. So
- * a steady stream needs no wake-up but the ticks. A destination that holds its profiles back (a file without flush) does
- * not keep it running.
+ * The timer runs while there is work: each tick that finds some keeps it running, and the first
+ * that finds none stops it. So a steady stream needs no wake-up but the ticks. A destination
+ * that holds its profiles back (a file without flush) does not keep it running.
  *
- * The thread blocks every signal an application might use, since it is a guest: a handler must never run here. The ones that a crash
- * raises stay open, for a blocked one would hide the crash from whoever reports it (faulthandler). Blocking SIGPIPE and
- * SIGXFSZ is also what makes writes to closed pipes and full quotas plain errors.
+ * The thread blocks every signal an application might use, since it is a guest: a handler must
+ * never run here. The ones that a crash raises stay open, for a blocked one would hide the crash
+ * from whoever reports it (faulthandler). Blocking SIGPIPE and SIGXFSZ is also what makes writes
+ * to closed pipes and full quotas plain errors.
  *
  * File writes are made on this thread, not on libuv's pool: see file.c.
  */
@@ -34,8 +36,8 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 
-/* A TLS handshake and the encoders need some 50 KiB; thread-local storage of the host's libraries comes out of it too. Only touched
- * pages cost memory. */
+/* A TLS handshake and the encoders need some 50 KiB; thread-local storage of the host's
+ * libraries comes out of it too. Only touched pages cost memory. */
 #define STACK_BYTES ((size_t)512 << 10)
 
 static void lock(pom_exporter_t *e) {
@@ -175,7 +177,8 @@ static void step_locked(pom_exporter_t *e, pom__member_t *m) {
     }
 }
 
-/* Takes out the members that are through. The frees are left to the caller, as they may run a destination's own free. */
+/* Takes out the members that are through. The frees are left to the caller, as they may run a
+ * destination's own free. */
 static uint32_t sweep_locked(pom_exporter_t *e, pom__member_t **gone) {
     uint32_t kept = 0;
     uint32_t swept = 0;
@@ -239,8 +242,8 @@ static void on_tick(uv_timer_t *timer) {
     atomic_fetch_add_explicit(&e->wakeups, 1, memory_order_relaxed);
     pump(e);
     if (!e->worked && uv_is_active((uv_handle_t *)timer)) {
-        /* Pairs with put's fetch_or. A put before it in the order of `signal` has pushed already, and the acquire shows it
-         * here; one after it finds the bit clear and wakes us. */
+        /* Pairs with put's fetch_or. A put before it in the order of `signal` has pushed
+         * already, and the acquire shows it here; one after it finds the bit clear and wakes us. */
         atomic_fetch_and_explicit(&e->signal, ~POM__ARMED, memory_order_acq_rel);
         if (pom_queue_is_empty(&e->intake)) {
             (void)uv_timer_stop(timer); /* cannot fail */
@@ -259,7 +262,8 @@ static void on_wake(uv_async_t *async) {
     if ((old & POM__URGENT) != 0) {
         pump(e);
     }
-    /* pump() may have begun to close the timer. What was delivered does not need it, but more is likely to come. */
+    /* pump() may have begun to close the timer. What was delivered does not need it, but more is
+     * likely to come. */
     if ((old & POM__ARMED) != 0 && !uv_is_closing((uv_handle_t *)&e->timer) &&
         !uv_is_active((uv_handle_t *)&e->timer)) {
         int64_t ms = e->options.flush_interval_ns / POM_NS_PER_MS;
@@ -274,7 +278,8 @@ static void *loop_main(void *arg) {
     (void)pthread_setname_np(pthread_self(), "pom-loop");
     atomic_store(&e->tid, (int32_t)syscall(SYS_gettid));
 
-    (void)uv_run(&e->loop, UV_RUN_DEFAULT); /* returns when all handles are closed; the value says no more */
+    (void)uv_run(&e->loop,
+                 UV_RUN_DEFAULT); /* returns when all handles are closed; the value says no more */
 
     int closed = uv_loop_close(&e->loop);
     assert(closed == 0 && "a destination left a handle on the loop");
@@ -312,7 +317,8 @@ static int start_thread(pom_exporter_t *e) {
 
 pom_status_t pom__exporter_start_locked(pom_exporter_t *e) {
     if (e->joinable) {
-        /* A stop gave up on it, but it did end. Unlocking was its last act, so this returns at once. */
+        /* A stop gave up on it, but it did end. Unlocking was its last act, so this returns at
+         * once. */
         (void)pthread_join(e->thread, NULL);
         e->joinable = false;
     }

@@ -1,12 +1,14 @@
 /*
- * The exporter's inside, shared by exporter.c (what other threads call) and exporter_loop.c (the loop thread).
+ * The exporter's inside, shared by exporter.c (what other threads call) and exporter_loop.c (the
+ * loop thread).
  *
  *     pom__exporter_start_locked(e);    makes the thread
  *     pom__exporter_urge_locked(e);     something for the loop to look at
  *     pom__exporter_deal_locked(e);     intake to backlogs
  *
- * One lock guards it all. It is a leaf, held for pointer moves only: never around a destination's operation, except
- * that making the thread takes some 50 us. The sampler takes it once a flush interval.
+ * One lock guards it all. It is a leaf, held for pointer moves only: never around a
+ * destination's operation, except that making the thread takes some 50 us. The sampler takes it
+ * once a flush interval.
  */
 #ifndef POM_DESTINATIONS_EXPORTER_PARTS_H
 #define POM_DESTINATIONS_EXPORTER_PARTS_H
@@ -16,17 +18,17 @@
 #include "destinations/backlog.h"
 #include "destinations/exporter.h"
 
-/* A destination in an exporter. After a remove and an add of the same destination there are two: the second waits
- * until the first is gone. */
+/* A destination in an exporter. After a remove and an add of the same destination there are two:
+ * the second waits until the first is gone. */
 typedef struct pom__member_s {
     /* constant */
     pom_exporter_t *exporter;
     pom_destination_t *destination; /* owned reference */
     /* under exporter_lock */
     enum { POM__MEMBER_NEW, POM__MEMBER_OPENING, POM__MEMBER_OPEN, POM__MEMBER_CLOSING } phase;
-    bool leaving; /* removed: gone as soon as it is closed */
-    bool closed;  /* the destination says so; batches may still be out */
-    bool given_up; /* closed for shutdown, so nothing may be waited for */
+    bool leaving;     /* removed: gone as soon as it is closed */
+    bool closed;      /* the destination says so; batches may still be out */
+    bool given_up;    /* closed for shutdown, so nothing may be waited for */
     uint32_t batches; /* out, not ended */
     size_t batch_bytes;
     uint64_t empty_round; /* the last flush in which it was seen with nothing queued */
@@ -50,14 +52,14 @@ struct pom_exporter_s {
     /* atomic */
     pom_queue_t intake;
     _Atomic(int64_t) intake_count, intake_bytes; /* of what is in the intake, or is about to be */
-    _Atomic(int64_t) refused;                    /* not taken since the intake was full; not yet in the counters */
+    _Atomic(int64_t) refused; /* not taken since the intake was full; not yet in the counters */
     _Atomic(uint32_t) signal;
-    _Atomic(int32_t) waiters;                    /* in pom_exporter_flush */
-    _Atomic(uint32_t) wanted;                    /* members that are not leaving */
-    _Atomic(bool) accepting;                     /* state is RUNNING or DORMANT */
+    _Atomic(int32_t) waiters; /* in pom_exporter_flush */
+    _Atomic(uint32_t) wanted; /* members that are not leaving */
+    _Atomic(bool) accepting;  /* state is RUNNING or DORMANT */
     _Atomic(int64_t) put, unwanted, wakeups;
-    _Atomic(int64_t) ended_cpu_ns;               /* of loop threads that have ended */
-    _Atomic(int32_t) tid;                        /* kernel id of the loop thread, 0 = none */
+    _Atomic(int64_t) ended_cpu_ns; /* of loop threads that have ended */
+    _Atomic(int32_t) tid;          /* kernel id of the loop thread, 0 = none */
 
     pthread_mutex_t exporter_lock;
     /* ---- under exporter_lock ---- */
@@ -67,7 +69,7 @@ struct pom_exporter_s {
     bool joinable;
     bool wakeable;       /* the async handle is open */
     int64_t next_try_ns; /* making the thread failed: not again before this */
-    uint64_t round; /* of flushes */
+    uint64_t round;      /* of flushes */
     pom__member_t *members[POM_EXPORTER_DESTINATIONS_MAX];
     uint32_t member_count;
     /* ---- loop thread only ---- */
@@ -78,6 +80,9 @@ struct pom_exporter_s {
     bool again;   /* it has to look once more */
     bool worked;  /* a batch was delivered, or waits, since the last tick of the timer */
 };
+
+/* The lock and its condition, made or made anew. */
+void pom__exporter_init_locks(pom_exporter_t *e);
 
 /* Makes the loop thread. POM_ENOMEM, POM_EIO. State STOPPED or DORMANT before, RUNNING after. */
 POM_MUST_USE pom_status_t pom__exporter_start_locked(pom_exporter_t *e);

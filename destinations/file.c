@@ -1,24 +1,27 @@
 /*
- * The file destination. A batch becomes JSON lines in a buffer and the buffer one write, so that lines of several processes
- * (forked workers share the descriptor, O_APPEND) never mix.
+ * The file destination. A batch becomes JSON lines in a buffer and the buffer one write, so that
+ * lines of several processes (forked workers share the descriptor, O_APPEND) never mix.
  *
- * The write is made here, on the loop thread, not on libuv's thread pool: a write of a megabyte to the page cache takes less
- * than the encoding before it; the pool would add four threads to somebody else's process, and CPU time that is not
- * in the loop thread's clock, hence not in the bill. The price: while a disk hangs, the other destinations of this process wait
- * too (their queues keep their budgets, no request notices). FIFOs and terminals are opened non-blocking, so a reader that does
- * not read is a pause, not a hang.
+ * The write is made here, on the loop thread, not on libuv's thread pool: a write of a megabyte
+ * to the page cache takes less than the encoding before it; the pool would add four threads to
+ * somebody else's process, and CPU time that is not in the loop thread's clock, hence not in the
+ * bill. The price: while a disk hangs, the other destinations of this process wait too (their
+ * queues keep their budgets, no request notices). FIFOs and terminals are opened non-blocking,
+ * so a reader that does not read is a pause, not a hang.
  *
  * When a write fails:
- *   - a partial write is completed; if that fails in the middle of a line, the next write begins with a newline and that line
- *     again, whole: a reader meets one broken line and loses nothing.
- *   - the lines are written again a second later (at once when somebody waits in a flush); failing again, they are dropped as
- *     `error`, and the next ones get the same chance. The batch is not ended meanwhile, so what piles up, piles up
- *     in the exporter's queue, within its budget.
+ *   - a partial write is completed; if that fails in the middle of a line, the next write begins
+ *     with a newline and that line again, whole: a reader meets one broken line, loses nothing.
+ *   - the lines are written again a second later (at once when somebody waits in a flush);
+ *     failing again, they are dropped as `error`, and the next ones get the same chance. The
+ *     batch is not ended meanwhile, so what piles up does so in the exporter's queue, within
+ *     its budget.
  *   - a full pipe is no failure: it is tried again every 20 ms, for as long as it takes.
  *
- * Fork: the child shares the descriptor. Daemons close descriptors they do not know, and the number may then be a socket of
- * theirs; so each write first checks (fstat, 0.3 us) that the descriptor is still our file, and opens the path again,
- * appending, when it is not. Opening anew in each child would fail where workers have given up the rights to do so.
+ * Fork: the child shares the descriptor. Daemons close descriptors they do not know, and the
+ * number may then be a socket of theirs; so each write first checks (fstat, 0.3 us) that the
+ * descriptor is still our file, and opens the path again, appending, when it is not. Opening
+ * anew in each child would fail where workers have given up the rights to do so.
  *
  * Not here: rotation. A renamed file is written on.
  */
@@ -40,7 +43,8 @@
 /* A write is begun when this much is encoded, which bounds the buffer: 1 MiB and one line. */
 #define WRITE_BYTES ((size_t)1 << 20)
 
-/* One line: JSON takes some three times what a profile weighs in memory, and that is at most the budget of 16 MiB. */
+/* One line: JSON takes some three times what a profile weighs in memory, and that is at most the
+ * budget of 16 MiB. */
 #define LINE_BYTES ((size_t)64 << 20)
 
 #define RETRY_MS     1000 /* a full disk or a quota does not change faster than people react */
@@ -83,7 +87,8 @@ pom_file_options_t pom_file_options_default(void) {
 static int open_path(file_t *f, int flags) {
     int fd;
     do {
-        fd = open(f->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | flags, 0666);
+        fd = open(f->path,
+                  O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | flags, 0666);
     } while (fd < 0 && errno == EINTR);
     if (fd < 0) {
         return errno;
@@ -101,7 +106,8 @@ static int open_path(file_t *f, int flags) {
     return 0;
 }
 
-/* A predecessor that was killed may have left half a line. Best effort: a file that may not be read is taken to be whole. */
+/* A predecessor that was killed may have left half a line. Best effort: a file that may not be
+ * read is taken to be whole. */
 static bool ends_inside_line(const file_t *f) {
     if (f->type != S_IFREG) {
         return false;
@@ -139,8 +145,8 @@ static int64_t count_lines(const char *data, size_t size) {
     return lines;
 }
 
-/* Writes newline (if the file ends inside a line) and lines in one call where the system does it in one. Returns 0 or
- * errno; *written counts the bytes that went, the newline included. */
+/* Writes newline (if the file ends inside a line) and lines in one call where the system does it
+ * in one. Returns 0 or errno; *written counts the bytes that went, the newline included. */
 static int write_all(file_t *f, size_t newline, size_t *written) {
     char mark = '\n';
     size_t total = newline + f->out.len;
@@ -164,7 +170,8 @@ static int write_all(file_t *f, size_t newline, size_t *written) {
     return 0;
 }
 
-/* Attempts what is in `out`. Returns 0 with `out` empty, or errno with the lines that did not go whole. */
+/* Attempts what is in `out`. Returns 0 with `out` empty, or errno with the lines that did not go
+ * whole. */
 static int attempt(file_t *f) {
     if (!is_ours(f)) {
         f->fd = -1; /* not closed: the number is somebody else's now, or nobody's */
@@ -264,8 +271,10 @@ static void encode(file_t *f, const pom_profile_t *profile) {
             return;
         }
     }
-    pom_destination_error(&f->base, "a profile of %zu bytes could not be encoded: no memory, or a line over %zu bytes",
-                          pom_profile_bytes(profile), LINE_BYTES);
+    pom_destination_error(
+        &f->base,
+        "a profile of %zu bytes could not be encoded: no memory, or a line over %zu bytes",
+        pom_profile_bytes(profile), LINE_BYTES);
     pom_destination_dropped(&f->base, POM_DROP_SERIALIZE, 1);
 }
 
@@ -278,7 +287,8 @@ static void shrink(pom_buf_t *buf) {
     }
 }
 
-/* Takes the batch as far as it goes. at_once: a failed write is attempted again here and now, not after a pause. */
+/* Takes the batch as far as it goes. at_once: a failed write is attempted again here and now,
+ * not after a pause. */
 static void work(file_t *f, bool at_once) {
     bool done = false;
     while (!done) {
@@ -354,7 +364,8 @@ static void file_close(pom_destination_t *self, pom_drop_t reason) {
 
 static void file_after_fork(pom_destination_t *self) {
     file_t *f = file_of(self);
-    /* The parent's loop thread may have been inside any of these. Its lines are its own to write. */
+    /* The parent's loop thread may have been inside any of these. Its lines are its own to
+     * write. */
     pom_buf_init(&f->line, LINE_BYTES);
     pom_buf_init(&f->out, LINE_BYTES + WRITE_BYTES);
     f->batch = NULL;
@@ -366,7 +377,8 @@ static void file_after_fork(pom_destination_t *self) {
 static void file_free(pom_destination_t *self) {
     file_t *f = file_of(self);
     if (is_ours(f)) {
-        (void)close(f->fd); /* every write was checked; what close could add is of no use to anybody now */
+        (void)close(
+            f->fd); /* every write was checked; what close could add is of no use to anybody now */
     }
     pom_buf_fini(&f->line);
     pom_buf_fini(&f->out);
@@ -406,8 +418,8 @@ static char *absolute(const char *path, int *error) {
     return joined;
 }
 
-pom_status_t pom_file_new(const char *path, const pom_file_options_t *options, pom_destination_t **out,
-                          char *error, size_t error_size) {
+pom_status_t pom_file_new(const char *path, const pom_file_options_t *options,
+                          pom_destination_t **out, char *error, size_t error_size) {
     int failure = ENOMEM;
     file_t *f = pom_calloc(1, sizeof *f);
     if (f == NULL) {

@@ -1,10 +1,11 @@
 /*
  * The file destination: JSON lines, appended to a path.
  *
- * Made by the bindings for file_destination(path) and no_flush_destination(path), used through the exporter only.
+ * Made by the bindings for file_destination(path) and no_flush_destination(path), used through
+ * the exporter only.
  *
  *     pom_file_options_t options = pom_file_options_default();
- *     status = pom_file_new("/var/log/profiles.jsonl", &options, &destination, error, sizeof error);
+ *     status = pom_file_new("profiles.jsonl", &options, &destination, error, sizeof error);
  *     pom_exporter_add(exporter, destination);
  *     pom_destination_unref(destination);
  */
@@ -13,18 +14,20 @@
 
 #include "destinations/destination.h"
 
-#define POM_FILE_BUFFER ((size_t)64 << 10) /* what flush=false holds back at most, as stdio does with bigger buffers */
+#define POM_FILE_BUFFER                                                                            \
+    ((size_t)64 << 10) /* what flush=false holds back at most, as stdio does with bigger buffers */
 
 typedef struct pom_file_options_s {
     bool append; /* false: what is there is overwritten, once, at creation */
-    bool flush;  /* true: a batch is written when it comes; false: 64 KiB at a time, and at flush and close */
+    bool flush;  /* true: each batch is written when it comes; false: 64 KiB at a time */
 } pom_file_options_t;
 
 pom_file_options_t pom_file_options_default(void); /* append false, flush true */
 
-/* Opens the path on the caller's thread, so that a wrong path fails here and now. Returns owned in *out. POM_EIO with the
- * reason in words in error (may be NULL), POM_ENOMEM. A relative path is made absolute: later chdir does not matter. A FIFO without
- * a reader is an error, not a wait. [any] */
+/* Opens the path on the caller's thread, so that a wrong path fails here and now. Returns owned
+ * in *out. POM_EIO with the reason in words in error (may be NULL), POM_ENOMEM. A relative path
+ * is made absolute: later chdir does not matter. A FIFO without a reader is an error, not a
+ * wait. [any] */
 POM_MUST_USE pom_status_t pom_file_new(const char *path, const pom_file_options_t *options,
                                        pom_destination_t **out, char *error, size_t error_size);
 

@@ -1,15 +1,19 @@
 /*
  * The handoff: batches wait in a list, the consumer takes profile by profile.
  *
- *     loop:      deliver --> list of destinations with a batch --> take (consumer) --> its work --> done (consumer)
+ *     loop:      deliver --> list of destinations that have a batch
+ *     consumer:  list --take--> one profile --its work--> done
  *
- * A destination has at most one batch here (window 1), so the list is made of the destinations themselves. The consumer has
- * at most one profile in hand, for a time nobody can bound: a user's callable runs. Closing therefore never waits for
- * it. After a removal the batch stays out until the callable returns and is then counted by its outcome; at shutdown the profile is
- * counted as shutdown at once, and a `generation` tells the late done() that it has nothing left to count.
+ * A destination has at most one batch here (window 1), so the list is made of the destinations
+ * themselves. The consumer has at most one profile in hand, for a time nobody can bound: a
+ * user's callable runs. Closing therefore never waits for it. After a removal the batch stays
+ * out until the callable returns and is then counted by its outcome; at shutdown the profile is
+ * counted as shutdown at once, and a `generation` tells the late done() that it has nothing left
+ * to count.
  *
- * Counters and pom_batch_end() are called without the lock, since both may take the exporter's. While done() counts, the
- * batch is still out, and that is what keeps the exporter alive (`settling`).
+ * Counters and pom_batch_end() are called without the lock, since both may take the exporter's.
+ * While done() counts, the batch is still out, and that is what keeps the exporter alive
+ * (`settling`).
  *
  * The lock is held for pointer moves. Runs on the loop thread and on the consumer's.
  */
@@ -33,9 +37,9 @@ typedef struct entry_s {
     pom_batch_t *batch;   /* not ended; profiles from `taken` on wait */
     struct entry_s *next; /* in the list while profiles wait */
     bool listed;
-    bool out;             /* the consumer has a profile of it */
-    bool settling;        /* the consumer counts it */
-    uint64_t generation;  /* moves when a profile in hand is given up */
+    bool out;            /* the consumer has a profile of it */
+    bool settling;       /* the consumer counts it */
+    uint64_t generation; /* moves when a profile in hand is given up */
 } entry_t;
 
 struct pom_handoff_s {
@@ -81,7 +85,8 @@ pom_status_t pom_handoff_new(pom_handoff_t **out) {
 }
 
 pom_handoff_t *pom_handoff_ref(pom_handoff_t *h) {
-    atomic_fetch_add_explicit(&h->refs, 1, memory_order_relaxed); /* the caller's own keeps it alive */
+    atomic_fetch_add_explicit(&h->refs, 1,
+                              memory_order_relaxed); /* the caller's own keeps it alive */
     return h;
 }
 
@@ -137,7 +142,8 @@ static uint32_t empty_batch_locked(pom_handoff_t *h, entry_t *entry) {
     return waiting;
 }
 
-/* The batch, to be ended by the caller, when nothing waits in it and nothing of it is in hand; else NULL. */
+/* The batch, to be ended by the caller, when nothing waits in it and nothing of it is in hand;
+ * else NULL. */
 static pom_batch_t *detach_locked(entry_t *entry) {
     pom_batch_t *batch = entry->batch;
     if (batch == NULL || batch->taken < batch->count || entry->out || entry->settling) {
@@ -238,8 +244,8 @@ static bool wait_locked(pom_handoff_t *h, int64_t deadline_ns) {
     return pthread_cond_timedwait(&h->changed, &h->handoff_lock, &until) != ETIMEDOUT;
 }
 
-/* The first in the list was removed: its waiting profiles go, without waiting for the loop to close it. Opens the lock
- * meanwhile. */
+/* The first in the list was removed: its waiting profiles go, without waiting for the loop to
+ * close it. Opens the lock meanwhile. */
 static void discard_first_locked(pom_handoff_t *h) {
     entry_t *entry = h->first;
     pom_destination_t *d = pom_destination_ref(&entry->base);

@@ -1,4 +1,5 @@
-/* The fake destination: notes what the exporter does to it, and complains of what it must not do. */
+/* The fake destination: notes what the exporter does to it, and complains of what it must not
+ * do. */
 #include "tests/unit/destinations/fake.h"
 
 #include "base/alloc.h"

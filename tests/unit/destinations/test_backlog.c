@@ -1,4 +1,5 @@
-/* The backlog: order through growth and wrapping, bytes, batches, and that nothing leaks when memory runs out. */
+/* The backlog: order through growth and wrapping, bytes, batches, and that nothing leaks when
+ * memory runs out. */
 #include "tests/unit/destinations/fake.h"
 
 #include "destinations/backlog.h"
@@ -9,7 +10,8 @@ static void test_backlog_keeps_order_while_it_grows_and_wraps(void **state) {
     int64_t in = 0;
     int64_t out = 0;
     size_t bytes = 0;
-    /* Three in, two out: the first index runs round many times while the count grows to some 700. */
+    /* Three in, two out: the first index runs round many times while the count grows to some
+     * 700. */
     for (int round = 0; round < 700; round++) {
         for (int i = 0; i < 3; i++) {
             pom_profile_t *p = profile_new(in++, 0);
@@ -59,7 +61,8 @@ static void test_backlog_measures_batches(void **state) {
         one = pom_profile_bytes(p);
         assert_int_equal(pom__backlog_put(&b, p), POM_OK);
     }
-    assert_int_equal(pom__backlog_measure(&b, 1, 10), 1); /* one that is over the limit alone still goes */
+    assert_int_equal(pom__backlog_measure(&b, 1, 10),
+                     1); /* one that is over the limit alone still goes */
     assert_int_equal(pom__backlog_measure(&b, one, 10), 1);
     assert_int_equal(pom__backlog_measure(&b, one + 1, 10), 2);
     assert_int_equal(pom__backlog_measure(&b, 100 * one, 4), 4);

@@ -1,4 +1,5 @@
-/* What all kinds share: counters whose sum always holds, errors in one line, names that fit, references. */
+/* What all kinds share: counters whose sum always holds, errors in one line, names that fit,
+ * references. */
 #include "tests/unit/destinations/fake.h"
 
 #include <pthread.h>
@@ -78,7 +79,8 @@ static void test_destination_sum_holds_while_others_count(void **state) {
     pthread_create(&thread, NULL, settle, &r);
     int64_t most = 0;
     while (!atomic_load(&r.stop)) {
-        pom_destination_counters_t c = counters(&r.f->base); /* asserts the sum and that nothing is negative */
+        pom_destination_counters_t c =
+            counters(&r.f->base); /* asserts the sum and that nothing is negative */
         assert_true(c.queued <= c.produced && c.produced >= most);
         most = c.produced;
     }

@@ -1,4 +1,5 @@
-/* The handoff behind a real exporter: one consumer, several destinations, and a consumer that takes its time. */
+/* The handoff behind a real exporter: one consumer, several destinations, and a consumer that
+ * takes its time. */
 #include "tests/unit/destinations/fake.h"
 
 #include <pthread.h>
@@ -26,8 +27,9 @@ static void rig_up(rig_t *rig, int destinations) {
     assert_int_equal(pom_exporter_new(&options, &rig->e), POM_OK);
     assert_int_equal(pom_handoff_new(&rig->h), POM_OK);
     for (int i = 0; i < destinations; i++) {
-        assert_int_equal(pom_handoff_destination_new(rig->h, "callable", &rig->context[i], release, &rig->d[i]),
-                         POM_OK);
+        assert_int_equal(
+            pom_handoff_destination_new(rig->h, "callable", &rig->context[i], release, &rig->d[i]),
+            POM_OK);
         assert_int_equal(pom_exporter_add(rig->e, rig->d[i]), POM_OK);
     }
 }
@@ -124,7 +126,8 @@ static void test_handoff_stop_wakes_a_waiting_consumer(void **state) {
 static void test_handoff_slow_consumer_costs_the_oldest(void **state) {
     rig_t rig;
     rig_up(&rig, 0);
-    assert_int_equal(pom_handoff_destination_new(rig.h, "slow", &rig.context[0], release, &rig.d[0]), POM_OK);
+    assert_int_equal(
+        pom_handoff_destination_new(rig.h, "slow", &rig.context[0], release, &rig.d[0]), POM_OK);
     rig.d[0]->queue_bytes = 200 << 10;
     assert_int_equal(pom_exporter_add(rig.e, rig.d[0]), POM_OK);
     put(rig.e, 0, 1000);
@@ -183,7 +186,8 @@ static void test_handoff_removed_and_added_while_its_call_runs(void **state) {
     put(rig.e, 2, 0);
     pom_handoff_item_t none;
     /* The new life begins when the old call returns. */
-    assert_int_equal(pom_handoff_take(rig.h, pom_now_ns() + 5 * POM_NS_PER_MS, &none), POM_ETIMEDOUT);
+    assert_int_equal(pom_handoff_take(rig.h, pom_now_ns() + 5 * POM_NS_PER_MS, &none),
+                     POM_ETIMEDOUT);
     pom_handoff_done(rig.h, &item, NULL);
     item = take(&rig);
     assert_int_equal(item.profile->thread, 2);
@@ -229,7 +233,8 @@ static void test_handoff_stop_gives_up_on_a_removed_one_too(void **state) {
     assert_int_equal(counters(rig.d[0]).dropped[POM_DROP_SHUTDOWN], 1);
     pom_exporter_free(rig.e);
     rig.e = NULL;
-    pom_handoff_done(rig.h, &item, NULL); /* the exporter is no more: nothing of it may be touched */
+    pom_handoff_done(rig.h, &item,
+                     NULL); /* the exporter is no more: nothing of it may be touched */
     rig_down(&rig);
 }
 
@@ -279,7 +284,8 @@ static void test_handoff_storm_with_removals(void **state) {
         pom_destination_counters_t k = counters(rig.d[i]);
         assert_int_equal(k.produced, 10000);
         assert_int_equal(k.queued, 0);
-        assert_int_equal(k.sent + k.dropped[POM_DROP_REMOVED] + k.dropped[POM_DROP_SHUTDOWN], 10000);
+        assert_int_equal(k.sent + k.dropped[POM_DROP_REMOVED] + k.dropped[POM_DROP_SHUTDOWN],
+                         10000);
         sent += k.sent;
     }
     /* A call that was given up at a stop is not counted as sent. */

@@ -1,0 +1,584 @@
+/*
+ * The file destination behind a real exporter: whole lines, failing and partial writes, full
+ * pipes, lost descriptors.
+ *
+ * writev is wrapped: a plan says for each call on the file's descriptor how many bytes go, or
+ * which errno comes.
+ */
+#include "tests/unit/destinations/fake.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "destinations/file.h"
+
+/* ---- the plan for writev ---- */
+
+#define PLAN_PASS INT_MAX /* as it is */
+
+static _Atomic(int) plan[16]; /* bytes to let through, -errno, or PLAN_PASS */
+static _Atomic(int) plan_length, calls;
+
+ssize_t __real_writev(int fd, const struct iovec *parts, int count);
+ssize_t __wrap_writev(int fd, const struct iovec *parts, int count);
+
+ssize_t __wrap_writev(int fd, const struct iovec *parts, int count) {
+    int call = atomic_fetch_add(&calls, 1);
+    int what = call < atomic_load(&plan_length) ? atomic_load(&plan[call]) : PLAN_PASS;
+    if (what == PLAN_PASS) {
+        return __real_writev(fd, parts, count);
+    }
+    if (what < 0) {
+        errno = -what;
+        return -1;
+    }
+    size_t left = (size_t)what;
+    ssize_t written = 0;
+    for (int i = 0; i < count && left > 0; i++) {
+        size_t n = parts[i].iov_len < left ? parts[i].iov_len : left;
+        if (n > 0 && write(fd, parts[i].iov_base, n) != (ssize_t)n) {
+            return -1;
+        }
+        left -= n;
+        written += (ssize_t)n;
+    }
+    return written;
+}
+
+/* Ends with 0. */
+static void plan_writes(const int *steps) {
+    int n = 0;
+    while (steps[n] != 0) {
+        atomic_store(&plan[n], steps[n]);
+        n++;
+    }
+    atomic_store(&calls, 0);
+    atomic_store(&plan_length, n);
+}
+
+/* ---- the rig ---- */
+
+static char directory[] = "/tmp/pom-test-file-XXXXXX";
+static char path[256];
+
+typedef struct rig_s {
+    pom_exporter_t *e;
+    pom_destination_t *d;
+} rig_t;
+
+static int64_t soon(void) {
+    return pom_now_ns() + PATIENCE_NS;
+}
+
+static pom_destination_t *file_new(const char *where, bool append, bool flush) {
+    pom_file_options_t options = {.append = append, .flush = flush};
+    pom_destination_t *d = NULL;
+    char error[256] = "";
+    if (pom_file_new(where, &options, &d, error, sizeof error) != POM_OK) {
+        fail_msg("%s", error);
+    }
+    return d;
+}
+
+static void rig_up(rig_t *rig, const char *where, bool append, bool flush) {
+    plan_writes((const int[]){0});
+    pom_exporter_options_t options = pom_exporter_options_default();
+    options.flush_interval_ns = POM_NS_PER_MS;
+    assert_int_equal(pom_exporter_new(&options, &rig->e), POM_OK);
+    rig->d = file_new(where, append, flush);
+    assert_int_equal(pom_exporter_add(rig->e, rig->d), POM_OK);
+}
+
+static void rig_down(rig_t *rig) {
+    pom_exporter_free(rig->e);
+    pom_destination_unref(rig->d);
+    (void)unlink(path);
+}
+
+static char *content(const char *where, size_t *size) {
+    FILE *in = fopen(where, "r");
+    assert_non_null(in);
+    char *text = calloc(1, 16 << 20);
+    *size = fread(text, 1, (16 << 20) - 1, in);
+    fclose(in);
+    return text;
+}
+
+/* Lines of the file that are whole records, in order of the numbers from `first`; the others are
+ * counted in *broken. */
+static int check_lines(const char *where, int64_t first, int *broken) {
+    size_t size;
+    char *text = content(where, &size);
+    int whole = 0;
+    *broken = 0;
+    char *line = text;
+    while (line < text + size) {
+        char *end = memchr(line, '\n', (size_t)(text + size - line));
+        if (end == NULL) {
+            (*broken)++;
+            break;
+        }
+        *end = '\0';
+        char wanted[64];
+        snprintf(wanted, sizeof wanted, "\"thread\":%lld,", (long long)(first + whole));
+        if (line[0] == '{' && end[-1] == '}' && strstr(line, wanted) != NULL) {
+            whole++;
+        } else {
+            (*broken)++;
+        }
+        line = end + 1;
+    }
+    free(text);
+    return whole;
+}
+
+/* ---- the good days ---- */
+
+static void test_file_writes_one_whole_line_each(void **state) {
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    for (int i = 0; i < 500; i++) {
+        put(rig.e, i, 100);
+    }
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), 500);
+    assert_int_equal(broken, 0);
+    pom_destination_counters_t c = counters(rig.d);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(c.sent, 500);
+    assert_int_equal(c.bytes, st.st_size);
+    assert_string_equal(c.last_error, "");
+    assert_int_equal(c.retried, 0);
+    rig_down(&rig);
+}
+
+static void test_file_batch_is_one_write(void **state) {
+    pom_exporter_options_t options = pom_exporter_options_default();
+    options.flush_interval_ns = 3600 * POM_NS_PER_S;
+    pom_exporter_t *e;
+    assert_int_equal(pom_exporter_new(&options, &e), POM_OK);
+    pom_destination_t *d = file_new(path, false, true);
+    assert_int_equal(pom_exporter_add(e, d), POM_OK);
+    assert_true(pom_exporter_flush(e, soon()));
+    plan_writes((const int[]){0});
+    /* One pump takes all that was put since the last one: the first turn of the thread may have
+     * taken some. */
+    for (int i = 0; i < 50; i++) {
+        put(e, i, 0);
+    }
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_in_range(atomic_load(&calls), 1, 2);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    (void)unlink(path);
+}
+
+static void test_file_overwrites_or_appends_as_told(void **state) {
+    rig_t rig;
+    int broken;
+    for (int life = 0; life < 3; life++) {
+        rig_up(&rig, path, life == 1, true);
+        put(rig.e, life == 1 ? 1 : 0, 0);
+        assert_true(pom_exporter_flush(rig.e, soon()));
+        assert_int_equal(check_lines(path, 0, &broken), life == 1 ? 2 : 1);
+        assert_int_equal(broken, 0);
+        pom_exporter_free(rig.e);
+        pom_destination_unref(rig.d);
+    }
+    (void)unlink(path);
+}
+
+static void test_file_append_after_half_a_line_begins_a_new_one(void **state) {
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+    assert_int_equal(write(fd, "{\"torn\":", 8), 8);
+    close(fd);
+    rig_t rig;
+    rig_up(&rig, path, true, true);
+    put(rig.e, 0, 0);
+    put(rig.e, 1, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), 2);
+    assert_int_equal(broken, 1);
+    rig_down(&rig);
+}
+
+static void test_file_without_flush_waits_for_64_kib(void **state) {
+    rig_t rig;
+    rig_up(&rig, path, false, false);
+    struct stat st;
+    put(rig.e, 0, 0);
+    wait_for(counters(rig.d).produced == 1);
+    int64_t number = 1;
+    while (counters(rig.d).bytes == 0) {
+        int64_t before = counters(rig.d).produced;
+        put(rig.e, number++, 0);
+        wait_for(counters(rig.d).produced > before);
+        assert_true(number < 1000);
+    }
+    assert_true(counters(rig.d).bytes >= (64 << 10));
+    put(rig.e, number++, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    assert_int_equal(counters(rig.d).sent, number);
+    put(rig.e, number++, 0);
+    wait_for(counters(rig.d).produced == number);
+    assert_int_equal(pom_exporter_stop(rig.e, soon()), POM_OK); /* written when closed */
+    assert_int_equal(counters(rig.d).sent, number);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(counters(rig.d).bytes, st.st_size);
+    rig_down(&rig);
+}
+
+/* ---- bad days ---- */
+
+static void test_file_partial_write_is_completed(void **state) {
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    plan_writes((const int[]){1, 100, -EINTR, 3, -EINTR, PLAN_PASS, 0});
+    for (int i = 0; i < 5; i++) {
+        put(rig.e, i, 0);
+    }
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), 5);
+    assert_int_equal(broken, 0);
+    assert_int_equal(counters(rig.d).sent, 5);
+    rig_down(&rig);
+}
+
+static void test_file_full_disk_in_mid_line_costs_one_broken_line(void **state) {
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    plan_writes((const int[]){100, -ENOSPC, 0});
+    put(rig.e, 0, 0);
+    assert_true(pom_exporter_flush(rig.e, soon())); /* tried again at once, as somebody waits */
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), 1);
+    assert_int_equal(broken, 1); /* its first 100 bytes stand before it */
+    pom_destination_counters_t c = counters(rig.d);
+    assert_int_equal(c.sent, 1);
+    assert_int_equal(c.retried, 1);
+    assert_non_null(strstr(c.last_error, "no space left"));
+    assert_non_null(strstr(c.last_error, path));
+    rig_down(&rig);
+}
+
+static void test_file_failing_twice_drops_and_goes_on(void **state) {
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    /* Half a line goes, the retry gets its newline through and half a line again. */
+    plan_writes((const int[]){50, -ENOSPC, 60, -ENOSPC, 0});
+    put(rig.e, 0, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    assert_int_equal(counters(rig.d).dropped[POM_DROP_ERROR], 1);
+    put(rig.e, 0, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), 1);
+    assert_int_equal(broken, 2);
+    assert_int_equal(counters(rig.d).sent, 1);
+    rig_down(&rig);
+}
+
+static void test_file_retry_comes_by_itself(void **state) {
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    plan_writes((const int[]){-EIO, 0});
+    put(rig.e, 0, 0);
+    wait_for(counters(rig.d).sent == 1); /* a second later, without any call */
+    assert_int_equal(counters(rig.d).retried, 1);
+    rig_down(&rig);
+}
+
+/* acceptance: PM23 */
+static void test_file_full_device_is_counted_and_profiling_goes_on(void **state) {
+    rig_t rig;
+    rig_up(&rig, "/dev/full", false, true);
+    for (int i = 0; i < 10; i++) {
+        put(rig.e, i, 0);
+        assert_true(pom_exporter_flush(rig.e, soon()));
+    }
+    pom_destination_counters_t c = counters(rig.d);
+    assert_int_equal(c.dropped[POM_DROP_ERROR], 10);
+    assert_int_equal(c.sent, 0);
+    assert_string_equal(c.last_error, "cannot write '/dev/full': no space left on device");
+    rig_down(&rig);
+}
+
+static int reader_of(const char *fifo) {
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    int fd = open(fifo, O_RDONLY | O_NONBLOCK);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+static void test_file_closed_pipe_is_an_error_not_a_signal(void **state) {
+    int reader = reader_of(path);
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    close(reader);
+    put(rig.e, 0, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    assert_int_equal(counters(rig.d).dropped[POM_DROP_ERROR], 1);
+    assert_non_null(strstr(counters(rig.d).last_error, "broken pipe"));
+    rig_down(&rig);
+}
+
+static void test_file_full_pipe_is_waited_for(void **state) {
+    int reader = reader_of(path);
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    for (int i = 0; i < 1000; i++) {
+        put(rig.e, i, 0);
+    }
+    assert_false(pom_exporter_flush(rig.e, pom_now_ns() + 50 * POM_NS_PER_MS));
+    assert_true(counters(rig.d).queued > 0); /* a pipe holds 64 KiB, that is some 100 of these */
+    size_t got = 0;
+    size_t newlines = 0;
+    char buffer[4096];
+    int64_t end = soon();
+    while (counters(rig.d).queued > 0 && pom_now_ns() < end) {
+        ssize_t n = read(reader, buffer, sizeof buffer);
+        for (ssize_t i = 0; i < n; i++) {
+            newlines += buffer[i] == '\n';
+        }
+        got += n > 0 ? (size_t)n : 0;
+    }
+    for (ssize_t n = read(reader, buffer, sizeof buffer); n > 0;
+         n = read(reader, buffer, sizeof buffer)) {
+        for (ssize_t i = 0; i < n; i++) {
+            newlines += buffer[i] == '\n';
+        }
+        got += (size_t)n;
+    }
+    pom_destination_counters_t c = counters(rig.d);
+    assert_int_equal(c.sent, 1000);
+    assert_true(got >= (size_t)c.bytes);
+    assert_true(newlines >= 1000);
+    close(reader);
+    rig_down(&rig);
+}
+
+static void test_file_full_pipe_does_not_hold_up_a_stop(void **state) {
+    int reader = reader_of(path);
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    for (int i = 0; i < 1000; i++) {
+        put(rig.e, i, 0);
+    }
+    assert_int_equal(pom_exporter_stop(rig.e, pom_now_ns() + 10 * POM_NS_PER_MS), POM_OK);
+    pom_destination_counters_t c = counters(rig.d);
+    assert_int_equal(c.queued, 0);
+    assert_int_equal(c.sent + c.dropped[POM_DROP_SHUTDOWN], 1000);
+    assert_true(c.dropped[POM_DROP_SHUTDOWN] > 0);
+    close(reader);
+    rig_down(&rig);
+}
+
+static void close_all(void) {
+    for (int fd = 3; fd < 200; fd++) {
+        char link[64];
+        char target[300];
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(link, target, sizeof target - 1);
+        if (n > 0) {
+            target[n] = '\0';
+            if (strcmp(target, path) == 0) {
+                close(fd);
+            }
+        }
+    }
+}
+
+static void test_file_closed_under_it_is_opened_again(void **state) {
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    put(rig.e, 0, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    close_all(); /* as daemons do */
+    char other[300];
+    snprintf(other, sizeof other, "%s/other", directory);
+    int foreign = open(other, O_RDWR | O_CREAT, 0600); /* takes the number that became free */
+    put(rig.e, 1, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    struct stat st;
+    assert_int_equal(fstat(foreign, &st), 0);
+    assert_int_equal(st.st_size, 0);
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), 2);
+    assert_int_equal(broken, 0);
+    rig_down(&rig);
+    assert_int_equal(fstat(foreign, &st), 0); /* still open */
+    close(foreign);
+    unlink(other);
+}
+
+static void test_file_relative_path_survives_chdir(void **state) {
+    char before[4096];
+    assert_non_null(getcwd(before, sizeof before));
+    assert_int_equal(chdir(directory), 0);
+    rig_t rig;
+    rig_up(&rig, "out.jsonl", false, true);
+    assert_int_equal(chdir("/"), 0);
+    close_all();
+    put(rig.e, 0, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), 1);
+    rig_down(&rig);
+    assert_int_equal(chdir(before), 0);
+}
+
+static void test_file_wrong_path_says_why(void **state) {
+    static const struct {
+        const char *path, *why;
+    } cases[] = {
+        {"/nonexistent/out.jsonl",
+         "cannot open '/nonexistent/out.jsonl': no such file or directory"},
+        {"/tmp", "cannot open '/tmp': illegal operation on a directory"},
+        {"", "cannot open '': "},
+    };
+    pom_file_options_t options = pom_file_options_default();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        pom_destination_t *d = NULL;
+        char error[256] = "";
+        assert_int_equal(pom_file_new(cases[i].path, &options, &d, error, sizeof error), POM_EIO);
+        assert_null(d);
+        assert_memory_equal(error, cases[i].why, strlen(cases[i].why));
+        assert_int_equal(pom_file_new(cases[i].path, &options, &d, NULL, 0), POM_EIO);
+    }
+    /* A FIFO that nobody reads is refused, not waited for. */
+    assert_int_equal(mkfifo(path, 0600), 0);
+    pom_destination_t *d = NULL;
+    assert_int_equal(pom_file_new(path, &options, &d, NULL, 0), POM_EIO);
+    (void)unlink(path);
+}
+
+static void test_file_removed_in_mid_stream_loses_nothing_uncounted(void **state) {
+    rig_t rig;
+    rig_up(&rig, path, false, false);
+    for (int i = 0; i < 3000; i++) {
+        put(rig.e, i, 200);
+        if (i == 2000) {
+            assert_int_equal(pom_exporter_remove(rig.e, rig.d), POM_OK);
+        }
+    }
+    assert_int_equal(pom_exporter_stop(rig.e, soon()), POM_OK);
+    pom_destination_counters_t c = counters(rig.d);
+    assert_int_equal(c.produced, 2001);
+    assert_int_equal(c.sent + c.dropped[POM_DROP_REMOVED], 2001);
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), c.sent);
+    assert_int_equal(broken, 0);
+    rig_down(&rig);
+}
+
+/* ---- fork ---- */
+
+static void test_file_is_shared_with_forked_children(void **state) {
+    skip_when_sanitized();
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    for (int i = 0; i < 100; i++) {
+        put(rig.e, 1000 + i, 0);
+    }
+    pid_t children[3];
+    for (int c = 0; c < 3; c++) {
+        pom_exporter_before_fork(rig.e);
+        children[c] = fork();
+        if (children[c] == 0) {
+            pom_exporter_after_fork_child(rig.e);
+            for (int i = 0; i < 200; i++) {
+                put(rig.e, 2000 + i, 0);
+            }
+            bool ok = pom_exporter_flush(rig.e, soon()) && counters(rig.d).sent == 200;
+            _exit(ok && pom_exporter_stop(rig.e, soon()) == POM_OK ? 0 : 1);
+        }
+        pom_exporter_after_fork_parent(rig.e);
+    }
+    for (int i = 100; i < 200; i++) {
+        put(rig.e, 1000 + i, 0);
+    }
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    for (int c = 0; c < 3; c++) {
+        int status = -1;
+        assert_int_equal(waitpid(children[c], &status, 0), children[c]);
+        assert_int_equal(status, 0);
+    }
+    assert_int_equal(counters(rig.d).sent, 200);
+    size_t size;
+    char *text = content(path, &size);
+    int lines = 0;
+    for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+        assert_int_equal(line[0], '{');
+        assert_int_equal(line[strlen(line) - 1], '}');
+        lines++;
+    }
+    free(text);
+    assert_int_equal(lines, 800); /* 200 of each; nothing of the parent's queue twice */
+    rig_down(&rig);
+}
+
+/* ---- constructors ---- */
+
+static bool make(void *arg) {
+    pom_file_options_t options = pom_file_options_default();
+    pom_destination_t *d = NULL;
+    char error[64];
+    pom_status_t status = pom_file_new(path, &options, &d, error, sizeof error);
+    pom_destination_unref(d);
+    return status == POM_OK;
+}
+
+static void test_file_survives_failing_allocations(void **state) {
+    assert_int_equal(pom_torture(make, NULL), 3);
+    (void)unlink(path);
+}
+
+static int make_directory(void **state) {
+    if (mkdtemp(directory) == NULL) {
+        return -1;
+    }
+    snprintf(path, sizeof path, "%s/out.jsonl", directory);
+    return 0;
+}
+
+static int remove_directory(void **state) {
+    return rmdir(directory);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        POM_TEST(test_file_writes_one_whole_line_each),
+        POM_TEST(test_file_batch_is_one_write),
+        POM_TEST(test_file_overwrites_or_appends_as_told),
+        POM_TEST(test_file_append_after_half_a_line_begins_a_new_one),
+        POM_TEST(test_file_without_flush_waits_for_64_kib),
+        POM_TEST(test_file_partial_write_is_completed),
+        POM_TEST(test_file_full_disk_in_mid_line_costs_one_broken_line),
+        POM_TEST(test_file_failing_twice_drops_and_goes_on),
+        POM_TEST(test_file_retry_comes_by_itself),
+        POM_TEST(test_file_full_device_is_counted_and_profiling_goes_on),
+        POM_TEST(test_file_closed_pipe_is_an_error_not_a_signal),
+        POM_TEST(test_file_full_pipe_is_waited_for),
+        POM_TEST(test_file_full_pipe_does_not_hold_up_a_stop),
+        POM_TEST(test_file_closed_under_it_is_opened_again),
+        POM_TEST(test_file_relative_path_survives_chdir),
+        POM_TEST(test_file_wrong_path_says_why),
+        POM_TEST(test_file_removed_in_mid_stream_loses_nothing_uncounted),
+        POM_TEST(test_file_is_shared_with_forked_children),
+        POM_TEST(test_file_survives_failing_allocations),
+    };
+    return cmocka_run_group_tests(tests, make_directory, remove_directory);
+}
