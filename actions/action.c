@@ -16,7 +16,9 @@ pom_text_t pom_action_text(pom_action_t *action, const char *text, size_t size) 
         }
     }
     char *at = action->text + action->text_used;
-    memcpy(at, text, size);
+    if (size > 0) { // text may be NULL
+        memcpy(at, text, size);
+    }
     action->text_used += (uint32_t)size;
     return (pom_text_t){.data = at, .size = (uint32_t)size};
 }

@@ -87,6 +87,14 @@ typedef struct words_s {
 static _Atomic(words_t *) words; // NULL: mask nothing. Release in set, acquire in scrub.
 static words_t *all_words;       // every list there was, to be found by leak checkers
 
+static bool is_same(const words_t *kept, const char *const *list, size_t count) {
+    bool same = kept->count == count;
+    for (size_t i = 0; same && i < count; i++) {
+        same = strcmp(kept->word[i], list[i]) == 0;
+    }
+    return same;
+}
+
 pom_status_t pom_request_set_scrub(const char *const *list) {
     if (list == NULL) {
         atomic_store_explicit(&words, NULL, memory_order_release);
@@ -95,6 +103,13 @@ pom_status_t pom_request_set_scrub(const char *const *list) {
     size_t count = 0, bytes = 0;
     for (; list[count] != NULL; count++) {
         bytes += strlen(list[count]) + 1;
+    }
+    // Kept lists are used again, so that configuring in a loop costs nothing but their number.
+    for (words_t *kept = all_words; kept != NULL; kept = kept->older) {
+        if (is_same(kept, list, count)) {
+            atomic_store_explicit(&words, kept, memory_order_release);
+            return POM_OK;
+        }
     }
     words_t *fresh = pom_alloc(sizeof *fresh + count * sizeof(char *) + bytes);
     if (fresh == NULL) {
@@ -121,10 +136,13 @@ static int hex_digit(char c) {
                                   : -1;
 }
 
-/* A key as people read it: percent-decoded, lower case, NUL-terminated, cut. */
-static void plain_key(const char *key, size_t size, char out[128]) {
+/* A key as people read it: percent-decoded, lower case, NUL-terminated. False: longer than any key people read. */
+static bool plain_key(const char *key, size_t size, char out[128]) {
     size_t used = 0;
-    for (size_t i = 0; i < size && used < 127; i++) {
+    for (size_t i = 0; i < size; i++) {
+        if (used == 127) {
+            return false;
+        }
         char c = key[i];
         if (c == '%' && i + 2 < size && hex_digit(key[i + 1]) >= 0 && hex_digit(key[i + 2]) >= 0) {
             c = (char)(hex_digit(key[i + 1]) << 4 | hex_digit(key[i + 2]));
@@ -136,11 +154,14 @@ static void plain_key(const char *key, size_t size, char out[128]) {
         out[used++] = c == '\0' ? ' ' : c;
     }
     out[used] = '\0';
+    return true;
 }
 
 static bool is_secret(const words_t *list, const char *key, size_t size) {
     char plain[128];
-    plain_key(key, size, plain);
+    if (!plain_key(key, size, plain)) {
+        return true; // the word may stand behind the cut
+    }
     for (size_t i = 0; i < list->count; i++) {
         if (strstr(plain, list->word[i]) != NULL) {
             return true;
@@ -153,7 +174,9 @@ static size_t put(char *out, size_t room, size_t used, const char *text, size_t 
     if (size > room - used) {
         size = room - used;
     }
-    memcpy(out + used, text, size);
+    if (size > 0) { // text may be NULL: a piece that was never set
+        memcpy(out + used, text, size);
+    }
     return used + size;
 }
 

@@ -32,9 +32,9 @@ static inline pom_request_t *pom_request_of(pom_action_t *action) {
     return (pom_request_t *)(void *)action->kind_data;
 }
 
-/* What a request's headers ask its task id to be. A UUID in any of its forms, or a W3C traceparent's trace id, becomes
- * *id; another token of at most 64 characters (letters, digits, . _ : / @ -) is kept as it is, as *text (borrowed from
- * uuid). False: nothing usable, the caller makes a new id. Either header may be NULL. [app] */
+/* What a request's headers ask its task id to be. A UUID in its plain form (dashed, lower case), or a W3C traceparent's
+ * trace id, becomes *id; another token of at most 64 characters (letters, digits, . _ : / @ -, a letter or digit first) is kept
+ * as it is, other spellings of a UUID too, as *text (borrowed from uuid). False: nothing usable, the caller makes a new id. Either header may be NULL. [app] */
 bool pom_request_task_id(const char *uuid, size_t uuid_size, const char *traceparent,
                          size_t traceparent_size, pom_id_t *id, pom_text_t *text);
 
