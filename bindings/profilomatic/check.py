@@ -56,7 +56,7 @@ def examine(file=None, self_test=True):
 
 
 def _status(engine, found, test):
-    if engine["engine"] is None or any(finding.level == "broken" for finding in found):
+    if any(finding.level == "broken" for finding in found):
         return "broken"
     name = test.engine if test is not None and test.engine else engine["engine"]
     return "ok" if name in _NATIVE else "degraded"
