@@ -180,6 +180,7 @@ void pom_slots_after_fork(pom_slots_t *slots) {
     pom_slot_t *slot = atomic_load_explicit(&slots->first, memory_order_acquire);
     for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
         pom__slot_drop_stat(slot);
+        atomic_store_explicit(&slot->walking, false, memory_order_relaxed); // one thread: no order
     }
 }
 

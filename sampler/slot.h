@@ -119,8 +119,8 @@ bool pom_slot_detach(pom_slot_t *slot, const void *action);
 /* Withdraws every anchor of every slot: the engine stops. [app] */
 void pom_slots_withdraw(pom_slots_t *slots);
 
-/* In a forked child: closes the sampler's descriptors, which show the parent's threads. The slots themselves are left
- * as they are, and may be abandoned. [app, the child's only thread] */
+/* In a forked child: no sampler walks here (a release would wait for it for ever), and its descriptors, which show the
+ * parent's threads, are closed. All else is left as it is, and may be abandoned. [app, the child's only thread] */
 void pom_slots_after_fork(pom_slots_t *slots);
 
 /* A copy of a slot's anchors for one walk. */

@@ -60,6 +60,10 @@ static void after_fork_child(void) {
     pom_id_after_fork();
     pom_exporter_after_fork_child(exporter);
     memset(&past, 0, sizeof past);
+    if (running != NULL) {
+        // Threads that end before this process has an engine of its own still release their slots.
+        pom_slots_after_fork(&running->slots);
+    }
     running = NULL; // the parent's, in an unknown state: left as it is
     generation++;
     if (pom_engine_state == POM_ENGINE_RUNNING) {
@@ -112,6 +116,9 @@ static void free_running(running_t *r) {
 pom_status_t pom_engine_start(void) {
     if (pom_engine_state == POM_ENGINE_RUNNING) {
         return POM_OK;
+    }
+    if (running != NULL) {
+        return POM_ETIMEDOUT; // its parts are still in use by the stop
     }
     pom_status_t status = POM_ENOMEM;
     running_t *r = pom_calloc(1, sizeof(*r));
@@ -172,6 +179,7 @@ bool pom_engine_stop_wait(int64_t deadline_ns) {
 static void add_up(pom_engine_stats_t *sum, const running_t *r) {
     pom_sampler_stats_t s = pom_sampler_stats(r->sampler);
     pom_registry_stats_t g = pom_registry_stats(r->registry);
+    pom_code_table_stats_t c = pom_code_table_stats(r->codes);
     sum->sampler.taken += s.taken;
     sum->sampler.wakeups += s.wakeups;
     sum->sampler.cpu_ns += s.cpu_ns;
@@ -188,13 +196,17 @@ static void add_up(pom_engine_stats_t *sum, const running_t *r) {
     sum->registry.dropped_events += g.dropped_events;
     sum->registry.in_request_ns += g.in_request_ns;
     sum->registry.no_memory += g.no_memory;
+    sum->codes.inserted += c.inserted;
+    sum->codes.forgotten += c.forgotten;
+    sum->codes.overflowed += c.overflowed;
+    sum->codes.unknown += c.unknown;
     // Of the newest engine, not sums.
     sum->sampler.period_ns = s.period_ns;
     sum->sampler.overhead_ppm = s.overhead_ppm;
     sum->sampler.over_budget = s.over_budget;
     sum->registry.in_flight = g.in_flight;
     sum->registry.allowed = g.allowed;
-    sum->codes = pom_code_table_stats(r->codes);
+    sum->codes.live = c.live;
     sum->engine = r->name;
 }
 
@@ -204,6 +216,7 @@ void pom_engine_stop_end(void) {
     parts.detach();
     add_up(&past, r);
     past.registry.in_flight = 0;
+    past.codes.live = 0;
     free_running(r);
 }
 

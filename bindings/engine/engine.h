@@ -55,7 +55,7 @@ pom_status_t pom_engine_init(const pom_engine_parts_t *parts);
 /* Options for now or the next start. */
 void pom_engine_configure(const pom_engine_options_t *options);
 
-/* No-op while running; not between the halves of a stop. POM_ENOMEM, POM_EIO: nothing runs. */
+/* No-op while running. POM_ENOMEM, POM_EIO: nothing runs; POM_ETIMEDOUT: a stop is under way. */
 pom_status_t pom_engine_start(void);
 
 /* First half of a stop, with the interpreter's lock: new actions run bare, live ones are sealed as lost. False: was not running. */
@@ -65,7 +65,8 @@ bool pom_engine_stop_wait(int64_t deadline_ns);
 /* Third, with the lock again: frees what the sampler used. */
 void pom_engine_stop_end(void);
 
-/* Everything put so far is sealed, delivered and gone from every queue; false when the deadline came first. Without the lock. */
+/* Everything put so far is sealed, delivered and gone from every queue; false when the deadline came first. Without the
+ * interpreter's lock, so the caller sees to it that no stop comes to its end meanwhile. */
 bool pom_engine_flush(int64_t deadline_ns);
 
 /* Valid while the state is RUNNING. */
