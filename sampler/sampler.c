@@ -210,13 +210,11 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
             reason = POM_MISS_RACED;
             continue;
         }
-        if (status == POM_ETORN) {
-            reason = POM_MISS_TORN;
-            continue;
-        }
         if (status != POM_OK) {
+            // No anchor is a torn stack as often as another greenlet: a generator that was left while it was read links to
+            // nothing. So that is looked at again too.
             reason = miss_of(status);
-            break;
+            continue;
         }
         const pom_anchor_t *anchor = &view.anchors[index];
         if (sample.at_ns < anchor->since_ns) {

@@ -16,6 +16,9 @@
 #include "bindings/ext/walker.h"
 
 #define STACKS_MAX 65536 // distinct ones; beyond it they are only counted
+#define TRIES      4     // as the sampler
+#define ANCHORS    8
+#define COUNT_MAX  10000000
 
 typedef struct seen_s {
     uint64_t hash;
@@ -28,8 +31,9 @@ typedef struct probe_s {
     seen_t *seen; /* open addressing, twice as many places as stacks */
     size_t distinct;
     pom_stack_t stack;
-    pom_anchor_t anchors[8];
-    int64_t ok, torn, no_anchor, unreadable, raced, total_ns, fastest_ns;
+    pom_anchor_t anchors[ANCHORS];
+    int64_t ok, torn, no_anchor, unreadable, raced;
+    uint32_t *took_ns; /* of each walk */
 } probe_t;
 
 static void remember(probe_t *p) {
@@ -58,39 +62,56 @@ static void remember(probe_t *p) {
     }
 }
 
-static void walk_many(probe_t *p, pom_slot_t *slot, int64_t count, int64_t gap_ns) {
-    pom_walker_t *walker = pom_native_walker();
-    p->fastest_ns = INT64_MAX;
-    for (int64_t i = 0; i < count; i++) {
+static pom_status_t walk_one(probe_t *p, pom_slot_t *slot, uint32_t *took_ns) {
+    pom_status_t status = POM_ETORN;
+    for (int tries = 0; tries < TRIES && status != POM_OK; tries++) {
         pom_slot_view_t view;
         uint32_t index;
         atomic_store_explicit(&slot->walking, true, memory_order_seq_cst);
-        if (!pom_slot_view(slot, &view, p->anchors, 8)) {
-            atomic_store_explicit(&slot->walking, false, memory_order_release);
-            p->raced++;
-            continue;
+        atomic_thread_fence(memory_order_seq_cst);
+        status = POM_ECLOSED;
+        if (pom_slot_view(slot, &view, p->anchors, ANCHORS)) {
+            int64_t start_ns = pom_now_ns();
+            status = pom_native_walker()->walk(pom_native_walker(), &view, &p->stack, &index);
+            *took_ns = (uint32_t)(pom_now_ns() - start_ns);
+            if (!pom_slot_view_holds(&view)) {
+                status = POM_ECLOSED;
+            }
         }
-        int64_t start_ns = pom_now_ns();
-        pom_status_t status = walker->walk(walker, &view, &p->stack, &index);
-        int64_t took_ns = pom_now_ns() - start_ns;
-        bool holds = pom_slot_view_holds(&view);
         atomic_store_explicit(&slot->walking, false, memory_order_release);
-        p->total_ns += took_ns;
-        p->fastest_ns = took_ns < p->fastest_ns ? took_ns : p->fastest_ns;
-        if (!holds) {
-            p->raced++;
-        } else if (status == POM_OK) {
+    }
+    return status;
+}
+
+static void walk_many(probe_t *p, pom_slot_t *slot, int64_t count, int64_t gap_ns) {
+    for (int64_t i = 0; i < count; i++) {
+        int64_t until_ns = pom_now_ns() + gap_ns;
+        switch (walk_one(p, slot, &p->took_ns[i])) {
+        case POM_OK:
             p->ok++;
             remember(p);
-        } else {
-            *(status == POM_ETORN         ? &p->torn
-              : status == POM_ENOTFOUND   ? &p->no_anchor
-                                          : &p->unreadable) += 1;
+            break;
+        case POM_ETORN:
+            p->torn++;
+            break;
+        case POM_ENOTFOUND:
+            p->no_anchor++;
+            break;
+        case POM_EUNREADABLE:
+            p->unreadable++;
+            break;
+        default:
+            p->raced++;
         }
-        for (int64_t until = start_ns + gap_ns; pom_now_ns() < until;) {
+        while (pom_now_ns() < until_ns) {
             // Spin: a sleep would put the walks at the scheduler's favourite moments.
         }
     }
+}
+
+static int by_size(const void *a, const void *b) {
+    uint32_t left = *(const uint32_t *)a, right = *(const uint32_t *)b;
+    return left < right ? -1 : left > right;
 }
 
 /* [(function, line) ..., root first] of a stack that was seen. */
@@ -147,27 +168,39 @@ static PyObject *probe_walks(PyObject *module, PyObject *args) {
         PyErr_SetString(PyExc_RuntimeError, "no other thread has an action attached");
         return NULL;
     }
+    if (count < 1 || count > COUNT_MAX) {
+        return PyErr_Format(PyExc_ValueError, "count must be 1 to %d", COUNT_MAX);
+    }
     probe_t *p = PyMem_Calloc(1, sizeof *p);
-    if (p == NULL || (p->seen = PyMem_Calloc(2 * STACKS_MAX, sizeof *p->seen)) == NULL) {
-        PyMem_Free(p);
-        return PyErr_NoMemory();
+    if (p != NULL) {
+        p->seen = PyMem_Calloc(2 * STACKS_MAX, sizeof *p->seen);
+        p->took_ns = PyMem_Calloc((size_t)count, sizeof *p->took_ns);
+    }
+    PyObject *result = NULL;
+    if (p == NULL || p->seen == NULL || p->took_ns == NULL) {
+        PyErr_NoMemory();
+        goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
     walk_many(p, slot, count, gap_ns);
+    qsort(p->took_ns, (size_t)count, sizeof *p->took_ns, by_size);
     Py_END_ALLOW_THREADS;
     PyObject *stacks = stacks_dict(p);
-    PyObject *result =
-        stacks == NULL
-            ? NULL
-            : Py_BuildValue("{sLsLsLsLsLsLsLsN}", "ok", (long long)p->ok, "torn", (long long)p->torn,
-                            "no_anchor", (long long)p->no_anchor, "unreadable",
-                            (long long)p->unreadable, "raced", (long long)p->raced, "total_ns",
-                            (long long)p->total_ns, "fastest_ns", (long long)p->fastest_ns, "stacks",
-                            stacks);
-    for (size_t i = 0; i < 2 * STACKS_MAX; i++) {
+    if (stacks != NULL) {
+        result = Py_BuildValue("{sLsLsLsLsLsLsLsN}", "ok", (long long)p->ok, "torn", (long long)p->torn,
+                               "no_anchor", (long long)p->no_anchor, "unreadable",
+                               (long long)p->unreadable, "raced", (long long)p->raced, "median_ns",
+                               (long long)p->took_ns[count / 2], "p99_ns",
+                               (long long)p->took_ns[count * 99 / 100], "stacks", stacks);
+    }
+done:
+    for (size_t i = 0; p != NULL && p->seen != NULL && i < 2 * STACKS_MAX; i++) {
         pom_free(p->seen[i].frames);
     }
-    PyMem_Free(p->seen);
+    if (p != NULL) {
+        PyMem_Free(p->seen);
+        PyMem_Free(p->took_ns);
+    }
     PyMem_Free(p);
     return result;
 }

@@ -80,10 +80,9 @@ static void reader_start(reader_t *r, const pom_thread_identity_t *who) {
     r->stack = (span_t){who->stack_low, who->stack_high};
 }
 
-/* True when plain loads at the address are safe. Frames are met newest first, and so are chunks; a torn pointer back to a
- * newer chunk starts the list over once. */
-static bool is_plain(reader_t *r, uintptr_t address, size_t size) {
-    if (within(&r->chunk, address, size) || within(&r->stack, address, size)) {
+/* Plain loads at the address are safe, by the chunk list. Frames are met newest first, and so are chunks. */
+__attribute__((noinline)) static bool is_in_other_chunk(reader_t *r, uintptr_t address, size_t size) {
+    if (within(&r->stack, address, size)) {
         return true;
     }
     span_t chunk = r->chunk;
@@ -100,7 +99,11 @@ static bool is_plain(reader_t *r, uintptr_t address, size_t size) {
     return false;
 }
 
-static pom_status_t read_head(reader_t *r, uintptr_t frame, frame_head_t *head) {
+static inline bool is_plain(reader_t *r, uintptr_t address, size_t size) {
+    return within(&r->chunk, address, size) || is_in_other_chunk(r, address, size);
+}
+
+static inline pom_status_t read_head(reader_t *r, uintptr_t frame, frame_head_t *head) {
     if ((frame & 7) != 0) {
         return POM_ETORN;
     }
@@ -167,40 +170,39 @@ static int caller_at(const pom_slot_view_t *view, uintptr_t frame, uintptr_t cod
     return -1;
 }
 
-/* With many anchors (asyncio, greenlets) most frames are none of them: a bit set of their addresses says so in one look. */
+/* Most frames are no anchor. A bit set of the anchors' addresses says so in one look: one word for the usual few, more for the many
+ * of asyncio and greenlets. */
 typedef struct filter_s {
+    unsigned shift; /* of the hash, so that what is left numbers the bits */
     uint64_t bits[64];
-    bool used;
 } filter_t;
 
-static inline unsigned filter_bit(uintptr_t frame) {
-    return (unsigned)((frame * UINT64_C(0x9e3779b97f4a7c15)) >> 52);
+static inline unsigned filter_bit(const filter_t *f, uintptr_t frame) {
+    return (unsigned)((frame * UINT64_C(0x9e3779b97f4a7c15)) >> f->shift);
 }
 
 static void filter_add(filter_t *f, uintptr_t frame) {
-    unsigned bit = filter_bit(frame);
+    unsigned bit = filter_bit(f, frame);
     f->bits[bit >> 6] |= UINT64_C(1) << (bit & 63);
 }
 
 static void filter_fill(filter_t *f, const pom_slot_view_t *view) {
-    f->used = view->count > FEW_ANCHORS;
-    if (!f->used) {
-        return;
-    }
-    for (int i = 0; i < 64; i++) {
+    bool few = view->count <= FEW_ANCHORS;
+    f->shift = few ? 58 : 52;
+    for (int i = 0; i < (few ? 1 : 64); i++) {
         f->bits[i] = 0;
     }
     for (uint32_t i = 0; i < view->count; i++) {
         filter_add(f, view->anchors[i].at.frame);
-        for (int c = 0; c < POM_ANCHOR_CALLERS; c++) {
+        for (int c = 0; c < POM_ANCHOR_CALLERS && view->anchors[i].callers[c].frame != 0; c++) {
             filter_add(f, view->anchors[i].callers[c].frame);
         }
     }
 }
 
 static inline bool filter_may_hold(const filter_t *f, uintptr_t frame) {
-    unsigned bit = filter_bit(frame);
-    return !f->used || (f->bits[bit >> 6] >> (bit & 63) & 1) != 0;
+    unsigned bit = filter_bit(f, frame);
+    return (f->bits[bit >> 6] >> (bit & 63) & 1) != 0;
 }
 
 /* ---- the walk -------------------------------------------------------------------------------- */
@@ -215,32 +217,45 @@ static bool leaf_holds(reader_t *r, uintptr_t leaf) {
     return now == leaf || !within(&r->chunk, leaf, 8) || !within(&r->chunk, now, 8) || now > leaf;
 }
 
+/* What the frame at hand is among the anchors. */
+typedef struct match_s {
+    int anchor; /* index, -1 = none */
+    bool outside;
+} match_t;
+
+__attribute__((noinline)) static match_t match(const pom_slot_view_t *view, uintptr_t frame,
+                                               uintptr_t code) {
+    int at = anchor_at(view, frame, code);
+    if (at >= 0) {
+        return (match_t){.anchor = at, .outside = view->anchors[at].kind == POM_ANCHOR_OUTSIDE};
+    }
+    return (match_t){.anchor = caller_at(view, frame, code)};
+}
+
+static void prefetch(reader_t *r, uintptr_t leaf) {
+    if (is_plain(r, leaf, POM_FRAME_HEAD)) {
+        for (uintptr_t down = 0; down <= PREFETCH_DOWN; down += 64) {
+            __builtin_prefetch((const void *)(leaf + 64 - down), 0, 3); // a hint: never faults
+        }
+    }
+}
+
 static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filter,
                               pom_stack_t *stack, uint32_t *anchor) {
     reader_t reader;
     uintptr_t frame, leaf = 0;
-    stack->depth = 0;
+    int32_t depth = 0;
+    match_t found = {.anchor = -1};
     stack->truncated = false;
     reader_start(&reader, &view->slot->who);
     if (!current_frame(&reader, &frame)) {
         return POM_ETORN;
     }
-    if (is_plain(&reader, frame, POM_FRAME_HEAD)) {
-        for (uintptr_t down = 0; down <= PREFETCH_DOWN; down += 64) {
-            __builtin_prefetch((const void *)(frame + 64 - down), 0, 3); // a hint: never faults
-        }
-    }
-    for (int step = 0; step < STEPS_MAX; step++) {
-        if (frame == 0) {
-            int at = anchor_at(view, 0, 0); // an anchor outside of all Python: a server in C
-            if (at < 0) {
-                return POM_ENOTFOUND;
-            }
-            *anchor = (uint32_t)at;
-            return POM_OK;
-        }
+    prefetch(&reader, frame);
+    for (int step = 0; frame != 0; step++) {
         frame_head_t head;
-        pom_status_t status = read_head(&reader, frame, &head);
+        int32_t lasti;
+        pom_status_t status = step < STEPS_MAX ? read_head(&reader, frame, &head) : POM_ETORN;
         if (status != POM_OK) {
             return status;
         }
@@ -248,37 +263,37 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
             frame = head.previous;
             continue;
         }
-        int at = -1, caller = -1;
         if (filter_may_hold(filter, frame)) {
-            at = anchor_at(view, frame, head.code);
-            if (at >= 0 && view->anchors[at].kind == POM_ANCHOR_OUTSIDE) {
-                *anchor = (uint32_t)at;
-                return POM_OK;
+            found = match(view, frame, head.code);
+            if (found.outside) {
+                break;
             }
-            caller = at < 0 ? caller_at(view, frame, head.code) : -1;
         }
-        int32_t lasti;
         if (head.code == 0 || (head.code & 7) != 0 || !lasti_of(&head, &lasti)) {
             return POM_ETORN;
         }
-        if (stack->depth < POM_STACK_MAX) {
-            stack->frames[stack->depth] = (pom_raw_frame_t){.code = head.code, .lasti = lasti};
-            stack->depth++;
+        if (depth < POM_STACK_MAX) {
+            stack->frames[depth] = (pom_raw_frame_t){.code = head.code, .lasti = lasti};
+            depth++;
         } else {
             stack->truncated = true;
         }
         if (leaf == 0) {
             leaf = frame;
-        } else if (stack->depth == 2 && !leaf_holds(&reader, leaf)) {
+        } else if (depth == 2 && !leaf_holds(&reader, leaf)) {
             return POM_ETORN;
         }
-        if (at >= 0 || caller >= 0) {
-            *anchor = (uint32_t)(at >= 0 ? at : caller);
-            return POM_OK;
+        if (found.anchor >= 0) {
+            break;
         }
         frame = head.previous;
     }
-    return POM_ETORN;
+    if (found.anchor < 0) {
+        found.anchor = anchor_at(view, 0, 0); // an anchor outside of all Python: a server in C
+    }
+    stack->depth = depth;
+    *anchor = (uint32_t)found.anchor;
+    return found.anchor >= 0 ? POM_OK : POM_ENOTFOUND;
 }
 
 static pom_status_t walk(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
