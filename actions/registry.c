@@ -23,6 +23,10 @@
 #include "base/clock.h"
 
 #define ARENA_CAP          (8u << 20) /* max_nodes nodes and max_messages small messages */
+/* Ended actions that wait for the sampler: a tick's worth at 100 000 a second. At HURRY_AT it is woken early, so that a storm of tiny
+ * requests runs in pooled memory; WAITING_MAX bounds the memory when the sampler gets no core. */
+#define HURRY_AT    128
+#define WAITING_MAX 1024
 #define POOLED_ACTIONS_MAX 256 // 1.2 MiB; more live at once are allocated and freed
 #define EVENT_CLASSES      3
 #define POOLED_EVENT_BYTES (1u << 20) /* a class: 1024 small events, 32 of the largest */
@@ -99,9 +103,15 @@ static pom_action_t *take_action(pom_registry_t *r) {
     return action;
 }
 
+/* Actions that have ended and are not sealed yet. */
+static int64_t waiting(const pom_registry_t *r) {
+    return peek(&r->profiled) - peek(&r->finished) - peek(&r->lost) -
+           atomic_load_explicit(&r->admission.in_flight, memory_order_relaxed);
+}
+
 pom_action_t *pom_registry_begin(pom_registry_t *r, const pom_action_kind_t *kind) {
     bump(&r->started, 1);
-    if (!pom_admission_admit(&r->admission)) {
+    if (waiting(r) >= WAITING_MAX || !pom_admission_admit(&r->admission)) {
         bump(&r->shed, 1);
         return NULL;
     }
@@ -146,11 +156,12 @@ static void recycle_action(pom_registry_t *r, pom_action_t *a) {
     (void)pom_queue_push(&r->recycled_actions, &a->link);
 }
 
-void pom_registry_end(pom_registry_t *r, pom_action_t *a) {
+bool pom_registry_end(pom_registry_t *r, pom_action_t *a) {
     unlink_live(r, a);
     pom_admission_leave(&r->admission);
     a->end_event.at_ns = a->end_ns;
-    (void)pom_queue_push(&r->events, &a->end_event.link); // the caller notifies the sampler
+    (void)pom_queue_push(&r->events, &a->end_event.link); // an early wake is decided by length
+    return waiting(r) % HURRY_AT == 0;
 }
 
 int64_t pom_registry_abandon(pom_registry_t *r, int64_t now_ns) {
@@ -158,7 +169,7 @@ int64_t pom_registry_abandon(pom_registry_t *r, int64_t now_ns) {
     for (; r->live != NULL; count++) {
         r->live->outcome = POM_OUTCOME_LOST;
         r->live->end_ns = now_ns;
-        pom_registry_end(r, r->live);
+        (void)pom_registry_end(r, r->live); // the sampler is stopped next, which seals them all
     }
     return count;
 }

@@ -70,8 +70,8 @@ pom_sampler_client_t *pom_registry_client(pom_registry_t *registry);
 pom_action_t *pom_registry_begin(pom_registry_t *registry, const pom_action_kind_t *kind);
 
 /* Queues the end: outcome and cpu_ns are set in the action, end_ns after its last detach. The caller must not touch the
- * action afterwards. [app] */
-void pom_registry_end(pom_registry_t *registry, pom_action_t *action);
+ * action afterwards. True: many are waiting, wake the sampler. [app] */
+bool pom_registry_end(pom_registry_t *registry, pom_action_t *action);
 
 /* An event with room for depth frames and fields_size bytes; NULL, counted as dropped: the action has too many waiting, it is
  * larger than the caps above, or there is no memory. [app] */

@@ -309,6 +309,14 @@ static void end_nested(pom_work_t *work) {
     }
 }
 
+static void tell_sampler(bool hurry) {
+    if (hurry) {
+        pom_sampler_hurry(pom_engine_sampler());
+    } else {
+        pom_sampler_notify(pom_engine_sampler());
+    }
+}
+
 static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *name, PyObject *text) {
     pom_action_t *action = work->action;
     while (work->nested != NULL) {
@@ -323,8 +331,7 @@ static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *nam
     action->end_ns = pom_now_ns(); // after the detach: no sample is later than the end
     pom_registry_t *registry = pom_engine_registry();
     pom_registry_charge(registry, action, end_cost_ns);
-    pom_registry_end(registry, action);
-    pom_sampler_notify(pom_engine_sampler());
+    tell_sampler(pom_registry_end(registry, action));
 }
 
 void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception) {
@@ -494,11 +501,7 @@ void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *f
     }
     memcpy(pom_event_fields(event), encoded, size);
     event->at_ns = start_ns;
-    if (pom_registry_post(registry, event)) {
-        pom_sampler_hurry(pom_engine_sampler());
-    } else {
-        pom_sampler_notify(pom_engine_sampler());
-    }
+    tell_sampler(pom_registry_post(registry, event));
     pom_registry_charge(registry, work->action, pom_now_ns() - start_ns);
 }
 

@@ -1,0 +1,465 @@
+/*
+ * Python objects as a value stream: what a message's fields were at the moment of the call.
+ *
+ * Two ways through a container. While its entries are plain (exact str, int, float, bool, None), which is nearly always, they are
+ * read in place: nothing of that can run the user's code. At the first entry that might, the rest is copied, as owned
+ * references, and the copy is worked off; the user's code may then change the container as it likes. Copies are cut at the
+ * cap of items, so neither a huge set nor an endless __iter__ is followed further than it is shown.
+ *
+ * Whatever the user's code raises is swallowed, BaseException too: this runs inside a call of the user's that has
+ * nothing to do with it, and a guest has no way to hand it on. An exception that was pending is put aside and restored.
+ *
+ * Text is encoded here and not by the interpreter: PyUnicode_AsUTF8AndSize keeps a second copy with the object for its life,
+ * and lone surrogates make it raise. On the caller's thread with the GIL.
+ */
+#include "bindings/ext/values.h"
+
+#include <string.h>
+
+/* Characters that need not be looked at: the stream cuts texts at POM_VALUE_TEXT_MAX bytes, and none is shorter than one. */
+#define ENCODED_MAX (POM_VALUE_TEXT_MAX + 4)
+
+#define ELLIPSIS "\xe2\x80\xa6" /* U+2026 */
+
+typedef struct encoder_s {
+    pom_value_writer_t *w;
+    Py_ssize_t items_left;
+} encoder_t;
+
+typedef struct pending_s {
+    PyObject *type, *value, *traceback;
+} pending_t;
+
+static void write_slowly(encoder_t *e, PyObject *value, int depth);
+
+/* ---- text ---------------------------------------------------------------------------------------- */
+
+static bool is_ready(PyObject *str) {
+#if PY_VERSION_HEX < 0x030c0000
+    if (PyUnicode_READY(str) < 0) { // legacy strings of old extensions
+        PyErr_Clear();
+        return false;
+    }
+#else
+    (void)str;
+#endif
+    return true;
+}
+
+static char *put_character(char *to, Py_UCS4 c) {
+    if (c < 0x80) {
+        *to++ = (char)c;
+    } else if (c < 0x800) {
+        *to++ = (char)(0xc0 | c >> 6);
+        *to++ = (char)(0x80 | (c & 0x3f));
+    } else if (Py_UNICODE_IS_SURROGATE(c)) {
+        *to++ = '?'; // as str.encode("utf-8", "replace") has it
+    } else if (c < 0x10000) {
+        *to++ = (char)(0xe0 | c >> 12);
+        *to++ = (char)(0x80 | (c >> 6 & 0x3f));
+        *to++ = (char)(0x80 | (c & 0x3f));
+    } else {
+        *to++ = (char)(0xf0 | c >> 18);
+        *to++ = (char)(0x80 | (c >> 12 & 0x3f));
+        *to++ = (char)(0x80 | (c >> 6 & 0x3f));
+        *to++ = (char)(0x80 | (c & 0x3f));
+    }
+    return to;
+}
+
+/* UTF-8 of the first `count` characters, at most `most` bytes and one character more; returns the bytes written. */
+static size_t encode(PyObject *str, Py_ssize_t count, char *out, size_t most) {
+    int kind = (int)PyUnicode_KIND(str);
+    const void *data = PyUnicode_DATA(str);
+    char *to = out;
+    for (Py_ssize_t i = 0; i < count && (size_t)(to - out) <= most; i++) {
+        to = put_character(to, PyUnicode_READ(kind, data, i));
+    }
+    return (size_t)(to - out);
+}
+
+static inline bool is_ascii(PyObject *str) {
+    return PyUnicode_IS_COMPACT_ASCII(str);
+}
+
+static void write_str(pom_value_writer_t *w, PyObject *str) {
+    char utf8[ENCODED_MAX];
+    if (is_ascii(str)) {
+        pom_value_text(w, PyUnicode_DATA(str), (size_t)PyUnicode_GET_LENGTH(str));
+    } else if (is_ready(str)) {
+        size_t size = encode(str, PyUnicode_GET_LENGTH(str), utf8, POM_VALUE_TEXT_MAX);
+        pom_value_text(w, utf8, size);
+    } else {
+        pom_value_null(w);
+    }
+}
+
+static void write_key(pom_value_writer_t *w, PyObject *str) {
+    char utf8[4 * POM_PY_KEY_MAX + sizeof ELLIPSIS];
+    if (is_ascii(str) && PyUnicode_GET_LENGTH(str) <= POM_PY_KEY_MAX) {
+        pom_value_key(w, PyUnicode_DATA(str), (size_t)PyUnicode_GET_LENGTH(str));
+        return;
+    }
+    size_t size = 0;
+    if (is_ready(str)) {
+        bool whole = PyUnicode_GET_LENGTH(str) <= POM_PY_KEY_MAX;
+        Py_ssize_t count = whole ? PyUnicode_GET_LENGTH(str) : POM_PY_KEY_MAX;
+        size = encode(str, count, utf8, 4 * POM_PY_KEY_MAX);
+        if (!whole) {
+            memcpy(utf8 + size, ELLIPSIS, sizeof ELLIPSIS - 1);
+            size += sizeof ELLIPSIS - 1;
+            w->cut = true;
+        }
+    }
+    pom_value_key(w, utf8, size);
+}
+
+/* What stands for a value whose class lets nothing be known of it. A new reference, NULL without an exception: no memory. */
+static PyObject *unprintable(PyObject *value) {
+    PyObject *name = PyType_GetName(Py_TYPE(value));
+    PyObject *text = name == NULL ? NULL : PyUnicode_FromFormat("<unprintable %U>", name);
+    Py_XDECREF(name);
+    PyErr_Clear();
+    return text;
+}
+
+/* str() of anything; likewise. */
+static PyObject *as_text(PyObject *value) {
+    PyObject *text = PyObject_Str(value);
+    if (text == NULL) {
+        PyErr_Clear();
+        text = unprintable(value);
+    }
+    return text;
+}
+
+static void write_as_text(pom_value_writer_t *w, PyObject *value) {
+    PyObject *text = as_text(value);
+    if (text != NULL) {
+        write_str(w, text);
+        Py_DECREF(text);
+    } else {
+        pom_value_null(w);
+    }
+}
+
+/* ---- plain values ---------------------------------------------------------------------------------- */
+
+static bool write_long(pom_value_writer_t *w, PyObject *value) {
+    int overflow;
+    long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow != 0) {
+        return false;
+    }
+    pom_value_integer(w, number);
+    return true;
+}
+
+/* Writes what can be written without running any code of the user's and without allocating; false: nothing written. */
+static inline bool write_plain(pom_value_writer_t *w, PyObject *value) {
+    PyTypeObject *type = Py_TYPE(value);
+    if (type == &PyUnicode_Type) {
+        write_str(w, value);
+    } else if (type == &PyLong_Type) {
+        return write_long(w, value);
+    } else if (type == &PyFloat_Type) {
+        pom_value_number(w, PyFloat_AS_DOUBLE(value));
+    } else if (value == Py_None) {
+        pom_value_null(w);
+    } else if (type == &PyBool_Type) {
+        pom_value_boolean(w, value == Py_True);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static void write_any(encoder_t *e, PyObject *value, int depth) {
+    if (!write_plain(e->w, value)) {
+        Py_INCREF(value); // the user's code may drop the container's reference
+        write_slowly(e, value, depth);
+        Py_DECREF(value);
+    }
+}
+
+/* ---- dicts ---------------------------------------------------------------------------------------- */
+
+/* False: the cap of items is reached. */
+static bool take_item(encoder_t *e) {
+    if (e->items_left <= 0) {
+        e->w->cut = true;
+        return false;
+    }
+    e->items_left--;
+    return true;
+}
+
+static void write_any_key(pom_value_writer_t *w, PyObject *key) {
+    if (PyUnicode_CheckExact(key)) {
+        write_key(w, key);
+        return;
+    }
+    PyObject *text = as_text(key);
+    if (text != NULL) {
+        write_key(w, text);
+        Py_DECREF(text);
+    } else {
+        pom_value_key(w, "?", 1);
+    }
+}
+
+/* The entries from `at` on, by way of a copy. One more than may be shown is copied, so that a cut is noticed. */
+static void write_entries_copied(encoder_t *e, PyObject *dict, Py_ssize_t at, int depth) {
+    PyObject *key, *value;
+    Py_ssize_t room = PyDict_GET_SIZE(dict), count = 0;
+    if (room > e->items_left + 1) {
+        room = e->items_left + 1;
+    }
+    PyObject **copy = PyMem_Calloc(2 * (size_t)room, sizeof *copy);
+    if (copy == NULL) {
+        e->w->cut = true;
+        return;
+    }
+    while (count < room && PyDict_Next(dict, &at, &key, &value)) {
+        copy[2 * count] = Py_NewRef(key);
+        copy[2 * count + 1] = Py_NewRef(value);
+        count++;
+    }
+    for (Py_ssize_t i = 0; i < count && take_item(e); i++) {
+        write_any_key(e->w, copy[2 * i]);
+        write_any(e, copy[2 * i + 1], depth);
+    }
+    for (Py_ssize_t i = 0; i < 2 * count; i++) {
+        Py_DECREF(copy[i]);
+    }
+    PyMem_Free(copy);
+}
+
+/* depth: of the values. */
+static void write_entries(encoder_t *e, PyObject *dict, int depth) {
+    PyObject *key, *value;
+    Py_ssize_t at = 0, before = 0;
+    while (PyDict_Next(dict, &at, &key, &value)) {
+        if (!PyUnicode_CheckExact(key)) {
+            write_entries_copied(e, dict, before, depth);
+            return;
+        }
+        if (e->items_left <= 0) {
+            e->w->cut = true;
+            return;
+        }
+        write_key(e->w, key);
+        if (!write_plain(e->w, value)) {
+            // The stream takes the key back when it is written again without a value in between.
+            write_entries_copied(e, dict, before, depth);
+            return;
+        }
+        e->items_left--;
+        before = at;
+    }
+}
+
+/* ---- lists, tuples, sets -------------------------------------------------------------------------- */
+
+/* Copies items as owned references, at most `room`. -1: the value's own code raised. */
+static Py_ssize_t copy_items(PyObject *value, PyObject **copy, Py_ssize_t room) {
+    Py_ssize_t count = 0;
+    if (PyList_CheckExact(value) || PyTuple_CheckExact(value)) {
+        Py_ssize_t size = PySequence_Fast_GET_SIZE(value);
+        for (; count < room && count < size; count++) {
+            copy[count] = Py_NewRef(PySequence_Fast_GET_ITEM(value, count));
+        }
+        return count;
+    }
+    PyObject *iterator = PyObject_GetIter(value), *item = NULL;
+    while (iterator != NULL && count < room && (item = PyIter_Next(iterator)) != NULL) {
+        copy[count++] = item;
+    }
+    Py_XDECREF(iterator);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        for (Py_ssize_t i = 0; i < count; i++) {
+            Py_DECREF(copy[i]);
+        }
+        return -1;
+    }
+    return count;
+}
+
+static void write_list(encoder_t *e, PyObject *value, int depth) {
+    bool sized = PyList_CheckExact(value) || PyTuple_CheckExact(value);
+    Py_ssize_t room = sized ? PySequence_Fast_GET_SIZE(value) : PY_SSIZE_T_MAX;
+    if (room > e->items_left + 1) {
+        room = e->items_left + 1;
+    }
+    PyObject **copy = PyMem_Calloc((size_t)room, sizeof *copy);
+    Py_ssize_t count = copy == NULL ? -1 : copy_items(value, copy, room);
+    if (count < 0) {
+        PyMem_Free(copy);
+        write_as_text(e->w, value);
+        return;
+    }
+    pom_value_list_begin(e->w);
+    for (Py_ssize_t i = 0; i < count && take_item(e); i++) {
+        write_any(e, copy[i], depth + 1);
+    }
+    pom_value_list_end(e->w);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_DECREF(copy[i]);
+    }
+    PyMem_Free(copy);
+}
+
+/* ---- everything else -------------------------------------------------------------------------------- */
+
+static void write_bytes(pom_value_writer_t *w, PyObject *value) {
+    // A copy: decoding may run a collection, and with it code that changes a bytearray.
+    const char *data = PyBytes_Check(value) ? PyBytes_AS_STRING(value) : PyByteArray_AS_STRING(value);
+    Py_ssize_t size = Py_SIZE(value) < POM_PY_TEXT_MAX ? Py_SIZE(value) : POM_PY_TEXT_MAX;
+    w->cut = w->cut || size < Py_SIZE(value);
+    PyObject *copy = PyBytes_FromStringAndSize(data, size);
+    PyObject *text = copy == NULL ? NULL
+                                  : PyUnicode_DecodeUTF8(PyBytes_AS_STRING(copy), size,
+                                                         "backslashreplace");
+    if (text != NULL) {
+        write_str(w, text);
+    } else {
+        PyErr_Clear();
+        pom_value_null(w);
+    }
+    Py_XDECREF(copy);
+    Py_XDECREF(text);
+}
+
+/* Numbers of classes derived from int and float, and ints that are too large for the stream. */
+static void write_number(pom_value_writer_t *w, PyObject *value) {
+    PyObject *plain = PyLong_Check(value) ? PyNumber_Long(value) : PyNumber_Float(value);
+    if (plain == NULL) {
+        PyErr_Clear();
+        write_as_text(w, value);
+        return;
+    }
+    if (PyFloat_Check(plain)) {
+        pom_value_number(w, PyFloat_AS_DOUBLE(plain));
+    } else if (!write_long(w, plain)) {
+        PyObject *hex = PyNumber_ToBase(plain, 16); // decimal takes quadratic time
+        if (hex != NULL) {
+            write_str(w, hex);
+            Py_DECREF(hex);
+        } else {
+            PyErr_Clear();
+            pom_value_null(w);
+        }
+    }
+    Py_DECREF(plain);
+}
+
+/* The user's code may run. By type and not by isinstance(), which asks the object for its __class__. */
+static void write_slowly(encoder_t *e, PyObject *value, int depth) {
+    bool is_dict = PyDict_Check(value);
+    if (is_dict || PyList_Check(value) || PyTuple_Check(value) || PyAnySet_Check(value)) {
+        if (depth >= POM_PY_DEPTH_MAX) {
+            pom_value_text(e->w, "...", 3); // also where a cycle ends
+            e->w->cut = true;
+        } else if (is_dict) {
+            pom_value_map_begin(e->w);
+            write_entries(e, value, depth + 1);
+            pom_value_map_end(e->w);
+        } else {
+            write_list(e, value, depth);
+        }
+    } else if (PyLong_Check(value) || PyFloat_Check(value)) {
+        write_number(e->w, value);
+    } else if (PyBytes_Check(value) || PyByteArray_Check(value)) {
+        write_bytes(e->w, value);
+    } else {
+        write_as_text(e->w, value);
+    }
+}
+
+/* ---- the ways in -------------------------------------------------------------------------------------- */
+
+static pending_t put_aside(void) {
+    pending_t pending;
+    PyErr_Fetch(&pending.type, &pending.value, &pending.traceback);
+    return pending;
+}
+
+static void restore(const pending_t *pending) {
+    PyErr_Restore(pending->type, pending->value, pending->traceback);
+}
+
+void pom_py_write_value(pom_value_writer_t *w, PyObject *value) {
+    encoder_t e = {.w = w, .items_left = POM_PY_ITEMS_MAX};
+    pending_t pending = put_aside();
+    write_any(&e, value, 0);
+    restore(&pending);
+}
+
+void pom_py_write_entries(pom_value_writer_t *w, PyObject *mapping) {
+    encoder_t e = {.w = w, .items_left = POM_PY_ITEMS_MAX};
+    if (!PyDict_Check(mapping)) {
+        return;
+    }
+    pending_t pending = put_aside();
+    Py_INCREF(mapping);
+    write_entries(&e, mapping, 1);
+    Py_DECREF(mapping);
+    restore(&pending);
+}
+
+void pom_py_write_text(pom_value_writer_t *w, PyObject *str) {
+    pending_t pending = put_aside();
+    write_str(w, str);
+    restore(&pending);
+}
+
+/* A str that can be encoded, cut; consumes the reference. NULL: no memory. */
+static PyObject *cleaned(PyObject *text) {
+    char utf8[4 * POM_PY_EXCEPTION_MAX + sizeof ELLIPSIS];
+    if (text == NULL || !is_ready(text)) {
+        Py_XDECREF(text);
+        return NULL;
+    }
+    Py_ssize_t count = PyUnicode_GET_LENGTH(text);
+    bool whole = count <= POM_PY_EXCEPTION_MAX;
+    if (whole && PyUnicode_CheckExact(text) && is_ascii(text)) {
+        return text;
+    }
+    size_t size = encode(text, whole ? count : POM_PY_EXCEPTION_MAX, utf8, 4 * POM_PY_EXCEPTION_MAX);
+    if (!whole) {
+        memcpy(utf8 + size, ELLIPSIS, sizeof ELLIPSIS - 1);
+        size += sizeof ELLIPSIS - 1;
+    }
+    Py_DECREF(text);
+    text = PyUnicode_DecodeUTF8(utf8, (Py_ssize_t)size, NULL);
+    if (text == NULL) {
+        PyErr_Clear();
+    }
+    return text;
+}
+
+PyObject *pom_py_exception_name(PyObject *exc) {
+    pending_t pending = put_aside();
+    PyTypeObject *type = Py_TYPE(exc);
+    PyObject *name = PyType_GetQualName(type);
+    PyObject *module = PyObject_GetAttrString((PyObject *)type, "__module__");
+    PyErr_Clear(); // a class without a module goes by its bare name
+    if (name != NULL && module != NULL && PyUnicode_Check(module) &&
+        PyUnicode_CompareWithASCIIString(module, "builtins") != 0) {
+        PyObject *whole = PyUnicode_FromFormat("%U.%U", module, name);
+        Py_SETREF(name, whole);
+        PyErr_Clear();
+    }
+    Py_XDECREF(module);
+    name = cleaned(name);
+    restore(&pending);
+    return name;
+}
+
+PyObject *pom_py_exception_text(PyObject *exc) {
+    pending_t pending = put_aside();
+    PyObject *text = cleaned(as_text(exc));
+    restore(&pending);
+    return text;
+}

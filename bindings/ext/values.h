@@ -1,0 +1,40 @@
+/*
+ * Python objects as a value stream, and exceptions in words.
+ *
+ * Used by works.c and action.c for what the user passed. The user's own code may run (str() of an object): it may release the
+ * GIL, change the containers being read, or raise. Nothing here raises, and an exception that is pending stays as it is.
+ *
+ *     pom_value_map_begin(&writer);
+ *     pom_py_write_entries(&writer, fields);
+ *     pom_value_map_end(&writer);
+ *
+ * The twin of bindings/profilomatic/_values.py: the same input gives the same record. All [app] with the GIL.
+ */
+#ifndef POM_EXT_VALUES_H
+#define POM_EXT_VALUES_H
+
+#include <Python.h>
+
+#include "profiles/value.h"
+
+#define POM_PY_TEXT_MAX      4096 /* characters of a value's text; the stream's own cap is in bytes */
+#define POM_PY_KEY_MAX       256
+#define POM_PY_DEPTH_MAX     8    /* nesting of fields; a record around them nests too, and readers' stacks are finite */
+#define POM_PY_ITEMS_MAX     1000 /* entries of all containers of one call together */
+#define POM_PY_EXCEPTION_MAX 1024 /* characters of an exception's name or text */
+
+/* Writes any object as one value. */
+void pom_py_write_value(pom_value_writer_t *w, PyObject *value);
+
+/* Writes the entries of a dict into the map that is open; anything else has none. */
+void pom_py_write_entries(pom_value_writer_t *w, PyObject *mapping);
+
+/* Writes a str; lone surrogates become '?'. */
+void pom_py_write_text(pom_value_writer_t *w, PyObject *str);
+
+/* An exception's class, with its module unless it is a builtin, and its str(). New references to str, NULL (without an exception
+ * set) for no memory. */
+PyObject *pom_py_exception_name(PyObject *exc);
+PyObject *pom_py_exception_text(PyObject *exc);
+
+#endif
