@@ -145,40 +145,57 @@ static void write_as_text(pom_value_writer_t *w, PyObject *value) {
 
 /* ---- plain values ---------------------------------------------------------------------------------- */
 
-static bool write_long(pom_value_writer_t *w, PyObject *value) {
-    int overflow;
-    long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
-    if (overflow != 0) {
-        return false;
+/* Ints too large for the stream. */
+static void write_hex(pom_value_writer_t *w, PyObject *value) {
+    PyObject *hex = PyNumber_ToBase(value, 16); // decimal takes quadratic time
+    if (hex != NULL) {
+        write_str(w, hex);
+        Py_DECREF(hex);
+    } else {
+        PyErr_Clear();
+        pom_value_null(w);
     }
-    pom_value_integer(w, number);
-    return true;
 }
 
-/* Writes what can be written without running any code of the user's and without allocating; false: nothing written. */
-static inline bool write_plain(pom_value_writer_t *w, PyObject *value) {
+/* An exact int. */
+static void write_long(pom_value_writer_t *w, PyObject *value) {
+    int overflow;
+    long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow == 0) {
+        pom_value_integer(w, number);
+    } else {
+        write_hex(w, value);
+    }
+}
+
+/* Can be written without running any code of the user's, that of collections included. */
+static inline bool is_plain(PyObject *value) {
+    PyTypeObject *type = Py_TYPE(value);
+    return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyFloat_Type ||
+           type == &PyBool_Type || value == Py_None;
+}
+
+static inline void write_plain(pom_value_writer_t *w, PyObject *value) {
     PyTypeObject *type = Py_TYPE(value);
     if (type == &PyUnicode_Type) {
         write_str(w, value);
     } else if (type == &PyLong_Type) {
-        return write_long(w, value);
+        write_long(w, value);
     } else if (type == &PyFloat_Type) {
         pom_value_number(w, PyFloat_AS_DOUBLE(value));
-    } else if (value == Py_None) {
-        pom_value_null(w);
     } else if (type == &PyBool_Type) {
         pom_value_boolean(w, value == Py_True);
     } else {
-        return false;
+        pom_value_null(w);
     }
-    return true;
 }
 
 static void write_any(encoder_t *e, PyObject *value, int depth) {
-    if (!write_plain(e->w, value)) {
-        Py_INCREF(value); // the user's code may drop the container's reference
-        write_slowly(e, value, depth);
-        Py_DECREF(value);
+    if (is_plain(value)) {
+        write_plain(e->w, value);
+    } else {
+        write_slowly(e, value,
+                     depth); // the caller keeps a reference, whatever the user's code does
     }
 }
 
@@ -240,7 +257,7 @@ static void write_entries(encoder_t *e, PyObject *dict, int depth) {
     PyObject *key, *value;
     Py_ssize_t at = 0, before = 0;
     while (PyDict_Next(dict, &at, &key, &value)) {
-        if (!PyUnicode_CheckExact(key)) {
+        if (!PyUnicode_CheckExact(key) || !is_plain(value)) {
             write_entries_copied(e, dict, before, depth);
             return;
         }
@@ -248,13 +265,9 @@ static void write_entries(encoder_t *e, PyObject *dict, int depth) {
             e->w->cut = true;
             return;
         }
-        write_key(e->w, key);
-        if (!write_plain(e->w, value)) {
-            // The stream takes the key back when it is written again without a value in between.
-            write_entries_copied(e, dict, before, depth);
-            return;
-        }
         e->items_left--;
+        write_key(e->w, key);
+        write_plain(e->w, value);
         before = at;
     }
 }
@@ -314,13 +327,14 @@ static void write_list(encoder_t *e, PyObject *value, int depth) {
 
 static void write_bytes(pom_value_writer_t *w, PyObject *value) {
     // A copy: decoding may run a collection, and with it code that changes a bytearray.
-    const char *data = PyBytes_Check(value) ? PyBytes_AS_STRING(value) : PyByteArray_AS_STRING(value);
+    const char *data =
+        PyBytes_Check(value) ? PyBytes_AS_STRING(value) : PyByteArray_AS_STRING(value);
     Py_ssize_t size = Py_SIZE(value) < POM_PY_TEXT_MAX ? Py_SIZE(value) : POM_PY_TEXT_MAX;
     w->cut = w->cut || size < Py_SIZE(value);
     PyObject *copy = PyBytes_FromStringAndSize(data, size);
-    PyObject *text = copy == NULL ? NULL
-                                  : PyUnicode_DecodeUTF8(PyBytes_AS_STRING(copy), size,
-                                                         "backslashreplace");
+    PyObject *text = copy == NULL
+                         ? NULL
+                         : PyUnicode_DecodeUTF8(PyBytes_AS_STRING(copy), size, "backslashreplace");
     if (text != NULL) {
         write_str(w, text);
     } else {
@@ -331,7 +345,7 @@ static void write_bytes(pom_value_writer_t *w, PyObject *value) {
     Py_XDECREF(text);
 }
 
-/* Numbers of classes derived from int and float, and ints that are too large for the stream. */
+/* Numbers of classes derived from int and float. */
 static void write_number(pom_value_writer_t *w, PyObject *value) {
     PyObject *plain = PyLong_Check(value) ? PyNumber_Long(value) : PyNumber_Float(value);
     if (plain == NULL) {
@@ -341,15 +355,8 @@ static void write_number(pom_value_writer_t *w, PyObject *value) {
     }
     if (PyFloat_Check(plain)) {
         pom_value_number(w, PyFloat_AS_DOUBLE(plain));
-    } else if (!write_long(w, plain)) {
-        PyObject *hex = PyNumber_ToBase(plain, 16); // decimal takes quadratic time
-        if (hex != NULL) {
-            write_str(w, hex);
-            Py_DECREF(hex);
-        } else {
-            PyErr_Clear();
-            pom_value_null(w);
-        }
+    } else {
+        write_long(w, plain);
     }
     Py_DECREF(plain);
 }
@@ -426,7 +433,8 @@ static PyObject *cleaned(PyObject *text) {
     if (whole && PyUnicode_CheckExact(text) && is_ascii(text)) {
         return text;
     }
-    size_t size = encode(text, whole ? count : POM_PY_EXCEPTION_MAX, utf8, 4 * POM_PY_EXCEPTION_MAX);
+    size_t size =
+        encode(text, whole ? count : POM_PY_EXCEPTION_MAX, utf8, 4 * POM_PY_EXCEPTION_MAX);
     if (!whole) {
         memcpy(utf8 + size, ELLIPSIS, sizeof ELLIPSIS - 1);
         size += sizeof ELLIPSIS - 1;
