@@ -89,10 +89,15 @@ def _judge(test, lines):
     test.overhead_fraction, test.overhead_cpu = profiler["overhead"]["fraction"], profiler["overhead"]["cpu"]
     costs = Walk(Places(lambda file: False), leaf=True).costs(record)
     total = sum(cost.wall for cost in costs.values())
-    planted = sum(cost.wall for place, cost in costs.items()
-                  if place.file == PLANTED_FILE and place.line in (PLANTED_LINE, None))
+    planted = sum(
+        cost.wall
+        for place, cost in costs.items()
+        if place.file == PLANTED_FILE and place.line in (PLANTED_LINE, None)
+    )
     test.planted_share = planted / total if total else 0.0
     if not test.samples:
         test.problem = f"not one sample in {test.seconds:.1f} s; missed: {test.missed or 'none'}"
     elif test.planted_share < 0.5:
-        test.problem = f"the planted line got {100 * test.planted_share:.0f}% of the samples and should have nearly all"
+        test.problem = (
+            f"the planted line got {100 * test.planted_share:.0f}% of the samples and should have nearly all"
+        )

@@ -25,8 +25,10 @@ class Finding:
 
 def describe():
     """One line: which interpreter on which system."""
-    return (f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}, "
-            f"{os.cpu_count() or 1} CPUs")
+    return (
+        f"{platform.python_implementation()} {platform.python_version()} on {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count() or 1} CPUs"
+    )
 
 
 def findings():
@@ -36,12 +38,20 @@ def findings():
 
 def extension():
     if sys.implementation.name != "cpython":
-        return Finding("degraded", "extension", f"{sys.implementation.name} has no C extension of ours: the pure Python engine works here")
+        return Finding(
+            "degraded",
+            "extension",
+            f"{sys.implementation.name} has no C extension of ours: the pure Python engine works here",
+        )
     try:
         from . import _core
     except ImportError as error:
-        return Finding("degraded", "extension", f"the C extension is not usable: {error}",
-                       "install with a C compiler and the headers that the README names: pip install --force-reinstall profilomatic")
+        return Finding(
+            "degraded",
+            "extension",
+            f"the C extension is not usable: {error}",
+            "install with a C compiler and the headers that the README names: pip install --force-reinstall profilomatic",
+        )
     return Finding("ok", "extension", f"the C extension is built for this interpreter: {_core.__file__}")
 
 
@@ -49,9 +59,14 @@ def free_threading():
     if not sysconfig.get_config_var("Py_GIL_DISABLED"):
         return None
     running = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return Finding("degraded", "free-threaded build", "this interpreter is a free-threaded build"
-                   + (", its GIL is on" if running else "") + "; the native engine does not support such builds",
-                   "use a standard build of the interpreter")
+    return Finding(
+        "degraded",
+        "free-threaded build",
+        "this interpreter is a free-threaded build"
+        + (", its GIL is on" if running else "")
+        + "; the native engine does not support such builds",
+        "use a standard build of the interpreter",
+    )
 
 
 def sub_interpreter():
@@ -62,8 +77,12 @@ def sub_interpreter():
         except (ImportError, AttributeError, RuntimeError):
             continue
         if current != main:
-            return Finding("broken", "sub-interpreter", "this is a sub-interpreter, which is not supported",
-                           "under mod_wsgi: WSGIApplicationGroup %{GLOBAL}; under uWSGI: single-interpreter = true")
+            return Finding(
+                "broken",
+                "sub-interpreter",
+                "this is a sub-interpreter, which is not supported",
+                "under mod_wsgi: WSGIApplicationGroup %{GLOBAL}; under uWSGI: single-interpreter = true",
+            )
         return None
     return None
 
@@ -86,12 +105,22 @@ def remote_reads():
     here, there = ctypes.create_string_buffer(8), ctypes.create_string_buffer(b"profilo", 8)
     local, remote = Span(ctypes.addressof(here), 8), Span(ctypes.addressof(there), 8)
     call.restype = ctypes.c_ssize_t
-    call.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+    call.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_ulong,
+    ]
     if call(os.getpid(), ctypes.byref(local), 1, ctypes.byref(remote), 1, 0) == 8 and here.raw == there.raw:
         return Finding("ok", "process_vm_readv", "this process may read its own memory safely")
-    return Finding("degraded", "process_vm_readv",
-                   f"refused ({os.strerror(ctypes.get_errno())}): samples that need a guarded read are lost, and counted as unreadable",
-                   "in a container allow the system call in the seccomp profile, or add the capability SYS_PTRACE")
+    return Finding(
+        "note",
+        "process_vm_readv",
+        f"refused ({os.strerror(ctypes.get_errno())}): guarded reads are slower, or the engine takes the GIL",
+        "in a container allow the system call in the seccomp profile, or add the capability SYS_PTRACE",
+    )
 
 
 def thread_clock():
@@ -108,9 +137,13 @@ def thread_clock():
             cost = (time.perf_counter_ns() - begin) / 200
             best = cost if best is None else min(best, cost)
     except (AttributeError, OSError):
-        return Finding("degraded", "thread CPU clock", "not available: CPU time and waiting cannot be told apart")
+        return Finding(
+            "degraded", "thread CPU clock", "not available: CPU time and waiting cannot be told apart"
+        )
     if best > 5000:
-        return Finding("note", "thread CPU clock", f"slow here: {best / 1000:.1f} µs a reading, so sampling costs more")
+        return Finding(
+            "note", "thread CPU clock", f"slow here: {best / 1000:.1f} µs a reading, so sampling costs more"
+        )
     return Finding("ok", "thread CPU clock", f"{best / 1000:.2f} µs a reading")
 
 
@@ -119,9 +152,18 @@ def uwsgi():
     if module is None:
         return None
     options = getattr(module, "opt", {})
-    if not (options.get("enable-threads") or options.get(b"enable-threads") or options.get("threads") or options.get(b"threads")):
-        return Finding("broken", "uWSGI", "uWSGI runs without Python threads: the sampler's thread would never run",
-                       "set enable-threads = true")
+    if not (
+        options.get("enable-threads")
+        or options.get(b"enable-threads")
+        or options.get("threads")
+        or options.get(b"threads")
+    ):
+        return Finding(
+            "broken",
+            "uWSGI",
+            "uWSGI runs without Python threads: the sampler's thread would never run",
+            "set enable-threads = true",
+        )
     return Finding("ok", "uWSGI", "threads are enabled")
 
 

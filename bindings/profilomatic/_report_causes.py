@@ -9,19 +9,38 @@ tried: a line that one request in a thousand meets drowns among the ordinary one
 
 import math
 
-_MIN_ACTIONS = 20     # fewer say nothing about a tail
-_SLOW_SHARES = (0.05, 0.02, 0.01, 0.005, 0.0)  # the first in which a line stands out; the last means _MIN_SLOW
+_MIN_ACTIONS = 20  # fewer say nothing about a tail
+_SLOW_SHARES = (
+    0.05,
+    0.02,
+    0.01,
+    0.005,
+    0.0,
+)  # the first in which a line stands out; the last means _MIN_SLOW
 _MIN_SLOW = 3
-_MIN_RATIO = 1.25     # the slow ones must be this much slower than the rest to need a reason
+_MIN_RATIO = 1.25  # the slow ones must be this much slower than the rest to need a reason
 _MIN_EXPLAINED = 0.15
-_MIN_HITS = 3         # samples of the line in slow actions: one may be chance
+_MIN_HITS = 3  # samples of the line in slow actions: one may be chance
 
 
 class Cause:
     """One route's answer. Times are means per action, in seconds."""
 
-    __slots__ = ("group", "slow", "count", "slow_time", "rest_time", "place", "slow_line", "rest_line", "hit", "hit_line",
-                 "explained", "waiting", "example")
+    __slots__ = (
+        "group",
+        "slow",
+        "count",
+        "slow_time",
+        "rest_time",
+        "place",
+        "slow_line",
+        "rest_line",
+        "hit",
+        "hit_line",
+        "explained",
+        "waiting",
+        "example",
+    )
 
 
 def compared(groups):

@@ -97,7 +97,7 @@ def is_message(node):
 
 
 class Cost:
-    """What a line cost in one record: estimated wall and CPU seconds, and samples; `below` tells which library lines."""
+    """What a line cost: estimated wall and CPU seconds, and samples; `below` tells in which library lines."""
 
     __slots__ = ("wall", "cpu", "hits", "below")
 
@@ -161,8 +161,9 @@ class Walk:
         period = period_of(record)
         # The root's own time is what no sample covers; only a sample without any Python frame is a cost there.
         if counted:
-            hits = integer(record.get("hits")) - sum(integer(c.get("hits")) for c in children_of(record)
-                                                     if isinstance(c, dict))
+            hits = integer(record.get("hits")) - sum(
+                integer(c.get("hits")) for c in children_of(record) if isinstance(c, dict)
+            )
             if hits > 0:
                 yield None, hits * period, hits * period * _cpu_share(record), hits, record
         todo = [(child, None) for child in children_of(record)]

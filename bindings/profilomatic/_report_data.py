@@ -15,13 +15,25 @@ def report(model, reader, sources, everything):
     data = {
         "format": FORMAT,
         "head": {
-            "actions": head.actions, "start": head.first, "end": head.last,
-            "sources": head.sources.ordered(), "pids": head.pids.ordered(), "engines": head.engines.ordered(),
+            "actions": head.actions,
+            "start": head.first,
+            "end": head.last,
+            "sources": head.sources.ordered(),
+            "pids": head.pids.ordered(),
+            "engines": head.engines.ordered(),
             "period": {"min": head.period_min, "max": head.period_max},
-            "samples": head.samples, "missed": head.missed, "truncated": head.truncated,
-            "time": head.wall, "cpu_time": head.cpu,
-            "sampled_time": model.sampled.wall, "sampled_cpu_time": model.sampled.cpu,
-            "overhead": {"fraction": head.overhead, "max_fraction": head.overhead_max, "cpu": head.overhead_cpu},
+            "samples": head.samples,
+            "missed": head.missed,
+            "truncated": head.truncated,
+            "time": head.wall,
+            "cpu_time": head.cpu,
+            "sampled_time": model.sampled.wall,
+            "sampled_cpu_time": model.sampled.cpu,
+            "overhead": {
+                "fraction": head.overhead,
+                "max_fraction": head.overhead_max,
+                "cpu": head.overhead_cpu,
+            },
         },
         "input": _input(reader),
         "sort": model.sort,
@@ -33,7 +45,7 @@ def report(model, reader, sources, everything):
     }
     if model.bottom_up is not None:
         root = model.bottom_up.sorted_root(model.sort)
-        rows = root.children if everything else root.children[:model.top]
+        rows = root.children if everything else root.children[: model.top]
         data["bottom_up"] = [_view(child, sources, "callers") for child in rows]
     return data
 
@@ -50,7 +62,9 @@ def tasks(records, more, walk, sources, options):
         if options.bottom_up:
             bottom_up = _report_tree.BottomUp()
             bottom_up.add(walk.self_costs(record))
-            data["bottom_up"] = [_view(child, sources, "callers") for child in bottom_up.sorted_root(options.sort).children]
+            data["bottom_up"] = [
+                _view(child, sources, "callers") for child in bottom_up.sorted_root(options.sort).children
+            ]
         else:
             data["call_graph"] = _view(_report_tree.top_down(record, walk.places), sources, "children")
         shown.append(data)
@@ -58,8 +72,15 @@ def tasks(records, more, walk, sources, options):
 
 
 def _input(reader):
-    return {"name": reader.name, "lines": reader.lines, "records": reader.records, "bad": reader.bad,
-            "first_bad": reader.first_bad, "torn": reader.torn, "too_long": reader.too_long}
+    return {
+        "name": reader.name,
+        "lines": reader.lines,
+        "records": reader.records,
+        "bad": reader.bad,
+        "first_bad": reader.first_bad,
+        "torn": reader.torn,
+        "too_long": reader.too_long,
+    }
 
 
 def _place(place, sources):
@@ -78,37 +99,64 @@ def _line(place, line, model, sources):
     return {
         **_place(place, sources),
         "share": (line.cpu if model.sort == "cpu" else line.wall) / whole if whole else 0.0,
-        "time": line.wall, "cpu_time": line.cpu, "waiting_time": max(0.0, line.wall - line.cpu),
-        "hits": line.hits, "actions": line.actions,
+        "time": line.wall,
+        "cpu_time": line.cpu,
+        "waiting_time": max(0.0, line.wall - line.cpu),
+        "hits": line.hits,
+        "actions": line.actions,
         "in_library": [{**_place(inner, sources), "time": wall} for inner, wall in below[:5]],
     }
 
 
 def _cause(cause, sources):
     return {
-        "group": cause.group.name, "slow": cause.slow, "actions": cause.count,
-        "slow_time": cause.slow_time, "rest_time": cause.rest_time,
+        "group": cause.group.name,
+        "slow": cause.slow,
+        "actions": cause.count,
+        "slow_time": cause.slow_time,
+        "rest_time": cause.rest_time,
         **_place(cause.place, sources),
-        "line_time_slow": cause.slow_line, "line_time_rest": cause.rest_line,
-        "slow_with_line": cause.hit, "line_time_where_met": cause.hit_line,
-        "explained": cause.explained, "waiting": cause.waiting, "example_task": cause.example,
+        "line_time_slow": cause.slow_line,
+        "line_time_rest": cause.rest_line,
+        "slow_with_line": cause.hit,
+        "line_time_where_met": cause.hit_line,
+        "explained": cause.explained,
+        "waiting": cause.waiting,
+        "example_task": cause.example,
     }
 
 
 def _group(group, model):
     return {
-        "name": group.name, "count": group.times.count,
-        "p50": group.times.at(0.5), "p95": group.times.at(0.95), "max": group.times.max,
-        "time": group.wall, "cpu_time": group.cpu, "cpu_share": group.cpu / model.head.cpu if model.head.cpu else 0.0,
-        "errors": group.errors, "aborted": group.aborted, "lost": group.lost,
+        "name": group.name,
+        "count": group.times.count,
+        "p50": group.times.at(0.5),
+        "p95": group.times.at(0.95),
+        "max": group.times.max,
+        "time": group.wall,
+        "cpu_time": group.cpu,
+        "cpu_share": group.cpu / model.head.cpu if model.head.cpu else 0.0,
+        "errors": group.errors,
+        "aborted": group.aborted,
+        "lost": group.lost,
     }
 
 
 def _action(action, sources):
     return {
-        "task_uuid": action.task, "name": action.name, "kind": action.kind, "time": action.time, "cpu_time": action.cpu,
-        "waiting_time": max(0.0, action.time - action.cpu), "outcome": action.outcome, "status": action.status,
-        "error": action.error, "start_time": action.start, "source": action.source, "pid": action.pid, "thread": action.thread,
+        "task_uuid": action.task,
+        "name": action.name,
+        "kind": action.kind,
+        "time": action.time,
+        "cpu_time": action.cpu,
+        "waiting_time": max(0.0, action.time - action.cpu),
+        "outcome": action.outcome,
+        "status": action.status,
+        "error": action.error,
+        "start_time": action.start,
+        "source": action.source,
+        "pid": action.pid,
+        "thread": action.thread,
         "hottest_line": _place(action.hottest, sources) if action.hottest is not None else None,
     }
 
@@ -134,8 +182,14 @@ def _view(root, sources, children_key):
 
 def _node(view, sources):
     data = {} if view.place is None else _place(view.place, sources)
-    data.update(time=view.time, self_time=view.self_time, cpu_time=view.cpu, hits=view.hits,
-                start_time=view.start, end_time=view.end)
+    data.update(
+        time=view.time,
+        self_time=view.self_time,
+        cpu_time=view.cpu,
+        hits=view.hits,
+        start_time=view.start,
+        end_time=view.end,
+    )
     if view.message is not None:
         data["message"] = view.message
     return data

@@ -10,11 +10,11 @@ import math
 
 from ._report_costs import Cost, Walk, children_of, integer, is_message, number, period_of
 
-_MAX_GROUPS = 1000       # routes; raw paths (of apps without routes) may be many
-_MAX_COMPARED = 200      # groups that keep their slowest actions line by line
+_MAX_GROUPS = 1000  # routes; raw paths (of apps without routes) may be many
+_MAX_COMPARED = 200  # groups that keep their slowest actions line by line
 _MAX_GROUP_LINES = 5000
-_KEPT_SLOW = 128         # slowest actions a group keeps, with
-_KEPT_SLOW_LINES = 32    # so many lines each
+_KEPT_SLOW = 128  # slowest actions a group keeps, with
+_KEPT_SLOW_LINES = 32  # so many lines each
 _MAX_BELOW = 64
 _MAX_NAMES = 50
 
@@ -94,7 +94,7 @@ class Group:
         self.wall = self.cpu = 0.0
         self.errors = self.aborted = self.lost = 0
         self.lines = {} if compared else None  # place -> [wall, cpu, hits]
-        self.slow = []                         # heap of (time, order, action, {place: [wall, cpu, hits]})
+        self.slow = []  # heap of (time, order, action, {place: [wall, cpu, hits]})
 
     def add(self, action, order, costs):
         self.times.add(action.time)
@@ -118,16 +118,33 @@ class Group:
             kept = costs
             if len(kept) > _KEPT_SLOW_LINES:
                 kept = dict(heapq.nlargest(_KEPT_SLOW_LINES, kept.items(), key=lambda item: item[1].wall))
-            entry = (action.time, order, action,
-                     {place: (cost.wall, cost.cpu, cost.hits) for place, cost in kept.items()})
+            entry = (
+                action.time,
+                order,
+                action,
+                {place: (cost.wall, cost.cpu, cost.hits) for place, cost in kept.items()},
+            )
             (heapq.heappush if len(self.slow) < _KEPT_SLOW else heapq.heapreplace)(self.slow, entry)
 
 
 class Action:
     """The facts of one action, without its tree."""
 
-    __slots__ = ("name", "task", "time", "cpu", "outcome", "status", "kind", "start", "source", "pid", "thread",
-                 "error", "hottest")
+    __slots__ = (
+        "name",
+        "task",
+        "time",
+        "cpu",
+        "outcome",
+        "status",
+        "kind",
+        "start",
+        "source",
+        "pid",
+        "thread",
+        "error",
+        "hottest",
+    )
 
     def __init__(self, record, by):
         fields = record.get("action")
@@ -331,7 +348,11 @@ class Model:
 
     def hottest_lines(self):
         """[(place, LineSum)], the hottest first, at most `top`."""
-        key = (lambda line: (line.cpu, line.wall)) if self.sort == "cpu" else (lambda line: (line.wall, line.cpu))
+        key = (
+            (lambda line: (line.cpu, line.wall))
+            if self.sort == "cpu"
+            else (lambda line: (line.wall, line.cpu))
+        )
         return heapq.nlargest(self.top, self.lines.items(), key=lambda item: key(item[1]))
 
     def slowest_actions(self):
@@ -339,7 +360,9 @@ class Model:
 
     def groups_ordered(self):
         """All groups, the one that took most time first."""
-        return sorted(self.groups.values(), key=lambda g: (-(g.cpu if self.sort == "cpu" else g.wall), g.name))
+        return sorted(
+            self.groups.values(), key=lambda g: (-(g.cpu if self.sort == "cpu" else g.wall), g.name)
+        )
 
 
 def message_task_ids(record):

@@ -8,7 +8,7 @@ says what the file looks like and what to do.
 import json
 
 MAX_LINE = 64 << 20  # the engine's own caps keep a record under some 10 MiB
-_GIVE_UP = 100       # lines without one record: the file is something else
+_GIVE_UP = 100  # lines without one record: the file is something else
 
 _EXPECTED = "expected one profile record in JSON per line, as written by profilomatic.file_destination(PATH)"
 
@@ -78,8 +78,12 @@ class Reader:
 
 
 def is_record(value):
-    return (isinstance(value, dict) and isinstance(value.get("task_uuid"), str) and "time" in value
-            and isinstance(value.get("children", ()), (list, tuple)))
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("task_uuid"), str)
+        and "time" in value
+        and isinstance(value.get("children", ()), (list, tuple))
+    )
 
 
 def _no_number(name):

@@ -13,8 +13,10 @@ import zipimport
 from ._terminal import clean
 
 _LIBRARY = re.compile(r".*/(?:site|dist)-packages/")
-_STDLIB = re.compile(r".*/(?:lib(?:32|64)?/(?:python|pypy)\d[\d.]*t?|lib-python/\d[\d.]*|python\d+\.zip|python\d*/lib)/",
-                     re.IGNORECASE)
+_STDLIB = re.compile(
+    r".*/(?:lib(?:32|64)?/(?:python|pypy)\d[\d.]*t?|lib-python/\d[\d.]*|python\d+\.zip|python\d*/lib)/",
+    re.IGNORECASE,
+)
 _ARCHIVE = re.compile(r"(.+\.(?:zip|egg|pyz|whl))/(.+)")
 _OURS = re.compile(r"(?:^|.*/)(profilomatic/(?:_\w+|check|eliot|logging|report|run_profiled|wsgi)\.py)$")
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -29,7 +31,7 @@ def library_name(file):
     path = file.replace("\\", "/")
     match = _LIBRARY.match(path) or _STDLIB.match(path)
     if match:
-        return path[match.end():]
+        return path[match.end() :]
     match = _OURS.match(path)
     return match.group(1) if match else None
 
@@ -56,7 +58,7 @@ class Shortener:
         if name is None:
             name = file.replace("\\", "/")
             if self.root and name.startswith(self.root + "/"):
-                name = name[len(self.root) + 1:]
+                name = name[len(self.root) + 1 :]
         return clean(name)
 
 
@@ -101,7 +103,7 @@ class Sources:
         if os.path.isabs(file):
             yield file
         elif file.startswith("<frozen ") and file.endswith(">"):
-            name = file[len("<frozen "):-1]
+            name = file[len("<frozen ") : -1]
             if re.fullmatch(r"[A-Za-z_][\w.]*", name):
                 yield os.path.join(os.path.dirname(os.__file__), *name.split(".")) + ".py"
         elif not file.startswith("<"):
@@ -139,4 +141,6 @@ def _split(data, encoding):
         text = data.decode(encoding, "replace")
     except LookupError:
         text = data.decode("utf-8", "replace")
-    return _LINE_END.split(text)  # splitlines() would also split at form feeds and other letters that Python does not count
+    return _LINE_END.split(
+        text
+    )  # splitlines() would also split at form feeds and other letters that Python does not count

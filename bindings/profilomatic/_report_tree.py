@@ -1,8 +1,8 @@
 """Trees to look at: the call graph of one action from the top, and lines with their callers from the bottom.
 
-Both become `View` nodes, which a renderer draws; `fold` replaces what nobody reads (chains of library calls, levels of a
-recursion, crumbs) by one node that says how much it stands for. Nothing recurses: a record may be deeper than the
-interpreter's stack.
+Both become `View` nodes, which a renderer draws; `fold` replaces what nobody reads (chains of library calls, levels
+of a recursion, crumbs) by one node that says how much it stands for. Nothing recurses: a record may be deeper than
+the interpreter's stack.
 """
 
 from ._report_costs import children_of, integer, is_message, number
@@ -15,7 +15,19 @@ _QUIET = 0.005  # of the whole: a node whose own time is less may be folded
 class View:
     """A node as shown. One of `place`, `message` (a dict) and `note` (text) says what it is."""
 
-    __slots__ = ("place", "message", "note", "time", "self_time", "cpu", "self_cpu", "hits", "start", "end", "children")
+    __slots__ = (
+        "place",
+        "message",
+        "note",
+        "time",
+        "self_time",
+        "cpu",
+        "self_cpu",
+        "hits",
+        "start",
+        "end",
+        "children",
+    )
 
     def __init__(self, place=None, message=None, note=None):
         self.place = place
@@ -90,7 +102,7 @@ class BottomUp:
         view.cpu += cpu
         view.hits += hits
         start, end = node.get("start_time"), node.get("end_time")
-        # Moments of one form compare as text; what has another form is compared as a number would be, too rarely to matter.
+        # Moments of one form compare as text, and a file has one form.
         if isinstance(start, str) and (view.start is None or start < view.start):
             view.start = start
         if isinstance(end, str) and (view.end is None or end > view.end):
@@ -106,15 +118,19 @@ class BottomUp:
 
 
 def fold(root, library_name, in_order=True):
-    """Folds the tree in place. From the top (`in_order`) crumbs stay where they happened; from the bottom they come last,
-    and the hot lines themselves are never folded."""
+    """Folds the tree in place. From the top (`in_order`) crumbs stay where they happened.
+
+    From the bottom they come last, and the hot lines themselves are never folded.
+    """
     quiet = _QUIET * (root.time or 1e-9)
     todo = [root]
     while todo:
         view = todo.pop()
         view.children = _fold_crumbs(view.children, quiet, in_order)
         if in_order or view is not root:
-            view.children = [_fold_chain(child, view, quiet, library_name, ends=not in_order) for child in view.children]
+            view.children = [
+                _fold_chain(child, view, quiet, library_name, ends=not in_order) for child in view.children
+            ]
         todo.extend(view.children)
     return root
 
@@ -125,7 +141,12 @@ def _fold_crumbs(children, quiet, in_order):
         return children
     kept, crumbs, last = [], [], []
     for child in children:
-        if child.place is not None and child.message is None and child.time < quiet and not _holds_message(child):
+        if (
+            child.place is not None
+            and child.message is None
+            and child.time < quiet
+            and not _holds_message(child)
+        ):
             crumbs.append(child)
             continue
         if crumbs and in_order:
@@ -165,10 +186,20 @@ def _fold_chain(view, parent, quiet, library_name, ends):
     run = []
     above = parent.place
     node = view
-    while (node is not None and node.place is not None and node.message is None and node.self_time <= quiet
-           and (len(node.children) == 1 and node.children[0].message is None and node.children[0].note is None
-                or ends and not node.children)
-           and (node.place.library or (above is not None and _same_function(above, node.place)))):
+    while (
+        node is not None
+        and node.place is not None
+        and node.message is None
+        and node.self_time <= quiet
+        and (
+            len(node.children) == 1
+            and node.children[0].message is None
+            and node.children[0].note is None
+            or ends
+            and not node.children
+        )
+        and (node.place.library or (above is not None and _same_function(above, node.place)))
+    ):
         run.append(node)
         above = node.place
         node = node.children[0] if node.children else None

@@ -13,8 +13,15 @@ PLAIN_COLUMNS = 100
 _MIN_COLUMNS, _MAX_COLUMNS = 80, 160  # tables break below, eyes get lost above
 
 _CODES = {
-    "bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36",
-    "hot": "1;31", "title": "1;36",
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "cyan": "36",
+    "hot": "1;31",
+    "title": "1;36",
 }
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -46,14 +53,14 @@ def _char_width(char):
 def clip(text, columns):
     """The text, cut to so many columns, with an ellipsis when something was cut."""
     if width(text) <= columns:
-        return text if len(text) <= 4 * columns + 8 else text[:4 * columns]  # heaps of combining marks
+        return text if len(text) <= 4 * columns + 8 else text[: 4 * columns]  # heaps of combining marks
     kept, used = [], 0
     for char in text:
         used += _char_width(char)
         if used > columns - 1:
             break
         kept.append(char)
-    return "".join(kept[:4 * columns]) + "…"
+    return "".join(kept[: 4 * columns]) + "…"
 
 
 def clip_left(text, columns):
@@ -118,7 +125,8 @@ class Terminal:
         self.stream = stream
         tty = _is_tty(stream)
         self.color = color == "always" or (
-            color == "auto" and tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
+            color == "auto" and tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        )
         if columns is None:
             columns = shutil.get_terminal_size((PLAIN_COLUMNS, 24)).columns if tty else PLAIN_COLUMNS
         self.columns = min(_MAX_COLUMNS, max(_MIN_COLUMNS, columns))
@@ -156,8 +164,22 @@ class Terminal:
             self.stream.write(text.encode(self.encoding, "replace").decode(self.encoding) + "\n")
 
 
-_ASCII = str.maketrans({
-    "│": "|", "├": "|", "└": "`", "─": "-", "╴": "-", "◆": "*", "·": "-", "…": "~", "µ": "u", "⋯": "~", "█": "#", "░": "."})
+_ASCII = str.maketrans(
+    {
+        "│": "|",
+        "├": "|",
+        "└": "`",
+        "─": "-",
+        "╴": "-",
+        "◆": "*",
+        "·": "-",
+        "…": "~",
+        "µ": "u",
+        "⋯": "~",
+        "█": "#",
+        "░": ".",
+    }
+)
 
 
 def _is_tty(stream):

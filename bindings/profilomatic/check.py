@@ -13,14 +13,23 @@ import warnings
 from ._check_platform import Finding, describe, findings
 
 _NATIVE = ("native", "core", "_core")
-_MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "degraded": ("less", "yellow"), "broken": ("BAD", "red")}
+_MARKS = {
+    "ok": ("ok", "green"),
+    "note": ("note", "yellow"),
+    "degraded": ("less", "yellow"),
+    "broken": ("BAD", "red"),
+}
 
 
 def main(argv=None, out=None):
     parser = argparse.ArgumentParser(
-        prog="profilomatic check", description="Say which engine runs here and why, what is missing, which options hold, "
-        "and what a live self-test saw. Exit status: 0 native engine, 1 another engine, 2 broken.")
-    parser.add_argument("file", metavar="FILE", nargs="?", help="also look whether profiles can be, or were, written there")
+        prog="profilomatic check",
+        description="Say which engine runs here and why, what is missing, which options hold, "
+        "and what a live self-test saw. Exit status: 0 native engine, 1 another engine, 2 broken.",
+    )
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="also look whether profiles can be, or were, written there"
+    )
     parser.add_argument("--json", action="store_true", dest="as_json", help="the same as JSON")
     parser.add_argument("--no-self-test", action="store_true", help="profile nothing")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
@@ -49,9 +58,14 @@ def examine(file=None, self_test=True):
     if file is not None:
         found += file_findings(file)
     return {
-        "format": "profilomatic-check/1", "status": _status(engine, found, test), "platform": describe(), "engine": engine,
-        "findings": [finding.data() for finding in found], "options": values,
-        "self_test": test.data() if test is not None else None, "why_no_data": _USUAL_REASONS,
+        "format": "profilomatic-check/1",
+        "status": _status(engine, found, test),
+        "platform": describe(),
+        "engine": engine,
+        "findings": [finding.data() for finding in found],
+        "options": values,
+        "self_test": test.data() if test is not None else None,
+        "why_no_data": _USUAL_REASONS,
     }
 
 
@@ -70,21 +84,33 @@ def _engine():
         info = dict(module.engine_info())
     except Exception as error:  # a broken engine is a finding, not a crash of the tool that explains it
         text = f"no engine can be loaded: {type(error).__name__}: {error}"
-        return ({"engine": None, "reason": text, "layout_ok": None, "details": {}},
-                [Finding("broken", "engine", text, "reinstall the package")])
+        return (
+            {"engine": None, "reason": text, "layout_ok": None, "details": {}},
+            [Finding("broken", "engine", text, "reinstall the package")],
+        )
     name = info.get("engine") or getattr(module, "NAME", "?")
     reason = info.get("reason") or _backend.reason
     info.update(engine=name, reason=reason)
     if name in _NATIVE:
-        return info, [Finding("ok", "engine", "native: stacks are read without taking the GIL"
-                              + ("; the layout of this interpreter was checked" if info.get("layout_ok") else ""))]
-    meaning = {"gil": "every sample takes the GIL: it costs more and is later under load",
-               "pure": "written in Python: the same answers at a higher cost"}.get(name, "")
+        return info, [
+            Finding(
+                "ok",
+                "engine",
+                "native: stacks are read without taking the GIL"
+                + ("; the layout of this interpreter was checked" if info.get("layout_ok") else ""),
+            )
+        ]
+    meaning = {
+        "gil": "every sample takes the GIL: it costs more and is later under load",
+        "pure": "written in Python: the same answers at a higher cost",
+    }.get(name, "")
     if reason and reason.startswith("the extension"):
         reason = "the C extension is not usable (see below)"
     finding = Finding("degraded", "engine", f"{name}; {meaning}" + (f", because {reason}" if reason else ""))
     if info.get("layout_ok") is False:
-        finding.remedy = "the interpreter was built unlike the one this package was compiled for: reinstall from source"
+        finding.remedy = (
+            "the interpreter was built unlike the one this package was compiled for: reinstall from source"
+        )
     return info, [finding]
 
 
@@ -105,25 +131,38 @@ def _options():
         rows.append({"name": name, "value": value, "origin": origin})
     found = [Finding("note", "options", str(warning.message)) for warning in caught]
     known = {"PROFILOMATIC_" + name.upper() for name in (*options.TABLE, *options.ALIASES)} | {
-        "PROFILOMATIC_PURE", "PROFILOMATIC_ENGINE", "PROFILOMATIC_DB_DIR"}
+        "PROFILOMATIC_PURE",
+        "PROFILOMATIC_ENGINE",
+        "PROFILOMATIC_DB_DIR",
+    }
     for variable in sorted(os.environ):
         if variable.startswith("PROFILOMATIC_") and variable not in known:
             import difflib
 
             near = difflib.get_close_matches(variable, known, 1)
-            found.append(Finding("note", "options", f"the environment variable {variable} means nothing"
-                                 + (f"; did you mean {near[0]}?" if near else "")))
+            found.append(
+                Finding(
+                    "note",
+                    "options",
+                    f"the environment variable {variable} means nothing"
+                    + (f"; did you mean {near[0]}?" if near else ""),
+                )
+            )
     return rows, found
 
 
 def _self_test_finding(test):
     if test.problem:
         return Finding("broken", "self-test", test.problem, test.remedy)
-    text = (f"{test.samples} samples in {test.seconds:.1f} s (a period of {1000 * test.period:.1f} ms asks for {test.expected}); "
-            f"the planted line got {100 * test.planted_share:.0f}%; overhead {100 * test.overhead_fraction:.2f}%, "
-            f"{1000 * test.overhead_cpu:.1f} ms CPU")
+    text = (
+        f"{test.samples} samples in {test.seconds:.1f} s (a period of {1000 * test.period:.1f} ms asks for {test.expected}); "
+        f"the planted line got {100 * test.planted_share:.0f}%; overhead {100 * test.overhead_fraction:.2f}%, "
+        f"{1000 * test.overhead_cpu:.1f} ms CPU"
+    )
     if test.samples < 0.5 * test.expected:
-        return Finding("note", "self-test", text + ". Less than half of the wanted samples: the machine is very busy")
+        return Finding(
+            "note", "self-test", text + ". Less than half of the wanted samples: the machine is very busy"
+        )
     return Finding("ok", "self-test", text)
 
 
@@ -136,8 +175,14 @@ def file_findings(path):
         return [Finding("broken", "file", f"the folder {folder} does not exist", f"mkdir -p {folder}")]
     target = path if os.path.exists(path) else folder
     if not os.access(target, os.W_OK):
-        return [Finding("broken", "file", f"{target} may not be written by user {_user()}",
-                        "file_destination() fails there: choose another path, or change its owner")]
+        return [
+            Finding(
+                "broken",
+                "file",
+                f"{target} may not be written by user {_user()}",
+                "file_destination() fails there: choose another path, or change its owner",
+            )
+        ]
     status = os.statvfs(folder)
     if status.f_bavail * status.f_frsize < 1 << 20:
         return [Finding("broken", "file", f"the file system of {folder} is full")]
@@ -183,27 +228,39 @@ def explain(stats=None):
     actions, destinations, samples = stats["actions"], stats["destinations"], stats["samples"]
     said = []
     if not destinations:
-        said.append("There is no destination: call profilomatic.add_destination(profilomatic.file_destination(PATH)).")
+        said.append(
+            "There is no destination: call profilomatic.add_destination(profilomatic.file_destination(PATH))."
+        )
     if not stats["running"]:
-        said.append("The engine does not run: profilomatic.start() starts it, and so does the first add_destination().")
+        said.append(
+            "The engine does not run: profilomatic.start() starts it, and so does the first add_destination()."
+        )
     for destination in destinations:
         if destination.get("last_error"):
             said.append(f"The destination {destination['name']} fails: {destination['last_error']}.")
         dropped = sum((destination.get("dropped") or {}).values())
         if dropped:
-            said.append(f"The destination {destination['name']} dropped {dropped:,} profiles: {destination['dropped']}.")
+            said.append(
+                f"The destination {destination['name']} dropped {dropped:,} profiles: {destination['dropped']}."
+            )
     if not actions["started"]:
-        said.append("No action began: wrap the application that the server really calls, or use profilomatic.action().")
+        said.append(
+            "No action began: wrap the application that the server really calls, or use profilomatic.action()."
+        )
     elif not actions["profiled"]:
         said.append(f"All {actions['shed']:,} actions were shed: raise max_overhead or max_actions_per_run.")
     elif actions["shed"] > actions["profiled"]:
-        said.append(f"Most actions are shed ({actions['shed']:,} of {actions['started']:,}): raise max_overhead.")
+        said.append(
+            f"Most actions are shed ({actions['shed']:,} of {actions['started']:,}): raise max_overhead."
+        )
     elif not actions["finished"]:
         said.append("Actions began and none has finished yet: a profile is sent when its action ends.")
     missed = sum(samples["missed"].values())
     if actions["finished"] and not samples["taken"]:
-        said.append("Actions finish without one sample: they are shorter than the period"
-                    + (f", or their samples are missed: {samples['missed']}." if missed else "."))
+        said.append(
+            "Actions finish without one sample: they are shorter than the period"
+            + (f", or their samples are missed: {samples['missed']}." if missed else ".")
+        )
     elif missed > samples["taken"]:
         said.append(f"Most samples are missed: {samples['missed']}.")
     return said
@@ -213,15 +270,22 @@ def _print(result, out, color):
     from ._terminal import Terminal, clean
 
     terminal = Terminal(out, color)
-    verdict = {"ok": ("profiling works, natively", "green"), "degraded": ("profiling works, with a slower engine", "yellow"),
-               "broken": ("profiling does not work", "red")}[result["status"]]
+    verdict = {
+        "ok": ("profiling works, natively", "green"),
+        "degraded": ("profiling works, with a slower engine", "yellow"),
+        "broken": ("profiling does not work", "red"),
+    }[result["status"]]
     terminal.line(f"{terminal.paint(verdict[0], 'bold', verdict[1])} · {result['platform']}")
     terminal.line()
     for finding in result["findings"]:
         mark, paint = _MARKS[finding["level"]]
         _entry(terminal, terminal.paint(f"{mark:<5}", paint), f"{finding['topic']}: {clean(finding['text'])}")
         if finding["remedy"]:
-            _entry(terminal, "     ", "→ " + clean(finding["remedy"]) if terminal.unicode else "> " + clean(finding["remedy"]))
+            _entry(
+                terminal,
+                "     ",
+                "→ " + clean(finding["remedy"]) if terminal.unicode else "> " + clean(finding["remedy"]),
+            )
     details = result["engine"].get("details") or {}
     if details:
         terminal.line()
@@ -233,10 +297,14 @@ def _print(result, out, color):
     terminal.line()
     terminal.line(terminal.paint("OPTIONS", "title"))
     for row in result["options"]:
-        terminal.line(f"     {row['name']:<21}{clean(repr(row['value'])):<12}{terminal.paint(row['origin'], 'dim')}")
+        terminal.line(
+            f"     {row['name']:<21}{clean(repr(row['value'])):<12}{terminal.paint(row['origin'], 'dim')}"
+        )
     terminal.line()
-    terminal.line(terminal.paint("WHEN NO DATA ARRIVES", "title")
-                  + "  in the process itself: profilomatic.check.explain() tells which it is")
+    terminal.line(
+        terminal.paint("WHEN NO DATA ARRIVES", "title")
+        + "  in the process itself: profilomatic.check.explain() tells which it is"
+    )
     for reason in result["why_no_data"]:
         _entry(terminal, "   - ", reason)
     out.flush()

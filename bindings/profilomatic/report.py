@@ -7,6 +7,7 @@ import sys
 
 from . import _report_causes, _report_data, _report_tree
 from ._report_costs import Places, Walk
+from ._report_graph import GraphText
 from ._report_model import Action, Model, message_task_ids
 from ._report_records import NotRecords, Reader
 from ._report_source import Shortener, Sources, library_name
@@ -19,18 +20,36 @@ _HOT_OF_TASK = 3
 
 def make_parser():
     parser = argparse.ArgumentParser(
-        prog="profilomatic report", description="Show what a file of profile records says: hottest lines, what makes slow "
-        "actions slow, routes, slowest actions; or the whole call graph of one action.")
-    parser.add_argument("file", metavar="FILE", help="a file of JSON records, one a line; - reads standard input")
-    parser.add_argument("--top", type=_positive, default=10, metavar="N", help="rows per section (default 10)")
-    parser.add_argument("--task", metavar="ID", help="the call graph of one task; the first characters of its id do")
+        prog="profilomatic report",
+        description="Show what a file of profile records says: hottest lines, what makes slow "
+        "actions slow, routes, slowest actions; or the whole call graph of one action.",
+    )
+    parser.add_argument(
+        "file", metavar="FILE", help="a file of JSON records, one a line; - reads standard input"
+    )
+    parser.add_argument(
+        "--top", type=_positive, default=10, metavar="N", help="rows per section (default 10)"
+    )
+    parser.add_argument(
+        "--task", metavar="ID", help="the call graph of one task; the first characters of its id do"
+    )
     parser.add_argument("--bottom-up", action="store_true", help="self time by line, with the callers below")
     parser.add_argument("--by", choices=("route", "type"), default="route", help="how actions are grouped")
-    parser.add_argument("--sort", choices=("time", "cpu"), default="time", help="rank by wall time or by CPU time")
-    parser.add_argument("--leaf", action="store_true",
-                        help="charge the innermost line, library or not, instead of your line that called for it")
-    parser.add_argument("--own", action="append", default=[], metavar="TEXT",
-                        help="files whose path contains TEXT are your code even when installed as a library; may be repeated")
+    parser.add_argument(
+        "--sort", choices=("time", "cpu"), default="time", help="rank by wall time or by CPU time"
+    )
+    parser.add_argument(
+        "--leaf",
+        action="store_true",
+        help="charge the innermost line, library or not, instead of your line that called for it",
+    )
+    parser.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="files whose path contains TEXT are your code even when installed as a library; may be repeated",
+    )
     parser.add_argument("--all", action="store_true", dest="everything", help="fold nothing in trees")
     parser.add_argument("--json", action="store_true", dest="as_json", help="the same as JSON")
     parser.add_argument("--source-root", metavar="DIR", help="a folder with a copy of the sources")
@@ -69,7 +88,9 @@ def main(argv=None, out=None):
     except KeyboardInterrupt:
         return 130
     except IsADirectoryError:
-        return _fail(f"{options.file} is a folder; name a file written by profilomatic.file_destination(PATH)")
+        return _fail(
+            f"{options.file} is a folder; name a file written by profilomatic.file_destination(PATH)"
+        )
     except OSError as error:
         return _fail(f"{options.file}: {error.strerror or error}")
 
@@ -80,8 +101,7 @@ def _fail(text):
 
 
 def _report(stream, name, options, out):
-    is_library = (lambda file: library_name(file) is not None
-                  and not any(text in file for text in options.own))
+    is_library = lambda file: library_name(file) is not None and not any(text in file for text in options.own)
     places = Places(is_library)
     sources = Sources(options.source_root, not options.no_source)
     if options.task is not None:
@@ -97,10 +117,11 @@ def _report(stream, name, options, out):
         _write_json(_report_data.report(model, reader, sources, options.everything), out)
         return 0
     terminal = Terminal(out, options.color)
-    text = TextReport(terminal, sources, Shortener(_files_shown(model), options.own))
+    shortener = Shortener(_files_shown(model), options.own)
+    text, graph = TextReport(terminal, sources, shortener), GraphText(terminal, sources, shortener)
     text.head(model, reader)
     if bottom_up is not None:
-        text.bottom_up(bottom_up, model, options.everything)
+        graph.bottom_up(bottom_up, model, options.everything)
     else:
         text.hottest_lines(model)
         text.causes(model)
@@ -119,8 +140,11 @@ def _files_shown(model):
 
 
 def _nothing(name):
-    print(f"profilomatic report: {name} has no record yet: no action has finished since the file was opened, or none was "
-          "profiled; `profilomatic check` tells what may be wrong", file=sys.stderr)
+    print(
+        f"profilomatic report: {name} has no record yet: no action has finished since the file was opened, or none was "
+        "profiled; `profilomatic check` tells what may be wrong",
+        file=sys.stderr,
+    )
     return 1
 
 
@@ -138,7 +162,10 @@ def _report_task(stream, name, options, out, places, sources):
     if not found:
         if not reader.records:
             return _nothing(name)
-        print(f"profilomatic report: no action with a task id that starts with {wanted!r} in {name}", file=sys.stderr)
+        print(
+            f"profilomatic report: no action with a task id that starts with {wanted!r} in {name}",
+            file=sys.stderr,
+        )
         return 1
     found.sort(key=lambda record: str(record.get("start_time")))
     walk = Walk(places, options.leaf, measured=True)
@@ -146,21 +173,22 @@ def _report_task(stream, name, options, out, places, sources):
         _write_json(_report_data.tasks(found, more, walk, sources, options), out)
         return 0
     terminal = Terminal(out, options.color)
-    text = TextReport(terminal, sources, Shortener(_own_files(found, places), options.own))
+    shortener = Shortener(_own_files(found, places), options.own)
+    text, graph = TextReport(terminal, sources, shortener), GraphText(terminal, sources, shortener)
     for index, record in enumerate(found):
         if index:
             terminal.line()
         action = Action(record, options.by)
-        text.task_head(record, action)
+        graph.task_head(record, action)
         bottom_up = _report_tree.BottomUp() if options.bottom_up else None
         model = Model(places, options.by, options.leaf, options.sort, options.top, bottom_up, measured=True)
         model.add(record)
         if bottom_up is not None:
-            text.bottom_up(bottom_up, model, options.everything)
+            graph.bottom_up(bottom_up, model, options.everything)
         else:
             model.top = min(model.top, _HOT_OF_TASK)
             text.hottest_lines(model)
-            text.call_graph(record, action, places, options.everything)
+            graph.call_graph(record, action, places, options.everything)
     if more:
         terminal.line(f"and {more:,} more actions of such tasks; give more of the id")
     out.flush()
@@ -169,7 +197,8 @@ def _report_task(stream, name, options, out, places, sources):
 
 def _is_about(record, wanted):
     return record["task_uuid"].lower().startswith(wanted) or any(
-        task.lower().startswith(wanted) for task in message_task_ids(record))
+        task.lower().startswith(wanted) for task in message_task_ids(record)
+    )
 
 
 def _own_files(records, places):

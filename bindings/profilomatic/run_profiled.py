@@ -8,39 +8,73 @@ wrapped: profiles come from the actions that the program has (wsgi.wrap, profilo
 
 import argparse
 import atexit
-import os
 import sys
-import types
+
+from . import _target
 
 _DESCRIPTION = """Run a Python program and profile its actions: WSGI requests (wsgi.wrap), profilomatic.action()
 blocks, Eliot actions (-e), or the whole program as one action (--whole). Profiles go to standard error unless told
 otherwise. What is not given here is as the program's configure() or PROFILOMATIC_* variables say."""
 
 
-class _Fail(Exception):
-    """Wrong use; the text is for the user."""
-
-
 def make_parser():
     parser = argparse.ArgumentParser(
-        prog="profilomatic run", description=_DESCRIPTION, usage="profilomatic run [options] (script | -m module) [arguments]")
+        prog="profilomatic run",
+        description=_DESCRIPTION,
+        usage="profilomatic run [options] (script | -m module) [arguments]",
+    )
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("-o", "--output-file", metavar="FILE", help="write profiles there (default: standard error)")
-    output.add_argument("-i", "--output-socket", metavar="HOST:PORT", help="send profiles over TCP, one JSON record a line")
-    parser.add_argument("--no-flush", action="store_true", help="do not hand every profile to the system at once")
-    parser.add_argument("-s", "--source-name", metavar="NAME", help="label in every profile (default: the host name)")
-    parser.add_argument("-n", "--tasks-profiled", metavar="N", type=int, help="new actions profiled per cycle under load; 0: no limit")
-    parser.add_argument("-v", "--max-overhead", metavar="SHARE", type=_share, help='share of CPU time to spend: 0.02 or "2%%"')
-    parser.add_argument("-t", "--time-granularity", metavar="SECONDS", type=_period, help="time between samples, or auto")
+    output.add_argument(
+        "-o", "--output-file", metavar="FILE", help="write profiles there (default: standard error)"
+    )
+    output.add_argument(
+        "-i", "--output-socket", metavar="HOST:PORT", help="send profiles over TCP, one JSON record a line"
+    )
+    parser.add_argument(
+        "--no-flush", action="store_true", help="do not hand every profile to the system at once"
+    )
+    parser.add_argument(
+        "-s", "--source-name", metavar="NAME", help="label in every profile (default: the host name)"
+    )
+    parser.add_argument(
+        "-n",
+        "--tasks-profiled",
+        metavar="N",
+        type=int,
+        help="new actions profiled per cycle under load; 0: no limit",
+    )
+    parser.add_argument(
+        "-v", "--max-overhead", metavar="SHARE", type=_share, help='share of CPU time to spend: 0.02 or "2%%"'
+    )
+    parser.add_argument(
+        "-t", "--time-granularity", metavar="SECONDS", type=_period, help="time between samples, or auto"
+    )
     parser.add_argument("-c", "--code-granularity", choices=("file", "method", "line"))
-    parser.add_argument("-l", "--all-logs", action="store_true", help="put all messages of Eliot into call graphs, not only actions")
-    parser.add_argument("-e", "--eliot", action="store_true", help="profile Eliot actions: profilomatic.eliot.patch()")
-    parser.add_argument("-x", "--monitor", action="store_true",
-                        help="export Prometheus metrics: profilomatic.monitor.enable_prometheus()")
+    parser.add_argument(
+        "-l",
+        "--all-logs",
+        action="store_true",
+        help="put all messages of Eliot into call graphs, not only actions",
+    )
+    parser.add_argument(
+        "-e", "--eliot", action="store_true", help="profile Eliot actions: profilomatic.eliot.patch()"
+    )
+    parser.add_argument(
+        "-x",
+        "--monitor",
+        action="store_true",
+        help="export Prometheus metrics: profilomatic.monitor.enable_prometheus()",
+    )
     parser.add_argument("--whole", action="store_true", help="profile the program as one action")
-    parser.add_argument("--profile-profiler", metavar="FILE", help="profile the profiler's own threads into FILE")
-    parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does; ends the options")
-    parser.add_argument("target", metavar="script", nargs="?", help="a script, or a folder or zip file with a __main__.py")
+    parser.add_argument(
+        "--profile-profiler", metavar="FILE", help="profile the profiler's own threads into FILE"
+    )
+    parser.add_argument(
+        "-m", dest="module", metavar="MODULE", help="run a module, as python -m does; ends the options"
+    )
+    parser.add_argument(
+        "target", metavar="script", nargs="?", help="a script, or a folder or zip file with a __main__.py"
+    )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="for the program, untouched")
     return parser
 
@@ -50,7 +84,9 @@ def _share(text):
     try:
         return float(text[:-1]) / 100 if text.rstrip().endswith("%") else float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither a number nor a percentage such as "2%"') from None
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is neither a number nor a percentage such as "2%"'
+        ) from None
 
 
 def _period(text):
@@ -63,8 +99,16 @@ def _period(text):
 
 
 _WITH_VALUE = {"-o", "-i", "-s", "-n", "-v", "-t", "-c"}
-_LONG_WITH_VALUE = {"--output-file", "--output-socket", "--source-name", "--tasks-profiled", "--max-overhead", "--time-granularity",
-                    "--code-granularity", "--profile-profiler"}
+_LONG_WITH_VALUE = {
+    "--output-file",
+    "--output-socket",
+    "--source-name",
+    "--tasks-profiled",
+    "--max-overhead",
+    "--time-granularity",
+    "--code-granularity",
+    "--profile-profiler",
+}
 _LONG = _LONG_WITH_VALUE | {"--no-flush", "--all-logs", "--eliot", "--monitor", "--whole", "--help"}
 
 
@@ -77,12 +121,14 @@ def split(argv):
     while index < len(argv):
         word = argv[index]
         if word == "--":
-            return argv[:index], False, *_first(argv[index + 1:])
+            return argv[:index], False, *_first(argv[index + 1 :])
         if word == "-" or not word.startswith("-"):
-            return argv[:index], False, word, argv[index + 1:]
+            return argv[:index], False, word, argv[index + 1 :]
         if word.startswith("--"):
             name, equals, _ = word.partition("=")
-            full = [long for long in _LONG if long == name] or [long for long in _LONG if long.startswith(name)]
+            full = [long for long in _LONG if long == name] or [
+                long for long in _LONG if long.startswith(name)
+            ]
             index += 1
             if not equals and len(full) == 1 and full[0] in _LONG_WITH_VALUE:
                 index += 1
@@ -92,7 +138,7 @@ def split(argv):
         for at, letter in enumerate(word[1:], 1):
             if letter == "m":
                 ours = argv[:index] + (["-" + word[1:at]] if at > 1 else [])
-                rest = ([word[at + 1:]] if word[at + 1:] else []) + argv[index + 1:]
+                rest = ([word[at + 1 :]] if word[at + 1 :] else []) + argv[index + 1 :]
                 return ours, True, *_first(rest)
             if "-" + letter in _WITH_VALUE:
                 takes_next = at == len(word) - 1
@@ -110,34 +156,41 @@ def main(argv=None):
     ours, is_module, target, arguments = split(sys.argv[1:] if argv is None else list(argv))
     options = parser.parse_args(ours)
     if target is None:
-        parser.error("-m needs the name of a module" if is_module else "name a script to run, or -m and a module")
+        parser.error(
+            "-m needs the name of a module" if is_module else "name a script to run, or -m and a module"
+        )
     try:
         if not is_module:
-            _look(target)
+            _target.look(target)
         _start(options)
-    except (_Fail, ValueError, ImportError) as error:
+    except (_target.Fail, ValueError, ImportError) as error:
         print(f"profilomatic run: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         where = options.output_file or options.output_socket
         print(f"profilomatic run: {where}: {error.strerror or error}", file=sys.stderr)
         return 2
-    program = _module(target, arguments) if is_module else _script(target, arguments)
-    _run(_whole(program, target) if options.whole else program)
+    program = _target.module(target, arguments) if is_module else _target.script(target, arguments)
+    _target.run(_whole(program, target) if options.whole else program)
     return 0
 
-
-# --- profiling ------------------------------------------------------------------------------------------------------
 
 def _start(options):
     import profilomatic
 
     if options.profile_profiler is not None:
-        raise _Fail("--profile-profiler: this engine cannot profile its own threads; "
-                    "what they cost is in every profile and in profilomatic.stats()['overhead']")
-    given = {"source_name": options.source_name, "max_actions_per_run": options.tasks_profiled,
-             "max_overhead": options.max_overhead, "time_granularity": options.time_granularity,
-             "code_granularity": options.code_granularity, "store_all_logs": options.all_logs or None}
+        raise _target.Fail(
+            "--profile-profiler: this engine cannot profile its own threads; "
+            "what they cost is in every profile and in profilomatic.stats()['overhead']"
+        )
+    given = {
+        "source_name": options.source_name,
+        "max_actions_per_run": options.tasks_profiled,
+        "max_overhead": options.max_overhead,
+        "time_granularity": options.time_granularity,
+        "code_granularity": options.code_granularity,
+        "store_all_logs": options.all_logs or None,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     if given:
         profilomatic.configure(**given)
@@ -162,8 +215,10 @@ def _finish():
     import profilomatic
 
     if sys.stderr is not None and sys.stderr.isatty() and not profilomatic.stats()["actions"]["started"]:
-        print("profilomatic run: the program began no action, so there is no profile; --whole profiles it as one",
-              file=sys.stderr)
+        print(
+            "profilomatic run: the program began no action, so there is no profile; --whole profiles it as one",
+            file=sys.stderr,
+        )
     profilomatic.stop()
 
 
@@ -197,7 +252,9 @@ def _need(module, library, option):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise _Fail(f"{option}: {error} (it needs the library {library}: pip install {library})") from None
+        raise _target.Fail(
+            f"{option}: {error} (it needs the library {library}: pip install {library})"
+        ) from None
 
 
 def _connect(text):
@@ -206,159 +263,16 @@ def _connect(text):
 
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise _Fail(f"--output-socket {text!r} is not HOST:PORT")
+        raise _target.Fail(f"--output-socket {text!r} is not HOST:PORT")
     connection = socket.create_connection((host.strip("[]"), int(port)), timeout=5)
-    connection.settimeout(30)  # a receiver that stops reading holds up the delivery thread only, and not for ever
+    connection.settimeout(
+        30
+    )  # a receiver that stops reading holds up the delivery thread only, and not for ever
     return connection.makefile("w", encoding="utf-8", newline="\n")
 
 
-# --- the program ----------------------------------------------------------------------------------------------------
-
-def _new_main():
-    """A fresh __main__: the program must not see our names in it."""
-    main = types.ModuleType("__main__")
-    main.__builtins__ = sys.modules["builtins"]
-    if sys.version_info < (3, 14):
-        main.__annotations__ = {}
-    # Our own module stays referenced, or its globals would be cleared while we still run.
-    global _our_main
-    _our_main = sys.modules.get("__main__")
-    sys.modules["__main__"] = main
-    return main
-
-
-_our_main = None
-
-
-def _first_path(entry):
-    """Puts the program's folder where Python put ours; with -P and -I Python puts none."""
-    if getattr(sys.flags, "safe_path", False):
-        return
-    sys.path[0:1] = [entry]
-
-
-def _module(name, arguments):
-    import runpy
-
-    _first_path(os.getcwd())
-    sys.argv[:] = ["-m", *arguments]
-    _new_main()
-
-    def program():
-        # What the interpreter itself calls for -m; it fills __main__ and sys.argv[0].
-        runpy._run_module_as_main(name)
-
-    return program
-
-
-def _look(path):
-    """A script that cannot be read is told before an output file is overwritten."""
-    full = _full(path)
-    if path == "-" or os.path.isdir(full):
-        return
-    try:
-        with open(full, "rb"):
-            pass
-    except OSError as error:
-        raise _Fail(f"can't open file {full!r}: [Errno {error.errno}] {error.strerror}") from None
-
-
-def _script(path, arguments):
-    sys.argv[:] = [path, *arguments]
-    if path == "-":
-        if not getattr(sys.flags, "safe_path", False):
-            sys.path[0:1] = [""]
-        return _program(_new_main(), sys.stdin.read(), "<stdin>")
-    full = _full(path)
-    if _is_importable(full):
-        import runpy
-
-        # A folder or an archive: Python puts it on sys.path itself and runs the __main__ in it.
-        _first_path(full)
-        _new_main()
-        return lambda: runpy._run_module_as_main("__main__", False)
-    with open(full, "rb") as file:
-        source = file.read()
-    _first_path(os.path.dirname(os.path.realpath(full)))
-    return _program(_new_main(), source, full)
-
-
-def _full(path):
-    """As the interpreter makes a script's path absolute: "./x.py" keeps its dot."""
-    return os.path.join(os.getcwd(), path)
-
-
-def _is_importable(path):
-    import pkgutil
-
-    importer = pkgutil.get_importer(path)
-    return importer is not None and (os.path.isdir(path) or type(importer).__name__ == "zipimporter")
-
-
-def _program(main, source, full):
-    import importlib.machinery
-
-    main.__file__ = full
-    main.__cached__ = None
-    if full == "<stdin>":
-        main.__loader__ = importlib.machinery.BuiltinImporter
-    elif full.endswith(".pyc"):
-        main.__loader__ = importlib.machinery.SourcelessFileLoader("__main__", full)
-        code = main.__loader__.get_code("__main__")
-        return lambda: exec(code, main.__dict__)
-    else:
-        main.__loader__ = importlib.machinery.SourceFileLoader("__main__", full)
-    # Compiled when it runs: a syntax error must be reported as one of the program's.
-    return lambda: exec(compile(source, full, "exec", dont_inherit=True), main.__dict__)
-
-
-def _run(program):
-    """Runs the program; what it raises goes on to the interpreter, which must not see our frames."""
-    try:
-        program()
-    except SystemExit:
-        raise
-    except BaseException:
-        # The interpreter prints the traceback, sets the exit status and, for KeyboardInterrupt, ends by the signal.
-        # Only what it prints is changed, by a hook that takes itself out.
-        hook = sys.excepthook
-
-        def without_our_frames(kind, error, traceback):
-            sys.excepthook = hook
-            traceback = _strip(traceback)
-            error.__traceback__ = traceback
-            sys.last_traceback = traceback
-            hook(kind, error, traceback)
-
-        sys.excepthook = without_our_frames
-        raise
-
-
-def _strip(traceback):
-    """The traceback from the program's own outermost frame on."""
-    folder = os.path.dirname(os.path.abspath(__file__))
-    ours = {os.path.join(folder, name) for name in ("run_profiled.py", "_cli.py", "__main__.py", "_action.py")}
-    while traceback is not None:
-        file = traceback.tb_frame.f_code.co_filename
-        # `python -m profilomatic` itself is begun by runpy, above us: those frames come first, and only then.
-        if os.path.abspath(file) not in ours and not _begins_us(traceback, ours):
-            return traceback
-        traceback = traceback.tb_next
-    return None
-
-
-def _begins_us(traceback, ours):
-    if traceback.tb_frame.f_globals.get("__name__") != "runpy":
-        return False
-    while traceback is not None:
-        if os.path.abspath(traceback.tb_frame.f_code.co_filename) in ours:
-            return True
-        traceback = traceback.tb_next
-    return False
-
-
 if __name__ == "__main__":
-    # The module that runs is a second copy under the name __main__: the program replaces that name, so work in the first.
+    # What runs here is a second copy, under the name __main__ that the program will take: work in the first.
     from profilomatic.run_profiled import main as _main
 
     sys.exit(_main())

@@ -30,11 +30,21 @@ def command():
     def run(*arguments, cwd=None, stdin=b"", env=None, timeout=60):
         import profilomatic
 
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PROFILOMATIC_") or k == "PROFILOMATIC_PURE"}
+        environment = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith("PROFILOMATIC_") or k == "PROFILOMATIC_PURE"
+        }
         package_parent = os.path.dirname(os.path.dirname(os.path.abspath(profilomatic.__file__)))
         environment["PYTHONPATH"] = package_parent
         environment.update(env or {})
-        return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, input=stdin, env=environment,
-                              capture_output=True, timeout=timeout)
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            input=stdin,
+            env=environment,
+            capture_output=True,
+            timeout=timeout,
+        )
 
     return run

@@ -23,10 +23,19 @@ def moment(us):
 class Script:
     """What one action did, step by step."""
 
-    def __init__(self, method="GET", route="/", task="00000000-0000-4000-8000-000000000000", start=0.0, **fields):
+    def __init__(
+        self, method="GET", route="/", task="00000000-0000-4000-8000-000000000000", start=0.0, **fields
+    ):
         self.task = task
         self.start_us = round(start * 1e6)
-        self.fields = {"type": route, "kind": "wsgi", "outcome": "succeeded", "method": method, "route": route, **fields}
+        self.fields = {
+            "type": route,
+            "kind": "wsgi",
+            "outcome": "succeeded",
+            "method": method,
+            "route": route,
+            **fields,
+        }
         self.steps = []
 
     def run(self, stack, wall, cpu=None):
@@ -45,7 +54,9 @@ class Script:
         for step in self.steps:
             if step[0] == "message":
                 _, stack, kind, fields = step
-                root.message(stack, self.start_us + now, {"message_type": kind, "task_uuid": self.task, **fields})
+                root.message(
+                    stack, self.start_us + now, {"message_type": kind, "task_uuid": self.task, **fields}
+                )
                 continue
             _, stack, wall, cpu = step
             while next_us <= now + wall:
@@ -61,10 +72,21 @@ class Script:
         data = root.data()
         data["start_time"], data["end_time"] = moment(self.start_us), moment(self.start_us + now)
         return {
-            "task_uuid": self.task, "thread": 140001, "thread_name": "worker-1", "source": source, "pid": pid, **data,
+            "task_uuid": self.task,
+            "thread": 140001,
+            "thread_name": "worker-1",
+            "source": source,
+            "pid": pid,
+            **data,
             "action": self.fields,
-            "profiler": {"engine": engine, "period": period, "samples": samples, "missed": {},
-                         "overhead": {"cpu": samples * 20e-6, "fraction": overhead}, "truncated": {}},
+            "profiler": {
+                "engine": engine,
+                "period": period,
+                "samples": samples,
+                "missed": {},
+                "overhead": {"cpu": samples * 20e-6, "fraction": overhead},
+                "truncated": {},
+            },
             "children": data.get("children", []),
         }
 
@@ -125,19 +147,25 @@ def write(path, records):
     return path
 
 
-# --- a small shop, its sources and an hour of its life --------------------------------------------------------------
-
 SHOP_SOURCES = {
-    "shop/views.py": {12: "return render('cart.html', cart=load_cart(user))", 20: "return render('home.html', teaser=teaser())",
-                      31: "receipt = json.dumps(order.as_dict())"},
+    "shop/views.py": {
+        12: "return render('cart.html', cart=load_cart(user))",
+        20: "return render('home.html', teaser=teaser())",
+        31: "receipt = json.dumps(order.as_dict())",
+    },
     "shop/cart.py": {7: "rows = db.query(CART_SQL, user.id)", 15: "total = sum(price(row) for row in rows)"},
     "shop/pricing.py": {44: "if not re.match(voucher.pattern, code):", 52: "return base * factor"},
 }
-SERVER = [("/srv/venv/lib/python3.12/site-packages/flask/app.py", "Flask.wsgi_app", 1511),
-          ("/srv/venv/lib/python3.12/site-packages/flask/app.py", "Flask.full_dispatch_request", 917),
-          ("/srv/venv/lib/python3.12/site-packages/flask/app.py", "Flask.dispatch_request", 902)]
-JSON = [("/usr/lib/python3.12/json/__init__.py", "dumps", 231), ("/usr/lib/python3.12/json/encoder.py", "JSONEncoder.encode", 200),
-        ("/usr/lib/python3.12/json/encoder.py", "JSONEncoder.iterencode", 258)]
+SERVER = [
+    ("/srv/venv/lib/python3.12/site-packages/flask/app.py", "Flask.wsgi_app", 1511),
+    ("/srv/venv/lib/python3.12/site-packages/flask/app.py", "Flask.full_dispatch_request", 917),
+    ("/srv/venv/lib/python3.12/site-packages/flask/app.py", "Flask.dispatch_request", 902),
+]
+JSON = [
+    ("/usr/lib/python3.12/json/__init__.py", "dumps", 231),
+    ("/usr/lib/python3.12/json/encoder.py", "JSONEncoder.encode", 200),
+    ("/usr/lib/python3.12/json/encoder.py", "JSONEncoder.iterencode", 258),
+]
 
 
 def own(file, function, line):
@@ -150,7 +178,9 @@ ORDER = [own("shop/views.py", "order", 31)]
 QUERY = CART + [own("shop/cart.py", "load_cart", 7)]
 TOTAL = CART + [own("shop/cart.py", "load_cart", 15)]
 PRICE = TOTAL + [own("shop/pricing.py", "price", 52)]
-VOUCHER = TOTAL + [own("shop/pricing.py", "check_voucher", 44)]  # the planted line: two of a hundred carts meet it
+VOUCHER = TOTAL + [
+    own("shop/pricing.py", "check_voucher", 44)
+]  # the planted line: two of a hundred carts meet it
 
 
 def shop_day(carts=200):
@@ -161,7 +191,9 @@ def shop_day(carts=200):
         phase = (i * 3 % 10 + 0.5) / 1000
         task = f"{i:08x}-0000-4000-8000-00000000c0de"
         cart = Script("GET", "/cart", task, start=i * 0.5, status=200)
-        cart.run(SERVER, 0.002).run(SERVER + QUERY, 0.012, cpu=0.001).run(SERVER + TOTAL, 0.010).run(SERVER + PRICE, 0.020)
+        cart.run(SERVER, 0.002).run(SERVER + QUERY, 0.012, cpu=0.001).run(SERVER + TOTAL, 0.010).run(
+            SERVER + PRICE, 0.020
+        )
         if i % 50 == 17:
             cart.message("voucher:used", stack=SERVER + VOUCHER, code="SPRING")
             cart.run(SERVER + VOUCHER, 0.400)
@@ -171,9 +203,17 @@ def shop_day(carts=200):
         records.append(home.run(SERVER + HOME, 0.015, cpu=0.002).record(phase=phase, pid=4712))
         if i % 10 == 3:
             failed = i % 40 == 3
-            order = Script("POST", "/order", f"{i:08x}-0000-4000-8000-0000000000a0", start=i * 0.5 + 0.2,
-                           status=500 if failed else 200, outcome="failed" if failed else "succeeded")
-            records.append(order.run(SERVER + ORDER + JSON, 0.080).run(SERVER + ORDER, 0.004).record(phase=phase))
+            order = Script(
+                "POST",
+                "/order",
+                f"{i:08x}-0000-4000-8000-0000000000a0",
+                start=i * 0.5 + 0.2,
+                status=500 if failed else 200,
+                outcome="failed" if failed else "succeeded",
+            )
+            records.append(
+                order.run(SERVER + ORDER + JSON, 0.080).run(SERVER + ORDER, 0.004).record(phase=phase)
+            )
     return records
 
 
@@ -183,5 +223,7 @@ def write_sources(folder):
         path = folder / "app" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         last = max(lines)
-        path.write_text("".join(f"    {lines[i]}\n" if i in lines else "\n" for i in range(1, last + 1)), encoding="utf-8")
+        path.write_text(
+            "".join(f"    {lines[i]}\n" if i in lines else "\n" for i in range(1, last + 1)), encoding="utf-8"
+        )
     return folder

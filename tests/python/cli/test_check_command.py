@@ -34,12 +34,25 @@ def test_forced_pure_engine_is_degraded_and_says_why(command):
 
 
 def test_options_name_their_origin(command):
-    run = command("-m", "profilomatic", "check", "--json", "--no-self-test",
-                  env={"PROFILOMATIC_MAX_OVERHEAD": "5%", "PROFILOMATIC_SCRUB": "maybe=", "PROFILOMATIC_MAX_OVERHED": "1",
-                       "PROFILOMATIC_TIME_GRANULARITY": "never"})
+    run = command(
+        "-m",
+        "profilomatic",
+        "check",
+        "--json",
+        "--no-self-test",
+        env={
+            "PROFILOMATIC_MAX_OVERHEAD": "5%",
+            "PROFILOMATIC_SCRUB": "maybe=",
+            "PROFILOMATIC_MAX_OVERHED": "1",
+            "PROFILOMATIC_TIME_GRANULARITY": "never",
+        },
+    )
     result = json.loads(run.stdout)
     options = {row["name"]: row for row in result["options"]}
-    assert (options["max_overhead"]["value"], options["max_overhead"]["origin"]) == (0.05, "PROFILOMATIC_MAX_OVERHEAD")
+    assert (options["max_overhead"]["value"], options["max_overhead"]["origin"]) == (
+        0.05,
+        "PROFILOMATIC_MAX_OVERHEAD",
+    )
     assert options["code_granularity"]["origin"] == "default"
     assert options["time_granularity"]["origin"] == "default"
     texts = " ".join(finding["text"] for finding in result["findings"])
@@ -48,8 +61,11 @@ def test_options_name_their_origin(command):
 
 
 def test_configured_option_names_its_origin(command):
-    run = command("-c", "import profilomatic, json, profilomatic.check as c; profilomatic.configure(max_overhead=0.03);"
-                        "print(json.dumps(c.examine(self_test=False)))")
+    run = command(
+        "-c",
+        "import profilomatic, json, profilomatic.check as c; profilomatic.configure(max_overhead=0.03);"
+        "print(json.dumps(c.examine(self_test=False)))",
+    )
     rows = {row["name"]: row for row in json.loads(run.stdout)["options"]}
     assert rows["max_overhead"] == {"name": "max_overhead", "value": 0.03, "origin": "configure()"}
 
@@ -58,7 +74,8 @@ def test_broken_engine_is_status_two(command, tmp_path):
     (tmp_path / "broken.py").write_text(
         "import sys\nfrom profilomatic import _backend, check\n"
         "def load():\n    raise RuntimeError('no memory for slots')\n"
-        "_backend.load = load\nsys.exit(check.main([]))\n")
+        "_backend.load = load\nsys.exit(check.main([]))\n"
+    )
     run = command("broken.py", cwd=tmp_path)
     assert run.returncode == 2
     assert b"profiling does not work" in run.stdout and b"no memory for slots" in run.stdout
@@ -72,16 +89,43 @@ def test_self_test_that_sees_nothing_is_broken(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["status"] == "broken"
 
 
-@pytest.mark.parametrize("record,problem", [
-    ({"samples": 0, "hits": 0, "place": None}, "not one sample"),
-    ({"samples": 9, "hits": 9, "place": ("other.py", 1)}, "the planted line got 0%"),
-    ({"samples": 9, "hits": 9, "place": (_check_live.PLANTED_FILE, _check_live.PLANTED_LINE)}, None)])
+@pytest.mark.parametrize(
+    "record,problem",
+    [
+        ({"samples": 0, "hits": 0, "place": None}, "not one sample"),
+        ({"samples": 9, "hits": 9, "place": ("other.py", 1)}, "the planted line got 0%"),
+        ({"samples": 9, "hits": 9, "place": (_check_live.PLANTED_FILE, _check_live.PLANTED_LINE)}, None),
+    ],
+)
 def test_self_test_judges_what_arrived(record, problem):
-    children = [] if record["place"] is None else [
-        {"file": record["place"][0], "function": "work", "line": record["place"][1], "hits": record["hits"], "time": 0.1,
-         "self_time": 0.1}]
-    line = json.dumps({"time": 0.1, "hits": record["hits"], "children": children, "profiler": {
-        "engine": "native", "period": 0.01, "samples": record["samples"], "missed": {}, "overhead": {"fraction": 0, "cpu": 0}}})
+    children = (
+        []
+        if record["place"] is None
+        else [
+            {
+                "file": record["place"][0],
+                "function": "work",
+                "line": record["place"][1],
+                "hits": record["hits"],
+                "time": 0.1,
+                "self_time": 0.1,
+            }
+        ]
+    )
+    line = json.dumps(
+        {
+            "time": 0.1,
+            "hits": record["hits"],
+            "children": children,
+            "profiler": {
+                "engine": "native",
+                "period": 0.01,
+                "samples": record["samples"],
+                "missed": {},
+                "overhead": {"fraction": 0, "cpu": 0},
+            },
+        }
+    )
     test = _check_live.SelfTest()
     _check_live._judge(test, [line.encode()])
     assert (test.problem or "").startswith(problem or "") and bool(test.problem) == bool(problem)
@@ -101,10 +145,16 @@ def test_check_leaves_a_running_engine_running(monkeypatch):
         profilomatic.stop()
 
 
-@pytest.mark.parametrize("prepare,level,words", [
-    (lambda p: None, "ok", "can be made"), (lambda p: p.mkdir(), "broken", "is a folder"), (lambda p: p.write_text(""), "note", "is empty"),
-    (lambda p: p.write_text("text\n"), "broken", "not JSON"),
-    (lambda p: p.write_text('{"task_uuid": "x", "time": 1, "children": []}\n'), "ok", "holds 1 records")])
+@pytest.mark.parametrize(
+    "prepare,level,words",
+    [
+        (lambda p: None, "ok", "can be made"),
+        (lambda p: p.mkdir(), "broken", "is a folder"),
+        (lambda p: p.write_text(""), "note", "is empty"),
+        (lambda p: p.write_text("text\n"), "broken", "not JSON"),
+        (lambda p: p.write_text('{"task_uuid": "x", "time": 1, "children": []}\n'), "ok", "holds 1 records"),
+    ],
+)
 def test_file_argument_is_looked_at(tmp_path, prepare, level, words):
     path = tmp_path / "profiles.jsonl"
     prepare(path)
@@ -119,24 +169,44 @@ def test_file_in_no_folder_is_broken(tmp_path):
 
 
 def stats(**change):
-    good = {"engine": "native", "running": True, "actions": {"started": 9, "profiled": 9, "shed": 0, "finished": 9, "lost": 0},
-            "samples": {"taken": 90, "missed": {}},
-            "destinations": [{"name": "file x", "queued": 0, "dropped": {}, "last_error": None}]}
+    good = {
+        "engine": "native",
+        "running": True,
+        "actions": {"started": 9, "profiled": 9, "shed": 0, "finished": 9, "lost": 0},
+        "samples": {"taken": 90, "missed": {}},
+        "destinations": [{"name": "file x", "queued": 0, "dropped": {}, "last_error": None}],
+    }
     return {**good, **change}
 
 
-@pytest.mark.parametrize("change,words", [
-    ({}, None),
-    ({"destinations": []}, "There is no destination"),
-    ({"running": False}, "does not run"),
-    ({"destinations": [{"name": "file x", "dropped": {}, "last_error": "no space left"}]}, "no space left"),
-    ({"destinations": [{"name": "file x", "dropped": {"full": 3}, "last_error": None}]}, "dropped 3"),
-    ({"actions": {"started": 0, "profiled": 0, "shed": 0, "finished": 0, "lost": 0}}, "No action began"),
-    ({"actions": {"started": 5, "profiled": 0, "shed": 5, "finished": 0, "lost": 0}}, "All 5 actions were shed"),
-    ({"actions": {"started": 9, "profiled": 2, "shed": 7, "finished": 2, "lost": 0}}, "Most actions are shed"),
-    ({"actions": {"started": 2, "profiled": 2, "shed": 0, "finished": 0, "lost": 0}}, "none has finished"),
-    ({"samples": {"taken": 0, "missed": {"torn": 4}}}, "without one sample"),
-    ({"samples": {"taken": 2, "missed": {"no_anchor": 40}}}, "Most samples are missed")])
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({}, None),
+        ({"destinations": []}, "There is no destination"),
+        ({"running": False}, "does not run"),
+        (
+            {"destinations": [{"name": "file x", "dropped": {}, "last_error": "no space left"}]},
+            "no space left",
+        ),
+        ({"destinations": [{"name": "file x", "dropped": {"full": 3}, "last_error": None}]}, "dropped 3"),
+        ({"actions": {"started": 0, "profiled": 0, "shed": 0, "finished": 0, "lost": 0}}, "No action began"),
+        (
+            {"actions": {"started": 5, "profiled": 0, "shed": 5, "finished": 0, "lost": 0}},
+            "All 5 actions were shed",
+        ),
+        (
+            {"actions": {"started": 9, "profiled": 2, "shed": 7, "finished": 2, "lost": 0}},
+            "Most actions are shed",
+        ),
+        (
+            {"actions": {"started": 2, "profiled": 2, "shed": 0, "finished": 0, "lost": 0}},
+            "none has finished",
+        ),
+        ({"samples": {"taken": 0, "missed": {"torn": 4}}}, "without one sample"),
+        ({"samples": {"taken": 2, "missed": {"no_anchor": 40}}}, "Most samples are missed"),
+    ],
+)
 def test_explain_says_why_this_process_sends_nothing(change, words):
     said = check.explain(stats(**change))
     assert (said == []) if words is None else (words in said[0])
@@ -146,8 +216,6 @@ def test_explain_asks_the_engine_itself():
     said = check.explain()
     assert said[0].startswith("There is no destination")
 
-
-# --- probes ---------------------------------------------------------------------------------------------------------
 
 def test_probes_find_this_machine_usable():
     levels = {finding.topic: finding.level for finding in _check_platform.findings()}
@@ -177,8 +245,6 @@ def test_missing_extension_is_told_with_a_remedy(monkeypatch):
 def test_engine_names_are_those_of_the_backends():
     assert _backend.load().engine_info()["engine"] in (*check._NATIVE, "gil", "pure")
 
-
-# --- the command itself ---------------------------------------------------------------------------------------------
 
 def test_commands_are_listed_and_unknown_ones_refused(command):
     run = command("-m", "profilomatic", "--help")

@@ -1,4 +1,4 @@
-"""Files that are torn, foreign, hostile or huge: the report says what is wrong, stays bounded and keeps the terminal safe."""
+"""Files that are torn, foreign, hostile or huge: the report says so, stays bounded, keeps the terminal safe."""
 
 import copy
 import io
@@ -24,8 +24,6 @@ def read(data, needle=None):
     return list(reader), reader
 
 
-# --- torn, bad, foreign ---------------------------------------------------------------------------------------------
-
 def test_torn_last_line_is_told_and_the_rest_shown(tmp_path, show):
     path = tmp_path / "torn.jsonl"
     path.write_text(json.dumps(one()) + "\n" + json.dumps(one())[:200])
@@ -48,18 +46,21 @@ def test_bad_lines_are_counted_and_the_first_is_named(tmp_path, show):
     assert "2 lines not read (first: line 3)" in out
 
 
-@pytest.mark.parametrize("data,words", [
-    (b"time,path\n1,/\n", "not JSON"),
-    (b'{\n "task_uuid": "x",\n "time": 1\n}\n', "jq -c ."),
-    (b'[{"task_uuid": "x", "time": 1, "children": []}]\n', "jq -c '.[]'"),
-    (b"\x1f\x8b\x08\x00\x00\x00", "gunzip"),
-    (b"\x93POM\x00\x01\xff\xfe", "binary data"),
-    (b'{"task_uuid": "x", "task_level": [1], "action_type": "a", "timestamp": 1}\n', "Eliot log"),
-    (b"# callgrind format\nversion: 1\n", "kcachegrind"),
-    (b'{"name": "value"}\n', "without the keys of a profile record"),
-    (b"\xff\xfe{}\n", "binary data"),
-    (b'{"task_uuid": "x", "ti', "cut or malformed"),
-])
+@pytest.mark.parametrize(
+    "data,words",
+    [
+        (b"time,path\n1,/\n", "not JSON"),
+        (b'{\n "task_uuid": "x",\n "time": 1\n}\n', "jq -c ."),
+        (b'[{"task_uuid": "x", "time": 1, "children": []}]\n', "jq -c '.[]'"),
+        (b"\x1f\x8b\x08\x00\x00\x00", "gunzip"),
+        (b"\x93POM\x00\x01\xff\xfe", "binary data"),
+        (b'{"task_uuid": "x", "task_level": [1], "action_type": "a", "timestamp": 1}\n', "Eliot log"),
+        (b"# callgrind format\nversion: 1\n", "kcachegrind"),
+        (b'{"name": "value"}\n', "without the keys of a profile record"),
+        (b"\xff\xfe{}\n", "binary data"),
+        (b'{"task_uuid": "x", "ti', "cut or malformed"),
+    ],
+)
 def test_foreign_file_is_one_clear_error(tmp_path, show, data, words):
     path = tmp_path / "foreign"
     path.write_bytes(data)
@@ -99,45 +100,82 @@ def test_wrong_options_are_refused(show):
 def test_records_of_the_original_system_are_read(tmp_path, show):
     """No hits, no CPU, no action, no profiler: the type stands in the first message."""
     record = {
-        "task_uuid": "old", "thread": 1, "source": "host", "time": 0.3, "self_time": 0.1, "start_time": "2026-03-01T09:30:00",
-        "end_time": "2026-03-01T09:30:00.300000", "children": [
-            {"instruction": "/srv/app/a.py:f:3", "time": 0, "self_time": 0, "start_time": "2026-03-01T09:30:00",
-             "end_time": "2026-03-01T09:30:00", "message": {"action_type": "old:action", "action_status": "started"}},
-            {"instruction": "/srv/app/a.py:f:4", "time": 0.2, "self_time": 0.2, "start_time": "2026-03-01T09:30:00",
-             "end_time": "2026-03-01T09:30:00.2"}]}
+        "task_uuid": "old",
+        "thread": 1,
+        "source": "host",
+        "time": 0.3,
+        "self_time": 0.1,
+        "start_time": "2026-03-01T09:30:00",
+        "end_time": "2026-03-01T09:30:00.300000",
+        "children": [
+            {
+                "instruction": "/srv/app/a.py:f:3",
+                "time": 0,
+                "self_time": 0,
+                "start_time": "2026-03-01T09:30:00",
+                "end_time": "2026-03-01T09:30:00",
+                "message": {"action_type": "old:action", "action_status": "started"},
+            },
+            {
+                "instruction": "/srv/app/a.py:f:4",
+                "time": 0.2,
+                "self_time": 0.2,
+                "start_time": "2026-03-01T09:30:00",
+                "end_time": "2026-03-01T09:30:00.2",
+            },
+        ],
+    }
     path = build.write(tmp_path / "old.jsonl", [record])
     status, out, _ = show(path, "--no-source")
     assert status == 0
     assert "a.py:4 f" in out and "old:action" in out
-    assert "CPU" not in out[out.index("HOTTEST"):out.index("ROUTES")]
+    assert "CPU" not in out[out.index("HOTTEST") : out.index("ROUTES")]
     status, out, _ = show(path, "--task", "old", "--no-source")
     assert "◆ old:action started  at app/a.py:3" in out
 
 
-@pytest.mark.parametrize("text,place", [
-    ("/srv/a.py:f:3", ("/srv/a.py", "f", 3)), ("/srv/a.py:f", ("/srv/a.py", "f", None)), ("/srv/a.py", ("/srv/a.py", "", None)),
-    ("C:\\srv\\a.py:Class.f:3", ("C:\\srv\\a.py", "Class.f", 3)), ("C:\\srv\\a.py", ("C:\\srv\\a.py", "", None))])
+@pytest.mark.parametrize(
+    "text,place",
+    [
+        ("/srv/a.py:f:3", ("/srv/a.py", "f", 3)),
+        ("/srv/a.py:f", ("/srv/a.py", "f", None)),
+        ("/srv/a.py", ("/srv/a.py", "", None)),
+        ("C:\\srv\\a.py:Class.f:3", ("C:\\srv\\a.py", "Class.f", 3)),
+        ("C:\\srv\\a.py", ("C:\\srv\\a.py", "", None)),
+    ],
+)
 def test_instructions_are_taken_apart(text, place):
     found = Places(lambda file: False).of({"instruction": text})
     assert (found.file, found.function, found.line) == place
 
 
-# --- hostile --------------------------------------------------------------------------------------------------------
-
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\n\u202eevil\u2028\x00"
 
 
 def poisoned():
-    record = build.Script("GET", "/" + ESCAPE, "abcd" + ESCAPE).run([(f"/srv/{ESCAPE}.py", ESCAPE, 3)], 0.05) \
-        .message(ESCAPE, **{ESCAPE: ESCAPE}).record(engine=ESCAPE, source=ESCAPE)
+    record = (
+        build.Script("GET", "/" + ESCAPE, "abcd" + ESCAPE)
+        .run([(f"/srv/{ESCAPE}.py", ESCAPE, 3)], 0.05)
+        .message(ESCAPE, **{ESCAPE: ESCAPE})
+        .record(engine=ESCAPE, source=ESCAPE)
+    )
     record["thread_name"] = ESCAPE
     record["action"].update(outcome=ESCAPE, host=ESCAPE, **{ESCAPE: {ESCAPE: ESCAPE}})
     record["profiler"]["truncated"] = {ESCAPE: 3}
     return record
 
 
-@pytest.mark.parametrize("arguments", [[], ["--task", "abcd"], ["--bottom-up"], ["--json"], ["--json", "--task", "abcd"],
-                                       ["--task", "abcd", "--color", "always"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--task", "abcd"],
+        ["--bottom-up"],
+        ["--json"],
+        ["--json", "--task", "abcd"],
+        ["--task", "abcd", "--color", "always"],
+    ],
+)
 def test_no_control_character_reaches_the_terminal(tmp_path, show, arguments):
     source = tmp_path / "srv"
     source.mkdir()
@@ -164,20 +202,53 @@ def test_source_lines_are_cleaned_too(tmp_path, show):
 def nested(depth):
     node = {"file": "/a.py", "function": "f", "line": 1, "time": 1, "self_time": 1, "hits": 1}
     for _ in range(depth):
-        node = {"file": "/a.py", "function": "f", "line": 1, "time": 1, "self_time": 0, "hits": 1, "children": [node]}
+        node = {
+            "file": "/a.py",
+            "function": "f",
+            "line": 1,
+            "time": 1,
+            "self_time": 0,
+            "hits": 1,
+            "children": [node],
+        }
     return node
 
 
-@pytest.mark.parametrize("change", [
-    {"time": float("nan")}, {"time": -1}, {"time": "1"}, {"time": 1e308}, {"time": None}, {"cpu_time": []},
-    {"hits": 10 ** 30}, {"hits": -5}, {"hits": 1.5}, {"profiler": None}, {"profiler": {"period": "x"}},
-    {"profiler": {"period": 0.01, "missed": [], "truncated": "x", "overhead": 3, "samples": -1}},
-    {"action": []}, {"action": {"route": 5, "method": ["x"], "status": "200 OK"}}, {"action": {"status": 10 ** 9}},
-    {"children": [None, 1, "x", [], {}]}, {"children": [{"message": "text"}, {"message": 5, "children": [{"message": []}]}]},
-    {"children": [{"file": 5, "instruction": 7}, {"file": "/a", "line": "x", "hits": 3}, {"instruction": ":::"}]},
-    {"children": [nested(200)]}, {"start_time": 5, "end_time": "yesterday"}, {"pid": "x", "source": {}, "thread": None},
-])
-@pytest.mark.parametrize("arguments", [[], ["--task", "abcd"], ["--bottom-up", "--json"], ["--task", "abcd", "--json"]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time": float("nan")},
+        {"time": -1},
+        {"time": "1"},
+        {"time": 1e308},
+        {"time": None},
+        {"cpu_time": []},
+        {"hits": 10**30},
+        {"hits": -5},
+        {"hits": 1.5},
+        {"profiler": None},
+        {"profiler": {"period": "x"}},
+        {"profiler": {"period": 0.01, "missed": [], "truncated": "x", "overhead": 3, "samples": -1}},
+        {"action": []},
+        {"action": {"route": 5, "method": ["x"], "status": "200 OK"}},
+        {"action": {"status": 10**9}},
+        {"children": [None, 1, "x", [], {}]},
+        {"children": [{"message": "text"}, {"message": 5, "children": [{"message": []}]}]},
+        {
+            "children": [
+                {"file": 5, "instruction": 7},
+                {"file": "/a", "line": "x", "hits": 3},
+                {"instruction": ":::"},
+            ]
+        },
+        {"children": [nested(200)]},
+        {"start_time": 5, "end_time": "yesterday"},
+        {"pid": "x", "source": {}, "thread": None},
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments", [[], ["--task", "abcd"], ["--bottom-up", "--json"], ["--task", "abcd", "--json"]]
+)
 def test_odd_values_do_no_harm(tmp_path, show, change, arguments):
     record = {**one(), **change}
     status, out, err = show(build.write(tmp_path / "odd", [record, one()]), *arguments)
@@ -202,8 +273,6 @@ def test_a_named_pipe_or_device_is_not_read_as_source(tmp_path):
     assert sources.line("/dev/zero", 1) == ""
     assert sources.line("/a\x00b", 1) == ""
 
-
-# --- big ------------------------------------------------------------------------------------------------------------
 
 class Endless(io.RawIOBase):
     """So many bytes of the shop's records, made while they are read."""
@@ -260,8 +329,6 @@ def test_a_line_too_long_is_skipped_whole(monkeypatch):
     assert (len(records), reader.too_long, reader.bad) == (2, 1, 0)
 
 
-# --- arithmetic -----------------------------------------------------------------------------------------------------
-
 def test_quantiles_are_exact_when_few_and_close_when_many():
     few, many = Quantiles(), Quantiles()
     for i in range(1, 101):
@@ -280,9 +347,22 @@ def test_self_hits_come_from_totals():
     """hits of a node counts samples in and below it; charged are only those that no child has."""
     record = one()
     record["hits"] = 12
-    record["children"] = [{"file": "/a.py", "function": "f", "line": 1, "hits": 10, "time": 0.1, "self_time": 0.03, "children": [
-        {"file": "/b.py", "function": "g", "line": 2, "hits": 7, "time": 0.07, "self_time": 0.07}]}]
-    costs = {place.function: cost.hits for place, cost in Walk(Places(lambda file: False)).costs(record).items()}
+    record["children"] = [
+        {
+            "file": "/a.py",
+            "function": "f",
+            "line": 1,
+            "hits": 10,
+            "time": 0.1,
+            "self_time": 0.03,
+            "children": [
+                {"file": "/b.py", "function": "g", "line": 2, "hits": 7, "time": 0.07, "self_time": 0.07}
+            ],
+        }
+    ]
+    costs = {
+        place.function: cost.hits for place, cost in Walk(Places(lambda file: False)).costs(record).items()
+    }
     assert costs == {"f": 3, "g": 7, "": 2}
 
 
@@ -302,7 +382,7 @@ def many(route, slow_every, count=400, slow=0.5, line=build.VOUCHER, base=0.03):
 
 
 def test_cause_is_found_when_one_request_in_eight_hundred_is_slow():
-    """Three of 2 400 take 0.25 s more: over the slowest 120 that is 6 ms on 30 ms, no reason to look; the narrower look finds it."""
+    """Three of 2 400 take 0.25 s more: over the slowest 120 that is 6 ms on 30 ms, and only a narrower look finds it."""
     causes = cause_of(many("/cart", 800, count=2400, slow=0.25))
     assert [(c.place.line, c.hit, c.rest_line) for c in causes] == [(44, 3, 0.0)]
     assert causes[0].slow < 120
@@ -329,37 +409,57 @@ def test_no_cause_without_a_difference_or_with_few_actions():
 
 
 def test_cause_says_waiting_apart():
-    records = [build.Script("GET", "/w", f"{i}").run(build.PRICE, 0.02).run(build.QUERY, 0.3 if i % 30 == 0 else 0.001, cpu=0.0)
-               .record(phase=(i % 10 + 0.5) / 1000) for i in range(120)]
+    records = [
+        build.Script("GET", "/w", f"{i}")
+        .run(build.PRICE, 0.02)
+        .run(build.QUERY, 0.3 if i % 30 == 0 else 0.001, cpu=0.0)
+        .record(phase=(i % 10 + 0.5) / 1000)
+        for i in range(120)
+    ]
     causes = cause_of(records)
     assert causes[0].place.line == 7
     assert causes[0].waiting > 0.9
 
 
-@pytest.mark.parametrize("text,seconds", [
-    ("1970-01-01T00:00:01.500000Z", 1.5), ("1970-01-01T00:00:01+00:00", 1.0), ("1970-01-01T01:00:00+01:00", 0.0),
-    ("1970-01-01T00:00:02", 2.0), ("tomorrow", None), (5, None), ("1" * 100, None)])
+@pytest.mark.parametrize(
+    "text,seconds",
+    [
+        ("1970-01-01T00:00:01.500000Z", 1.5),
+        ("1970-01-01T00:00:01+00:00", 1.0),
+        ("1970-01-01T01:00:00+01:00", 0.0),
+        ("1970-01-01T00:00:02", 2.0),
+        ("tomorrow", None),
+        (5, None),
+        ("1" * 100, None),
+    ],
+)
 def test_moments(text, seconds):
     assert moment(text) == seconds
 
 
-# --- sources and paths ----------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("file,name", [
-    ("/usr/lib/python3.12/json/encoder.py", "json/encoder.py"),
-    ("/srv/venv/lib/python3.11/site-packages/flask/app.py", "flask/app.py"),
-    ("/usr/lib/python3/dist-packages/jinja2/x.py", "jinja2/x.py"),
-    ("C:\\Python312\\Lib\\json\\encoder.py", "json/encoder.py"),
-    ("C:\\venv\\Lib\\site-packages\\flask\\app.py", "flask/app.py"),
-    ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap>"),
-    ("/src/bindings/profilomatic/run_profiled.py", "profilomatic/run_profiled.py"),
-    ("/srv/app/shop/cart.py", None), ("/srv/lib/cart.py", None), ("cart.py", None)])
+@pytest.mark.parametrize(
+    "file,name",
+    [
+        ("/usr/lib/python3.12/json/encoder.py", "json/encoder.py"),
+        ("/srv/venv/lib/python3.11/site-packages/flask/app.py", "flask/app.py"),
+        ("/usr/lib/python3/dist-packages/jinja2/x.py", "jinja2/x.py"),
+        ("C:\\Python312\\Lib\\json\\encoder.py", "json/encoder.py"),
+        ("C:\\venv\\Lib\\site-packages\\flask\\app.py", "flask/app.py"),
+        ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap>"),
+        ("/src/bindings/profilomatic/run_profiled.py", "profilomatic/run_profiled.py"),
+        ("/srv/app/shop/cart.py", None),
+        ("/srv/lib/cart.py", None),
+        ("cart.py", None),
+    ],
+)
 def test_library_code_is_known_by_its_path(file, name):
     assert _report_source.library_name(file) == name
 
 
 def test_paths_are_shown_below_their_common_folder():
-    shortener = _report_source.Shortener(["/srv/app/shop/cart.py", "/srv/app/shop/db/sql.py", "/usr/lib/python3.12/os.py"])
+    shortener = _report_source.Shortener(
+        ["/srv/app/shop/cart.py", "/srv/app/shop/db/sql.py", "/usr/lib/python3.12/os.py"]
+    )
     assert shortener.root == "/srv/app"
     assert shortener.show("/srv/app/shop/db/sql.py") == "shop/db/sql.py"
     assert shortener.show("/other/x.py") == "/other/x.py"
@@ -370,7 +470,9 @@ def test_source_is_found_below_a_root_in_archives_and_in_odd_encodings(tmp_path)
     import zipfile
 
     (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "cart.py").write_bytes("# coding: latin-1\ntotal = 'é'\r\nnext\r\n".encode("latin-1"))
+    (tmp_path / "shop" / "cart.py").write_bytes(
+        "# coding: latin-1\ntotal = 'é'\r\nnext\r\n".encode("latin-1")
+    )
     sources = _report_source.Sources(str(tmp_path))
     assert sources.line("/srv/app/shop/cart.py", 2) == "total = 'é'"
     assert sources.line("/srv/app/shop/cart.py", 99) == ""

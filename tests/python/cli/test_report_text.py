@@ -77,16 +77,20 @@ def test_colours_change_nothing_but_colours(day, sources, show):
 def test_guilty_line_of_rare_slow_requests_is_named(day, sources, show):
     """The planted line takes a tenth of all time and is in two of a hundred carts: the hottest table alone hides it."""
     _, out, _ = show(day, "--source-root", sources)
-    section = out[out.index("WHAT MAKES THE SLOW ONES SLOW"):out.index("ROUTES")]
+    section = out[out.index("WHAT MAKES THE SLOW ONES SLOW") : out.index("ROUTES")]
     assert "shop/pricing.py:44 check_voucher" in section
     assert "if not re.match(voucher.pattern, code):" in section
     assert "shop/pricing.py:52" not in section
 
 
 def test_guilty_line_is_the_first_hot_line(tmp_path, show):
-    script = build.Script("GET", "/slow").run(build.SERVER + build.VOUCHER, 0.9).run(build.SERVER + build.HOME, 0.1)
+    script = (
+        build.Script("GET", "/slow")
+        .run(build.SERVER + build.VOUCHER, 0.9)
+        .run(build.SERVER + build.HOME, 0.1)
+    )
     _, out, _ = show(build.write(tmp_path / "one.jsonl", [script.record()]), "--no-source")
-    rows = out[out.index("HOTTEST LINES"):].splitlines()
+    rows = out[out.index("HOTTEST LINES") :].splitlines()
     assert "pricing.py:44 check_voucher" in rows[2]
     assert "90.0%" in rows[2]
 
@@ -96,13 +100,13 @@ def test_time_in_libraries_belongs_to_the_line_that_called(day, sources, show):
     assert "shop/views.py:31 order" in out
     assert "100% in library code, mostly json/encoder.py:258" in out
     _, leaf, _ = show(day, "--source-root", sources, "--leaf")
-    hot = leaf[leaf.index("HOTTEST LINES"):leaf.index("WHAT MAKES")]
+    hot = leaf[leaf.index("HOTTEST LINES") : leaf.index("WHAT MAKES")]
     assert "json/encoder.py:258" in hot
 
 
 def test_own_makes_a_library_path_yours(day, show):
     _, out, _ = show(day, "--own", "json/encoder", "--no-source")
-    hot = out[out.index("HOTTEST LINES"):out.index("WHAT MAKES")]
+    hot = out[out.index("HOTTEST LINES") : out.index("WHAT MAKES")]
     assert "json/encoder.py:258" in hot
 
 
@@ -119,8 +123,10 @@ def test_short_actions_are_not_underestimated(tmp_path, show):
 
     Their measured weights add up to a fifth of the mean distance from start to sample: 0.2 s.
     """
-    records = [build.Script("GET", "/tiny", f"{i:08x}").run(build.HOME, 0.002).record(phase=(i % 10 + 0.5) / 1000)
-               for i in range(1000)]
+    records = [
+        build.Script("GET", "/tiny", f"{i:08x}").run(build.HOME, 0.002).record(phase=(i % 10 + 0.5) / 1000)
+        for i in range(1000)
+    ]
     _, out, _ = show(build.write(tmp_path / "tiny.jsonl", records), "--json", "--no-source")
     line = json.loads(out)["hottest_lines"][0]
     assert line["function"] == "home"
@@ -142,10 +148,12 @@ def test_json_and_sums_agree_with_the_records(day, show):
     assert sum(row["time"] for row in data["bottom_up"]) == pytest.approx(data["head"]["sampled_time"])
     assert sum(group["cpu_share"] for group in data["groups"]) == pytest.approx(1)
     for group in data["groups"]:
-        times = sorted(r["time"] for r in records if f"{r['action']['method']} {r['action']['route']}" == group["name"])
+        times = sorted(
+            r["time"] for r in records if f"{r['action']['method']} {r['action']['route']}" == group["name"]
+        )
         assert (group["p50"], group["max"]) == (times[(len(times) + 1) // 2 - 1], times[-1])
     slowest = data["slowest_actions"]
-    assert [a["time"] for a in slowest] == sorted((r["time"] for r in records), reverse=True)[:len(slowest)]
+    assert [a["time"] for a in slowest] == sorted((r["time"] for r in records), reverse=True)[: len(slowest)]
 
 
 def test_bottom_up_nests_callers_and_merges_across_messages(day, show):
@@ -163,10 +171,13 @@ def test_bottom_up_nests_callers_and_merges_across_messages(day, show):
 def test_task_shows_messages_where_they_happened(day, show):
     status, out, _ = show(day, "--task", "00000011-0000-4000-8000-00000000c", "--no-source")
     assert status == 0
-    graph = out[out.index("CALL GRAPH"):].splitlines()
+    graph = out[out.index("CALL GRAPH") :].splitlines()
     kinds = [line for line in graph if "pricing.py" in line]
     assert [("price" in k and "52" in k, "voucher:used" in k, "check_voucher" in k) for k in kinds] == [
-        (True, False, False), (False, True, False), (False, False, True)]
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
     assert "code=SPRING" in out
 
 
@@ -191,12 +202,14 @@ def test_recursion_is_folded_and_all_unfolds_it(tmp_path, show):
     _, out, _ = show(path, "--task", "d", "--no-source")
     assert "39 calls in shop/cart.py" in out
     _, full, _ = show(path, "--task", "d", "--all", "--no-source")
-    assert sum("cart.py:60 walk" in line for line in full[full.index("CALL GRAPH"):].splitlines()) == 40
+    assert sum("cart.py:60 walk" in line for line in full[full.index("CALL GRAPH") :].splitlines()) == 40
     assert max(len(line) for line in full.splitlines()) <= 100
 
 
 def test_text_is_plain_ascii_where_the_encoding_is(day, command):
-    done = command("-m", "profilomatic", "report", day.absolute(), "--no-source", env={"PYTHONIOENCODING": "ascii"})
+    done = command(
+        "-m", "profilomatic", "report", day.absolute(), "--no-source", env={"PYTHONIOENCODING": "ascii"}
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.isascii()
     assert b"pricing.py:44" in done.stdout
@@ -206,14 +219,29 @@ def test_report_reads_standard_input_and_survives_a_closed_pipe(day, command):
     done = command("-m", "profilomatic", "report", "-", "--no-source", stdin=day.read_bytes())
     assert done.returncode == 0
     assert b"420 actions" in done.stdout
-    shell = ("import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'profilomatic', 'report', sys.argv[1], '--json',"
-             "'--top', '500'], stdout=subprocess.PIPE, stderr=subprocess.PIPE); p.stdout.read(10); p.stdout.close();"
-             "print(p.stderr.read().decode()); p.wait()")
+    shell = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'profilomatic', 'report', sys.argv[1], '--json',"
+        "'--top', '500'], stdout=subprocess.PIPE, stderr=subprocess.PIPE); p.stdout.read(10); p.stdout.close();"
+        "print(p.stderr.read().decode()); p.wait()"
+    )
     assert command("-c", shell, day.absolute()).stdout.strip() == b""
 
 
-@pytest.mark.parametrize("seconds,text", [
-    (0, "0"), (3.2e-5, "32 µs"), (0.00123, "1.23 ms"), (0.0123, "12.3 ms"), (0.123, "123 ms"), (0.9996, "1.00 s"),
-    (1.234, "1.23 s"), (65.4321, "65.4 s"), (600, "600 s"), (7200, "2.0 h"), (1e6, "12 d")])
+@pytest.mark.parametrize(
+    "seconds,text",
+    [
+        (0, "0"),
+        (3.2e-5, "32 µs"),
+        (0.00123, "1.23 ms"),
+        (0.0123, "12.3 ms"),
+        (0.123, "123 ms"),
+        (0.9996, "1.00 s"),
+        (1.234, "1.23 s"),
+        (65.4321, "65.4 s"),
+        (600, "600 s"),
+        (7200, "2.0 h"),
+        (1e6, "12 d"),
+    ],
+)
 def test_durations_are_short(seconds, text):
     assert _terminal.seconds(seconds) == text

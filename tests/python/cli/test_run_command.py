@@ -59,15 +59,31 @@ def same(command, folder, target, how=None, ours=(), stdin=b"", start=("-m", "pr
     """Runs the target bare and under us; asserts equality and returns the result."""
     env = {"HOW": how} if how else {}
     bare = command(*target, *AFTER, cwd=folder, env=env, stdin=stdin)
-    run = command(*start, "-o", folder / "out.jsonl", *ours, *target, *AFTER, cwd=folder, env=env, stdin=stdin)
+    run = command(
+        *start, "-o", folder / "out.jsonl", *ours, *target, *AFTER, cwd=folder, env=env, stdin=stdin
+    )
     assert (run.stdout, run.stderr, run.returncode) == (bare.stdout, bare.stderr, bare.returncode)
     return bare
 
 
 @pytest.mark.acceptance("PM26")
-@pytest.mark.parametrize("target", [
-    ["probe.py"], ["./probe.py"], ["-m", "probe"], ["-m", "package"], ["plain"], ["app.pyz"], ["link.py"], ["utf.py"],
-    ["broken.py"], ["-m", "absent"], ["-m", "package.absent"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "target",
+    [
+        ["probe.py"],
+        ["./probe.py"],
+        ["-m", "probe"],
+        ["-m", "package"],
+        ["plain"],
+        ["app.pyz"],
+        ["link.py"],
+        ["utf.py"],
+        ["broken.py"],
+        ["-m", "absent"],
+        ["-m", "package.absent"],
+    ],
+    ids=" ".join,
+)
 def test_program_sees_itself_as_without_us(command, program, target):
     bare = same(command, program, target)
     if b"argv" in bare.stdout:
@@ -76,9 +92,14 @@ def test_program_sees_itself_as_without_us(command, program, target):
 
 
 @pytest.mark.acceptance("PM26")
-@pytest.mark.parametrize("how,status", [
-    ("raise", 1), ("interrupt", -signal.SIGINT), ("status", 7), ("text", 1), ("none", 0)])
-@pytest.mark.parametrize("target,ours", [(["probe.py"], []), (["probe.py"], ["--whole"]), (["-m", "package"], []), (["plain"], [])], ids=str)
+@pytest.mark.parametrize(
+    "how,status", [("raise", 1), ("interrupt", -signal.SIGINT), ("status", 7), ("text", 1), ("none", 0)]
+)
+@pytest.mark.parametrize(
+    "target,ours",
+    [(["probe.py"], []), (["probe.py"], ["--whole"]), (["-m", "package"], []), (["plain"], [])],
+    ids=str,
+)
 def test_exit_status_and_traceback_are_the_program_s_own(command, program, target, how, status, ours):
     assert same(command, program, target, how, ours).returncode == status
 
@@ -90,7 +111,9 @@ def test_module_form_of_the_command_is_the_same(command, program, target):
 
 
 def test_program_from_standard_input(command, program):
-    bare = same(command, program, ["-"], stdin=b"import sys; print(sys.argv, __name__, '__file__' in globals())")
+    bare = same(
+        command, program, ["-"], stdin=b"import sys; print(sys.argv, __name__, '__file__' in globals())"
+    )
     assert bare.returncode == 0
 
 
@@ -147,7 +170,9 @@ def test_profiles_go_to_standard_error_by_default(command, actions):
 @pytest.mark.acceptance("PM26")
 @pytest.mark.parametrize("flush", [[], ["--no-flush"]], ids=str)
 def test_actions_of_threads_and_of_exit_are_profiled_too(command, actions, flush):
-    run = command("-m", "profilomatic", "run", "-o", "out", *flush, "actions.py", "thread", "exit", cwd=actions)
+    run = command(
+        "-m", "profilomatic", "run", "-o", "out", *flush, "actions.py", "thread", "exit", cwd=actions
+    )
     assert (run.returncode, run.stderr) == (0, b"")
     kinds = [r["action"]["type"] for r in records_of((actions / "out").read_text())]
     assert kinds == ["job", "in-thread", "at-exit"]
@@ -156,22 +181,57 @@ def test_actions_of_threads_and_of_exit_are_profiled_too(command, actions, flush
 @pytest.mark.acceptance("PM26")
 def test_options_reach_the_engine(command, actions):
     (actions / "options.py").write_text(
-        "import json, profilomatic._options as o; print(json.dumps({k: v for k, v in o.effective().items() if k != 'scrub'}))")
-    run = command("-m", "profilomatic", "run", "-s", "me", "-n", "3", "-v", "5%", "-t", "0.05", "-c", "method", "-l",
-                  "options.py", cwd=actions, env={"PROFILOMATIC_SOURCE_NAME": "not-me"})
+        "import json, profilomatic._options as o; print(json.dumps({k: v for k, v in o.effective().items() if k != 'scrub'}))"
+    )
+    run = command(
+        "-m",
+        "profilomatic",
+        "run",
+        "-s",
+        "me",
+        "-n",
+        "3",
+        "-v",
+        "5%",
+        "-t",
+        "0.05",
+        "-c",
+        "method",
+        "-l",
+        "options.py",
+        cwd=actions,
+        env={"PROFILOMATIC_SOURCE_NAME": "not-me"},
+    )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == {
-        "max_overhead": 0.05, "time_granularity": 0.05, "code_granularity": "method", "store_all_logs": True,
-        "max_actions_per_run": 3, "source_name": "me", "retention": None}
-    run = command("-m", "profilomatic", "run", "--max-overhead=0.03", "--time-granularity", "auto", "options.py", cwd=actions,
-                  env={"PROFILOMATIC_SOURCE_NAME": "me"})
+        "max_overhead": 0.05,
+        "time_granularity": 0.05,
+        "code_granularity": "method",
+        "store_all_logs": True,
+        "max_actions_per_run": 3,
+        "source_name": "me",
+        "retention": None,
+    }
+    run = command(
+        "-m",
+        "profilomatic",
+        "run",
+        "--max-overhead=0.03",
+        "--time-granularity",
+        "auto",
+        "options.py",
+        cwd=actions,
+        env={"PROFILOMATIC_SOURCE_NAME": "me"},
+    )
     values = json.loads(run.stdout)
     assert (values["max_overhead"], values["time_granularity"], values["source_name"]) == (0.03, "auto", "me")
 
 
 @pytest.mark.acceptance("PM26")
 def test_source_name_stands_in_the_profile(command, actions):
-    command("-m", "profilomatic.run_profiled", "-s", "batch", "-c", "file", "-o", "out", "actions.py", cwd=actions)
+    command(
+        "-m", "profilomatic.run_profiled", "-s", "batch", "-c", "file", "-o", "out", "actions.py", cwd=actions
+    )
     record = records_of((actions / "out").read_text())[0]
     assert record["source"] == "batch"
     assert "line" not in record["children"][0]
@@ -190,19 +250,34 @@ def test_profiles_go_to_a_socket(command, actions):
         thread = threading.Thread(target=serve)
         thread.start()
         port = server.getsockname()[1]
-        run = command("-m", "profilomatic", "run", "-i", f"127.0.0.1:{port}", "actions.py", "exit", cwd=actions)
+        run = command(
+            "-m", "profilomatic", "run", "-i", f"127.0.0.1:{port}", "actions.py", "exit", cwd=actions
+        )
         thread.join(10)
     assert (run.returncode, run.stderr) == (0, b"")
     assert [r["action"]["type"] for r in records_of(received[0])] == ["job", "at-exit"]
 
 
-@pytest.mark.parametrize("arguments,words", [
-    (["-i", "nowhere", "actions.py"], "HOST:PORT"), (["-i", "127.0.0.1:99999", "actions.py"], "HOST:PORT"),
-    (["-i", "127.0.0.1:1", "actions.py"], "127.0.0.1:1: "), (["-o", "/no/such/folder/x", "actions.py"], "/no/such/folder/x"),
-    (["-v", "lots", "actions.py"], "percentage"), (["-v", "300%", "actions.py"], "max_overhead"),
-    (["-t", "0", "actions.py"], "time_granularity"), (["-t", "soon", "actions.py"], "seconds"), (["-n", "-1", "actions.py"], "max_actions_per_run"),
-    (["-c", "word", "actions.py"], "invalid choice"), (["--unknown", "actions.py"], "--unknown"), (["-o", "a", "-i", "b:1", "x"], "not allowed"),
-    (["-m"], "module"), ([], "name a script"), (["-s", "x"], "name a script")])
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (["-i", "nowhere", "actions.py"], "HOST:PORT"),
+        (["-i", "127.0.0.1:99999", "actions.py"], "HOST:PORT"),
+        (["-i", "127.0.0.1:1", "actions.py"], "127.0.0.1:1: "),
+        (["-o", "/no/such/folder/x", "actions.py"], "/no/such/folder/x"),
+        (["-v", "lots", "actions.py"], "percentage"),
+        (["-v", "300%", "actions.py"], "max_overhead"),
+        (["-t", "0", "actions.py"], "time_granularity"),
+        (["-t", "soon", "actions.py"], "seconds"),
+        (["-n", "-1", "actions.py"], "max_actions_per_run"),
+        (["-c", "word", "actions.py"], "invalid choice"),
+        (["--unknown", "actions.py"], "--unknown"),
+        (["-o", "a", "-i", "b:1", "x"], "not allowed"),
+        (["-m"], "module"),
+        ([], "name a script"),
+        (["-s", "x"], "name a script"),
+    ],
+)
 def test_wrong_use_is_one_clear_error(command, actions, arguments, words):
     run = command("-m", "profilomatic", "run", *arguments, cwd=actions)
     assert run.returncode == 2
@@ -211,25 +286,31 @@ def test_wrong_use_is_one_clear_error(command, actions, arguments, words):
 
 
 @pytest.mark.acceptance("PM26")
-@pytest.mark.parametrize("option,module", [("-e", "eliot"), ("--eliot", "eliot"), ("-x", "monitor"), ("--monitor", "monitor")])
+@pytest.mark.parametrize(
+    "option,module", [("-e", "eliot"), ("--eliot", "eliot"), ("-x", "monitor"), ("--monitor", "monitor")]
+)
 def test_integrations_are_switched_on_or_explained(command, actions, option, module):
     """The switch calls our module; where its library is missing, one line names it."""
-    (actions / "fake.py").write_text(textwrap.dedent(f"""
+    (actions / "fake.py").write_text(
+        textwrap.dedent(f"""
         import sys, types
         fake = types.ModuleType("profilomatic.{module}")
         fake.patch = fake.enable_prometheus = lambda: print("switched on {module}")
         sys.modules[fake.__name__] = fake
         from profilomatic.run_profiled import main
         sys.exit(main([{option!r}, "-o", "out", "actions.py"]))
-        """))
+        """)
+    )
     run = command("fake.py", cwd=actions)
     assert (run.returncode, run.stdout) == (0, f"switched on {module}\n".encode())
-    (actions / "block.py").write_text(textwrap.dedent(f"""
+    (actions / "block.py").write_text(
+        textwrap.dedent(f"""
         import sys
         sys.modules["profilomatic.{module}"] = None
         from profilomatic.run_profiled import main
         sys.exit(main([{option!r}, "actions.py"]))
-        """))
+        """)
+    )
     run = command("block.py", cwd=actions)
     assert run.returncode == 2
     assert run.stderr.count(b"\n") == 1 and b"pip install" in run.stderr
@@ -237,11 +318,16 @@ def test_integrations_are_switched_on_or_explained(command, actions, option, mod
 
 def test_whole_makes_the_program_one_action(command, tmp_path):
     (tmp_path / "plain.py").write_text(
-        "import sys, time\ndef work():\n    time.sleep(0.15)\nwork()\nsys.exit(0)\n")
+        "import sys, time\ndef work():\n    time.sleep(0.15)\nwork()\nsys.exit(0)\n"
+    )
     run = command("-m", "profilomatic", "run", "--whole", "-o", "out", "plain.py", cwd=tmp_path)
     assert (run.returncode, run.stderr) == (0, b"")
     (record,) = records_of((tmp_path / "out").read_text())
-    assert (record["action"]["type"], record["action"]["kind"], record["action"]["outcome"]) == ("run:plain.py", "code", "succeeded")
+    assert (record["action"]["type"], record["action"]["kind"], record["action"]["outcome"]) == (
+        "run:plain.py",
+        "code",
+        "succeeded",
+    )
     run = command("-m", "profilomatic", "report", "out", "--json", cwd=tmp_path)
     assert json.loads(run.stdout)["hottest_lines"][0]["line"] == 3
 
@@ -255,7 +341,8 @@ def test_whole_is_failed_when_the_program_fails(command, tmp_path):
 
 
 def test_children_by_spawn_and_fork_find_their_main(command, tmp_path):
-    (tmp_path / "pool.py").write_text(textwrap.dedent("""
+    (tmp_path / "pool.py").write_text(
+        textwrap.dedent("""
         import multiprocessing, sys
         def square(x):
             return x * x
@@ -263,7 +350,8 @@ def test_children_by_spawn_and_fork_find_their_main(command, tmp_path):
             for method in ("fork", "spawn"):
                 with multiprocessing.get_context(method).Pool(1) as pool:
                     print(pool.map(square, [1, 2, 3]))
-        """))
+        """)
+    )
     run = command("-W", "ignore", "-m", "profilomatic", "run", "-o", "out", "pool.py", cwd=tmp_path)
     assert (run.returncode, run.stdout.split(b"\n")[:2]) == (0, [b"[1, 4, 9]"] * 2), run.stderr
 
@@ -282,18 +370,26 @@ def test_profile_profiler_says_where_the_bill_is(command, actions):
     assert b"stats()['overhead']" in run.stderr
 
 
-@pytest.mark.parametrize("argv,expected", [
-    (["s.py", "-m"], ([], False, "s.py", ["-m"])),
-    (["-m", "mod", "-o", "x"], ([], True, "mod", ["-o", "x"])),
-    (["-mmod", "a"], ([], True, "mod", ["a"])),
-    (["-elm", "mod", "a"], (["-el"], True, "mod", ["a"])),
-    (["-o", "-m", "s.py"], (["-o", "-m"], False, "s.py", [])),
-    (["-n5", "-omout", "s.py", "a"], (["-n5", "-omout"], False, "s.py", ["a"])),
-    (["-el", "--no-flush", "--source-name", "x", "--max-overhead=2%", "s.py"],
-     (["-el", "--no-flush", "--source-name", "x", "--max-overhead=2%"], False, "s.py", [])),
-    (["--source", "x", "s.py"], (["--source", "x"], False, "s.py", [])),
-    (["-e", "--", "-odd.py", "--", "b"], (["-e"], False, "-odd.py", ["--", "b"])),
-    (["-"], ([], False, "-", [])), (["-e"], (["-e"], False, None, [])), (["-m"], ([], True, None, [])), ([], ([], False, None, [])),
-])
+@pytest.mark.parametrize(
+    "argv,expected",
+    [
+        (["s.py", "-m"], ([], False, "s.py", ["-m"])),
+        (["-m", "mod", "-o", "x"], ([], True, "mod", ["-o", "x"])),
+        (["-mmod", "a"], ([], True, "mod", ["a"])),
+        (["-elm", "mod", "a"], (["-el"], True, "mod", ["a"])),
+        (["-o", "-m", "s.py"], (["-o", "-m"], False, "s.py", [])),
+        (["-n5", "-omout", "s.py", "a"], (["-n5", "-omout"], False, "s.py", ["a"])),
+        (
+            ["-el", "--no-flush", "--source-name", "x", "--max-overhead=2%", "s.py"],
+            (["-el", "--no-flush", "--source-name", "x", "--max-overhead=2%"], False, "s.py", []),
+        ),
+        (["--source", "x", "s.py"], (["--source", "x"], False, "s.py", [])),
+        (["-e", "--", "-odd.py", "--", "b"], (["-e"], False, "-odd.py", ["--", "b"])),
+        (["-"], ([], False, "-", [])),
+        (["-e"], (["-e"], False, None, [])),
+        (["-m"], ([], True, None, [])),
+        ([], ([], False, None, [])),
+    ],
+)
 def test_arguments_are_split_at_the_target(argv, expected):
     assert run_profiled.split(argv) == expected
