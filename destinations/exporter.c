@@ -290,9 +290,10 @@ pom_status_t pom_exporter_add(pom_exporter_t *e, pom_destination_t *d) {
         status = pom__exporter_start_locked(e);
     }
     if (status == POM_OK) {
-        (void)pom__exporter_deal_locked(
-            e);                /* what was put before this call is not for the new one */
-        if (d->context != e) { /* else a former life of it may be reading these */
+        /* What was put before this call is not for the new one. */
+        (void)pom__exporter_deal_locked(e);
+        /* Written once: a former life of the destination may be reading them. */
+        if (d->context != e) {
             d->on_settled = on_settled;
             d->on_closed = on_closed;
             d->context = e;

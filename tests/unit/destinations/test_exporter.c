@@ -91,6 +91,13 @@ static void test_exporter_without_destinations_releases(void **state) {
     pom_exporter_free(e);
 }
 
+static void put_next(fake_t *f) {
+    int64_t number = atomic_load(&f->last_number) + 2;
+    if (number <= 20) {
+        pom_exporter_put(f->arg, profile_new(number, 100));
+    }
+}
+
 static void test_exporter_timer_delivers_then_rests(void **state) {
     pom_exporter_t *e = quick_exporter(5);
     fake_t *f = add_fake(e, "a", FAKE_SEND);
@@ -103,18 +110,20 @@ static void test_exporter_timer_delivers_then_rests(void **state) {
     /* One to arm the timer, one tick that delivers, one tick that finds nothing and stops the
      * timer. */
     assert_int_equal(wakeups(e), before + 3);
-    /* The loop has no timer now: only a put can wake it, and the count stands still. */
+    /* And it does stop: another loop's clock runs for 20 ticks meanwhile. */
+    pom_exporter_t *clock = quick_exporter(5);
+    fake_t *ticks = fake_new("clock", FAKE_SEND);
+    ticks->on_deliver = put_next;
+    ticks->arg = clock;
+    assert_int_equal(pom_exporter_add(clock, &ticks->base), POM_OK);
+    put(clock, 0, 100);
+    wait_for(atomic_load(&ticks->delivered) == 21);
     assert_int_equal(wakeups(e), before + 3);
+    pom_exporter_free(clock);
+    done(ticks);
     assert_int_equal(counters(&f->base).sent, 1);
     pom_exporter_free(e);
     done(f);
-}
-
-static void put_next(fake_t *f) {
-    int64_t number = atomic_load(&f->last_number) + 2;
-    if (number <= 20) {
-        pom_exporter_put(f->arg, profile_new(number, 100));
-    }
 }
 
 static void test_exporter_steady_stream_costs_one_wakeup_a_tick(void **state) {
@@ -138,15 +147,17 @@ static void test_exporter_steady_stream_costs_one_wakeup_a_tick(void **state) {
 static void test_exporter_full_batch_does_not_wait(void **state) {
     pom_exporter_t *e = slow_exporter();
     fake_t *f = add_fake(e, "a", FAKE_SEND);
-    for (int i = 0; i < 80; i++) {
+    put(e, 0, 0);
+    assert_true(pom_exporter_flush(e, soon())); /* the first turn of the loop is over */
+    for (int i = 1; i <= 400; i++) {
         put(e, i, 32 << 10);
     }
-    wait_for(atomic_load(&f->delivered) >= 32); /* 32 of at least 32 KiB are a MiB */
+    wait_for(atomic_load(&f->delivered) >= 300); /* 32 of at least 32 KiB are a MiB */
     assert_true(pom_exporter_flush(e, soon()));
     assert_true(atomic_load(&f->largest) <
                 (1 << 20) + (64 << 10)); /* a MiB, and the last one's excess */
     pom_exporter_free(e);
-    assert_int_equal(counters(&f->base).sent, 80);
+    assert_int_equal(counters(&f->base).sent, 401);
     done(f);
 }
 
@@ -413,6 +424,28 @@ static void test_exporter_flush_is_false_until_the_queue_was_empty(void **state)
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(&f->base).queued, 0);
     assert_true(pom_exporter_flush(e, POM_FOREVER));
+    pom_exporter_free(e);
+    done(f);
+}
+
+static void *flush_it(void *arg) {
+    pom_exporter_t *e = arg;
+    return pom_exporter_flush(e, soon()) ? e : NULL;
+}
+
+static void test_exporter_flush_hears_of_a_late_send(void **state) {
+    pom_exporter_t *e = slow_exporter();
+    fake_t *f = add_fake(e, "a", FAKE_HOLD);
+    put(e, 1, 0);
+    pthread_t thread;
+    void *flushed = NULL;
+    pthread_create(&thread, NULL, flush_it, e);
+    wait_for(atomic_load(&e->waiters) == 1 && atomic_load(&f->held_count) == 1);
+    int64_t before = pom_now_ns();
+    assert_int_equal(fake_release(f, 1), 1); /* on this thread: the loop sees nothing of it */
+    pthread_join(thread, &flushed);
+    assert_non_null(flushed);
+    assert_true(pom_now_ns() - before < PATIENCE_NS); /* told, not timed out */
     pom_exporter_free(e);
     done(f);
 }
@@ -696,6 +729,7 @@ int main(void) {
         POM_TEST(test_exporter_window_bounds_batches_out),
         POM_TEST(test_exporter_twenty_destinations_each_keep_their_own_books),
         POM_TEST(test_exporter_flush_is_false_until_the_queue_was_empty),
+        POM_TEST(test_exporter_flush_hears_of_a_late_send),
         POM_TEST(test_exporter_flush_empties_what_a_destination_buffers),
         POM_TEST(test_exporter_stop_counts_the_rest_and_can_start_again),
         POM_TEST(test_exporter_stop_does_not_wait_for_a_hanging_write),

@@ -199,27 +199,23 @@ static void test_handoff_removed_and_added_while_its_call_runs(void **state) {
 
 static void test_handoff_stop_does_not_wait_for_a_call(void **state) {
     rig_t rig;
-    rig_up(&rig, 2);
+    rig_up(&rig, 1);
     for (int i = 0; i < 5; i++) {
         put(rig.e, i, 0);
     }
-    pom_handoff_item_t item = take(&rig);
-    int which = item.destination == rig.d[0] ? 0 : 1;
+    pom_handoff_item_t late = take(&rig);
     assert_int_equal(pom_exporter_stop(rig.e, pom_now_ns() + POM_NS_PER_MS), POM_OK);
-    assert_int_equal(counters(rig.d[which]).dropped[POM_DROP_SHUTDOWN], 5);
-    assert_int_equal(counters(rig.d[1 - which]).dropped[POM_DROP_SHUTDOWN], 5);
-    /* Started anew while the old call still runs: the late end of that counts nothing twice. */
+    assert_int_equal(counters(rig.d[0]).dropped[POM_DROP_SHUTDOWN], 5);
+    /* Started anew while the old call still runs: the late end of that counts nothing. */
     assert_int_equal(pom_exporter_start(rig.e), POM_OK);
     put(rig.e, 5, 0);
-    pom_handoff_item_t late = item;
-    item = take(&rig);
+    pom_handoff_item_t item = take(&rig);
     pom_handoff_done(rig.h, &late, NULL);
-    pom_handoff_done(rig.h, &item, NULL);
-    item = take(&rig);
+    assert_int_equal(counters(rig.d[0]).sent, 0);
+    assert_int_equal(counters(rig.d[0]).queued, 1);
     pom_handoff_done(rig.h, &item, NULL);
     assert_true(pom_exporter_flush(rig.e, soon()));
-    assert_int_equal(counters(rig.d[which]).sent, 1);
-    assert_int_equal(counters(rig.d[1 - which]).sent, 1);
+    assert_int_equal(counters(rig.d[0]).sent, 1);
     rig_down(&rig);
 }
 
