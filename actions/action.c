@@ -1,5 +1,5 @@
 /*
- * Small parts of an action that both sides share: its text storage, and the kind of own actions.
+ * An action's text storage: filled by the app side, read by the seal.
  */
 #include "actions/action.h"
 
@@ -22,11 +22,3 @@ pom_text_t pom_action_text(pom_action_t *action, const char *text, size_t size) 
     action->text_used += (uint32_t)size;
     return (pom_text_t){.data = at, .size = (uint32_t)size};
 }
-
-static void describe_code(const pom_action_t *action, pom_value_writer_t *writer) {
-    // The user's fields are all there is, and the seal writes those for every kind.
-    (void)action;
-    (void)writer;
-}
-
-const pom_action_kind_t pom_action_kind_code = {.name = "code", .describe = describe_code};

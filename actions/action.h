@@ -28,12 +28,9 @@ typedef struct pom_action_s pom_action_t;
 /* What the kind of action adds to its record: run at the seal, on the sampler thread, so that the app thread only copies. */
 typedef struct pom_action_kind_s {
     const char *name; /* "wsgi", "code" */
-    /* Writes the entries of the record's `action` map that come after type, kind and outcome. */
+    /* Writes the entries of the record's `action` map that come after type, kind, outcome and the user's fields; NULL = none. */
     void (*describe)(const pom_action_t *action, pom_value_writer_t *writer);
 } pom_action_kind_t;
-
-/* Own actions: entries are the user's fields. */
-extern const pom_action_kind_t pom_action_kind_code;
 
 /* A frame of an event's stack: resolved to a code under the interpreter's lock, line found by the sampler. */
 typedef struct pom_event_frame_s {

@@ -328,7 +328,9 @@ static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
     pom_value_begin(&writer, storage, sizeof storage);
     pom_value_map_begin(&writer);
     pom_value_entries(&writer, a->fields, a->fields_size);
-    a->kind->describe(a, &writer);
+    if (a->kind->describe != NULL) {
+        a->kind->describe(a, &writer);
+    }
     write_entry(&writer, "exception", a->exception);
     write_entry(&writer, "reason", a->reason);
     pom_value_map_end(&writer);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "bindings/engine/engine.h"
+#include "bindings/ext/asyncio.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/values.h"
 
@@ -24,6 +25,9 @@ typedef struct action_s {
     PyObject *fields;
     PyObject *weakrefs;
 } action_t;
+
+static const pom_action_kind_t code_kind = {.name = "code"};
+static const pom_action_kind_t eliot_kind = {.name = "eliot"};
 
 static PyObject *contextlib_file; // of contextlib.__file__'s code, found at first use; NULL = not yet
 
@@ -80,6 +84,20 @@ static bool block_frame(pom_own_frame_t *frame) {
     return true;
 }
 
+/* The frame that an action outlives nothing of: the asyncio task's coroutine, else the first frame of the thread or greenlet. */
+static bool context_frame(pom_own_frame_t *frame) {
+    uintptr_t coroutine = pom_asyncio_task_frame();
+    if (coroutine != 0) {
+        return pom_work_frame(coroutine, frame);
+    }
+    bool found = pom_work_caller(frame);
+    pom_own_frame_t next = *frame;
+    while (found && next.previous != 0 && pom_work_frame(next.previous, &next)) {
+        *frame = next;
+    }
+    return found;
+}
+
 /* ---- enter and exit ---------------------------------------------------------------------------------- */
 
 static void post(action_t *self, const char *status, const char *outcome, PyObject *exception,
@@ -89,14 +107,11 @@ static void post(action_t *self, const char *status, const char *outcome, PyObje
     pom_work_message(&self->work, &head, fields, traceback);
 }
 
-static PyObject *action_enter(PyObject *op, PyObject *unused) {
-    (void)unused;
-    action_t *self = (action_t *)op;
-    if (self->work.kind != POM_WORK_NONE) {
-        return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
-    }
+/* Begins it where the engine runs and a frame is found; else it stays unrecorded. Never fails. */
+static void begin(action_t *self, const pom_action_kind_t *kind,
+                  bool (*find_frame)(pom_own_frame_t *)) {
     if (!pom_work_engine_runs()) {
-        return Py_NewRef(op);
+        return;
     }
     // Encoded first: the user's __str__ may run, and nothing of ours is in flight yet.
     unsigned char encoded[FIELDS_MAX];
@@ -107,13 +122,11 @@ static PyObject *action_enter(PyObject *op, PyObject *unused) {
     pom_value_map_end(&writer);
     uint32_t size = (uint32_t)pom_value_finish(&writer);
     pom_own_frame_t frame;
-    if (!pom_work_engine_runs() || !block_frame(&frame)) {
-        return Py_NewRef(op);
+    if (!pom_work_engine_runs() || !find_frame(&frame)) {
+        return;
     }
-    pom_work_begin(&self->work, &pom_action_kind_code);
-    if (self->work.kind == POM_WORK_NESTED) {
-        post(self, "started", NULL, NULL, self->fields, NULL);
-    } else if (self->work.kind == POM_WORK_OUTERMOST) {
+    pom_work_begin(&self->work, kind);
+    if (self->work.kind == POM_WORK_OUTERMOST) {
         pom_action_t *action = self->work.action;
         Py_ssize_t type_size = 0;
         const char *type = PyUnicode_AsUTF8AndSize(self->type, &type_size);
@@ -127,6 +140,18 @@ static PyObject *action_enter(PyObject *op, PyObject *unused) {
         action->type = pom_action_text(action, type, (size_t)type_size);
     }
     pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE);
+}
+
+static PyObject *action_enter(PyObject *op, PyObject *unused) {
+    (void)unused;
+    action_t *self = (action_t *)op;
+    if (self->work.kind != POM_WORK_NONE) {
+        return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
+    }
+    begin(self, &code_kind, block_frame);
+    if (self->work.kind == POM_WORK_NESTED) {
+        post(self, "started", NULL, NULL, self->fields, NULL);
+    }
     return Py_NewRef(op);
 }
 
@@ -162,6 +187,62 @@ static PyObject *action_message(PyObject *op, PyObject *args, PyObject *kwargs) 
         Py_XDECREF(handled);
     }
     Py_RETURN_NONE;
+}
+
+/* open(task_uuid): begins an action that may outlive this frame, under the id of a task from elsewhere. It posts no messages of its
+ * own: whoever opens it has its own. */
+static PyObject *action_open(PyObject *op, PyObject *task_uuid) {
+    action_t *self = (action_t *)op;
+    if (!PyUnicode_Check(task_uuid)) {
+        return PyErr_Format(PyExc_TypeError, "a task id is text, not %R", task_uuid);
+    }
+    if (self->work.kind != POM_WORK_NONE) {
+        return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
+    }
+    begin(self, &eliot_kind, context_frame);
+    if (self->work.kind == POM_WORK_OUTERMOST || self->work.kind == POM_WORK_NESTED) {
+        Py_ssize_t size = 0;
+        const char *text = PyUnicode_AsUTF8AndSize(task_uuid, &size);
+        pom_id_t id = self->work.task_id;
+        char plain[POM_ID_TEXT] = "";
+        if (text != NULL && pom_id_parse(text, (size_t)size, &id)) {
+            pom_id_format(id, plain);
+        }
+        PyErr_Clear(); // not UTF-8: its own id then
+        bool is_plain = size == POM_ID_TEXT && memcmp(plain, text, POM_ID_TEXT) == 0;
+        if (text != NULL) {
+            pom_work_set_task(&self->work, id, is_plain ? NULL : task_uuid);
+        }
+    }
+    return PyBool_FromLong(self->work.kind != POM_WORK_NONE);
+}
+
+/* close(outcome, exception): ends what open() began; the outcome is one of the record's words. */
+static PyObject *action_close(PyObject *op, PyObject *args) {
+    const char *word;
+    PyObject *exception = NULL;
+    if (!PyArg_ParseTuple(args, "s|O:close", &word, &exception)) {
+        return NULL;
+    }
+    for (int i = 0; i < POM_OUTCOME_COUNT; i++) {
+        if (strcmp(word, pom_outcome_names[i]) == 0) {
+            pom_work_end(&((action_t *)op)->work, (pom_outcome_t)i,
+                         exception == Py_None ? NULL : exception);
+            Py_RETURN_NONE;
+        }
+    }
+    return PyErr_Format(PyExc_ValueError, "outcome %s: must be succeeded, failed, aborted or lost", word);
+}
+
+/* post(fields): a message whose fields are a dict. */
+static PyObject *action_post(PyObject *op, PyObject *fields) {
+    if (!PyDict_Check(fields)) {
+        return PyErr_Format(PyExc_TypeError, "the fields of a message are a dict, not %R", fields);
+    }
+    PyObject *done = PyTuple_New(0);
+    PyObject *result = done == NULL ? NULL : action_message(op, done, fields);
+    Py_XDECREF(done);
+    return result;
 }
 
 static PyObject *action_task_uuid(PyObject *op, void *closure) {
@@ -208,6 +289,9 @@ static PyMethodDef action_methods[] = {
     {"message", (PyCFunction)(void (*)(void))action_message, METH_VARARGS | METH_KEYWORDS,
      "Puts a message with these fields and the stack of this call into the call graph. Nothing while "
      "not profiled."},
+    {"open", action_open, METH_O, "For integrations: begins it under a task id; False when not recorded."},
+    {"close", action_close, METH_VARARGS, "For integrations: ends what open() began."},
+    {"post", action_post, METH_O, "For integrations: a message, its fields as a dict."},
     {NULL, NULL, 0, NULL}};
 static PyMemberDef action_members[] = {
     {"type", T_OBJECT, offsetof(action_t, type), READONLY, NULL},

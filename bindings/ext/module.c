@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
+#include "bindings/ext/asyncio.h"
 #include "bindings/ext/code_reader.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/delivery.h"
@@ -455,6 +456,15 @@ static PyObject *py_current_task_uuid(PyObject *module, PyObject *unused) {
     return pom_work_task_uuid(work);
 }
 
+static PyObject *py_strip_leaf(PyObject *module, PyObject *prefix) {
+    (void)module;
+    if (!PyUnicode_Check(prefix)) {
+        return PyErr_Format(PyExc_TypeError, "a path prefix is text, not %R", prefix);
+    }
+    pom_work_strip_leaf(prefix);
+    Py_RETURN_NONE;
+}
+
 /* ---- the module --------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
@@ -464,6 +474,7 @@ static PyMethodDef functions[] = {
     {"flush", py_flush, METH_O, "flush(timeout): True when every queue is empty."},
     {"add_destination", py_add_destination, METH_O, "Adds a destination and starts the engine."},
     {"remove_destination", py_remove_destination, METH_O, "No error when it is not there."},
+    {"strip_leaf", py_strip_leaf, METH_O, "strip_leaf(prefix): files below it are no part of a message's stack."},
     {"current_task_uuid", py_current_task_uuid, METH_NOARGS, "Of the innermost action here, or None."},
     {"stats", py_stats, METH_NOARGS, "Counters and the bill, as a dict."},
     {"engine_info", py_engine_info, METH_NOARGS, "Which engine this is and why, as a dict."},
@@ -513,7 +524,7 @@ static int exec_module(PyObject *module) {
     }
     if (pom_threads_init() < 0 || pom_delivery_init(module) < 0 || pom_file_py_init(module) < 0 ||
         pom_wsgi_init(module) < 0 || pom_body_init(module) < 0 || pom_action_init(module) < 0 ||
-        pom_probe_init(module) < 0 || PyModule_AddFunctions(module, functions) < 0) {
+        pom_probe_init(module) < 0 || pom_asyncio_init() < 0 || PyModule_AddFunctions(module, functions) < 0) {
         return -1;
     }
     choose_walker();

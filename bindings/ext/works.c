@@ -403,6 +403,18 @@ static int32_t walk_traceback(PyObject *traceback, pom_raw_frame_t *frames, int3
     return depth;
 }
 
+static PyObject *stripped; // NULL = nothing
+
+void pom_work_strip_leaf(PyObject *prefix) {
+    Py_XSETREF(stripped, Py_NewRef(prefix));
+}
+
+static bool is_stripped(const pom_own_frame_t *frame) {
+    return stripped != NULL &&
+           PyUnicode_Tailmatch(((PyCodeObject *)frame->code)->co_filename, stripped, 0,
+                               PY_SSIZE_T_MAX, -1) == 1;
+}
+
 /* The calling stack down to the action's anchor, leaf first. */
 static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_frame_t *frames) {
     const pom_anchor_t *anchor = anchor_of(action);
@@ -418,7 +430,9 @@ static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_
         if (anchored && anchor->kind == POM_ANCHOR_OUTSIDE) {
             break;
         }
-        if (raised > 0 && frame.frame == handler) {
+        if (depth == 0 && is_stripped(&frame)) {
+            // the logging library's own frame
+        } else if (raised > 0 && frame.frame == handler) {
             depth = raised; // what was called while handling the exception is not where it was raised
         } else {
             frames[depth++] = (pom_raw_frame_t){.code = frame.code, .lasti = frame.lasti};

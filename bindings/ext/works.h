@@ -76,6 +76,10 @@ void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception);
 void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *fields,
                       PyObject *traceback);
 
+/* Code in files that begin with this text (borrowed; one at a time) is stripped from the leaf of message stacks: a logging library's
+ * own frames say nothing. */
+void pom_work_strip_leaf(PyObject *prefix);
+
 /* The work still belongs to the engine in force. */
 bool pom_work_is_live(const pom_work_t *work);
 
