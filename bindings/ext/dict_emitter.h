@@ -10,8 +10,8 @@
 
 #include "profiles/profile.h"
 
-/* A new dict that nobody else holds; NULL with an exception, which can only be MemoryError. The delivery thread with the GIL; it
- * runs no user code. O(nodes). */
+/* A new dict that nobody else holds; NULL with an exception, which can only be MemoryError. The
+ * delivery thread with the GIL; it runs no user code. O(nodes). */
 PyObject *pom_py_record(const pom_profile_t *profile);
 
 #endif

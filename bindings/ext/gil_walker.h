@@ -1,9 +1,9 @@
 /*
  * The GIL walker: captures a stack through the interpreter's public API alone, holding the GIL.
  *
- * Used in place of the native walker (walker.h) where frames are not where we expect them or memory may not be read. Frames are
- * known by the addresses of their frame objects, which are borrowed identities: compared, with the code, and never
- * followed. 0 is the end of a chain.
+ * Used in place of the native walker (walker.h) where frames are not where we expect them or memory
+ * may not be read. Frames are known by the addresses of their frame objects, which are borrowed
+ * identities: compared, with the code, and never followed. 0 is the end of a chain.
  */
 #ifndef POM_EXT_GIL_WALKER_H
 #define POM_EXT_GIL_WALKER_H
@@ -13,8 +13,8 @@
 /* One for the process. Its walk waits for the GIL. [any] */
 pom_walker_t *pom_gil_walker(void);
 
-/* The calling thread's frame that pom_own_frame_t.previous or .frame of an earlier answer named (0 = the current one); false:
- * none, or it runs no more. O(frames above it). [app] with the GIL */
+/* The calling thread's frame that pom_own_frame_t.previous or .frame of an earlier answer named
+ * (0 = the current one); false: none, or it runs no more. O(frames above it). [app] with the GIL */
 bool pom_gil_own_frame(uintptr_t frame, pom_own_frame_t *out);
 
 #endif

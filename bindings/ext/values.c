@@ -1,22 +1,25 @@
 /*
  * Python objects as a value stream: what a message's fields were at the moment of the call.
  *
- * Two ways through a container. While its entries are plain (exact str, int, float, bool, None), which is nearly always, they are
- * read in place: nothing of that can run the user's code. At the first entry that might, the rest is copied, as owned
- * references, and the copy is worked off; the user's code may then change the container as it likes. Copies are cut at the
- * cap of items, so neither a huge set nor an endless __iter__ is followed further than it is shown.
+ * Two ways through a container. While its entries are plain (exact str, int, float, bool, None),
+ * which is nearly always, they are read in place: nothing of that can run the user's code. At the
+ * first entry that might, the rest is copied, as owned references, and the copy is worked off; the
+ * user's code may then change the container as it likes. Copies are cut at the cap of items, so
+ * neither a huge set nor an endless __iter__ is followed further than it is shown.
  *
- * Whatever the user's code raises is swallowed, BaseException too: this runs inside a call of the user's that has
- * nothing to do with it, and a guest has no way to hand it on. An exception that was pending is put aside and restored.
+ * Whatever the user's code raises is swallowed, BaseException too: this runs inside a call of the
+ * user's that has nothing to do with it, and a guest has no way to hand it on. An exception that
+ * was pending is put aside and restored.
  *
- * Text is encoded here and not by the interpreter: PyUnicode_AsUTF8AndSize keeps a second copy with the object for its life,
- * and lone surrogates make it raise. On the caller's thread with the GIL.
+ * Text is encoded here and not by the interpreter: PyUnicode_AsUTF8AndSize keeps a second copy with
+ * the object for its life, and lone surrogates make it raise. On the caller's thread with the GIL.
  */
 #include "bindings/ext/values.h"
 
 #include <string.h>
 
-/* Characters that need not be looked at: the stream cuts texts at POM_VALUE_TEXT_MAX bytes, and none is shorter than one. */
+/* Characters that need not be looked at: the stream cuts texts at POM_VALUE_TEXT_MAX bytes, and
+ * none is shorter than one. */
 #define ENCODED_MAX (POM_VALUE_TEXT_MAX + 4)
 
 #define ELLIPSIS "\xe2\x80\xa6" /* U+2026 */
@@ -32,7 +35,7 @@ typedef struct pending_s {
 
 static void write_slowly(encoder_t *e, PyObject *value, int depth);
 
-/* ---- text ---------------------------------------------------------------------------------------- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 static bool is_ready(PyObject *str) {
 #if PY_VERSION_HEX < 0x030c0000
@@ -67,7 +70,8 @@ static char *put_character(char *to, Py_UCS4 c) {
     return to;
 }
 
-/* UTF-8 of the first `count` characters, at most `most` bytes and one character more; returns the bytes written. */
+/* UTF-8 of the first `count` characters, at most `most` bytes and one character more; returns
+ * the bytes written. */
 static size_t encode(PyObject *str, Py_ssize_t count, char *out, size_t most) {
     int kind = (int)PyUnicode_KIND(str);
     const void *data = PyUnicode_DATA(str);
@@ -114,7 +118,8 @@ static void write_key(pom_value_writer_t *w, PyObject *str) {
     pom_value_key(w, utf8, size);
 }
 
-/* What stands for a value whose class lets nothing be known of it. A new reference, NULL without an exception: no memory. */
+/* What stands for a value whose class lets nothing be known of it. A new reference, NULL without
+ * an exception: no memory. */
 static PyObject *unprintable(PyObject *value) {
     PyObject *name = PyType_GetName(Py_TYPE(value));
     PyObject *text = name == NULL ? NULL : PyUnicode_FromFormat("<unprintable %U>", name);
@@ -143,7 +148,7 @@ static void write_as_text(pom_value_writer_t *w, PyObject *value) {
     }
 }
 
-/* ---- plain values ---------------------------------------------------------------------------------- */
+/* ---- plain values ---------------------------------------------------------------------------- */
 
 /* Ints too large for the stream. */
 static void write_hex(pom_value_writer_t *w, PyObject *value) {
@@ -199,7 +204,7 @@ static void write_any(encoder_t *e, PyObject *value, int depth) {
     }
 }
 
-/* ---- dicts ---------------------------------------------------------------------------------------- */
+/* ---- dicts ----------------------------------------------------------------------------------- */
 
 /* False: the cap of items is reached. */
 static bool take_item(encoder_t *e) {
@@ -225,7 +230,8 @@ static void write_any_key(pom_value_writer_t *w, PyObject *key) {
     }
 }
 
-/* The entries from `at` on, by way of a copy. One more than may be shown is copied, so that a cut is noticed. */
+/* The entries from `at` on, by way of a copy. One more than may be shown is copied, so that a
+ * cut is noticed. */
 static void write_entries_copied(encoder_t *e, PyObject *dict, Py_ssize_t at, int depth) {
     PyObject *key, *value;
     Py_ssize_t room = PyDict_GET_SIZE(dict), count = 0;
@@ -272,7 +278,7 @@ static void write_entries(encoder_t *e, PyObject *dict, int depth) {
     }
 }
 
-/* ---- lists, tuples, sets -------------------------------------------------------------------------- */
+/* ---- lists, tuples, sets --------------------------------------------------------------------- */
 
 /* Copies items as owned references, at most `room`. -1: the value's own code raised. */
 static Py_ssize_t copy_items(PyObject *value, PyObject **copy, Py_ssize_t room) {
@@ -323,13 +329,13 @@ static void write_list(encoder_t *e, PyObject *value, int depth) {
     PyMem_Free(copy);
 }
 
-/* ---- everything else -------------------------------------------------------------------------------- */
+/* ---- everything else ------------------------------------------------------------------------- */
 
 static void write_bytes(pom_value_writer_t *w, PyObject *value) {
     // A copy: decoding may run a collection, and with it code that changes a bytearray.
     const char *data =
         PyBytes_Check(value) ? PyBytes_AS_STRING(value) : PyByteArray_AS_STRING(value);
-    Py_ssize_t size = Py_SIZE(value) < POM_PY_TEXT_MAX ? Py_SIZE(value) : POM_PY_TEXT_MAX;
+    Py_ssize_t size = Py_SIZE(value) < POM_PY_BYTES_MAX ? Py_SIZE(value) : POM_PY_BYTES_MAX;
     w->cut = w->cut || size < Py_SIZE(value);
     PyObject *copy = PyBytes_FromStringAndSize(data, size);
     PyObject *text = copy == NULL
@@ -361,7 +367,8 @@ static void write_number(pom_value_writer_t *w, PyObject *value) {
     Py_DECREF(plain);
 }
 
-/* The user's code may run. By type and not by isinstance(), which asks the object for its __class__. */
+/* The user's code may run. By type and not by isinstance(), which asks the object for its
+ * __class__. */
 static void write_slowly(encoder_t *e, PyObject *value, int depth) {
     bool is_dict = PyDict_Check(value);
     if (is_dict || PyList_Check(value) || PyTuple_Check(value) || PyAnySet_Check(value)) {
@@ -384,7 +391,7 @@ static void write_slowly(encoder_t *e, PyObject *value, int depth) {
     }
 }
 
-/* ---- the ways in -------------------------------------------------------------------------------------- */
+/* ---- the ways in ----------------------------------------------------------------------------- */
 
 static pending_t put_aside(void) {
     pending_t pending;

@@ -1,14 +1,16 @@
 /*
  * Python objects as a value stream, and exceptions in words.
  *
- * Used by works.c and action.c for what the user passed. The user's own code may run (str() of an object): it may release the
- * GIL, change the containers being read, or raise. Nothing here raises, and an exception that is pending stays as it is.
+ * Used by works.c and action.c for what the user passed. The user's own code may run (str() of an
+ * object): it may release the GIL, change the containers being read, or raise. Nothing here raises,
+ * and an exception that is pending stays as it is.
  *
  *     pom_value_map_begin(&writer);
  *     pom_py_write_entries(&writer, fields);
  *     pom_value_map_end(&writer);
  *
- * The twin of bindings/profilomatic/_values.py: the same input gives the same record. All [app] with the GIL.
+ * The twin of bindings/profilomatic/_values.py: the same input gives the same record. All [app]
+ * with the GIL.
  */
 #ifndef POM_EXT_VALUES_H
 #define POM_EXT_VALUES_H
@@ -17,9 +19,9 @@
 
 #include "profiles/value.h"
 
-#define POM_PY_TEXT_MAX      4096 /* characters of a value's text; the stream's own cap is in bytes */
-#define POM_PY_KEY_MAX       256
-#define POM_PY_DEPTH_MAX     8    /* nesting of fields; a record around them nests too, and readers' stacks are finite */
+#define POM_PY_BYTES_MAX     4096 /* bytes of a bytes object; of a text, POM_VALUE_TEXT_MAX */
+#define POM_PY_KEY_MAX       256  /* characters */
+#define POM_PY_DEPTH_MAX     8    /* nesting of fields; their record nests too */
 #define POM_PY_ITEMS_MAX     1000 /* entries of all containers of one call together */
 #define POM_PY_EXCEPTION_MAX 1024 /* characters of an exception's name or text */
 
@@ -32,8 +34,8 @@ void pom_py_write_entries(pom_value_writer_t *w, PyObject *mapping);
 /* Writes a str; lone surrogates become '?'. */
 void pom_py_write_text(pom_value_writer_t *w, PyObject *str);
 
-/* An exception's class, with its module unless it is a builtin, and its str(). New references to str, NULL (without an exception
- * set) for no memory. */
+/* An exception's class, with its module unless it is a builtin, and its str(). New references to
+ * str, NULL (without an exception set) for no memory. */
 PyObject *pom_py_exception_name(PyObject *exc);
 PyObject *pom_py_exception_text(PyObject *exc);
 
