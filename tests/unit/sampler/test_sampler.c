@@ -1,0 +1,803 @@
+/* The sampler's thread: what it hands on, what it counts as missed, when it parks, and that nobody is left waiting. */
+#define _GNU_SOURCE // gettid
+#include "tests/unit/support/test_support.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "tests/unit/sampler/fakes.h"
+
+#define FAST_NS (50 * POM_NS_PER_US)
+#define SLOW_NS (10 * POM_NS_PER_S) /* the first look comes after 5 s at the earliest */
+#define SOON_NS (4 * POM_NS_PER_S)
+
+typedef struct rig_s {
+    pom_slots_t slots;
+    pom_code_table_t *codes;
+    fake_walker_t walker;
+    fake_client_t client;
+    pom_sampler_t *sampler;
+    pom_slot_t *slot;
+} rig_t;
+
+static pom_slot_t *claim(rig_t *rig, int32_t tid) {
+    pom_thread_identity_t who = {.tid = tid};
+    return pom_slots_claim(&rig->slots, &who);
+}
+
+/* Not started; one slot of a thread that does not exist. */
+static void rig_init(rig_t *rig, int64_t granularity_ns, int64_t budget_ppm) {
+    pom_schedule_options_t options = {.granularity_ns = granularity_ns, .budget_ppm = budget_ppm};
+    pom_slots_init(&rig->slots);
+    rig->codes = pom_code_table_new(64, &fake_resolver);
+    fake_walker_init(&rig->walker);
+    fake_client_init(&rig->client);
+    rig->sampler = pom_sampler_new(&options, &rig->slots, rig->codes, &rig->walker.walker,
+                                   &rig->client.client);
+    assert_non_null(rig->sampler);
+    rig->slot = claim(rig, 0);
+}
+
+static void rig_fini(rig_t *rig) {
+    pom_sampler_stop(rig->sampler);
+    pom_sampler_free(rig->sampler);
+    pom_code_table_free(rig->codes);
+    pom_slots_fini(&rig->slots);
+}
+
+static void start(rig_t *rig) {
+    assert_int_equal(pom_sampler_start(rig->sampler), POM_OK);
+}
+
+static void *action_of(uintptr_t number) {
+    return (void *)(number << 4);
+}
+
+static void attach(rig_t *rig, pom_slot_t *slot, uintptr_t number) {
+    pom_anchor_t anchor = {
+        .at = {.frame = number}, .action = action_of(number), .since_ns = pom_now_ns()};
+    assert_int_equal(pom_slot_attach(slot, &anchor), POM_OK);
+    pom_sampler_notify(rig->sampler);
+}
+
+static void detach(pom_slot_t *slot, uintptr_t number) {
+    assert_true(pom_slot_detach(slot, action_of(number)));
+}
+
+static bool sync_now(rig_t *rig) {
+    return pom_sampler_sync(rig->sampler, pom_now_ns() + FAKE_PATIENCE_NS);
+}
+
+static pom_sampler_stats_t stats(const rig_t *rig) {
+    return pom_sampler_stats(rig->sampler);
+}
+
+/* ---- samples and misses --------------------------------------------------------------------- */
+
+static void test_sampler_hands_on_the_sample_of_the_anchor_met(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    for (uintptr_t i = 1; i <= 3; i++) {
+        attach(&rig, rig.slot, i);
+    }
+    for (uint32_t index = 0; index < 3; index++) { // newest first
+        atomic_store(&rig.walker.anchor, index);
+        atomic_store(&rig.client.sampled, NULL);
+        start(&rig);
+        assert_true(await(atomic_load(&rig.client.sampled) != NULL));
+        pom_sampler_stop(rig.sampler);
+        assert_ptr_equal(atomic_load(&rig.client.sampled), action_of(3 - index));
+    }
+    assert_int_equal(atomic_load(&rig.client.depth), 3);
+    assert_int_equal(atomic_load(&rig.client.early), 0);
+    assert_int_equal(stats(&rig).taken, atomic_load(&rig.client.samples));
+    assert_int_equal(atomic_load(&rig.walker.walks), atomic_load(&rig.client.samples));
+    for (int i = 0; i < POM_MISS_COUNT; i++) {
+        assert_int_equal(stats(&rig).missed[i], 0);
+    }
+    rig_fini(&rig);
+}
+
+static void test_sampler_looks_at_every_slot(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    pom_slot_t *slots[5];
+    start(&rig);
+    for (uintptr_t i = 0; i < 5; i++) {
+        slots[i] = claim(&rig, 0);
+        attach(&rig, slots[i], i + 1);
+    }
+    for (uintptr_t i = 0; i < 5; i++) {
+        assert_true(await(atomic_load(&rig.client.sampled) == action_of(i + 1)));
+    }
+    rig_fini(&rig);
+}
+
+static pom_status_t leave(fake_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
+                          uint32_t *anchor) {
+    (void)self;
+    fake_stack(stack);
+    *anchor = 0;
+    (void)pom_slot_detach(view->slot, view->anchors[0].action);
+    return POM_OK;
+}
+
+static pom_status_t disturb(fake_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
+                            uint32_t *anchor) {
+    (void)self;
+    fake_stack(stack);
+    *anchor = 0;
+    pom_anchor_t other = {.action = action_of(99)};
+    (void)pom_slot_attach(view->slot, &other);
+    (void)pom_slot_detach(view->slot, other.action);
+    return POM_OK;
+}
+
+static pom_status_t torn_three_times(fake_walker_t *self, const pom_slot_view_t *view,
+                                     pom_stack_t *stack, uint32_t *anchor) {
+    (void)view;
+    fake_stack(stack);
+    *anchor = 0;
+    return atomic_load(&self->walks) % 4 != 0 ? POM_ETORN : POM_OK;
+}
+
+/* Looks run on the test's own thread here: one stop after one look would be a race. */
+static void await_looks(rig_t *rig, int64_t looks) {
+    start(rig);
+    assert_true(await(atomic_load(&rig->client.samples) +
+                          atomic_load(&rig->client.misses[POM_MISS_TORN]) +
+                          atomic_load(&rig->client.misses[POM_MISS_NO_ANCHOR]) +
+                          atomic_load(&rig->client.misses[POM_MISS_UNREADABLE]) +
+                          atomic_load(&rig->client.misses[POM_MISS_DEAD_CODE]) +
+                          atomic_load(&rig->client.misses[POM_MISS_RACED]) >=
+                      looks));
+    pom_sampler_stop(rig->sampler);
+}
+
+static void test_sampler_counts_misses_by_reason(void **state) {
+    static const struct {
+        pom_status_t status;
+        pom_miss_t reason;
+    } cases[] = {
+        {POM_ETORN, POM_MISS_TORN},
+        {POM_ENOTFOUND, POM_MISS_NO_ANCHOR},
+        {POM_EUNREADABLE, POM_MISS_UNREADABLE},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        rig_t rig;
+        rig_init(&rig, FAST_NS, 1000000);
+        attach(&rig, rig.slot, 1);
+        attach(&rig, rig.slot, 2);
+        atomic_store(&rig.walker.status, (int)cases[i].status);
+        await_looks(&rig, 10);
+        int64_t misses = stats(&rig).missed[cases[i].reason];
+        assert_true(misses >= 10);
+        assert_int_equal(atomic_load(&rig.client.misses[cases[i].reason]), misses);
+        assert_ptr_equal(atomic_load(&rig.client.missed), action_of(2)); // the newest
+        assert_int_equal(stats(&rig).taken, 0);
+        assert_true(atomic_load(&rig.walker.walks) <= 4 * misses);
+        for (int other = 0; other < POM_MISS_COUNT; other++) {
+            assert_true(other == (int)cases[i].reason || stats(&rig).missed[other] == 0);
+        }
+        rig_fini(&rig);
+    }
+}
+
+static void test_sampler_tries_a_torn_stack_four_times(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    attach(&rig, rig.slot, 1);
+    atomic_store(&rig.walker.status, POM_ETORN);
+    await_looks(&rig, 10);
+    assert_int_equal(atomic_load(&rig.walker.walks), 4 * stats(&rig).missed[POM_MISS_TORN]);
+    rig_fini(&rig);
+
+    rig_init(&rig, FAST_NS, 1000000);
+    attach(&rig, rig.slot, 1);
+    rig.walker.script = torn_three_times;
+    await_looks(&rig, 10);
+    assert_int_equal(stats(&rig).missed[POM_MISS_TORN], 0);
+    assert_int_equal(atomic_load(&rig.walker.walks), 4 * stats(&rig).taken);
+    rig_fini(&rig);
+}
+
+static void test_sampler_counts_a_stack_that_changed_as_raced(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    attach(&rig, rig.slot, 1);
+    rig.walker.script = disturb;
+    await_looks(&rig, 10);
+    assert_int_equal(stats(&rig).taken, 0);
+    assert_int_equal(atomic_load(&rig.walker.walks), 4 * stats(&rig).missed[POM_MISS_RACED]);
+    assert_ptr_equal(atomic_load(&rig.client.missed), action_of(1));
+    rig_fini(&rig);
+}
+
+static void test_sampler_misses_nothing_where_nothing_runs_any_more(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    rig.walker.script = leave;
+    attach(&rig, rig.slot, 1);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.walker.walks) == 1));
+    assert_true(sync_now(&rig));
+    pom_sampler_stop(rig.sampler);
+    assert_int_equal(stats(&rig).taken, 0);
+    assert_int_equal(stats(&rig).missed[POM_MISS_RACED], 0);
+    rig_fini(&rig);
+}
+
+static void test_sampler_takes_no_stack_of_before_the_begin(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    pom_anchor_t anchor = {.action = action_of(1), .since_ns = INT64_MAX};
+    assert_int_equal(pom_slot_attach(rig.slot, &anchor), POM_OK);
+    await_looks(&rig, 10);
+    assert_int_equal(stats(&rig).taken, 0);
+    assert_true(stats(&rig).missed[POM_MISS_RACED] >= 10);
+    rig_fini(&rig);
+}
+
+static void test_sampler_counts_samples_that_the_client_refused(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    attach(&rig, rig.slot, 1);
+    attach(&rig, rig.slot, 2);
+    atomic_store(&rig.walker.anchor, 1);
+    atomic_store(&rig.client.refuse, true);
+    await_looks(&rig, 10);
+    assert_int_equal(stats(&rig).taken, 0);
+    assert_int_equal(stats(&rig).missed[POM_MISS_DEAD_CODE], atomic_load(&rig.walker.walks));
+    assert_ptr_equal(atomic_load(&rig.client.missed), action_of(1)); // whose sample it was
+    rig_fini(&rig);
+}
+
+static pom_status_t note_walking(fake_walker_t *self, const pom_slot_view_t *view,
+                                 pom_stack_t *stack, uint32_t *anchor) {
+    _Atomic(int64_t) *marks = self->context;
+    atomic_fetch_add(&marks[atomic_load(&view->slot->walking)], 1);
+    fake_stack(stack);
+    *anchor = 0;
+    return POM_OK;
+}
+
+static void test_sampler_keeps_the_thread_during_a_walk_without_the_lock_only(void **state) {
+    for (int takes_lock = 0; takes_lock < 2; takes_lock++) {
+        rig_t rig;
+        _Atomic(int64_t) marks[2] = {0, 0};
+        rig_init(&rig, FAST_NS, 1000000);
+        rig.walker.script = note_walking;
+        rig.walker.context = marks;
+        rig.walker.walker.takes_lock = takes_lock;
+        attach(&rig, rig.slot, 1);
+        await_looks(&rig, 3);
+        assert_int_equal(atomic_load(&marks[takes_lock]), 0);
+        assert_true(atomic_load(&marks[1 - takes_lock]) >= 3);
+        assert_false(atomic_load(&rig.slot->walking));
+        rig_fini(&rig);
+    }
+}
+
+/* ---- CPU time --------------------------------------------------------------------------------- */
+
+typedef struct worker_s {
+    pthread_t thread;
+    _Atomic(int32_t) tid;
+    _Atomic(bool) done;
+    bool spins;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+} worker_t;
+
+static void *work(void *arg) {
+    worker_t *w = arg;
+    atomic_store(&w->tid, (int32_t)syscall(SYS_gettid));
+    (void)pthread_mutex_lock(&w->lock);
+    while (!atomic_load(&w->done)) {
+        if (!w->spins) {
+            (void)pthread_cond_wait(&w->changed, &w->lock);
+        }
+    }
+    (void)pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+static void worker_start(worker_t *w, bool spins) {
+    memset(w, 0, sizeof *w);
+    w->spins = spins;
+    (void)pthread_mutex_init(&w->lock, NULL);
+    (void)pthread_cond_init(&w->changed, NULL);
+    assert_int_equal(pthread_create(&w->thread, NULL, work, w), 0);
+    assert_true(await(atomic_load(&w->tid) != 0));
+}
+
+static void worker_stop(worker_t *w) {
+    atomic_store(&w->done, true);
+    if (!w->spins) {
+        (void)pthread_mutex_lock(&w->lock);
+        (void)pthread_cond_signal(&w->changed);
+        (void)pthread_mutex_unlock(&w->lock);
+    }
+    assert_int_equal(pthread_join(w->thread, NULL), 0);
+}
+
+static void test_sampler_tells_running_threads_from_waiting_ones(void **state) {
+    for (int spins = 0; spins < 2; spins++) {
+        rig_t rig;
+        worker_t worker;
+        worker_start(&worker, spins);
+        rig_init(&rig, POM_NS_PER_MS, 1000000);
+        attach(&rig, claim(&rig, atomic_load(&worker.tid)), 1);
+        await_looks(&rig, 30);
+        worker_stop(&worker);
+        int64_t running = atomic_load(&rig.client.running);
+        int64_t waiting = atomic_load(&rig.client.not_running);
+        if (spins) {
+            assert_true(running > 0 && running > waiting);
+        } else {
+            assert_true(waiting > running); // it may still have been on its way to the wait
+        }
+        assert_true(atomic_load(&rig.client.cpu_ns) > 0);
+        rig_fini(&rig);
+    }
+}
+
+static void test_sampler_bounds_its_descriptors(void **state) {
+    rig_t rig;
+    worker_t worker;
+    worker_start(&worker, false);
+    rig_init(&rig, FAST_NS, 1000000);
+    for (uintptr_t i = 1; i <= 200; i++) {
+        attach(&rig, claim(&rig, atomic_load(&worker.tid)), i);
+    }
+    await_looks(&rig, 1000);
+    int open = 0;
+    for (pom_slot_t *s = atomic_load(&rig.slots.first); s != NULL; s = atomic_load(&s->next)) {
+        open += s->stat_fd >= 0;
+    }
+    assert_in_range(open, 1, 64);
+    worker_stop(&worker);
+    rig_fini(&rig);
+}
+
+static void test_sampler_gives_up_descriptors_of_threads_that_ended(void **state) {
+    rig_t rig;
+    worker_t first, second;
+    worker_start(&first, false);
+    rig_init(&rig, FAST_NS, 1000000);
+    pom_slot_t *slot = claim(&rig, atomic_load(&first.tid));
+    attach(&rig, slot, 1);
+    await_looks(&rig, 10);
+    assert_true(slot->stat_fd >= 0);
+    worker_stop(&first);
+    pom_slots_release(&rig.slots, slot);
+    worker_start(&second, false);
+    assert_ptr_equal(claim(&rig, atomic_load(&second.tid)), slot);
+    attach(&rig, slot, 2);
+    await_looks(&rig, atomic_load(&rig.client.samples) + 10);
+    assert_true(slot->stat_fd >= 0);
+    assert_int_equal(slot->stat_tid, atomic_load(&second.tid));
+    worker_stop(&second);
+    rig_fini(&rig);
+}
+
+/* ---- parking ---------------------------------------------------------------------------------- */
+
+static void test_sampler_parks_while_nothing_is_going_on(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.client.idles) > 0));
+    assert_true(sync_now(&rig));
+    assert_true(sync_now(&rig));
+    int64_t wakeups = stats(&rig).wakeups;
+    for (int i = 0; i < 200; i++) {
+        assert_true(sync_now(&rig)); // each of these is one tick; a timer would add its own
+    }
+    assert_int_equal(stats(&rig).wakeups, wakeups + 200);
+    rig_fini(&rig);
+}
+
+static void test_sampler_ticks_on_while_the_client_is_busy(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    atomic_store(&rig.client.busy, true);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.client.ticks) >= 20));
+    rig_fini(&rig);
+}
+
+/* The moment between the raised flag and the sleep, where a wake-up could get lost. */
+typedef struct duel_s {
+    _Atomic(int64_t) turns;
+} duel_t;
+
+static void take_a_turn(fake_client_t *self) {
+    duel_t *duel = self->context;
+    atomic_fetch_add(&duel->turns, 1);
+}
+
+static void test_sampler_sees_what_is_attached_while_it_parks(void **state) {
+    rig_t rig;
+    duel_t duel = {0};
+    rig_init(&rig, FAST_NS, 1000000);
+    rig.client.on_idle = take_a_turn;
+    rig.client.context = &duel;
+    start(&rig);
+    for (uintptr_t i = 1; i <= 500; i++) {
+        int64_t turn = atomic_load(&duel.turns);
+        pom_sampler_hurry(rig.sampler); // parked: it looks again, and parks again
+        assert_true(await(atomic_load(&duel.turns) != turn));
+        for (uintptr_t spin = 0; spin < i % 50; spin++) {
+            (void)atomic_load(&duel.turns);
+        }
+        attach(&rig, rig.slot, i);
+        assert_true(await(atomic_load(&rig.client.sampled) == action_of(i)));
+        detach(rig.slot, i);
+    }
+    rig_fini(&rig);
+}
+
+static void test_sampler_sees_the_last_of_many_attaches(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    start(&rig);
+    for (uintptr_t i = 1; i <= 100000; i++) {
+        attach(&rig, rig.slot, i);
+        if (i % 1000 == 0) {
+            assert_true(await(atomic_load(&rig.client.sampled) == action_of(i)));
+        }
+        detach(rig.slot, i);
+    }
+    attach(&rig, rig.slot, 7);
+    assert_true(await(atomic_load(&rig.client.sampled) == action_of(7)));
+    assert_int_equal(atomic_load(&rig.client.early), 0);
+    rig_fini(&rig);
+}
+
+static void test_sampler_applies_what_was_queued_before_a_sync(void **state) {
+    rig_t rig;
+    rig_init(&rig, SLOW_NS, 1000000);
+    start(&rig);
+    for (int64_t i = 1; i <= 5000; i++) {
+        atomic_store(&rig.client.queued, i);
+        if (i % 3 != 0) {
+            pom_sampler_notify(rig.sampler);
+        }
+        assert_true(sync_now(&rig));
+        assert_true(atomic_load(&rig.client.applied) >= i);
+    }
+    rig_fini(&rig);
+}
+
+typedef struct syncer_s {
+    rig_t *rig;
+    int64_t deadline_ns;
+    _Atomic(int64_t) faults;
+} syncer_t;
+
+static void *sync_often(void *arg) {
+    syncer_t *s = arg;
+    for (int i = 0; i < 500; i++) {
+        int64_t queued = atomic_fetch_add(&s->rig->client.queued, 1) + 1;
+        bool done = pom_sampler_sync(s->rig->sampler, s->deadline_ns);
+        bool applied = atomic_load(&s->rig->client.applied) >= queued;
+        atomic_fetch_add(&s->faults, done && applied ? 0 : 1);
+    }
+    return NULL;
+}
+
+static void test_sampler_answers_syncs_of_many_threads(void **state) {
+    rig_t rig;
+    rig_init(&rig, SLOW_NS, 1000000);
+    start(&rig);
+    syncer_t syncer = {.rig = &rig, .deadline_ns = pom_now_ns() + FAKE_PATIENCE_NS};
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, sync_often, &syncer), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    }
+    assert_int_equal(atomic_load(&syncer.faults), 0);
+    rig_fini(&rig);
+}
+
+static void hold_up(fake_client_t *self) {
+    _Atomic(bool) *held = self->context;
+    while (atomic_load(held)) {
+        (void)sched_yield();
+    }
+}
+
+static void test_sampler_sync_ends_at_its_deadline(void **state) {
+    rig_t rig;
+    _Atomic(bool) held = true;
+    rig_init(&rig, FAST_NS, 1000000);
+    rig.client.on_tick = hold_up;
+    rig.client.context = (void *)&held;
+    start(&rig);
+    assert_false(pom_sampler_sync(rig.sampler, pom_now_ns() + POM_NS_PER_MS));
+    assert_false(pom_sampler_sync(rig.sampler, 0));
+    assert_false(pom_sampler_sync(rig.sampler, -5));
+    atomic_store(&held, false);
+    assert_true(pom_sampler_sync(rig.sampler, INT64_MAX));
+    rig_fini(&rig);
+}
+
+static void test_sampler_sync_waits_for_no_thread_that_is_not_there(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    assert_false(pom_sampler_sync(rig.sampler, INT64_MAX));
+    start(&rig);
+    assert_true(pom_sampler_sync(rig.sampler, INT64_MAX));
+    pom_sampler_stop(rig.sampler);
+    assert_false(pom_sampler_sync(rig.sampler, INT64_MAX));
+    rig_fini(&rig);
+}
+
+static void *sync_until_stopped(void *arg) {
+    rig_t *rig = arg;
+    while (pom_sampler_sync(rig->sampler, INT64_MAX)) {
+        (void)sched_yield();
+    }
+    return NULL;
+}
+
+static void test_sampler_stop_leaves_no_sync_waiting(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    for (int i = 0; i < 200; i++) {
+        pthread_t syncer;
+        start(&rig);
+        assert_int_equal(pthread_create(&syncer, NULL, sync_until_stopped, &rig), 0);
+        for (int spin = 0; spin < i; spin++) {
+            (void)sched_yield();
+        }
+        pom_sampler_stop(rig.sampler);
+        assert_int_equal(pthread_join(syncer, NULL), 0);
+    }
+    rig_fini(&rig);
+}
+
+/* ---- life -------------------------------------------------------------------------------------- */
+
+static void test_sampler_stops_and_syncs_at_once_at_the_coarsest_period(void **state) {
+    static const bool attached[] = {false, true};
+    for (int i = 0; i < 2; i++) {
+        rig_t rig;
+        rig_init(&rig, SLOW_NS, 20000);
+        int64_t before_ns = pom_now_ns();
+        start(&rig);
+        if (attached[i]) {
+            attach(&rig, rig.slot, 1);
+        } else {
+            assert_true(await(atomic_load(&rig.client.idles) > 0)); // parked, or as good as
+        }
+        assert_true(sync_now(&rig));
+        pom_sampler_stop(rig.sampler);
+        assert_true(pom_now_ns() - before_ns < SOON_NS);
+        rig_fini(&rig);
+    }
+}
+
+static void test_sampler_ticks_between_rare_looks(void **state) {
+    rig_t rig;
+    rig_init(&rig, SLOW_NS, 20000);
+    attach(&rig, rig.slot, 1);
+    int64_t before_ns = pom_now_ns();
+    start(&rig);
+    assert_true(await(atomic_load(&rig.client.ticks) >= 4)); // 100 ms each
+    assert_true(pom_now_ns() - before_ns < SOON_NS);
+    assert_int_equal(atomic_load(&rig.client.samples), 0);
+    rig_fini(&rig);
+}
+
+static void test_sampler_takes_no_sample_out_of_turn(void **state) {
+    rig_t rig;
+    rig_init(&rig, SLOW_NS, 20000);
+    attach(&rig, rig.slot, 1);
+    int64_t before_ns = pom_now_ns();
+    start(&rig);
+    for (int i = 0; i < 100; i++) {
+        pom_sampler_hurry(rig.sampler);
+        assert_true(sync_now(&rig));
+    }
+    pom_sampler_stop(rig.sampler);
+    assert_true(pom_now_ns() - before_ns < SOON_NS);
+    assert_int_equal(atomic_load(&rig.walker.walks), 0);
+    rig_fini(&rig);
+}
+
+static void test_sampler_starts_again(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    attach(&rig, rig.slot, 1);
+    pom_sampler_stats_t before = {0};
+    for (int life = 0; life < 20; life++) {
+        await_looks(&rig, atomic_load(&rig.client.samples) + 2);
+        pom_sampler_stats_t now = stats(&rig);
+        assert_true(now.cpu_ns > before.cpu_ns);
+        assert_true(now.taken > before.taken && now.wakeups > before.wakeups);
+        assert_true(now.cost_ns >= now.cpu_ns); // the whole product's
+        assert_true(now.base_cpu_ns >= before.base_cpu_ns);
+        before = now;
+    }
+    rig_fini(&rig);
+}
+
+static void test_sampler_stop_twice_is_one_stop(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    pom_sampler_stop(rig.sampler); // never started
+    start(&rig);
+    pom_sampler_stop(rig.sampler);
+    pom_sampler_stop(rig.sampler);
+    rig_fini(&rig);
+    pom_sampler_free(NULL);
+}
+
+static void note_signals(fake_client_t *self) {
+    _Atomic(int64_t) *open = self->context;
+    sigset_t mask;
+    (void)pthread_sigmask(SIG_BLOCK, NULL, &mask);
+    static const int signals[] = {SIGINT, SIGTERM, SIGPROF, SIGCHLD, SIGUSR1, SIGALRM, SIGHUP};
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+        atomic_fetch_add(open, sigismember(&mask, signals[i]) ? 0 : 1);
+    }
+}
+
+static void test_sampler_leaves_signals_to_the_host(void **state) {
+    rig_t rig;
+    _Atomic(int64_t) open = 0;
+    sigset_t before, after;
+    (void)pthread_sigmask(SIG_BLOCK, NULL, &before);
+    rig_init(&rig, FAST_NS, 1000000);
+    rig.client.on_tick = note_signals;
+    rig.client.context = (void *)&open;
+    start(&rig);
+    assert_true(sync_now(&rig));
+    (void)pthread_sigmask(SIG_BLOCK, NULL, &after);
+    pom_sampler_stop(rig.sampler);
+    assert_int_equal(atomic_load(&open), 0);
+    for (int i = 1; i < 32; i++) {
+        assert_int_equal(sigismember(&before, i), sigismember(&after, i));
+    }
+    rig_fini(&rig);
+}
+
+/* ---- options and the bill ---------------------------------------------------------------------- */
+
+/* acceptance: PM5 */
+static void test_sampler_takes_a_new_granularity_at_once(void **state) {
+    rig_t rig;
+    rig_init(&rig, SLOW_NS, 1000000);
+    attach(&rig, rig.slot, 1);
+    int64_t before_ns = pom_now_ns();
+    start(&rig);
+    assert_true(sync_now(&rig));
+    assert_int_equal(stats(&rig).period_ns, SLOW_NS);
+    pom_schedule_options_t options = {.granularity_ns = POM_NS_PER_MS, .budget_ppm = 1000000};
+    pom_sampler_configure(rig.sampler, &options);
+    assert_true(await(atomic_load(&rig.client.samples) > 0));
+    assert_true(pom_now_ns() - before_ns < SOON_NS);
+    assert_in_range(stats(&rig).period_ns, POM_NS_PER_MS, 50 * POM_NS_PER_MS);
+    rig_fini(&rig);
+}
+
+static void keep_cost_high(rig_t *rig) {
+    atomic_store(&rig->client.cost_step_ns, POM_SCHEDULE_WINDOW_NS); // a core for ourselves
+}
+
+/* acceptance: PM4 */
+static void test_sampler_widens_the_period_over_budget(void **state) {
+    rig_t rig;
+    rig_init(&rig, POM_NS_PER_MS, 10000);
+    attach(&rig, rig.slot, 1);
+    keep_cost_high(&rig);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.client.over_windows) >= 2));
+    assert_true(stats(&rig).over_budget);
+    assert_true(stats(&rig).period_ns >= 2 * POM_NS_PER_MS);
+    assert_true(stats(&rig).overhead_ppm > 10000);
+    assert_true(atomic_load(&rig.client.sample_cost_ns) > 0);
+    int64_t period_ns = stats(&rig).period_ns;
+    pom_schedule_options_t options = {.granularity_ns = POM_NS_PER_MS, .budget_ppm = 5000};
+    pom_sampler_configure(rig.sampler, &options); // another option: the period found stays
+    assert_true(sync_now(&rig));
+    assert_true(stats(&rig).period_ns >= period_ns);
+    rig_fini(&rig);
+}
+
+/* What keeps the thread ticking then is a limit on admission, and it must be lifted at some time. */
+static void test_sampler_judges_idle_windows_as_cheap(void **state) {
+    rig_t rig;
+    rig_init(&rig, POM_NS_PER_MS, 1);
+    atomic_store(&rig.client.busy, true);
+    keep_cost_high(&rig);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.client.windows) >= 2));
+    pom_sampler_stop(rig.sampler);
+    assert_int_equal(atomic_load(&rig.client.over_windows), 0);
+    assert_int_equal(stats(&rig).period_ns, POM_NS_PER_MS);
+    assert_true(stats(&rig).cost_ns > 0);
+    rig_fini(&rig);
+}
+
+/* Delivery works a second after the request, while the sampler is parked. */
+static void test_sampler_bills_what_is_used_while_parked(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 20000);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.client.idles) > 0));
+    assert_true(sync_now(&rig));
+    atomic_store(&rig.client.cost_ns, 5 * POM_NS_PER_S);
+    assert_true(sync_now(&rig));
+    pom_sampler_stop(rig.sampler);
+    assert_true(stats(&rig).cost_ns >= 5 * POM_NS_PER_S);
+    rig_fini(&rig);
+}
+
+static bool live_a_life(void *arg) {
+    rig_t *rig = arg;
+    pom_schedule_options_t options = pom_schedule_options_default();
+    pom_sampler_t *sampler = pom_sampler_new(&options, &rig->slots, rig->codes, &rig->walker.walker,
+                                             &rig->client.client);
+    if (sampler == NULL) {
+        return false;
+    }
+    bool good = pom_sampler_start(sampler) == POM_OK &&
+                pom_sampler_sync(sampler, pom_now_ns() + FAKE_PATIENCE_NS);
+    pom_sampler_stop(sampler);
+    pom_sampler_free(sampler);
+    return good;
+}
+
+static void test_sampler_survives_failing_allocations(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 20000);
+    /* The sampler, the room for a view; the thread allocates nothing. */
+    assert_int_equal(pom_torture(live_a_life, &rig), 3);
+    rig_fini(&rig);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        POM_TEST(test_sampler_hands_on_the_sample_of_the_anchor_met),
+        POM_TEST(test_sampler_looks_at_every_slot),
+        POM_TEST(test_sampler_counts_misses_by_reason),
+        POM_TEST(test_sampler_tries_a_torn_stack_four_times),
+        POM_TEST(test_sampler_counts_a_stack_that_changed_as_raced),
+        POM_TEST(test_sampler_misses_nothing_where_nothing_runs_any_more),
+        POM_TEST(test_sampler_takes_no_stack_of_before_the_begin),
+        POM_TEST(test_sampler_counts_samples_that_the_client_refused),
+        POM_TEST(test_sampler_keeps_the_thread_during_a_walk_without_the_lock_only),
+        POM_TEST(test_sampler_tells_running_threads_from_waiting_ones),
+        POM_TEST(test_sampler_bounds_its_descriptors),
+        POM_TEST(test_sampler_gives_up_descriptors_of_threads_that_ended),
+        POM_TEST(test_sampler_parks_while_nothing_is_going_on),
+        POM_TEST(test_sampler_ticks_on_while_the_client_is_busy),
+        POM_TEST(test_sampler_sees_what_is_attached_while_it_parks),
+        POM_TEST(test_sampler_sees_the_last_of_many_attaches),
+        POM_TEST(test_sampler_applies_what_was_queued_before_a_sync),
+        POM_TEST(test_sampler_answers_syncs_of_many_threads),
+        POM_TEST(test_sampler_sync_ends_at_its_deadline),
+        POM_TEST(test_sampler_sync_waits_for_no_thread_that_is_not_there),
+        POM_TEST(test_sampler_stop_leaves_no_sync_waiting),
+        POM_TEST(test_sampler_stops_and_syncs_at_once_at_the_coarsest_period),
+        POM_TEST(test_sampler_ticks_between_rare_looks),
+        POM_TEST(test_sampler_takes_no_sample_out_of_turn),
+        POM_TEST(test_sampler_starts_again),
+        POM_TEST(test_sampler_stop_twice_is_one_stop),
+        POM_TEST(test_sampler_leaves_signals_to_the_host),
+        POM_TEST(test_sampler_takes_a_new_granularity_at_once),
+        POM_TEST(test_sampler_widens_the_period_over_budget),
+        POM_TEST(test_sampler_judges_idle_windows_as_cheap),
+        POM_TEST(test_sampler_bills_what_is_used_while_parked),
+        POM_TEST(test_sampler_survives_failing_allocations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
