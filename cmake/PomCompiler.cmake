@@ -12,7 +12,7 @@ add_library(pom_flags INTERFACE)
 target_include_directories(pom_flags INTERFACE "${PROJECT_SOURCE_DIR}")
 target_compile_definitions(pom_flags INTERFACE "POM_VERSION=\"${PROJECT_VERSION}\"")
 target_compile_options(pom_flags INTERFACE
-  -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings
+  -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
   -Wvla -Wundef -fno-semantic-interposition -fno-strict-aliasing)
 if(POM_WERROR)
   target_compile_options(pom_flags INTERFACE -Werror)
