@@ -9,7 +9,7 @@ tried: a line that one request in a thousand meets drowns among the ordinary one
 
 import math
 
-_MIN_ACTIONS = 20  # fewer say nothing about a tail
+_MIN_ACTIONS = 10  # fewer say nothing about a tail
 _SLOW_SHARES = (
     0.05,
     0.02,

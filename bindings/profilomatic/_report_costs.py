@@ -1,12 +1,20 @@
 """What one record says about lines: its tree walked once, each line with what it cost.
 
 A sample stands for one period, so a line's wall time is estimated as hits x the profile's period, and its CPU
-time as that times the line's measured CPU share. Adding the measured weights up would be biased: the first sample of an
-action weighs only the time since the action began, so actions shorter than the period would count too little
-(half a length on average, and only when they are hit at all). Records without hits give their self time instead.
+time as that times the line's measured CPU share. Adding the measured weights up would be biased: the first sample of
+an action weighs only the time since the action began, so actions shorter than the period would count too little
+(half a length on average, and only when they are hit at all).
+
+Samples may come late, though: on a machine that is too busy, or because the period grew meanwhile. When an action
+has so many samples that the first one's weight matters little, and they weigh clearly more than a period each, the weights
+are believed, with the half period that the first one lacks on average made up for. Records without hits give
+their self time as it is.
 
 Records may be hostile: nothing here recurses, every number is checked, every table has a cap.
 """
+
+_MANY_HITS = 5  # the first sample's missing half is then a tenth at most
+_LATE = 1.2  # weighing so much more than a period is no chance of the phase
 
 MAX_PLACES = 100_000
 _MAX_TEXT = 1024
@@ -157,15 +165,12 @@ class Walk:
 
     def self_costs(self, record):
         """Yields (chain, wall, cpu, hits, node) per node with a cost of its own; chain is (place, (caller, … None))."""
-        counted = not self.measured and has_hits(record)
         period = period_of(record)
+        scale = 1.0 if self.measured or not has_hits(record) else _late_scale(record, period)
         # The root's own time is what no sample covers; only a sample without any Python frame is a cost there.
-        if counted:
-            hits = integer(record.get("hits")) - sum(
-                integer(c.get("hits")) for c in children_of(record) if isinstance(c, dict)
-            )
-            if hits > 0:
-                yield None, hits * period, hits * period * _cpu_share(record), hits, record
+        hits = _self_hits(record, children_of(record))
+        if hits > 0:
+            yield None, hits * period, hits * period * _cpu_share(record), hits, record
         todo = [(child, None) for child in children_of(record)]
         place_of = self.places.of
         while todo:
@@ -180,22 +185,36 @@ class Walk:
                 continue
             place = place_of(node)
             chain = callers if place is None else (place, callers)
-            if counted:
-                hits = node.get("hits")
-                hits = hits if type(hits) is int and 0 < hits < 1 << 53 else 0
-                for child in below:
-                    if type(child) is dict:
-                        taken = child.get("hits")
-                        if type(taken) is int and taken > 0:
-                            hits -= taken
-                if hits > 0:
-                    wall = hits * period
-                    yield chain, wall, wall * _cpu_share(node), hits, node
+            hits = _self_hits(node, below)
+            if scale is None:
+                wall = hits * period
             else:
-                wall = number(node.get("self_time"))
-                if wall > 0:
-                    yield chain, wall, min(wall, number(node.get("self_cpu_time"))), 0, node
+                wall = number(node.get("self_time")) * scale
+            if wall > 0:
+                yield chain, wall, wall * _cpu_share(node), hits, node
             todo.extend((child, chain) for child in below)
+
+
+def _self_hits(node, children):
+    """Samples of the node alone: `hits` counts those of its children, too."""
+    hits = node.get("hits")
+    if type(hits) is not int or not 0 < hits < 1 << 53:
+        return 0
+    for child in children:
+        if type(child) is dict:
+            taken = child.get("hits")
+            if type(taken) is int and taken > 0:
+                hits -= taken
+    return max(0, hits)
+
+
+def _late_scale(record, period):
+    """None when hits x period is to be used; else what the measured times are to be multiplied by."""
+    hits = integer(record.get("hits"))
+    sampled = number(record.get("time")) - number(record.get("self_time"))
+    if hits < _MANY_HITS or sampled * hits / (hits - 0.5) < _LATE * hits * period:
+        return None
+    return hits / (hits - 0.5)
 
 
 def _cpu_share(node):

@@ -168,7 +168,7 @@ class GraphText(Pieces):
         name, fields = _message_text(view.message)
         text = "◆ " + name + ("  " + fields if fields else "")
         if view.place is not None:
-            text += "  at " + self.place(view.place).partition(" ")[0]
+            text += "  at " + self.spot(view.place)
         text = clip(text, room)
         self.out.line(
             f"{moment:>8}"

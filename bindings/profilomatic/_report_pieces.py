@@ -15,26 +15,24 @@ class Pieces:
         self.out.line()
         self.out.line(self.out.paint(title, "title") + ("  " + self.out.paint(hint, "dim") if hint else ""))
 
-    def place(self, place):
-        """file:line function, as printed."""
-        if place is None or not (place.file or place.function):
-            return "(no Python frame)"
-        where = self.shortener.show(place.file)
-        if place.line:
-            where += f":{place.line}"
-        function = clean(place.function).replace(".<locals>", "")
-        return f"{where} {function}".rstrip() if place.file else function
+    def spot(self, place):
+        """file:line, as printed; "" for a place without a file."""
+        if not place.file:
+            return ""
+        return self.shortener.show(place.file) + (f":{place.line}" if place.line else "")
 
     def where(self, place, columns):
-        """The place in at most so many columns, painted; the function gives way before the line number."""
-        text = self.place(place)
-        if not text.startswith("("):
-            where, _, function = text.partition(" ")
-            where = clip_left(where, columns)
-            room = columns - width(where) - 1
-            function = " " + clip(function, room) if function and room >= min(4, width(function)) else ""
-            return self.out.paint(where, "bold") + function
-        return clip(text, columns)
+        """file:line function in at most so many columns, painted; the function gives way before the line number."""
+        if place is None or not place.file:
+            return clip(
+                clean(place.function) if place is not None and place.function else "(no Python frame)",
+                columns,
+            )
+        where = clip_left(self.spot(place), columns)
+        name = clean(place.function).replace(".<locals>", "")
+        room = columns - width(where) - 1
+        function = " " + clip(name, room) if name and room >= min(4, width(name)) else ""
+        return self.out.paint(where, "bold") + function
 
     def source(self, place, indent, columns, mark=""):
         text = self.sources.line(place.file, place.line) if place is not None else ""

@@ -107,7 +107,7 @@ class TextReport(Pieces):
         if inside < 0.2:
             return
         mostly = "mostly" if most > 0.5 * sum(line.below.values()) else "first"
-        text = f"└ {percent(inside)} in library code, {mostly} {self.place(place).partition(' ')[0]}"
+        text = f"└ {percent(inside)} in library code, {mostly} {self.spot(place)}"
         self.out.line(" " * indent + self.out.paint(clip(text, self.out.columns - indent), "dim"))
 
     def causes(self, model):

@@ -366,6 +366,15 @@ def test_self_hits_come_from_totals():
     assert costs == {"f": 3, "g": 7, "": 2}
 
 
+@pytest.mark.parametrize("spacing,time", [(0.010, 0.9), (0.011, 0.82), (0.030, 0.9)])
+def test_late_samples_are_believed_by_their_weights(spacing, time):
+    """Samples 30 ms apart under a period of 10 ms: 30 hits stand for 0.9 s and not 0.3 s. 11 ms may be chance."""
+    record = build.Script("GET", "/", "late").run(build.HOME, 0.9).record(period=spacing, phase=spacing / 2)
+    record["profiler"]["period"] = 0.010
+    (cost,) = Walk(Places(lambda file: False)).costs(record).values()
+    assert cost.wall == pytest.approx(time, rel=0.01)
+
+
 def cause_of(records, by="route"):
     model = Model(Places(lambda file: False), by)
     for record in records:
@@ -405,7 +414,12 @@ def test_cause_names_the_route_that_lost_most_time_first():
 
 def test_no_cause_without_a_difference_or_with_few_actions():
     assert cause_of(many("/cart", 0)) == []
-    assert cause_of(many("/cart", 5, count=15)) == []
+    assert cause_of(many("/cart", 3, count=9)) == []
+
+
+def test_cause_is_found_among_sixteen_actions():
+    causes = cause_of(many("/search", 4, count=16))
+    assert [(c.place.line, c.slow, c.hit) for c in causes] == [(44, 3, 3)]
 
 
 def test_cause_says_waiting_apart():
