@@ -13,8 +13,8 @@
 /* One for the process. Its walk waits for the GIL. [any] */
 pom_walker_t *pom_gil_walker(void);
 
-/* The calling thread's frame that pom_own_frame_t.previous or .frame of an earlier answer named
- * (0 = the current one); false: none, or it runs no more. O(frames above it). [app] with the GIL */
-bool pom_gil_own_frame(uintptr_t frame, pom_own_frame_t *out);
+/* The calling thread's current frame (at = 0), or the one that `previous` of the answer before
+ * named; no code may run between the two. False: none. O(1). [app] with the GIL */
+bool pom_gil_own_frame(uintptr_t at, pom_own_frame_t *out);
 
 #endif

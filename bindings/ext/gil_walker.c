@@ -1,0 +1,149 @@
+/*
+ * The GIL walker: the public API's view of another thread's frames.
+ *
+ * Runs on the sampler thread, which waits for the GIL here as any Python thread does: up to the
+ * switch interval when some thread computes. Samples are therefore late, and shift to where threads
+ * give the GIL up; that is why this engine is only the second choice, and why records name it. What
+ * it sees is never torn: nothing runs while it looks.
+ *
+ * The thread may have died before the GIL was ours. As a slot is released under the GIL before its
+ * thread state goes, a view that still holds proves that the state is there (and takes_lock tells
+ * the release not to wait for this walk).
+ *
+ * Asking for frames makes frame objects, and on 3.11 making objects may start a collection, which
+ * runs finalizers of the user's: on the sampler's small stack, or in the middle of a look-up of a
+ * request's. So collections are off meanwhile.
+ *
+ * An interpreter that ends makes a foreign thread that wants the GIL end or hang. The engine is
+ * stopped before that, at exit; the look at the flag covers those who end it otherwise, but for the
+ * instant between look and wait.
+ */
+#include "bindings/ext/gil_walker.h"
+
+#include <Python.h>
+
+#define STEPS_MAX                                                                                  \
+    (2 * POM_STACK_MAX) // frames; deeper recursion is not looked through with everybody waiting
+
+typedef struct match_s {
+    int anchor; /* -1 = none */
+    bool outside;
+} match_t;
+
+/* Which of the view's anchors a frame is; else which one remembers it as a caller, and so owns
+ * the samples once its own frame has returned. */
+static match_t match(const pom_slot_view_t *view, uintptr_t frame, uintptr_t code) {
+    int caller = -1;
+    for (uint32_t i = 0; i < view->count; i++) {
+        const pom_anchor_t *a = &view->anchors[i];
+        if (a->at.frame == frame && (a->at.code == 0 || a->at.code == code)) {
+            return (match_t){.anchor = (int)i, .outside = a->kind == POM_ANCHOR_OUTSIDE};
+        }
+        for (int c = 0; caller < 0 && c < POM_ANCHOR_CALLERS && a->callers[c].frame != 0; c++) {
+            if (a->callers[c].frame == frame && a->callers[c].code == code) {
+                caller = (int)i;
+            }
+        }
+    }
+    return (match_t){.anchor = caller};
+}
+
+/* Borrowed: the frame keeps its code. */
+static uintptr_t code_of(PyFrameObject *frame) {
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    Py_DECREF(code);
+    return (uintptr_t)code;
+}
+
+/* In instructions, as everywhere here; the API counts bytes. */
+static int32_t lasti_of(PyFrameObject *frame) {
+    int bytes = PyFrame_GetLasti(frame);
+    return bytes < 0 ? -1 : bytes / 2;
+}
+
+static pom_status_t walk_frames(const pom_slot_view_t *view, pom_stack_t *stack, uint32_t *anchor) {
+    PyThreadState *state = (PyThreadState *)view->slot->who.state;
+    PyFrameObject *frame = PyThreadState_GetFrame(state); // owned
+    match_t found = {.anchor = -1};
+    int steps = 0;
+    stack->depth = 0;
+    stack->truncated = false;
+    for (; frame != NULL && steps < STEPS_MAX; steps++) {
+        uintptr_t code = code_of(frame);
+        found = match(view, (uintptr_t)frame, code);
+        if (found.anchor >= 0 && found.outside) {
+            break;
+        }
+        if (stack->depth < POM_STACK_MAX) {
+            stack->frames[stack->depth++] =
+                (pom_raw_frame_t){.code = code, .lasti = lasti_of(frame)};
+        } else {
+            stack->truncated = true;
+        }
+        if (found.anchor >= 0) {
+            break;
+        }
+        Py_SETREF(frame, PyFrame_GetBack(frame));
+    }
+    if (frame == NULL) {
+        found = match(view, 0, 0); // anchored outside of all Python: a server in C
+    }
+    Py_XDECREF(frame);
+    *anchor = (uint32_t)found.anchor;
+    return found.anchor >= 0 ? POM_OK : POM_ENOTFOUND;
+}
+
+static bool is_finalizing(void) {
+#if PY_VERSION_HEX >= 0x030d0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
+static pom_status_t walk(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
+                         uint32_t *anchor) {
+    (void)self;
+    pom_status_t status = POM_ETORN;
+    if (is_finalizing()) {
+        return POM_ENOTFOUND;
+    }
+    PyGILState_STATE gil = PyGILState_Ensure();
+    if (pom_slot_view_holds(view)) {
+        int collects = PyGC_Disable();
+        status = walk_frames(view, stack, anchor);
+        if (collects) {
+            PyGC_Enable();
+        }
+    }
+    PyGILState_Release(gil);
+    return status;
+}
+
+pom_walker_t *pom_gil_walker(void) {
+    static pom_walker_t walker = {.walk = walk, .takes_lock = true};
+    return &walker;
+}
+
+/* ---- a thread's own stack ------------------------------------------------------------------- */
+
+bool pom_gil_own_frame(uintptr_t at, pom_own_frame_t *out) {
+    int collects = PyGC_Disable();
+    // Borrowed, both: a frame that runs keeps its frame object, and nothing runs in here.
+    PyFrameObject *frame = at != 0 ? (PyFrameObject *)at : PyEval_GetFrame();
+    if (frame != NULL) {
+        PyFrameObject *back = PyFrame_GetBack(frame);
+        PyObject *generator = PyFrame_GetGenerator(frame);
+        *out = (pom_own_frame_t){.frame = (uintptr_t)frame,
+                                 .code = code_of(frame),
+                                 .previous = (uintptr_t)back,
+                                 .lasti = lasti_of(frame),
+                                 .generator = generator != NULL};
+        Py_XDECREF(generator);
+        Py_XDECREF(back);
+    }
+    if (collects) {
+        PyGC_Enable();
+    }
+    return frame != NULL;
+}
