@@ -1,0 +1,229 @@
+"""Programs that try to break the sampler, each run in a process of its own by test_stress.py.
+
+Each works for a fixed amount of work, not of time, then flushes, stops, and prints the stats as JSON; a crash, a hang or a name that
+cannot be is the test's business.
+"""
+
+import json
+import sys
+import threading
+
+import profilomatic
+
+
+def begin(path, **options):
+    profilomatic.configure(time_granularity=0.0005, max_overhead=0.5, max_actions_per_run=0, **options)
+    destination = profilomatic.file_destination(path)
+    profilomatic.add_destination(destination)
+
+
+def finish():
+    flushed = profilomatic.flush(60)
+    stats = profilomatic.stats()
+    stopped = profilomatic.stop(60)
+    print(json.dumps({"flushed": flushed, "stopped": stopped, "stats": stats}))
+
+
+def in_threads(count, function, *args):
+    threads = [threading.Thread(target=function, args=args) for _ in range(count)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
+def tiny():
+    return 1
+
+
+def storm(rounds=20000):
+    """Actions begin and end as fast as eight threads can."""
+    def work():
+        for _ in range(rounds):
+            with profilomatic.action("storm"):
+                tiny()
+    in_threads(8, work)
+
+
+def short_threads(rounds=1500):
+    """Threads that live for one action: their thread state goes right after it."""
+    def work():
+        with profilomatic.action("short"):
+            sum(range(2000))
+    for _ in range(rounds // 4):
+        in_threads(4, work)
+
+
+def churn(rounds=6000):
+    """Code objects that die in the middle of an action, their addresses reused at once."""
+    def work(thread):
+        for i in range(rounds):
+            with profilomatic.action("churn"):
+                name = "made_%d_%d" % (thread, i)
+                space = {}
+                exec("def %s(n):\n    t = 0\n    for i in range(n):\n        t += i\n    return t\n" % name, space)
+                space[name](300)
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
+def recursion(rounds=150):
+    """A thousand frames and back, over several chunks of the data stack."""
+    sys.setrecursionlimit(3000)
+
+    def down(n):
+        return down(n - 1) + 1 if n else sum(range(200))
+
+    def work():
+        for _ in range(rounds):
+            with profilomatic.action("deep"):
+                for _ in range(5):
+                    down(1000)
+    in_threads(4, work)
+
+
+def boundary(rounds=4000):
+    """Calls that cross a chunk's end again and again, so that chunks are mapped and unmapped all the time."""
+    sys.setrecursionlimit(3000)
+
+    def down(n):
+        if n:
+            return down(n - 1)
+        for _ in range(20):
+            wide()
+        return 0
+
+    def wide(a=1, b=2, c=3, d=4, e=5, f=6, g=7, h=8):
+        x1 = x2 = x3 = x4 = x5 = x6 = x7 = x8 = x9 = a
+        return x1 + x2 + x3 + x4 + x5 + x6 + x7 + x8 + x9
+
+    def work():
+        with profilomatic.action("boundary"):
+            for i in range(rounds):
+                down(i % 200)
+    in_threads(4, work)
+
+
+def generators(rounds=300):
+    """Frames that live in the heap, left and entered all the time."""
+    def inner():
+        while True:
+            yield 1
+
+    def outer(source):
+        for value in source:
+            yield value
+
+    def work():
+        with profilomatic.action("generators"):
+            for _ in range(rounds):
+                source = outer(outer(inner()))
+                for _ in range(300):
+                    next(source)
+    in_threads(4, work)
+
+
+def callbacks(rounds=400):
+    """Python called by C called by Python: shim frames on the C stack."""
+    import functools
+    import re
+
+    def key(value):
+        return -value
+
+    def replace(match):
+        return match.group(0).upper()
+
+    class Thing:
+        def __init__(self, value):
+            self.value = value
+
+        def __lt__(self, other):
+            return self.value < other.value
+
+    def work():
+        with profilomatic.action("callbacks"):
+            for _ in range(rounds):
+                sorted(range(60), key=key)
+                re.sub("[a-z]", replace, "the quick brown fox")
+                sorted(Thing(i % 7) for i in range(40))
+                functools.reduce(lambda a, b: a + b, range(60))
+                list(map(key, range(60)))
+    in_threads(4, work)
+
+
+def names(rounds=200):
+    """Names in scripts that take one, two and four bytes a character."""
+    sources = ["naïve", "имя", "名前", "𝒜", "a" * 300]
+
+    def work():
+        for i in range(rounds):
+            with profilomatic.action("names"):
+                for name in sources:
+                    space = {}
+                    exec(compile("def %s(n):\n    return sum(i for i in range(n))\n" % name, "/tmp/%s.py" % name, "exec"), space)
+                    space[[key for key in space if key != "__builtins__"][0]](3000)
+    in_threads(2, work)
+
+
+def greenlets(rounds=300):
+    """Greenlets that switch inside their actions."""
+    import greenlet
+
+    def work():
+        def run(name):
+            with profilomatic.action(name):
+                for _ in range(20):
+                    sum(range(500))
+                    hub.switch()
+
+        hub = greenlet.getcurrent()
+        for _ in range(rounds):
+            alive = [greenlet.greenlet(run) for _ in range(10)]
+            for index, each in enumerate(alive):
+                each.switch("green-%d" % index)
+            while alive:
+                for each in alive:
+                    each.switch()
+                alive = [each for each in alive if not each.dead]
+    in_threads(3, work)
+
+
+def restarts(rounds=60):
+    """The engine stops and starts under running actions."""
+    over = threading.Event()
+
+    def work():
+        while not over.is_set():
+            with profilomatic.action("restarts"):
+                sum(range(3000))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for _ in range(rounds):
+        assert profilomatic.stop(30)
+        profilomatic.start()
+    over.set()
+    for each in threads:
+        each.join()
+
+
+def messages(rounds=200):
+    """Messages with stacks from several threads, more than a queue holds."""
+    def work():
+        for _ in range(rounds):
+            with profilomatic.action("messages") as a:
+                for i in range(100):
+                    a.message(number=i, text="x" * (i * 7), nested={"a": [1, 2, {"b": None}]})
+    in_threads(4, work)
+
+
+if __name__ == "__main__":
+    program, path = sys.argv[1:3]
+    begin(path)
+    globals()[program](*map(int, sys.argv[3:]))
+    finish()

@@ -1,0 +1,75 @@
+"""No crash, no hang, no wrong name under code that is hostile to a sampler."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROGRAMS = ["storm", "short_threads", "churn", "recursion", "boundary", "generators", "callbacks", "names", "restarts", "messages"]
+KNOWN = {
+    "storm": {"work", "tiny"}, "short_threads": {"work"}, "recursion": {"work", "down"}, "boundary": {"work", "down", "wide"},
+    "generators": {"work", "inner", "outer"},
+}
+
+
+def run(tmp_path, program, *args):
+    path = tmp_path / "profiles.jsonl"
+    done = subprocess.run([sys.executable, "-X", "faulthandler", os.path.join(HERE, "programs.py"), program, str(path), *args],
+                          capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, "%s\n%s" % (done.returncode, done.stderr[-4000:])
+    result = json.loads(done.stdout.splitlines()[-1])
+    with open(path) as file:
+        records = [json.loads(line) for line in file]
+    return result, records
+
+
+def nodes(record):
+    todo = list(record.get("children", ()))
+    while todo:
+        node = todo.pop()
+        yield node
+        todo.extend(node.get("children", ()))
+
+
+def adds_up(result, records):
+    stats = result["stats"]
+    actions = stats["actions"]
+    assert result["flushed"] and result["stopped"]
+    assert actions["started"] == actions["profiled"] + actions["shed"] == actions["finished"] + actions["lost"], stats
+    destination = stats["destinations"][0]
+    lost = sum(destination["dropped"].values())
+    assert destination["sent"] + lost == actions["profiled"], stats
+    assert len(records) == destination["sent"], stats
+
+
+@pytest.mark.acceptance("PM29")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_survives_and_adds_up(tmp_path, program):
+    result, records = run(tmp_path, program)
+    if program != "restarts":  # counters of destinations and engines span the restarts, records may be the fewer
+        adds_up(result, records)
+    names = {node["function"].rsplit(".", 1)[-1] for record in records for node in nodes(record) if "function" in node}
+    if program in KNOWN:
+        library = {"run", "_bootstrap", "_bootstrap_inner", "<unknown>", "<module>", program, "in_threads", "<lambda>"}
+        assert names - library <= KNOWN[program], names - library
+    if program == "churn":
+        wrong = {name for name in names if name.startswith("made_") and not re.fullmatch(r"made_\d_\d+", name)}
+        assert not wrong
+
+
+def test_dying_code_keeps_its_own_name(tmp_path):
+    """A function made in action i of a thread is seen in that action only, under its own name."""
+    _, records = run(tmp_path, "churn", "3000")
+    for record in records:
+        made = {node["function"] for node in nodes(record) if node.get("function", "").startswith("made_")}
+        assert len(made) <= 1, made
+
+
+def test_greenlets_keep_their_own_samples(tmp_path):
+    pytest.importorskip("greenlet")
+    result, records = run(tmp_path, "greenlets")
+    adds_up(result, records)
