@@ -154,6 +154,24 @@ def test_asyncio_tasks_have_actions_of_their_own(profiles):
     assert found == {"a": [0, 1, 2], "b": [0, 1], "c": [0]}
 
 
+def test_asyncio_tasks_begun_inside_an_action_have_their_own(profiles):
+    async def work(name):
+        with profilomatic.action(name) as a:
+            await asyncio.sleep(0)
+            a.message(name=name)
+
+    async def main():
+        with profilomatic.action("main") as a:
+            await asyncio.gather(work("a"), work("b"))
+            await work("inside")
+            assert profilomatic.current_task_uuid() == a.task_uuid
+
+    asyncio.run(main())
+    found = {record["action"]["type"]: messages(record) for record in profiles.flushed(3)}
+    assert found["a"] == [{"name": "a"}] and found["b"] == [{"name": "b"}]
+    assert [message.get("action_type", message.get("name")) for message in found["main"]] == ["inside"] * 3
+
+
 def test_decorated_generators_last_from_the_first_next_to_the_end(profiles):
     @profilomatic.action("produce")
     def produce():
@@ -338,21 +356,27 @@ def test_an_action_in_a_context_manager_function_is_its_users(profiles):
 
 
 def test_a_suspended_generators_action_does_not_own_its_consumer(profiles):
+    def produce():
+        burn_until_sampled(3)
+
     def numbers():
         with profilomatic.action("producer"):
             yield 1
+            produce()
             yield 2
 
     def consume():
-        burn_until_sampled(2)
+        burn_until_sampled(3)
 
     generator = numbers()
-    with profilomatic.action("warm-up"):  # lets a sample be taken at all while the generator is suspended
-        pass
     next(generator)
     with profilomatic.action("consumer"):
         consume()
+        next(generator)
+        consume()
     list(generator)
-    records = {record["action"]["type"]: record for record in profiles.flushed(3)}
-    assert not [node for node in walk(records["producer"]) if node["function"].endswith("consume")]
-    assert [node for node in walk(records["consumer"]) if node["function"].endswith("consume")]
+    records = {record["action"]["type"]: record for record in profiles.flushed(2)}
+    producer, consumer = ({node["function"].rsplit(".", 1)[-1] for node in walk(records[name])}
+                          for name in ("producer", "consumer"))
+    assert "consume" not in producer and "produce" in producer
+    assert "consume" in consumer and "produce" not in consumer

@@ -171,6 +171,7 @@ def test_exit_with_a_hung_destination_keeps_the_deadline(python):
 FORK = """if True:
     import json, os, sys, profilomatic
     records = []
+    profilomatic.configure(max_actions_per_run=0)
     profilomatic.add_destination(records.append)
     profilomatic.add_destination(profilomatic.file_destination(sys.argv[1] if len(sys.argv) > 1 else os.environ["OUT"]))
 
@@ -357,6 +358,7 @@ def test_many_tiny_requests_keep_memory_flat(python):
                 return int(file.read().split()[1]) * 4096
 
         delivered = []
+        profilomatic.configure(max_actions_per_run=0)
         profilomatic.add_destination(lambda record: delivered.append(None) if len(delivered) < 10 else None)
         app = profilomatic.wsgi.wrap(lambda environ, start_response: (start_response("200 OK", []), [b""])[1])
         environ = {"PATH_INFO": "/x", "REQUEST_METHOD": "GET"}

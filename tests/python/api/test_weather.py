@@ -8,7 +8,7 @@ from pom_support import run_python
 COLLECT = """
     import sys, threading, time
     import profilomatic
-    profilomatic.configure(time_granularity=0.001, max_overhead=0.5)
+    profilomatic.configure(time_granularity=0.001, max_overhead=0.5, max_actions_per_run=0)
     records = []
     profilomatic.add_destination(records.append)
 

@@ -880,6 +880,7 @@ def test_w19_the_number_of_route_names_is_bounded(python):
     printed = python("""if True:
         import profilomatic
         routes = set()
+        profilomatic.configure(max_actions_per_run=0)
         profilomatic.add_destination(lambda record: routes.add(record["action"]["route"]))
         app = profilomatic.wsgi.wrap(lambda environ, start_response: (start_response("200 OK", []), [b""])[1])
         word = "abcdefghij"
