@@ -543,6 +543,8 @@ static struct PyModuleDef module_def = {.m_base = PyModuleDef_HEAD_INIT,
                                         .m_doc = "The engine of profilomatic; see the package.",
                                         .m_slots = module_slots};
 
+PyMODINIT_FUNC PyInit__core(void); // found by its name in the file, declared nowhere else
+
 PyMODINIT_FUNC PyInit__core(void) {
     return PyModuleDef_Init(&module_def);
 }
