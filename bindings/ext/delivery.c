@@ -12,7 +12,7 @@
  * leaves a copy of it in the child).
  *
  * A destination is freed by whoever drops its last reference, which may be the loop thread without
- * the GIL. Its callable then goes to a queue, and the next call here that has the GIL drops it.
+ * the GIL. Its callable is dropped earlier, by the removal, which has the GIL.
  *
  * A stop does not wait longer for a callable than it was told to. A thread that is left behind in
  * one ends when the callable returns, or goes on if delivery has been started again by then: never
@@ -32,7 +32,6 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/queue.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/dict_emitter.h"
 #include "bindings/ext/values.h"
@@ -40,19 +39,18 @@
 
 #define THREAD_NAME "Profilomatic Thread"
 
-/* The longest a removed callable that nobody else would drop waits for it; looking costs 5 us
- * without the GIL. */
-#define LOOK_NS POM_NS_PER_S
+/* For ever: an idle process has no wake-ups of ours. stop() ends the wait; the end of the
+ * interpreter need not, since a thread that waits without the GIL is nothing to it. */
+#define TAKE_DEADLINE_NS INT64_MAX
 
 /* A stop that is out of time still grants an ending thread this, to be gone from
  * threading.enumerate(). */
 #define JOIN_MIN_S 0.05
 
-/* The context of a handoff destination. */
+/* The context of a handoff destination, in raw memory: freed without the GIL. */
 typedef struct client_s {
-    pom_link_t link;
-    PyObject *callable; /* owned */
-    bool logged;        /* its first failure; the GIL */
+    PyObject *callable; /* owned; NULL = removed */
+    bool logged;        /* its first failure */
 } client_t;
 
 typedef struct entry_s {
@@ -62,8 +60,6 @@ typedef struct entry_s {
 
 static pom_handoff_t *handoff; // made once
 static PyObject *thread_main;
-static pom_queue_t
-    released; // clients of freed destinations: pushed by any thread, taken under the GIL
 
 /* ---- under the GIL ---- */
 static entry_t entries[POM_EXPORTER_DESTINATIONS_MAX];
@@ -99,24 +95,6 @@ static void init_locks(void) {
 }
 
 /* ---- the table ---- */
-
-/* [any]: the loop thread may be the one that drops the last reference. */
-static void release(void *context) {
-    client_t *client = context;
-    (void)pom_queue_push(&released, &client->link); // nobody needs to be woken
-}
-
-/* Drops what has been released. May run the user's code. */
-static void drain(void) {
-    pom_link_t *link = pom_queue_is_empty(&released) ? NULL : pom_queue_take_all(&released);
-    while (link != NULL) {
-        client_t *client = POM_CONTAINER(link, client_t, link);
-        PyObject *callable = client->callable;
-        link = link->next;
-        PyMem_Free(client);
-        Py_DECREF(callable);
-    }
-}
 
 static int index_of(PyObject *callable) {
     for (int i = 0; i < count; i++) {
@@ -184,39 +162,40 @@ static int insert(PyObject *callable, const char *name) {
     if (count == POM_EXPORTER_DESTINATIONS_MAX) {
         return raise_status(POM_EFULL);
     }
-    client_t *client = PyMem_Calloc(1, sizeof *client);
+    client_t *client = PyMem_RawCalloc(1, sizeof *client);
     if (client == NULL) {
         return raise_status(POM_ENOMEM);
     }
     pom_destination_t *destination;
-    pom_status_t status = pom_handoff_destination_new(handoff, name, client, release, &destination);
+    pom_status_t status =
+        pom_handoff_destination_new(handoff, name, client, PyMem_RawFree, &destination);
     if (status != POM_OK) {
-        PyMem_Free(client);
+        PyMem_RawFree(client);
         return raise_status(status);
     }
-    client->callable = Py_NewRef(callable);
     status = pom_exporter_add(pom_engine_exporter(), destination);
     if (status != POM_OK) {
         pom_destination_unref(destination);
-        drain();
         return raise_status(status);
     }
+    client->callable = Py_NewRef(callable); // in time: what comes is served with the GIL
     entries[count++] = (entry_t){.client = client, .destination = destination};
     return 0;
 }
 
 static void remove_at(int at) {
     pom_destination_t *destination = entries[at].destination;
+    PyObject *callable = entries[at].client->callable;
+    entries[at].client->callable = NULL;
     count--;
     memmove(&entries[at], &entries[at + 1], (size_t)(count - at) * sizeof entries[0]);
     (void)pom_exporter_remove(pom_engine_exporter(), destination); // it is there: we added it
     pom_destination_unref(destination);
-    drain();
+    Py_DECREF(callable); // may run the user's code, so last
 }
 
 int pom_delivery_add(PyObject *callable) {
     int at;
-    drain();
     if (!find(callable, &at)) {
         return -1;
     }
@@ -301,9 +280,13 @@ static void log_failure(const char *name, const char *error) {
 
 /* One profile to one callable. Consumes the item. */
 static void serve(pom_handoff_item_t *item) {
-    client_t *client = item->context; // lives at least as long as the item
+    client_t *client = item->context; // lives as long as the item's destination
     char name[POM_DESTINATION_NAME_MAX], error[POM_DESTINATION_ERROR_MAX];
-    PyObject *callable = Py_NewRef(client->callable);
+    PyObject *callable = Py_XNewRef(client->callable);
+    if (callable == NULL) {
+        pom_handoff_done(handoff, item, "removed while a profile was on its way");
+        return;
+    }
     PyObject *record = pom_py_record(item->profile);
     PyObject *result = record == NULL ? NULL : PyObject_CallOneArg(callable, record);
     bool failed = result == NULL;
@@ -322,16 +305,6 @@ static void serve(pom_handoff_item_t *item) {
     Py_END_ALLOW_THREADS;
     if (first) {
         log_failure(name, error);
-    }
-}
-
-/* Without the GIL. POM_ETIMEDOUT only when something waits to be drained. */
-static pom_status_t take(pom_handoff_item_t *item) {
-    for (;;) {
-        pom_status_t status = pom_handoff_take(handoff, pom_now_ns() + LOOK_NS, item);
-        if (status != POM_ETIMEDOUT || !pom_queue_is_empty(&released)) {
-            return status;
-        }
     }
 }
 
@@ -389,9 +362,8 @@ static PyObject *delivery_main(PyObject *module, PyObject *unused) {
         pom_handoff_item_t item;
         pom_status_t status;
         Py_BEGIN_ALLOW_THREADS;
-        status = take(&item);
+        status = pom_handoff_take(handoff, TAKE_DEADLINE_NS, &item);
         Py_END_ALLOW_THREADS;
-        drain();
         if (status == POM_OK) {
             serve(&item);
         } else if (status == POM_ECLOSED && !wanted) {
@@ -468,7 +440,6 @@ static void set_running(bool is) {
 }
 
 int pom_delivery_ensure(void) {
-    drain();
     if (count == 0 || (running && wanted)) {
         return 0;
     }
@@ -526,7 +497,6 @@ bool pom_delivery_stop(int64_t deadline_ns) {
     if (ended && run == before) {
         join(deadline_ns);
     }
-    drain();
     return ended;
 }
 
@@ -561,7 +531,6 @@ void pom_delivery_after_fork_child(void) {
 int pom_delivery_init(PyObject *module) {
     if (handoff == NULL) {
         init_locks();
-        pom_queue_init(&released);
         if (pom_handoff_new(&handoff) != POM_OK) {
             (void)PyErr_NoMemory();
             return -1;
