@@ -23,6 +23,7 @@ typedef struct action_s {
     pom_work_t work;
     PyObject *type;
     PyObject *fields;
+    PyObject *parent; /* whose task it belongs to: text, or an object with a task_uuid; None = its context's */
     PyObject *weakrefs;
 } action_t;
 
@@ -32,9 +33,9 @@ static const pom_action_kind_t eliot_kind = {.name = "eliot"};
 static PyObject *contextlib_file; // of contextlib.__file__'s code, found at first use; NULL = not yet
 
 static PyObject *action_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *name, *fields;
-    static char *names[] = {"type", "fields", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Action", names, &name, &fields)) {
+    PyObject *name, *fields, *parent = Py_None;
+    static char *names[] = {"type", "fields", "parent", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|O:Action", names, &name, &fields, &parent)) {
         return NULL;
     }
     if (!PyUnicode_Check(name)) {
@@ -44,6 +45,7 @@ static PyObject *action_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (self != NULL) {
         self->type = Py_NewRef(name);
         self->fields = Py_NewRef(fields);
+        self->parent = Py_NewRef(parent);
     }
     return (PyObject *)self;
 }
@@ -142,13 +144,53 @@ static void begin(action_t *self, const pom_action_kind_t *kind,
     pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE);
 }
 
+/* Puts it into a task from elsewhere. */
+static void take_task(action_t *self, PyObject *task_uuid) {
+    if (self->work.kind != POM_WORK_OUTERMOST && self->work.kind != POM_WORK_NESTED) {
+        return;
+    }
+    Py_ssize_t size = 0;
+    const char *text = PyUnicode_AsUTF8AndSize(task_uuid, &size);
+    if (text == NULL) {
+        PyErr_Clear(); // not UTF-8: its own id then
+        return;
+    }
+    pom_id_t id = self->work.task_id;
+    char plain[POM_ID_TEXT] = "";
+    if (pom_id_parse(text, (size_t)size, &id)) {
+        pom_id_format(id, plain);
+    }
+    bool is_plain = size == POM_ID_TEXT && memcmp(plain, text, POM_ID_TEXT) == 0;
+    pom_work_set_task(&self->work, id, is_plain ? NULL : task_uuid);
+}
+
+/* The task id that the parent gives, as a new reference; NULL = none, or the parent has none any more. */
+static PyObject *parents_task(const action_t *self) {
+    if (self->parent == Py_None) {
+        return NULL;
+    }
+    PyObject *task_uuid = PyUnicode_Check(self->parent)
+                              ? Py_NewRef(self->parent)
+                              : PyObject_GetAttrString(self->parent, "task_uuid");
+    if (task_uuid != NULL && !PyUnicode_Check(task_uuid)) {
+        Py_CLEAR(task_uuid); // not open, or not recorded
+    }
+    PyErr_Clear(); // an object without one is no parent
+    return task_uuid;
+}
+
 static PyObject *action_enter(PyObject *op, PyObject *unused) {
     (void)unused;
     action_t *self = (action_t *)op;
     if (self->work.kind != POM_WORK_NONE) {
         return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
     }
+    PyObject *task_uuid = parents_task(self); // may run code of others: before anything of ours begins
     begin(self, &code_kind, block_frame);
+    if (task_uuid != NULL) {
+        take_task(self, task_uuid);
+        Py_DECREF(task_uuid);
+    }
     if (self->work.kind == POM_WORK_NESTED) {
         post(self, "started", NULL, NULL, self->fields, NULL);
     }
@@ -200,20 +242,7 @@ static PyObject *action_open(PyObject *op, PyObject *task_uuid) {
         return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
     }
     begin(self, &eliot_kind, context_frame);
-    if (self->work.kind == POM_WORK_OUTERMOST || self->work.kind == POM_WORK_NESTED) {
-        Py_ssize_t size = 0;
-        const char *text = PyUnicode_AsUTF8AndSize(task_uuid, &size);
-        pom_id_t id = self->work.task_id;
-        char plain[POM_ID_TEXT] = "";
-        if (text != NULL && pom_id_parse(text, (size_t)size, &id)) {
-            pom_id_format(id, plain);
-        }
-        PyErr_Clear(); // not UTF-8: its own id then
-        bool is_plain = size == POM_ID_TEXT && memcmp(plain, text, POM_ID_TEXT) == 0;
-        if (text != NULL) {
-            pom_work_set_task(&self->work, id, is_plain ? NULL : task_uuid);
-        }
-    }
+    take_task(self, task_uuid);
     return PyBool_FromLong(self->work.kind != POM_WORK_NONE);
 }
 
@@ -261,11 +290,13 @@ static int action_traverse(PyObject *op, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->type);
     Py_VISIT(self->fields);
+    Py_VISIT(self->parent);
     return 0;
 }
 
 static int action_clear(PyObject *op) {
     Py_CLEAR(((action_t *)op)->fields);
+    Py_CLEAR(((action_t *)op)->parent);
     return 0; // the type is text and cannot be part of a cycle
 }
 
@@ -279,6 +310,7 @@ static void action_dealloc(PyObject *op) {
     pom_work_end(&self->work, POM_OUTCOME_LOST, NULL); // no-op when it has ended
     Py_XDECREF(self->type);
     Py_XDECREF(self->fields);
+    Py_XDECREF(self->parent);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -296,6 +328,7 @@ static PyMethodDef action_methods[] = {
 static PyMemberDef action_members[] = {
     {"type", T_OBJECT, offsetof(action_t, type), READONLY, NULL},
     {"fields", T_OBJECT, offsetof(action_t, fields), READONLY, NULL},
+    {"parent", T_OBJECT, offsetof(action_t, parent), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(action_t, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
 static PyGetSetDef action_getset[] = {

@@ -492,6 +492,11 @@ static int set_own_files(void) {
             memcpy(directory, text, size);
             directory[size] = '\0';
             pom_code_reader_set_own(directory);
+            PyObject *prefix = PyUnicode_FromString(directory);
+            if (prefix != NULL) {
+                pom_work_strip_own(prefix);
+            }
+            Py_XDECREF(prefix);
         }
     }
     PyErr_Clear(); // without a file of ours there are no frames of ours to hide

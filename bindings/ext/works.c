@@ -35,14 +35,25 @@
 /* Frames of ours that app threads look at before they give up: a cycle is not possible under the GIL. */
 #define FRAMES_MAX POM_STACK_MAX
 
+/* Shed actions that ended on another thread than the one they began on, and that their thread has not heard of; beyond so
+ * many, a thread that slept through them stays shed until its anchor frame is used anew. */
+#define SHED_ELSEWHERE_MAX 256
+
 static _Thread_local struct {
     uint32_t generation;
+    uint64_t heard; // of shed_elsewhere
     int count;
     struct {
         uintptr_t frame;
-        const pom_work_t *work;
+        uint64_t serial; // of the work: its address may be another's by now
     } anchors[SHED_MAX];
 } shed;
+
+static uint64_t shed_serial; // of the last one attached
+static struct {
+    uint64_t count; // ever
+    uint64_t serials[SHED_ELSEWHERE_MAX];
+} shed_elsewhere; // a ring
 
 static int64_t begin_cost_ns = 300, end_cost_ns = 500; // until measured
 static unsigned begins, ends;
@@ -96,11 +107,32 @@ static bool shed_at(uintptr_t frame) {
     return false;
 }
 
+static bool forget_shed(uint64_t serial) {
+    for (int i = shed.count; i-- > 0;) {
+        if (shed.anchors[i].serial == serial) {
+            shed.count--;
+            memmove(&shed.anchors[i], &shed.anchors[i + 1],
+                    (size_t)(shed.count - i) * sizeof shed.anchors[0]);
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool any_shed(void) {
     if (shed.generation != pom_engine_generation()) {
         shed.generation = pom_engine_generation();
         shed.count = 0;
     }
+    if (shed.count > 0) {
+        uint64_t oldest = shed_elsewhere.count > SHED_ELSEWHERE_MAX
+                              ? shed_elsewhere.count - SHED_ELSEWHERE_MAX
+                              : 0;
+        for (uint64_t i = shed.heard > oldest ? shed.heard : oldest; i < shed_elsewhere.count; i++) {
+            (void)forget_shed(shed_elsewhere.serials[i % SHED_ELSEWHERE_MAX]); // mostly another thread's
+        }
+    }
+    shed.heard = shed_elsewhere.count;
     return shed.count > 0;
 }
 
@@ -202,24 +234,21 @@ void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
     }
 }
 
-static void attach_shed(const pom_work_t *work, const pom_own_frame_t *frame) {
+static void attach_shed(pom_work_t *work, const pom_own_frame_t *frame) {
     (void)any_shed(); // forgets those of an older engine
     if (shed.count < SHED_MAX) {
+        work->slot_serial = ++shed_serial;
         shed.anchors[shed.count].frame = frame->frame;
-        shed.anchors[shed.count].work = work;
+        shed.anchors[shed.count].serial = shed_serial;
         shed.count++;
     }
 }
 
-static void detach_shed(const pom_work_t *work) {
-    for (int i = shed.count; i-- > 0;) {
-        if (shed.anchors[i].work == work) {
-            shed.count--;
-            memmove(&shed.anchors[i], &shed.anchors[i + 1],
-                    (size_t)(shed.count - i) * sizeof shed.anchors[0]);
-            return;
-        }
+static void detach_shed(pom_work_t *work) {
+    if (work->slot_serial != 0 && !forget_shed(work->slot_serial)) {
+        shed_elsewhere.serials[shed_elsewhere.count++ % SHED_ELSEWHERE_MAX] = work->slot_serial;
     }
+    work->slot_serial = 0;
 }
 
 void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind) {
@@ -403,16 +432,24 @@ static int32_t walk_traceback(PyObject *traceback, pom_raw_frame_t *frames, int3
     return depth;
 }
 
-static PyObject *stripped; // NULL = nothing
+static PyObject *stripped, *own; // prefixes of files; NULL = none
 
 void pom_work_strip_leaf(PyObject *prefix) {
     Py_XSETREF(stripped, Py_NewRef(prefix));
 }
 
+void pom_work_strip_own(PyObject *prefix) {
+    Py_XSETREF(own, Py_NewRef(prefix));
+}
+
+static bool begins_with(PyObject *file, PyObject *prefix) {
+    return prefix != NULL && PyUnicode_Tailmatch(file, prefix, 0, PY_SSIZE_T_MAX, -1) == 1;
+}
+
+/* Ours too: between a logging library and its destination stands the integration's Python. */
 static bool is_stripped(const pom_own_frame_t *frame) {
-    return stripped != NULL &&
-           PyUnicode_Tailmatch(((PyCodeObject *)frame->code)->co_filename, stripped, 0,
-                               PY_SSIZE_T_MAX, -1) == 1;
+    PyObject *file = ((PyCodeObject *)frame->code)->co_filename; // borrowed; the frame runs this code
+    return begins_with(file, stripped) || begins_with(file, own);
 }
 
 /* The calling stack down to the action's anchor, leaf first. */

@@ -80,6 +80,9 @@ void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *f
  * own frames say nothing. */
 void pom_work_strip_leaf(PyObject *prefix);
 
+/* Likewise the package's own code. Once, at the module's start. */
+void pom_work_strip_own(PyObject *prefix);
+
 /* The work still belongs to the engine in force. */
 bool pom_work_is_live(const pom_work_t *work);
 
