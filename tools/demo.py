@@ -129,7 +129,7 @@ def run_load(address, count, deadline):
     if customers.answered < count:
         say(f"the deadline of {deadline:.0f} s cut the load at {customers.answered} requests")
     if customers.errors:
-        raise DemoError(f"{len(customers.errors)} requests got no answer, the first: {customers.errors[0]}")
+        raise DemoError(f"{len(customers.errors)} requests went wrong, the first: {customers.errors[0]}")
     print()
     print("\n".join(customers.table()))
     print(flush=True)
@@ -197,7 +197,7 @@ def demo(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--deadline", type=float, default=35.0, help="seconds after which the load stops anyway")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build" / "demo")
     options = parser.parse_args()

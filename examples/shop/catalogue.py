@@ -13,6 +13,7 @@ import io
 import json
 import random
 import sqlite3
+import threading
 import time
 import zlib
 
@@ -57,7 +58,8 @@ class Catalogue:
         dice = random.Random(seed)
         self.products = [self._invent(dice, number) for number in range(1000, 1000 + size)]
         self.by_number = {product.number: product for product in self.products}
-        # SQLite serialises the calls itself; one connection for all threads is enough for a shop of this size.
+        # One connection for all threads; the lock is for the cached statement, which two of them must not use at once.
+        self.database_lock = threading.Lock()
         self.database = sqlite3.connect(":memory:", check_same_thread=False)
         self.database.execute("CREATE TABLE stock (number INTEGER PRIMARY KEY, pieces INTEGER)")
         self.database.executemany(
@@ -74,7 +76,8 @@ class Catalogue:
         return Product(number, words, dice.randrange(500, 20_000), dice.random() * 5, dice.randrange(900))
 
     def stock(self, number):
-        row = self.database.execute("SELECT pieces FROM stock WHERE number = ?", (number,)).fetchone()
+        with self.database_lock:
+            row = self.database.execute("SELECT pieces FROM stock WHERE number = ?", (number,)).fetchone()
         return row[0] if row else 0
 
     def featured(self, count=PAGE):
