@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "profiles/formats/record.h"
+#include "profiles/formats/utf8.h"
 
 #define INTEGER_MAX 20 /* characters of INT64_MIN */
 #define SECONDS_MAX 22 /* sign, 10 digits, point, 9 digits, and one spare */
@@ -149,33 +150,6 @@ static size_t plain_length(const char *text, size_t size) {
     return at;
 }
 
-/* Decodes one character; *used is at least 1. Overlong forms, surrogates and what is beyond
- * U+10FFFF are bad UTF-8 as well. Bad bytes become one U+FFFD each. */
-static uint32_t decode(const unsigned char *text, size_t size, size_t *used) {
-    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
-    unsigned char lead = text[0];
-    *used = 1;
-    if (lead < 0x80) {
-        return lead;
-    }
-    size_t more = lead >= 0xf0 && lead < 0xf8 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
-    if (more == 0 || lead >= 0xf8 || more >= size) {
-        return 0xfffd;
-    }
-    uint32_t point = lead & (0x3fu >> more);
-    for (size_t i = 1; i <= more; i++) {
-        if ((text[i] & 0xc0) != 0x80) {
-            return 0xfffd;
-        }
-        point = point << 6 | (text[i] & 0x3fu);
-    }
-    if (point < least[more] || point > 0x10ffff || (point >= 0xd800 && point < 0xe000)) {
-        return 0xfffd;
-    }
-    *used = more + 1;
-    return point;
-}
-
 static char *put_unit(char *to, uint32_t unit) {
     static const char digits[] = "0123456789abcdef";
     *to++ = '\\';
@@ -227,7 +201,7 @@ static void put_quoted(pom_json_t *json, const char *text, size_t size, char aft
             break;
         }
         size_t used;
-        uint32_t point = decode((const unsigned char *)text, size, &used);
+        uint32_t point = pom__utf8_decode((const unsigned char *)text, size, &used);
         to = put_escape(to, point);
         text += used;
         size -= used;
