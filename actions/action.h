@@ -66,7 +66,8 @@ struct pom_action_s {
     int64_t end_ns;
     pom_outcome_t outcome;
     pom_text_t exception, reason; /* what left a failed one: its class and its text */
-    void *holder; /* whoever ends it, for whoever finds it on the stack; never looked into below the bindings */
+    void *
+        holder; /* whoever ends it, for whoever finds it on the stack; never looked into below the bindings */
     int32_t dropped_events;
     pom_text_t task_text; /* a task id from outside that is no UUID; empty: task_id is it */
     pom_action_t *live_prev, *live_next; /* the registry's list of live ones */

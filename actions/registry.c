@@ -22,22 +22,23 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 
-#define ARENA_CAP          (8u << 20) /* max_nodes nodes and max_messages small messages */
+#define ARENA_CAP (8u << 20) /* max_nodes nodes and max_messages small messages */
 /* Ended actions that wait for the sampler: a tick's worth at 100 000 a second. At HURRY_AT it is woken early, so that a storm of tiny
  * requests runs in pooled memory; WAITING_MAX bounds the memory when the sampler gets no core. */
-#define HURRY_AT    128
-#define WAITING_MAX 1024
+#define HURRY_AT           128
+#define WAITING_MAX        1024
+#define ARENA_SEAL         (32u << 10) /* beyond it, for what the seal adds: a full tree must not cost the record its name */
 #define POOLED_ACTIONS_MAX 256 // 1.2 MiB; more live at once are allocated and freed
 #define EVENT_CLASSES      3
 #define POOLED_EVENT_BYTES (1u << 20) /* a class: 1024 small events, 32 of the largest */
-#define QUEUED_UNIT        1024       /* bytes of a small event: what POM_EVENTS_QUEUED_MAX counts */
+#define QUEUED_UNIT        1024 /* bytes of a small event: what POM_EVENTS_QUEUED_MAX counts */
 #define WAKE_AT            1024 /* waiting units of one action that make the sampler come early */
 
 static const uint32_t event_class_bytes[EVENT_CLASSES] = {QUEUED_UNIT, 4096, 32768};
 
 _Static_assert(sizeof(pom_event_t) + POM_EVENT_FRAMES_MAX * sizeof(pom_event_frame_t) +
                        POM_EVENT_FIELDS_MAX <=
-                   32768,
+                   49152,
                "the largest event fits the largest class");
 
 /* Names of the source, newest first: a seal may be reading an older one. */
@@ -316,10 +317,8 @@ static pom_text_t keep_text(pom_arena_t *arena, const char *data, size_t size) {
 }
 
 static void write_entry(pom_value_writer_t *w, const char *key, pom_text_t text) {
-    if (text.size > 0) {
-        pom_value_key(w, key, strlen(key));
-        pom_value_text(w, text.data, text.size);
-    }
+    pom_value_key(w, key, strlen(key));
+    pom_value_text(w, text.data, text.size);
 }
 
 static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
@@ -331,8 +330,10 @@ static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
     if (a->kind->describe != NULL) {
         a->kind->describe(a, &writer);
     }
-    write_entry(&writer, "exception", a->exception);
-    write_entry(&writer, "reason", a->reason);
+    if (a->exception.size > 0) {
+        write_entry(&writer, "exception", a->exception);
+        write_entry(&writer, "reason", a->reason);
+    }
     pom_value_map_end(&writer);
     size_t size = pom_value_finish(&writer);
     profile->fields = pom_arena_copy(&profile->arena, storage, size);
@@ -359,6 +360,7 @@ static void seal(pom_registry_t *r, pom_action_t *a) {
         return;
     }
     pom_arena_t *arena = &profile->arena;
+    arena->cap = ARENA_CAP + ARENA_SEAL;
     const char *source = atomic_load_explicit(&r->source, memory_order_acquire);
     profile->task_id = a->task_id;
     profile->task_text = a->task_text.size > 0

@@ -46,8 +46,8 @@ typedef struct pom_registry_stats_s {
     int64_t no_memory;     /* actions whose profile could not be built */
 } pom_registry_stats_t;
 
-/* A message's stack is capped: it is captured on the app thread. */
-#define POM_EVENT_FRAMES_MAX 512
+/* A message keeps as much of its stack as a sample, or it could not stand in the same tree. */
+#define POM_EVENT_FRAMES_MAX POM_STACK_MAX
 #define POM_EVENT_FIELDS_MAX 8192
 /* Events one action may have waiting: a tick's worth (10 ms) of a loop that logs every 2 us. Counted in KiB, so that large
  * ones (4 and 32) do not make it more than 8 MiB. */
