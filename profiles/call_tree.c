@@ -44,7 +44,7 @@
 #define PATH_ROOM_FIRST 32
 
 /* Debug builds check the whole tree after each change, while that is cheap. */
-#define CHECKED(tree) ((tree)->node_count > 64 || pom_tree_validate(tree))
+#define CHECKED(tree) ((tree)->node_count + (tree)->message_count > 64 || pom_tree_validate(tree))
 
 pom_tree_limits_t pom_tree_limits_default(void) {
     return (pom_tree_limits_t){.max_nodes = 20000, .max_messages = 10000, .max_stretches = 4096};
