@@ -334,6 +334,7 @@ static void test_registry_names_an_action_whose_tree_is_full(void **state) {
         assert_true(rig_post(&rig, a, i, PATH(20, 10), large));
         (void)rig_tick(&rig);
     }
+    a->exception = pom_action_text(a, "E", 1);
     a->reason = pom_action_text(a, large, 3000);
     rig_end(&rig, a, 5000);
     const pom_profile_t *p = only_profile(&rig);
