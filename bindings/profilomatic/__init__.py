@@ -7,11 +7,11 @@
 Importing starts nothing: no thread, no file, no hook. The first `add_destination()` starts the engine.
 """
 
-from . import _backend, _options, wsgi
+from . import _backend, _options, _propagation, wsgi
 
 __all__ = [
     "action", "add_destination", "configure", "current_task_uuid", "file_destination", "flush",
-    "no_flush_destination", "remove_destination", "start", "stats", "stop", "wsgi",
+    "no_flush_destination", "propagation_headers", "remove_destination", "start", "stats", "stop", "wsgi",
 ]
 
 
@@ -83,7 +83,7 @@ def no_flush_destination(path_or_file, format="json", append=False):
     return file_destination(path_or_file, format, False, append)
 
 
-def action(action_type, /, **fields):
+def action(action_type, /, *, parent=None, **fields):
     """One bounded piece of work to profile: a context manager, and a decorator.
 
         with profilomatic.action("rebuild-index", shard=3) as a:
@@ -99,16 +99,35 @@ def action(action_type, /, **fields):
 
     The fields are copied when the action begins: numbers, text, None, lists and dicts as they are, anything else
     as text. An action may be entered again when it has ended; entered while it is open it is a RuntimeError.
-    TypeError when action_type is not text. While the engine is stopped it does nothing.
+    While the engine is stopped it does nothing.
+
+    parent: whose task this work belongs to where the context does not tell, as on another thread or in another asyncio
+    task: an open action, asked for its task id when this one begins, or a task id as text. Then both call graphs are
+    found under one id.
+
+    TypeError when action_type is not text, or parent neither an action nor text.
     """
     if _backend.action_class is None:
         _backend.load()
-    return _backend.action_class(action_type, fields)
+    if parent is not None and not isinstance(parent, str) and not hasattr(type(parent), "task_uuid"):
+        raise TypeError("parent is an action or a task id, not %r" % (parent,))
+    return _backend.action_class(action_type, fields, parent)
 
 
 def current_task_uuid():
     """The task id of the innermost action of this thread, greenlet or asyncio task; None outside any."""
     return _backend.load().current_task_uuid()
+
+
+def propagation_headers():
+    """HTTP headers that carry the current task to another process: {"X-Task-UUID": ..., "traceparent": ...}.
+
+    For a request that is made inside an action; the other side's wsgi.wrap() takes the task id from them, so that
+    both call graphs are found under one id. `traceparent` is W3C trace context, version 00: the task id without its
+    dashes, a new span id for each call, and the flag "sampled"; it is left out when the task id came from elsewhere and is
+    no UUID. {} outside any action that is profiled.
+    """
+    return _propagation.headers(current_task_uuid())
 
 
 def stats():

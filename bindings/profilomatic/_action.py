@@ -19,12 +19,12 @@ def action_class(backend):
         __doc__ = backend.Action.__doc__
 
         def __call__(self, function):
-            return _decorated(backend.Action, self.type, self.fields, function)
+            return _decorated(backend.Action, (self.type, self.fields, self.parent), function)
 
     return action
 
 
-def _decorated(begin, action_type, fields, function):
+def _decorated(begin, given, function):
     if not callable(function):
         raise TypeError("profilomatic.action(...) decorates a function, not %r" % (function,))
     import functools
@@ -35,14 +35,14 @@ def _decorated(begin, action_type, fields, function):
                         "use 'with profilomatic.action(...)' inside it" % (function,))
     if flags & (_COROUTINE | _ITERABLE_COROUTINE):
         async def wrapper(*args, **kwargs):
-            with begin(action_type, fields):
+            with begin(*given):
                 return await function(*args, **kwargs)
     elif flags & _GENERATOR:
         def wrapper(*args, **kwargs):
-            with begin(action_type, fields):
+            with begin(*given):
                 return (yield from function(*args, **kwargs))
     else:
         def wrapper(*args, **kwargs):
-            with begin(action_type, fields):
+            with begin(*given):
                 return function(*args, **kwargs)
     return functools.wraps(function)(wrapper)

@@ -12,6 +12,7 @@ from . import _options
 module = None  # the backend, once something needed it
 reason = None  # why it is not the C extension; None when it is
 action_class = None
+watchers = []  # called without arguments when options have changed
 
 _lock = _thread.allocate_lock()
 
@@ -50,6 +51,8 @@ def apply_options():
     """Tells a backend that runs already about changed options."""
     if module is not None:
         module.apply_options(_options.for_backend())
+    for watcher in list(watchers):
+        watcher()
 
 
 def _after_fork_in_child():

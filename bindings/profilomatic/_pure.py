@@ -53,16 +53,21 @@ class Work:
         self.asyncio_task = _asyncio_task()
 
 
+def _running_task():
+    """The asyncio task that runs, or None."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return None
+    try:
+        return asyncio.current_task()
+    except (RuntimeError, AttributeError):
+        return None
+
+
 def _asyncio_task():
     """Which asyncio task runs, as an id, or 0. A new task inherits its creator's context variables, but is
     a context of its own here."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return 0
-    try:
-        task = asyncio.current_task()
-    except (RuntimeError, AttributeError):
-        return 0
+    task = _running_task()
     return id(task) if task is not None else 0
 
 
@@ -91,12 +96,12 @@ def _runs_inside(work):
     return False
 
 
-def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=True):
+def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=True, told=True):
     """Begins an action in the current context. Returns its Work, or None when nothing is to be recorded.
 
     caller: the frame of the user or server that begins it, the place of a nested one's start message. anchor:
     where walks stop, None when the action is attached later; without `inclusive` it is ours and no part of
-    the stack.
+    the stack. told: a nested one has a start message.
     """
     run = _engine.active_run()
     if run is None or run.delivery.is_current():
@@ -105,7 +110,7 @@ def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=T
     parent = _innermost()
     if parent is not None:
         work = Work(run, parent.live, False, parent, task_uuid or parent.task_uuid, action_type)
-        if work.live is not None:
+        if work.live is not None and told:
             start = {"action_type": action_type, "action_status": "started", "task_uuid": work.task_uuid}
             _post_message(work, fields, caller, None, start)
         return work
@@ -157,11 +162,12 @@ def _post_message(work, fields, frame, traceback, head=None, below=False):
     run.post(("message", live, start_ns, stack, encoded, cut, _pure_native.own_cpu_ns() - start_cpu))
 
 
-def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=False):
+def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=False, told=True):
     """Ends an action.
 
     caller: the frame of the user or server that ends it, None when nobody did. raised: what described() says
-    of the exception that left it; traceback, below: where it was raised, as for _pure_anchor.capture().
+    of the exception that left it; traceback, below: where it was raised, as for _pure_anchor.capture(). told: a
+    nested one has an end message.
     """
     start_ns, start_cpu = _ns(), _pure_native.own_cpu_ns()
     leave(work)
@@ -175,13 +181,13 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
         if work.outermost:
             run.post(("shed_end", outcome))
         return
-    if not work.outermost:
+    if not work.outermost and told:
         head = {"action_type": work.type, "action_status": "failed" if outcome == "failed" else "succeeded"}
         if outcome in ("aborted", "lost"):
             head["outcome"] = outcome
         head["task_uuid"] = work.task_uuid
         _post_message(work, details, caller, traceback, head, below)
-    else:
+    elif work.outermost:
         live.detach()
         encoded, _ = _values.encode_fields(details)
         run.post(("end", live, start_ns, outcome, encoded, _pure_native.own_cpu_ns() - start_cpu))
@@ -204,13 +210,14 @@ def _is_decorator(frame):
 class Action:
     """One bounded piece of work to profile; see profilomatic.action()."""
 
-    __slots__ = ("type", "fields", "_work", "__weakref__")
+    __slots__ = ("type", "fields", "parent", "_work", "__weakref__")
 
-    def __init__(self, action_type, fields):
+    def __init__(self, action_type, fields, parent=None):
         if not isinstance(action_type, str):
             raise TypeError("the type of an action is text, not %r" % (action_type,))
         self.type = action_type
         self.fields = fields
+        self.parent = parent
         self._work = None
 
     @property
@@ -226,7 +233,11 @@ class Action:
             frame = sys._getframe(1)
             ours = _is_decorator(frame)
             caller = frame.f_back if ours else frame
-            work = begin(_values.text(self.type), "code", self.fields, None, caller, frame, not ours)
+            parent = self.parent
+            task_uuid = parent if isinstance(parent, str) else getattr(parent, "task_uuid", None)
+            if not isinstance(task_uuid, str):
+                task_uuid = None  # not open, or not recorded
+            work = begin(_values.text(self.type), "code", self.fields, task_uuid, caller, frame, not ours)
             if work is not None:
                 enter(work)
                 self._work = work
@@ -260,6 +271,47 @@ class Action:
                 _post_message(work, fields, sys._getframe(1), sys.exc_info()[2])
             except Exception as fault:
                 _engine.fault("message", fault)
+
+    def open(self, task_uuid):
+        """For integrations: begins an action that may outlive this frame, under the id of a task from elsewhere, and
+        posts nothing. False when it is not recorded."""
+        if not isinstance(task_uuid, str):
+            raise TypeError("a task id is text, not %r" % (task_uuid,))
+        if self._work is not None:
+            raise RuntimeError("this action is open already: %s" % _values.as_text(self.type))
+        try:
+            task = _running_task()
+            frame = _pure_anchor.context_frame(task.get_coro() if task is not None else None)
+            work = begin(_values.text(self.type), "eliot", self.fields, _values.text(task_uuid), None, frame, True, False)
+            if work is not None:
+                enter(work)
+                self._work = work
+        except Exception as fault:
+            _engine.fault("action", fault)
+        return self._work is not None
+
+    def post(self, fields):
+        """For integrations: a message, its fields as a dict."""
+        if not isinstance(fields, dict):
+            raise TypeError("the fields of a message are a dict, not %r" % (fields,))
+        work = self._work
+        if work is not None and work.live is not None and work.run is _engine.run:
+            try:
+                _post_message(work, fields, _pure_anchor.leaf_of(sys._getframe(1)), sys.exc_info()[2])
+            except Exception as fault:
+                _engine.fault("message", fault)
+
+    def close(self, outcome, exception=None):
+        """For integrations: ends what open() began; the outcome is one of the record's words."""
+        if outcome not in ("succeeded", "failed", "aborted", "lost"):
+            raise ValueError("outcome %s: must be succeeded, failed, aborted or lost" % (outcome,))
+        work, self._work = self._work, None
+        if work is not None:
+            try:
+                raised = described(exception) if exception is not None else None
+                end(work, outcome, None, None, raised, told=False)
+            except Exception as fault:
+                _engine.fault("action", fault)
 
     def __del__(self):
         work = getattr(self, "_work", None)
@@ -304,6 +356,13 @@ def add_destination(destination):
 
 def remove_destination(destination):
     _engine.destinations.remove(destination)
+
+
+def strip_leaf(prefix):
+    """Code in files below this path is no part of the leaf of a message's stack."""
+    if not isinstance(prefix, str):
+        raise TypeError("a path prefix is text, not %r" % (prefix,))
+    _pure_anchor.stripped = prefix
 
 
 def current_task_uuid():

@@ -8,11 +8,13 @@ the producer's.
 """
 
 import os
+import sys
 
 from . import _pure_native
 
 # Code of this package is no part of any stack. Taken from a code object, to be spelt as theirs are.
 OWN = os.path.dirname((lambda: 0).__code__.co_filename) + os.sep
+stripped = None  # a logging library's folder, likewise at the leaf of message stacks
 STACK_MAX = 2048  # frames of one walk
 CALLERS_MAX = 4  # remembered above an anchor
 
@@ -70,6 +72,27 @@ def _contextlib_caller(frame):
 
 def _is_contextlib(frame):
     return frame.f_globals.get("__name__") == "contextlib"
+
+
+def context_frame(coroutine):
+    """The frame that an action outlives nothing of: that of the asyncio task's coroutine, else the first of the thread
+    or greenlet."""
+    frame = getattr(coroutine, "cr_frame", None)
+    if frame is None:
+        frame = sys._getframe(1)
+        while frame.f_back is not None:
+            frame = frame.f_back
+    return frame
+
+
+def leaf_of(frame):
+    """The nearest frame that is neither ours nor the logging library's; None when there is none."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(OWN) and (stripped is None or not file.startswith(stripped)):
+            break
+        frame = frame.f_back
+    return frame
 
 
 def capture(frame, spot, traceback, below):

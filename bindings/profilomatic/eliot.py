@@ -1,0 +1,371 @@
+"""Eliot's actions and messages in call graphs.
+
+    import profilomatic.eliot
+    profilomatic.eliot.patch()
+
+An Eliot action becomes an action of ours: with a call graph of its own, or, inside another action of the same thread,
+greenlet or asyncio task (a WSGI request, say), part of that one's graph. Its start and end stand in the graph as
+messages, with the stack of the logging call; with `store_all_logs` every message that was logged inside it does. Task
+ids that go to other processes, and the tasks that continue here, are noted in the graph too, so that the graphs of
+both processes are found under one id.
+
+How: patch() adds one destination to Eliot. It knows an action by the task id and level that each of its messages
+carries. Two methods of eliot.Action that leave no message, and the one that tells us which object an action is (one that is
+collected before it ended is "lost"), are wrapped until unpatch().
+
+Nothing here raises into a logging call: what fails is counted, see stats().
+"""
+
+import os
+import threading
+import weakref
+
+try:
+    import eliot
+except ImportError as error:
+    raise ImportError("profilomatic.eliot needs the library eliot: pip install eliot", name="eliot") from error
+
+from . import _backend, _options
+
+__all__ = ["patch", "stats", "unpatch"]
+
+OPEN_MAX = 10000  # actions open at once; further ones are dropped. 10 000 take some 60 MiB in the engine.
+KEYS_MAX = 1000  # names of fields that are remembered as harmless
+DEPTH_MAX = 8  # of nested fields; deeper ones are cut when they are recorded
+EARLY_MAX = 1000  # what Eliot itself keeps for the first destination
+
+# What Eliot says of each action by itself; the rest are the user's fields.
+_BOOKKEEPING = frozenset(("task_uuid", "task_level", "timestamp", "action_type", "action_status"))
+
+_listener = None  # the destination while patched
+_lock = threading.Lock()  # of patch() and unpatch(); no logging call takes it
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lock._at_fork_reinit)
+
+
+def patch():
+    """Starts to take in what Eliot logs. Idempotent; in any order with destinations, configure() and running actions:
+    an action that began before is not seen, its children are."""
+    global _listener
+    with _lock:
+        if _listener is None:
+            listener = _Listener(_backend.load())
+            listener.install()
+            _listener = listener
+
+
+def unpatch():
+    """Restores everything that patch() changed. Actions that are open end as "lost". Nothing happens without patch()."""
+    global _listener
+    with _lock:
+        listener, _listener = _listener, None
+        if listener is not None:
+            listener.remove()
+
+
+def stats():
+    """{"open": actions of Eliot that are open, "dropped": ones not recorded since too many were open, "faults": messages
+    that we failed at}; None while not patched."""
+    listener = _listener
+    if listener is None:
+        return None
+    return {"open": len(listener.open), "dropped": listener.dropped, "faults": listener.faults}
+
+
+class _Tie(weakref.ref):
+    """To the object that is the action for Eliot: when it is gone, nobody can end the action any more."""
+
+    __slots__ = ("key",)
+
+
+class _Listener:
+    """The destination, and all that patch() changes."""
+
+    def __init__(self, backend):
+        self._backend = backend
+        self._make = _action_class(backend.Action)
+        self.open = {}  # (task id, task level): action
+        self.dropped = 0
+        self.faults = 0
+        self._all_logs = False
+        self._secret = None
+        self._known_keys = set()
+        self._early = None  # messages for destinations to come, see _keep_for_others()
+        self._wrapped = []  # (name, what eliot.Action had, what it has)
+
+    # life
+
+    def install(self):
+        self.read_options()
+        _backend.watchers.append(self.read_options)
+        folder = os.path.dirname(eliot.start_action.__code__.co_filename)
+        self._backend.strip_leaf(folder + os.sep)
+        self._wrap_methods()
+        if not getattr(eliot.Logger._destinations, "_any_added", True):
+            self._early = []
+        eliot.add_destinations(self)
+
+    def remove(self):
+        try:
+            eliot.remove_destination(self)
+        except ValueError:
+            pass  # somebody else did
+        self._give_back_early()
+        for name, before, ours in self._wrapped:
+            if eliot.Action.__dict__.get(name) is ours:  # else somebody wrapped it after us: it hands on
+                setattr(eliot.Action, name, before)
+        if self.read_options in _backend.watchers:
+            _backend.watchers.remove(self.read_options)
+        while self.open:
+            try:
+                _, action = self.open.popitem()
+            except KeyError:
+                break  # another thread ended the last one
+            action.tie = None
+            action.close("lost")
+
+    def read_options(self):
+        self._all_logs = _options.effective()["store_all_logs"]
+        self._known_keys = set()  # that are not secret; written and read without a lock, since it only saves time
+        self._secret = _options.for_backend()["scrub"]
+
+    def fault(self, error):
+        self.faults += 1
+        if self.faults == 1:
+            try:
+                import logging
+
+                logging.getLogger("profilomatic").error(
+                    "profiling failed at a message of Eliot: %r (the application is not affected)", error)
+            except Exception:
+                pass
+
+    # messages
+
+    def __call__(self, message):
+        try:
+            if self._early is not None and self._keep_for_others(message):
+                return
+            status = message.get("action_status")
+            if status is None:
+                if self._all_logs:
+                    action = self.open.get(_key(message))
+                    if action is not None:
+                        action.post(self._scrubbed(message))
+            elif status == "started":
+                self._started(message)
+            else:
+                self._ended(message, status)
+        except Exception as error:
+            self._early = None
+            self.fault(error)
+
+    def _started(self, message):
+        if len(self.open) >= OPEN_MAX:
+            self.dropped += 1
+            return
+        key = _key(message)
+        before = self.open.pop(key, None)
+        if before is not None:  # one id continued twice
+            before.tie = None
+            before.close("lost")
+        message = self._scrubbed(message)
+        fields = {name: value for name, value in message.items() if name not in _BOOKKEEPING}
+        action_type = message.get("action_type", "")
+        action = self._make(action_type if isinstance(action_type, str) else repr(action_type), fields)
+        recorded = action.open(message["task_uuid"])
+        fields.clear()  # they are copied; the action is no reason to keep the user's objects
+        if not recorded:
+            return
+        action.tie = None
+        self.open[key] = action
+        action.post(message)
+
+    def _ended(self, message, status):
+        action = self.open.pop(_key(message), None)
+        if action is None:
+            return  # began before patch(), was dropped, or has ended already
+        action.tie = None
+        action.post(self._scrubbed(message))
+        if status == "succeeded":
+            action.close("succeeded")
+        elif message.get("exception") == "builtins.GeneratorExit":
+            action.close("aborted")
+        else:
+            action.close("failed", _handled(message))
+
+    def _scrubbed(self, message):
+        """The message with the values of secret-looking keys masked; itself when it has none, as nearly always."""
+        if self._secret is None:
+            return message
+        known = self._known_keys
+        if known.issuperset(message):
+            for value in message.values():
+                if type(value) is dict:
+                    break
+            else:
+                return message
+        return _masked(message, self._secret, known, 0)
+
+    # what leaves no message
+
+    def _wrap_methods(self):
+        listener = self
+        own = eliot.Action.__dict__
+
+        def wrap(names, make):
+            before = own.get(names[0])
+            if before is not None:
+                ours = make(before)
+                for name in names:
+                    if own.get(name) is before or name == names[0]:
+                        self._wrapped.append((name, own[name], ours))
+                        setattr(eliot.Action, name, ours)
+
+        def serialize(before):
+            def serialize_task_id(self):
+                task_id = before(self)
+                listener.handed_out(task_id)
+                return task_id
+            return _like(before, serialize_task_id)
+
+        def start(before):
+            def _start(self, fields):
+                before(self, fields)
+                listener.began(self)
+            return _like(before, _start)
+
+        def resume(before):
+            def continue_task(cls, *args, **kwargs):
+                action = before.__func__(cls, *args, **kwargs)
+                listener.continued(action)
+                return action
+            return classmethod(_like(before.__func__, continue_task))
+
+        wrap(("serialize_task_id", "serializeTaskId"), serialize)
+        wrap(("_start",), start)
+        wrap(("continue_task", "continueTask"), resume)
+
+    def handed_out(self, task_id):
+        """A remote process is about to get this id, of one place in an action."""
+        try:
+            task_uuid, _, level = task_id.decode("ascii").partition("@")
+            level = [int(part) for part in level.split("/") if part]
+            action = self.open.get((task_uuid, tuple(level[:-1])))
+            if action is not None:
+                action.post({"message_type": "profilomatic:linked_remote_task", "task_uuid": task_uuid,
+                             "task_level": level})
+        except Exception as error:
+            self.fault(error)
+
+    def continued(self, eliot_action):
+        """An action continues the task of another process, or thread."""
+        try:
+            level = eliot_action._task_level.as_list()
+            action = self.open.get((eliot_action.task_uuid, tuple(level)))
+            if action is not None:
+                action.post({"message_type": "profilomatic:continued_remote_task",
+                             "task_uuid": eliot_action.task_uuid, "task_level": level})
+        except Exception as error:
+            self.fault(error)
+
+    def began(self, eliot_action):
+        """The start message of this action has just passed."""
+        try:
+            key = (eliot_action.task_uuid, tuple(eliot_action._task_level.as_list()))
+            action = self.open.get(key)
+            if action is not None:
+                action.tie = _Tie(eliot_action, self._gone)
+                action.tie.key = key
+        except Exception as error:
+            self.fault(error)
+
+    def _gone(self, tie):
+        try:
+            action = self.open.get(tie.key)
+            if action is not None and action.tie is tie:
+                del self.open[tie.key]
+                action.tie = None
+                action.close("lost")
+        except Exception as error:
+            self.fault(error)
+
+    # being the first destination
+
+    def _keep_for_others(self, message):
+        """Eliot keeps what is logged before the first destination, and gives it to that one. Where that is ours, which
+        has no use for it, the next one gets it, with what came meanwhile. True for messages from before patch()."""
+        others = [other for other in eliot.Logger._destinations._destinations if other is not self]
+        early = self._early
+        if others:
+            self._early = None
+            for kept in early or ():
+                for other in others:
+                    try:
+                        other(kept)
+                    except Exception:
+                        pass  # what it does with the next message is what its user sees
+        elif early is not None:
+            early.append(message)
+            if len(early) > EARLY_MAX:
+                del early[0]
+        return not self._installed()
+
+    def _installed(self):
+        return _listener is self
+
+    def _give_back_early(self):
+        early, self._early = self._early, None
+        destinations = eliot.Logger._destinations
+        if early is not None and not destinations._destinations:
+            # As if no destination had ever been added.
+            fresh = type(destinations)()
+            fresh._destinations[0].messages.extend(early)
+            destinations._destinations = fresh._destinations
+            destinations._any_added = False
+
+
+def _action_class(base):
+    class _EliotAction(base):
+        __slots__ = ("tie",)
+
+    return _EliotAction
+
+
+def _masked(fields, secret, known, depth):
+    masked = {}
+    for name, value in fields.items():
+        if name not in known:
+            text = name.lower() if isinstance(name, str) else ""
+            if any(word in text for word in secret):
+                masked[name] = "[scrubbed]"
+                continue
+            if len(known) < KEYS_MAX and type(name) is str:
+                known.add(name)
+        if type(value) is dict and depth < DEPTH_MAX:
+            value = _masked(value, secret, known, depth + 1)
+        masked[name] = value
+    return masked
+
+
+def _key(message):
+    level = message["task_level"]
+    return message["task_uuid"], tuple(level[:-1])
+
+
+def _handled(message):
+    """The exception that is being handled, if it is the one that the message tells of; its text is there all the same."""
+    import sys
+
+    error = sys.exc_info()[1]
+    kind = type(error)
+    if error is not None and message.get("exception") == "%s.%s" % (kind.__module__, kind.__name__):
+        return error
+    return None
+
+
+def _like(function, wrapper):
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(wrapper, name, getattr(function, name, None))
+    wrapper.__wrapped__ = function
+    return wrapper
