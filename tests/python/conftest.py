@@ -2,6 +2,7 @@
 nothing behind. `make test` runs the suite twice, with PROFILOMATIC_PURE=1 and without."""
 
 import sys
+import time
 
 import pytest
 from pom_support import PATIENCE, Collector, run_python, threads_of_ours
@@ -29,6 +30,9 @@ def house_in_order():
         assert package.stats()["destinations"] == [], "a destination is left"
         assert package.stop(PATIENCE) is True, "stop() did not finish"
         assert package.stats()["running"] is False
+        deadline = time.monotonic() + PATIENCE  # a thread that has been joined may still be on its last instructions
+        while threads_of_ours() and time.monotonic() < deadline:
+            time.sleep(0.001)
         assert threads_of_ours() == []
     finally:
         _options._configured.clear()

@@ -291,6 +291,22 @@ def test_w4_closed_after_its_declared_length_succeeded(profiles):
     assert profiles.one()["action"]["outcome"] == "succeeded"
 
 
+@pytest.mark.acceptance("W4", "W6")
+def test_w4_only_the_last_start_response_declares_a_length(profiles):
+    def app(env, start_response):
+        ok(start_response, ("Content-Length", "3"))
+        try:
+            raise ValueError("second thoughts")
+        except ValueError:
+            start_response("500 Oops", [], sys.exc_info())
+        return iter([b"abc", b"def"])
+
+    server = Server(wrap(app))
+    next(iter(server.call()))
+    server.close()
+    assert profiles.one()["action"]["outcome"] == "aborted"
+
+
 @pytest.mark.acceptance("W4", "W13")
 def test_w4_dropped_without_close_is_lost(profiles):
     server = Server(wrap(returning(Body())))
@@ -713,6 +729,7 @@ def test_w16_no_reference_is_kept_past_the_end(profiles):
                 yield b"a"
                 yield env["wsgi.input"].read()
 
+    kept = []  # the finished body, as a server may
     gc.collect()
     gc.disable()
     try:
@@ -720,6 +737,7 @@ def test_w16_no_reference_is_kept_past_the_end(profiles):
         application = Application()
         gone = [weakref.ref(stream), weakref.ref(application)]
         server = Server(wrap(application), environ(wsgi__input=stream)).run()
+        kept.append(server.body)
         del server, stream, application
         profiles.one()
         gc.collect()
