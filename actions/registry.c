@@ -30,15 +30,16 @@
 #define ARENA_SEAL         (32u << 10) /* beyond it, for what the seal adds: a full tree must not cost the record its name */
 #define POOLED_ACTIONS_MAX 256 // 1.2 MiB; more live at once are allocated and freed
 #define EVENT_CLASSES      3
-#define POOLED_EVENT_BYTES (1u << 20) /* a class: 1024 small events, 32 of the largest */
+#define POOLED_EVENT_BYTES (1u << 20) /* a class: 1024 small events, 21 of the largest */
 #define QUEUED_UNIT        1024 /* bytes of a small event: what POM_EVENTS_QUEUED_MAX counts */
+#define EVENT_LARGEST      49152
 #define WAKE_AT            1024 /* waiting units of one action that make the sampler come early */
 
-static const uint32_t event_class_bytes[EVENT_CLASSES] = {QUEUED_UNIT, 4096, 32768};
+static const uint32_t event_class_bytes[EVENT_CLASSES] = {QUEUED_UNIT, 4096, EVENT_LARGEST};
 
 _Static_assert(sizeof(pom_event_t) + POM_EVENT_FRAMES_MAX * sizeof(pom_event_frame_t) +
                        POM_EVENT_FIELDS_MAX <=
-                   49152,
+                   EVENT_LARGEST,
                "the largest event fits the largest class");
 
 /* Names of the source, newest first: a seal may be reading an older one. */

@@ -50,7 +50,7 @@ typedef struct pom_registry_stats_s {
 #define POM_EVENT_FRAMES_MAX POM_STACK_MAX
 #define POM_EVENT_FIELDS_MAX 8192
 /* Events one action may have waiting: a tick's worth (10 ms) of a loop that logs every 2 us. Counted in KiB, so that large
- * ones (4 and 32) do not make it more than 8 MiB. */
+ * ones (4 and 48) do not make it more than 8 MiB. */
 #define POM_EVENTS_QUEUED_MAX 8192
 
 /* Returns owned, NULL for no memory. Borrows codes and sink for its life. [any] */
