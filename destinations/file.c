@@ -451,5 +451,6 @@ fail:
         (void)snprintf(error, error_size, "cannot open '%s': %s", path,
                        errno_text(failure, text, sizeof text)); /* cut is fine */
     }
+    errno = failure;
     return failure == ENOMEM ? POM_ENOMEM : POM_EIO;
 }

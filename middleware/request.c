@@ -278,9 +278,7 @@ static void write_route(const pom_request_t *r, pom_value_writer_t *w) {
     char name[2 * ROUTE_MAX];
     size_t size;
     if (r->route.size > 0) {
-        // The mount point, once: a framework's rule does not know where it is mounted.
-        size = put(name, sizeof name, 0, r->script_name.data, r->script_name.size);
-        size = put(name, sizeof name, size, r->route.data, r->route.size);
+        size = put(name, sizeof name, 0, r->route.data, r->route.size);
     } else if (r->status == 404) {
         size = put(name, sizeof name, 0, "<not found>", 11);
     } else {

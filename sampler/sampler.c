@@ -24,6 +24,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -79,6 +80,8 @@ struct pom_sampler_s {
     uint64_t sync_done; /* the sampler thread, its only writer, also reads it without the lock */
     bool running;       /* a thread is there to answer */
     /* written by the sampler thread, read by stats: independent counters, so relaxed */
+    _Atomic(int32_t) tid;           /* 0 = no thread */
+    _Atomic(int64_t) past_cpu_ns;   /* of threads before this one */
     _Atomic(int64_t) period_ns, taken, wakeups, cpu_ns, overhead_ppm, cost_ns, base_cpu_ns;
     _Atomic(int64_t) missed[POM_MISS_COUNT];
     _Atomic(bool) over_budget;
@@ -154,7 +157,8 @@ static bool thread_is_runnable(pom_sampler_t *s, pom_slot_t *slot, int32_t tid) 
     char text[128]; // "tid (name, at most 16) S": the letter is within the first 40 bytes
     ssize_t got = pread(slot->stat_fd, text, sizeof text - 1, 0);
     if (got <= 0 || s->stats_open > STATS_OPEN_MAX) {
-        pom__slot_drop_stat(slot); // the thread has ended, and its id may come again; or there are enough
+        pom__slot_drop_stat(
+            slot); // the thread has ended, and its id may come again; or there are enough
         s->stats_open--;
     }
     if (got <= 0) {
@@ -405,6 +409,8 @@ static int64_t next_look(const pom_sampler_t *s) {
 static void *run(void *arg) {
     pom_sampler_t *s = arg;
     (void)pthread_setname_np(pthread_self(), "pom-sampler"); // cosmetic
+    atomic_store_explicit(&s->past_cpu_ns, peek(&s->cpu_ns), memory_order_relaxed);
+    atomic_store_explicit(&s->tid, (int32_t)syscall(SYS_gettid), memory_order_relaxed);
     bill_begin(s);
     bool active = false;
     int64_t look_ns = next_look(s);
@@ -449,6 +455,7 @@ static void *run(void *arg) {
     span_end(s);
     (void)window_settle(s); // a stump of a window says nothing about the budget
     s->window_active_ns = s->window_cost_ns = s->window_process_ns = s->window_sampler_ns = 0;
+    atomic_store_explicit(&s->tid, 0, memory_order_relaxed);
     set_running(s, false);
     return NULL;
 }
@@ -516,12 +523,19 @@ void pom_sampler_configure(pom_sampler_t *s, const pom_schedule_options_t *optio
     pom_park_wake(&s->park); // the tick under way may be the last for a second
 }
 
+/* Up to this moment while the thread lives, else what it had used when it ended. */
+static int64_t cpu_now(const pom_sampler_t *s) {
+    int32_t tid = atomic_load_explicit(&s->tid, memory_order_relaxed);
+    int64_t cpu_ns;
+    return tid != 0 && pom_tid_cpu_ns(tid, &cpu_ns) ? cpu_ns + peek(&s->past_cpu_ns) : peek(&s->cpu_ns);
+}
+
 pom_sampler_stats_t pom_sampler_stats(const pom_sampler_t *s) {
     pom_sampler_stats_t stats = {
         .period_ns = peek(&s->period_ns),
         .taken = peek(&s->taken),
         .wakeups = peek(&s->wakeups),
-        .cpu_ns = peek(&s->cpu_ns),
+        .cpu_ns = cpu_now(s),
         .overhead_ppm = peek(&s->overhead_ppm),
         .cost_ns = peek(&s->cost_ns),
         .base_cpu_ns = peek(&s->base_cpu_ns),

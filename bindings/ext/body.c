@@ -46,7 +46,7 @@ static void fail(body_t *self) {
 static void spend(body_t *self, int64_t took_ns, int64_t waited_ns) {
     pom_request_t *data = pom_request_data(self->request);
     if (data != NULL) {
-        data->body_ns += took_ns;
+        *(self->request->first_byte ? &data->body_ns : &data->first_byte_ns) += took_ns;
         data->client_ns += waited_ns;
     }
 }

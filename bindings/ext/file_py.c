@@ -25,21 +25,22 @@ static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         !PyUnicode_FSConverter(path, &bytes)) {
         return NULL;
     }
-    char error[POM_DESTINATION_ERROR_MAX] = "";
     pom_file_options_t options = pom_file_options_default();
     options.flush = flush != 0;
     options.append = append != 0;
     pom_destination_t *destination = NULL;
     pom_status_t status;
     Py_BEGIN_ALLOW_THREADS; // a slow file system
-    status = pom_file_new(PyBytes_AS_STRING(bytes), &options, &destination, error, sizeof error);
+    status = pom_file_new(PyBytes_AS_STRING(bytes), &options, &destination, NULL, 0);
     Py_END_ALLOW_THREADS;
+    int failure = errno;
     Py_DECREF(bytes);
+    errno = failure;
     if (status == POM_ENOMEM) {
         return PyErr_NoMemory();
     }
     if (status != POM_OK) {
-        return PyErr_Format(PyExc_OSError, "cannot write profiles to %R: %s", path, error);
+        return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
     }
     file_destination_t *self = (file_destination_t *)type->tp_alloc(type, 0);
     if (self == NULL) {

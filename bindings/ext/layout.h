@@ -44,6 +44,7 @@
 #endif
 
 /* Frames of C code between two runs of the interpreter loop: no code of their own. 3.11 has none. */
+#define POM_OWNER_THREAD    0 // lies in a chunk of its thread
 #define POM_OWNER_SHIM      3
 #define POM_OWNER_GENERATOR 1
 #define POM_OWNER_LAST      4

@@ -403,17 +403,26 @@ static PyObject *py_stats(PyObject *module, PyObject *unused) {
     double base = (double)s.sampler.base_cpu_ns;
     const pom_registry_stats_t *g = &s.registry;
     return Py_BuildValue(
-        "{sssNsds{sdsdsdsdsd}s{sLsLsLsLsLsLsL}s{sLsLsN}sNsL}", "engine",
+        "{sssNsds{sdsdsdsd}s{sLsLsLsLsL}s{sLsN}sN}", "engine",
         gil_mode ? "gil" : "native", "running", PyBool_FromLong(pom_engine_state == POM_ENGINE_RUNNING),
         "period", seconds(s.sampler.period_ns), "overhead", "fraction",
-        base > 0 ? (double)s.sampler.cost_ns / base : 0.0, "recent",
-        (double)s.sampler.overhead_ppm / 1e6, "sampler_cpu", seconds(s.sampler.cpu_ns), "in_request",
+        base > 0 ? (double)s.sampler.cost_ns / base : 0.0, "sampler_cpu", seconds(s.sampler.cpu_ns), "in_request",
         seconds(g->in_request_ns), "delivery_cpu", seconds(s.exporter_cpu_ns + s.delivery_cpu_ns),
         "actions", "started", (long long)g->started, "profiled", (long long)g->profiled, "shed",
         (long long)g->shed, "finished", (long long)(g->finished + g->shed), "lost",
-        (long long)g->lost, "in_flight", (long long)g->in_flight, "allowed", (long long)g->allowed,
-        "samples", "taken", (long long)s.sampler.taken, "wakeups", (long long)s.sampler.wakeups,
-        "missed", missed, "destinations", destinations, "memory", (long long)pom_alloc_live_bytes());
+        (long long)g->lost, "samples", "taken", (long long)s.sampler.taken, "missed", missed, "destinations", destinations);
+}
+
+/* What stats() does not promise: for the metrics, the benches and check. */
+static PyObject *counters_dict(void) {
+    pom_engine_stats_t s = pom_engine_stats();
+    return Py_BuildValue("{sLsLsdsLsLsLsLsLsLsL}", "in_flight", (long long)s.registry.in_flight,
+                         "allowed", (long long)s.registry.allowed, "recent_overhead",
+                         (double)s.sampler.overhead_ppm / 1e6, "wakeups", (long long)s.sampler.wakeups,
+                         "dropped_events", (long long)s.registry.dropped_events, "codes_live",
+                         (long long)s.codes.live, "codes_unknown", (long long)s.codes.unknown,
+                         "codes_overflowed", (long long)s.codes.overflowed, "no_memory",
+                         (long long)s.registry.no_memory, "memory", (long long)pom_alloc_live_bytes());
 }
 
 static PyObject *py_engine_info(PyObject *module, PyObject *unused) {
@@ -436,14 +445,12 @@ static PyObject *py_engine_info(PyObject *module, PyObject *unused) {
     if (counts == NULL) {
         return NULL;
     }
-    pom_code_table_stats_t codes = pom_engine_stats().codes;
+    PyObject *counters = counters_dict();
     PyObject *reason = gil_reason[0] == '\0' ? Py_NewRef(Py_None) : PyUnicode_FromString(gil_reason);
-    return Py_BuildValue("{sssNsNs{sssNsNsLsLsLsL}}", "engine", gil_mode ? "gil" : "native", "reason",
+    return Py_BuildValue("{sssNsNs{sssNsNsN}}", "engine", gil_mode ? "gil" : "native", "reason",
                          reason, "layout_ok", PyBool_FromLong(layout), "details", "built_for",
                          PY_VERSION, "memory_readable", PyBool_FromLong(pom_memory_readable()),
-                         "faults", counts, "codes_live", (long long)codes.live, "codes_unknown",
-                         (long long)codes.unknown, "codes_overflowed", (long long)codes.overflowed,
-                         "memory", (long long)pom_alloc_live_bytes());
+                         "faults", counts, "counters", counters);
 }
 
 static PyObject *py_current_task_uuid(PyObject *module, PyObject *unused) {

@@ -22,6 +22,9 @@ typedef struct pom_request_state_s {
     PyObject *file_wrapper;    /* the server's, while ours stands in its place; NULL else */
     PyObject *file_body;       /* what it made; NULL = nothing */
     int64_t left_ns;           /* when the application last returned to the server */
+    PyObject *nested_route;    /* of a nested one, for its end message; NULL = nobody said */
+    int32_t status;            /* 0 = not said */
+    int64_t bytes;             /* of body sent */
     bool head;                 /* no body is sent, whatever the application returns */
     bool first_byte;           /* seen */
 } pom_request_state_t;

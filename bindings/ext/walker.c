@@ -12,6 +12,9 @@
  *   lines are the ones the walked thread writes, so they are the slow ones to fetch: they are prefetched, and after the second
  *   frame has been read the current-frame pointer is read again. When the leaf has returned meanwhile, the walk starts over.
  *   Never more checks than that: accepting only stacks that hold still for a whole walk would under-count fast functions.
+ * - A greenlet switch exchanges the thread's chunks, and overwrites the shims on the C stack a moment before it exchanges the
+ *   current frame, so that a chain can begin in one greenlet and end in another. So an ordinary frame outside of the chunks the walk
+ *   began with is torn, and so is a walk at whose end the thread has other chunks.
  *
  * Garbage in a code pointer is possible all the same; nothing here follows it (code_reader.c checks it first).
  */
@@ -248,6 +251,7 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     match_t found = {.anchor = -1};
     stack->truncated = false;
     reader_start(&reader, &view->slot->who);
+    uintptr_t newest_chunk = reader.next_chunk;
     if (!current_frame(&reader, &frame)) {
         return POM_ETORN;
     }
@@ -262,6 +266,9 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
         if (head.owner >= POM_OWNER_SHIM) {
             frame = head.previous;
             continue;
+        }
+        if (head.owner == POM_OWNER_THREAD && !within(&reader.chunk, frame, POM_FRAME_HEAD)) {
+            return POM_ETORN;
         }
         if (filter_may_hold(filter, frame)) {
             found = match(view, frame, head.code);
@@ -290,6 +297,9 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     }
     if (found.anchor < 0) {
         found.anchor = anchor_at(view, 0, 0); // an anchor outside of all Python: a server in C
+    }
+    if (load(reader.tstate + POM_TSTATE_CHUNK) != newest_chunk) {
+        return POM_ETORN;
     }
     stack->depth = depth;
     *anchor = (uint32_t)found.anchor;

@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/core.h"
+#include "bindings/ext/delivery.h"
 #include "bindings/ext/gil_walker.h"
 #include "bindings/ext/threads.h"
 #include "bindings/ext/values.h"
@@ -195,8 +196,8 @@ void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
     memset(work, 0, sizeof *work);
     pom_slot_t *slot = pom_threads_slot();
     bool is_shed = false;
-    if (slot == NULL) {
-        return; // more threads than slots: nothing is recorded
+    if (slot == NULL || pom_delivery_is_current()) {
+        return; // more threads than slots; or a destination, whose own actions would feed themselves
     }
     work->generation = pom_engine_generation();
     pom_action_t *found = find_action(slot, &is_shed);
@@ -452,14 +453,13 @@ static bool is_stripped(const pom_own_frame_t *frame) {
     return begins_with(file, stripped) || begins_with(file, own);
 }
 
-/* The calling stack down to the action's anchor, leaf first. */
-static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_frame_t *frames) {
+/* The calling stack down to the action's anchor, leaf first, behind the `raised` frames that are there already: those of a traceback
+ * whose handling frame is `handler`. Returns the depth; 0 when the handler is not on this stretch of the stack. */
+static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames, int32_t raised,
+                            uintptr_t handler) {
     const pom_anchor_t *anchor = anchor_of(action);
-    uintptr_t handler = 0;
-    int32_t raised =
-        traceback == NULL ? 0
-                          : walk_traceback(traceback, frames, POM_EVENT_FRAMES_MAX / 2, &handler);
     int32_t depth = raised;
+    bool handled = raised == 0;
     pom_own_frame_t frame;
     bool more = pom_work_frame(0, &frame);
     while (more && depth < POM_EVENT_FRAMES_MAX) {
@@ -467,11 +467,9 @@ static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_
         if (anchored && anchor->kind == POM_ANCHOR_OUTSIDE) {
             break;
         }
-        if (depth == 0 && is_stripped(&frame)) {
-            // the logging library's own frame
-        } else if (raised > 0 && frame.frame == handler) {
-            depth = raised; // what was called while handling the exception is not where it was raised
-        } else {
+        if (!handled && frame.frame == handler) {
+            handled = true; // what was called while handling is not where it was raised: the traceback stands for it
+        } else if (handled && (depth > 0 || !is_stripped(&frame))) {
             frames[depth++] = (pom_raw_frame_t){.code = frame.code, .lasti = frame.lasti};
         }
         if (anchored) {
@@ -479,7 +477,18 @@ static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_
         }
         more = frame.previous != 0 && pom_work_frame(frame.previous, &frame);
     }
-    return depth;
+    return handled ? depth : 0;
+}
+
+/* The stack of a message; with a traceback, where its exception was raised, if it is handled inside the action. */
+static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_frame_t *frames) {
+    uintptr_t handler = 0;
+    int32_t depth = 0;
+    if (traceback != NULL) {
+        int32_t raised = walk_traceback(traceback, frames, POM_EVENT_FRAMES_MAX / 2, &handler);
+        depth = raised == 0 ? 0 : capture_from(action, frames, raised, handler);
+    }
+    return depth > 0 ? depth : capture_from(action, frames, 0, 0);
 }
 
 static void write_head(pom_value_writer_t *w, const pom_work_head_t *head, const pom_work_t *work) {

@@ -155,6 +155,12 @@ static void put(PyObject *dict, const char *key, PyObject *value) {
     }
 }
 
+static void put_number(PyObject *dict, const char *key, int64_t value) {
+    PyObject *number = PyLong_FromLongLong(value);
+    put(dict, key, number);
+    Py_XDECREF(number);
+}
+
 static void post_nested(pom_request_state_t *self, const char *status, const char *outcome,
                         PyObject *exception, bool start) {
     PyObject *environ = self->environ;
@@ -169,6 +175,10 @@ static void post_nested(pom_request_state_t *self, const char *status, const cha
         put(fields, "host", get(environ, s_host));
         put(fields, "script_name", get(environ, s_script_name));
         put(fields, "path_info", path);
+    } else if (fields != NULL && !start) {
+        put_number(fields, "status", self->status);
+        put_number(fields, "bytes", self->bytes);
+        put(fields, "route", self->nested_route);
     }
     PyErr_Clear();
     pom_work_message(&self->work, &head, fields, NULL);
@@ -194,8 +204,9 @@ static pom_request_state_t *new_request(void) {
     }
     self->vectorcall = request_call;
     self->start_response = self->environ = self->headers = NULL;
-    self->file_wrapper = self->file_body = NULL;
-    self->left_ns = 0;
+    self->file_wrapper = self->file_body = self->nested_route = NULL;
+    self->left_ns = self->bytes = 0;
+    self->status = 0;
     self->head = self->first_byte = false;
     return self;
 }
@@ -254,21 +265,43 @@ int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns) {
 }
 
 void pom_request_count(pom_request_state_t *self, PyObject *chunk) {
-    pom_request_t *r = pom_request_data(self);
-    if (r == NULL || self->head || !PyBytes_Check(chunk)) {
+    if (self->head || !PyBytes_Check(chunk)) {
         return;
     }
     Py_ssize_t size = PyBytes_GET_SIZE(chunk);
-    r->bytes += size;
-    if (size > 0 && !self->first_byte) {
-        self->first_byte = true;
-        r->first_byte_ns = pom_now_ns() - self->work.action->start_ns;
+    self->bytes += size;
+    self->first_byte = self->first_byte || size > 0;
+}
+
+/* The mount point as it is now (a dispatcher moves it), then the framework's rule, which does not know where it is mounted. */
+static void keep_route(pom_request_state_t *self, PyObject *rule) {
+    pom_request_t *r = pom_request_data(self);
+    const char *mount = "";
+    size_t mount_size = 0;
+    Py_ssize_t size = 0;
+    (void)wire_bytes(get(self->environ, s_script_name), &mount, &mount_size); // absent: not mounted
+    const char *text = PyUnicode_AsUTF8AndSize(rule, &size);
+    if (text == NULL) {
+        return;
     }
+    if (r == NULL) {
+        PyObject *prefix = PyUnicode_DecodeUTF8(mount, (Py_ssize_t)mount_size, "replace");
+        Py_XSETREF(self->nested_route, prefix == NULL ? NULL : PyUnicode_Concat(prefix, rule));
+        Py_XDECREF(prefix);
+        return;
+    }
+    if (r->route.size == mount_size + (size_t)size &&
+        memcmp(r->route.data + mount_size, text, (size_t)size) == 0) {
+        return; // read before
+    }
+    pom_text_t first = pom_action_text(self->work.action, mount, mount_size);
+    pom_text_t second = pom_action_text(self->work.action, text, (size_t)size);
+    r->route = (pom_text_t){.data = first.data, .size = first.size + second.size}; // one behind the other
 }
 
 /* What werkzeug matched, while it is there. getattr may run a framework's code, so the action is looked up again after. */
 static void read_route(pom_request_state_t *self) {
-    if (self->environ == NULL || pom_request_data(self) == NULL) {
+    if (self->environ == NULL || self->work.kind == POM_WORK_SHED) {
         return;
     }
     PyObject *request = get(self->environ, s_werkzeug); // borrowed: the environ keeps it
@@ -278,12 +311,8 @@ static void read_route(pom_request_state_t *self) {
     Py_INCREF(request);
     PyObject *url_rule = PyObject_GetAttr(request, s_url_rule);
     PyObject *rule = url_rule == NULL || url_rule == Py_None ? NULL : PyObject_GetAttr(url_rule, s_rule);
-    pom_request_t *r = pom_request_data(self);
-    Py_ssize_t size = 0;
-    const char *text = rule == NULL || !PyUnicode_Check(rule) ? NULL : PyUnicode_AsUTF8AndSize(rule, &size);
-    if (text != NULL && r != NULL &&
-        (r->route.size != (uint32_t)size || memcmp(r->route.data, text, (size_t)size) != 0)) {
-        r->route = pom_action_text(self->work.action, text, (size_t)size);
+    if (rule != NULL && PyUnicode_Check(rule) && self->environ != NULL) {
+        keep_route(self, rule);
     }
     PyErr_Clear(); // no route then
     Py_DECREF(request);
@@ -301,6 +330,11 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
     PyErr_Fetch(&type, &value, &traceback);
     read_route(self);
     restore_file_wrapper(self);
+    pom_request_t *data = pom_request_data(self);
+    if (data != NULL) {
+        data->status = self->status;
+        data->bytes = self->bytes;
+    }
     if (self->work.kind == POM_WORK_NESTED) {
         bool failed = outcome == POM_OUTCOME_FAILED;
         bool said = failed || outcome == POM_OUTCOME_SUCCEEDED;
@@ -312,6 +346,7 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
     Py_CLEAR(self->environ);
     Py_CLEAR(self->headers);
     Py_CLEAR(self->file_body);
+    Py_CLEAR(self->nested_route);
     PyErr_Restore(type, value, traceback);
 }
 
@@ -325,18 +360,14 @@ pom_outcome_t pom_request_outcome_of(PyObject *type) {
 /* ---- start_response: the Request itself, called ------------------------------------------------- */
 
 static void started(pom_request_state_t *self, PyObject *const *args, Py_ssize_t nargs) {
-    pom_request_t *r = pom_request_data(self);
     const char *status;
     size_t size;
-    if (r == NULL) {
-        return;
-    }
     if (nargs > 0 && wire_bytes(args[0], &status, &size) && size >= 3) {
         int code = 0;
         for (int i = 0; i < 3; i++) {
             code = status[i] >= '0' && status[i] <= '9' && code >= 0 ? code * 10 + status[i] - '0' : -1;
         }
-        r->status = code > 0 ? code : 0;
+        self->status = code > 0 ? code : 0;
     }
     Py_XSETREF(self->headers, nargs > 1 ? Py_NewRef(args[1]) : NULL);
     read_route(self);
@@ -390,8 +421,7 @@ static PyObject *request_call(PyObject *callable, PyObject *const *args, size_t 
 }
 
 bool pom_request_is_complete(pom_request_state_t *self) {
-    pom_request_t *r = pom_request_data(self);
-    if (r == NULL || self->headers == NULL || !PyList_Check(self->headers)) {
+    if (self->headers == NULL || !PyList_Check(self->headers)) {
         return false;
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(self->headers); i++) {
@@ -411,7 +441,7 @@ bool pom_request_is_complete(pom_request_state_t *self) {
             }
             declared = declared * 10 + (value[at] - '0');
         }
-        return self->head || r->bytes >= declared;
+        return self->head || self->bytes >= declared;
     }
     return false;
 }
