@@ -9,6 +9,7 @@ import sys
 _COMMANDS = {
     "run": ("run_profiled", "run a Python program and profile its actions"),
     "report": ("report", "show what a file of profile records says"),
+    "convert": ("convert", "write profile records in the format of another tool"),
     "check": ("check", "say which engine works here, and why no data may arrive"),
 }
 

@@ -1,0 +1,176 @@
+"""`profilomatic convert FILE --to FORMAT`: profile records for other tools."""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+
+from . import _formats, _wire
+from ._formats._tree import Frames, Tree
+from ._report_model import message_task_ids
+from ._report_records import NotRecords, Reader
+
+
+def make_parser():
+    formats = "\n".join(f"  {name:<12}{text}" for name, (_, text) in _formats.FORMATS.items())
+    parser = argparse.ArgumentParser(
+        prog="profilomatic convert", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write profile records in the format of another tool.", epilog="formats:\n" + formats)
+    parser.add_argument("file", metavar="FILE", help="a file of profile records; - reads standard input")
+    parser.add_argument("--to", required=True, choices=tuple(_formats.FORMATS), metavar="FORMAT", help="see below")
+    parser.add_argument("-o", "--output", metavar="OUT", help="write there instead of standard output")
+    parser.add_argument("--task", metavar="ID", help="only the actions of one task; the first characters of its id do")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
+                        help="the time that is shown, or shown first where a format takes both (default wall)")
+    return parser
+
+
+def main(argv=None, out=None):
+    """The exit status: 0 converted, 1 nothing to convert, 2 unreadable or wrong use."""
+    options = make_parser().parse_args(argv)
+    try:
+        if options.file == "-":
+            return _convert(sys.stdin.buffer, "standard input", options, out)
+        with open(options.file, "rb") as stream:
+            if options.output is not None and _is_same(stream, options.output):
+                return _fail("the output is the input file")
+            return _convert(stream, options.file, options, out)
+    except (NotRecords, _wire.NoReader) as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # The interpreter must not flush into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except IsADirectoryError:
+        return _fail(f"{options.file} is a folder; name a file written by profilomatic.file_destination(PATH)")
+    except OSError as error:
+        return _fail(f"{error.filename or options.file}: {error.strerror or error}")
+
+
+def _fail(text):
+    print(f"profilomatic convert: {text}", file=sys.stderr)
+    return 2
+
+
+def _is_same(stream, path):
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+class _Selection:
+    """The trees that are asked for, made as the writer takes them."""
+
+    def __init__(self, records, task):
+        self._records = records
+        self._task = task
+        self.count = 0
+
+    def __iter__(self):
+        frames = Frames()
+        for record in self._records:
+            if self._task is None or _is_about(record, self._task):
+                self.count += 1
+                yield Tree(record, frames)
+
+
+def _is_about(record, wanted):
+    return record["task_uuid"].lower().startswith(wanted) or any(
+        task.lower().startswith(wanted) for task in message_task_ids(record))
+
+
+def _convert(stream, name, options, out):
+    task = options.task.strip().lower() if options.task is not None else None
+    reader = open_reader(stream, name, task)
+    writer = _formats.writer(options.to)
+    selection = _Selection(reader, task)
+    # The first record is taken before anything is written: what is no file of records leaves the output alone.
+    trees = iter(selection)
+    first = next(trees, None)
+    if first is None:
+        return _nothing(reader, name, task)
+    with _output(options, writer, out) as target:
+        if target is None:
+            return _fail(f"{options.to} is binary and standard output is a terminal; name a file with -o")
+        writer.write(_chain(first, trees), target, options.clock)
+    _tell_losses(reader)
+    return 0
+
+
+def _chain(first, rest):
+    yield first
+    yield from rest
+
+
+def open_reader(stream, name, task=None):
+    """The reader that fits what the file begins with."""
+    peek = getattr(stream, "peek", None)
+    if peek is not None and peek(len(_wire.MAGIC))[:len(_wire.MAGIC)] == _wire.MAGIC:
+        return _wire.Reader(stream, name)
+    return Reader(stream, name, needle=task.encode("utf-8", "replace") if task is not None else None)
+
+
+def _nothing(reader, name, task):
+    if reader.records and task is not None:
+        print(f"profilomatic convert: no action with a task id that starts with {task!r} in {name}", file=sys.stderr)
+    else:
+        print(f"profilomatic convert: {name} has no record yet", file=sys.stderr)
+    _tell_losses(reader)
+    return 1
+
+
+def _tell_losses(reader):
+    """What was passed over, in one line."""
+    losses = [f"{count} {what}" for count, what in (
+        (reader.bad, "not readable"), (reader.too_long, "too long"), (reader.torn, "cut off at the end")) if count]
+    if losses:
+        print(f"profilomatic convert: passed over: {', '.join(losses)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _output(options, writer, out):
+    """A binary stream; None for a binary format on a terminal. A file appears whole or not at all."""
+    if out is not None:
+        yield out
+        return
+    path = options.output
+    if path is None or path == "-":
+        if writer.BINARY and sys.stdout.isatty():
+            yield None
+            return
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as stream:  # a pipe, /dev/null
+            yield stream
+        return
+    path = os.path.realpath(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=".profilomatic-", dir=os.path.dirname(path))
+    try:
+        with open(descriptor, "wb") as stream:
+            yield stream
+        os.chmod(temporary, _mode(path))
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _mode(path):
+    """What the file has, or a new one would have: temporary files are private."""
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+if __name__ == "__main__":
+    sys.exit(main())
