@@ -82,6 +82,7 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
     // The last owner's release waited for the sampler, and count is 0, so nobody reads `who` now.
     slot->who = *who;
     slot->claimed = true;
+    slot->shed_count = 0;
     return slot;
 }
 

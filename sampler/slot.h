@@ -69,6 +69,16 @@ typedef struct pom_anchor_table_s {
     pom_anchor_t anchors[];
 } pom_anchor_table_t;
 
+/* Shed actions open on one thread at a time; more than this many interleave only on greenlets, and then the rest is taken for
+ * outermost and asks admission itself. */
+#define POM_SHED_MAX 16
+
+/* The anchor of an action that is not profiled: what begins inside it follows its decision. */
+typedef struct pom_shed_anchor_s {
+    uintptr_t frame;
+    const void *holder;
+} pom_shed_anchor_t;
+
 typedef struct pom_slot_s {
     /* constant once linked */
     _Atomic(struct pom_slot_s *) next;
@@ -76,6 +86,8 @@ typedef struct pom_slot_s {
     pom_thread_identity_t who;
     bool claimed;    /* [app] */
     uint64_t serial; /* [app] the owner's mark: tells a claim from the next one of the same slot */
+    uint32_t shed_count;                  /* [app], never looked at by the sampler, likewise shed */
+    pom_shed_anchor_t shed[POM_SHED_MAX];
     /* seqlock: written by the owner thread */
     _Atomic(uint32_t) seq;   /* odd while changing; pairs with the fences in pom_slot_view */
     _Atomic(uint32_t) count; /* anchors in use */
@@ -86,6 +98,10 @@ typedef struct pom_slot_s {
     _Atomic(bool) walking;
     /* sampler thread only */
     int64_t last_cpu_ns; /* CPU clock at the last sample */
+    int64_t look_ns;     /* the last look that showed what the thread did; 0 = none */
+    int64_t look_cpu_ns; /* CPU clock then */
+    int32_t look_tid;    /* of which thread */
+    uint32_t parked_next; /* whose turn it is among the anchors that do not run */
     int stat_fd;         /* /proc/self/task/<tid>/stat, -1 = not open */
     int32_t stat_tid;    /* the thread that descriptor is of */
 } pom_slot_t;

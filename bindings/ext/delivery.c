@@ -34,6 +34,7 @@
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/dict_emitter.h"
+#include "bindings/ext/threads.h"
 #include "bindings/ext/values.h"
 #include "destinations/handoff.h"
 
@@ -319,6 +320,9 @@ static bool enter(void) {
     }
     unlock();
     is_delivery = ours;
+    if (ours) {
+        pom_threads_silence(); // for good: the thread ends with this function
+    }
     return ours;
 }
 

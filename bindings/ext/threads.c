@@ -35,6 +35,7 @@ static uint64_t generation;  // of slots
 static uint64_t last_serial; // of claims
 
 static _Thread_local struct {
+    bool silent;
     pom_slot_t *slot;
     PyThreadState *state;
     uint64_t generation, serial;
@@ -134,9 +135,13 @@ static void find_name(char *out, size_t size, unsigned long ident) {
     Py_XDECREF(name);
 }
 
+void pom_threads_silence(void) {
+    mine.silent = true;
+}
+
 static pom_slot_t *claim(PyThreadState *state) {
     PyObject *dict = PyThreadState_GetDict(); // borrowed
-    if (slots == NULL || dict == NULL) {
+    if (slots == NULL || dict == NULL || mine.silent) {
         return NULL;
     }
     if (mine.stack_high == 0) {

@@ -14,6 +14,9 @@
  * runs unsampled. */
 pom_slot_t *pom_threads_slot(void);
 
+/* The calling thread never gets a slot: what it does is not recorded. */
+void pom_threads_silence(void);
+
 /* The first of all slots, NULL = none; for the probe. */
 pom_slot_t *pom_threads_first(void);
 

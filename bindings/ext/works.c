@@ -21,7 +21,6 @@
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/core.h"
-#include "bindings/ext/delivery.h"
 #include "bindings/ext/gil_walker.h"
 #include "bindings/ext/threads.h"
 #include "bindings/ext/values.h"
@@ -29,32 +28,12 @@
 /* One begin and one end in 16 are timed, and stand for all: a clock read is a tenth of what it would measure. */
 #define TIMED_EVERY 16
 
-/* Shed actions open on one thread at a time; more than this many interleave only on greenlets, and then the rest is
- * taken for outermost and asks admission itself. */
-#define SHED_MAX 16
-
 /* Frames of ours that app threads look at before they give up: a cycle is not possible under the GIL. */
 #define FRAMES_MAX POM_STACK_MAX
 
 /* Shed actions that ended on another thread than the one they began on, and that their thread has not heard of; beyond so
  * many, a thread that slept through them stays shed until its anchor frame is used anew. */
 #define SHED_ELSEWHERE_MAX 256
-
-static _Thread_local struct {
-    uint32_t generation;
-    uint64_t heard; // of shed_elsewhere
-    int count;
-    struct {
-        uintptr_t frame;
-        uint64_t serial; // of the work: its address may be another's by now
-    } anchors[SHED_MAX];
-} shed;
-
-static uint64_t shed_serial; // of the last one attached
-static struct {
-    uint64_t count; // ever
-    uint64_t serials[SHED_ELSEWHERE_MAX];
-} shed_elsewhere; // a ring
 
 static int64_t begin_cost_ns = 300, end_cost_ns = 500; // until measured
 static unsigned begins, ends;
@@ -99,42 +78,13 @@ static const pom_anchor_t *anchors_of(const pom_slot_t *slot, uint32_t *count) {
     return atomic_load_explicit(&slot->table, memory_order_relaxed)->anchors;
 }
 
-static bool shed_at(uintptr_t frame) {
-    for (int i = 0; i < shed.count; i++) {
-        if (shed.anchors[i].frame == frame) {
+static bool shed_at(const pom_slot_t *slot, uintptr_t frame) {
+    for (uint32_t i = 0; i < slot->shed_count; i++) {
+        if (slot->shed[i].frame == frame) {
             return true;
         }
     }
     return false;
-}
-
-static bool forget_shed(uint64_t serial) {
-    for (int i = shed.count; i-- > 0;) {
-        if (shed.anchors[i].serial == serial) {
-            shed.count--;
-            memmove(&shed.anchors[i], &shed.anchors[i + 1],
-                    (size_t)(shed.count - i) * sizeof shed.anchors[0]);
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool any_shed(void) {
-    if (shed.generation != pom_engine_generation()) {
-        shed.generation = pom_engine_generation();
-        shed.count = 0;
-    }
-    if (shed.count > 0) {
-        uint64_t oldest = shed_elsewhere.count > SHED_ELSEWHERE_MAX
-                              ? shed_elsewhere.count - SHED_ELSEWHERE_MAX
-                              : 0;
-        for (uint64_t i = shed.heard > oldest ? shed.heard : oldest; i < shed_elsewhere.count; i++) {
-            (void)forget_shed(shed_elsewhere.serials[i % SHED_ELSEWHERE_MAX]); // mostly another thread's
-        }
-    }
-    shed.heard = shed_elsewhere.count;
-    return shed.count > 0;
 }
 
 /* The action whose anchor is the first on the calling stack; NULL with *is_shed telling whether a shed one is. */
@@ -142,8 +92,7 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
     *is_shed = false;
     uint32_t count;
     const pom_anchor_t *anchors = anchors_of(slot, &count);
-    bool look_for_shed = any_shed();
-    if (count == 0 && !look_for_shed) {
+    if (count == 0 && slot->shed_count == 0) {
         return NULL;
     }
     pom_own_frame_t frame;
@@ -154,7 +103,7 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
                 return anchors[i].action;
             }
         }
-        if (look_for_shed && shed_at(frame.frame)) {
+        if (shed_at(slot, frame.frame)) {
             *is_shed = true;
             return NULL;
         }
@@ -165,7 +114,7 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
             return anchors[i].action; // anchored outside of all Python
         }
     }
-    *is_shed = look_for_shed && shed_at(0);
+    *is_shed = shed_at(slot, 0);
     return NULL;
 }
 
@@ -196,8 +145,8 @@ void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
     memset(work, 0, sizeof *work);
     pom_slot_t *slot = pom_threads_slot();
     bool is_shed = false;
-    if (slot == NULL || pom_delivery_is_current()) {
-        return; // more threads than slots; or a destination, whose own actions would feed themselves
+    if (slot == NULL) {
+        return; // more threads than slots; or a destination's thread, whose own actions would feed themselves
     }
     work->generation = pom_engine_generation();
     pom_action_t *found = find_action(slot, &is_shed);
@@ -236,20 +185,29 @@ void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
 }
 
 static void attach_shed(pom_work_t *work, const pom_own_frame_t *frame) {
-    (void)any_shed(); // forgets those of an older engine
-    if (shed.count < SHED_MAX) {
-        work->slot_serial = ++shed_serial;
-        shed.anchors[shed.count].frame = frame->frame;
-        shed.anchors[shed.count].serial = shed_serial;
-        shed.count++;
+    pom_slot_t *slot = pom_threads_slot();
+    if (slot != NULL && slot->shed_count < POM_SHED_MAX) {
+        slot->shed[slot->shed_count++] = (pom_shed_anchor_t){.frame = frame->frame, .holder = work};
+        work->slot = slot;
+        work->slot_serial = slot->serial;
     }
 }
 
 static void detach_shed(pom_work_t *work) {
-    if (work->slot_serial != 0 && !forget_shed(work->slot_serial)) {
-        shed_elsewhere.serials[shed_elsewhere.count++ % SHED_ELSEWHERE_MAX] = work->slot_serial;
+    pom_slot_t *slot = work->slot;
+    work->slot = NULL;
+    if (slot == NULL || work->generation != pom_engine_generation() ||
+        slot->serial != work->slot_serial) {
+        return; // the slot has been released, by the thread's end or the engine's
     }
-    work->slot_serial = 0;
+    for (uint32_t i = slot->shed_count; i-- > 0;) {
+        if (slot->shed[i].holder == work) {
+            slot->shed_count--;
+            memmove(&slot->shed[i], &slot->shed[i + 1],
+                    (slot->shed_count - i) * sizeof slot->shed[0]);
+            return;
+        }
+    }
 }
 
 void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind) {
