@@ -178,7 +178,7 @@ def demo(options):
     profiles = options.folder / "profiles.jsonl"
     profiles.unlink(missing_ok=True)
     log_path = options.folder / "server.log"
-    say("starting the shop: gunicorn, 2 processes of 4 threads, every request profiled")
+    say("starting the shop: gunicorn, 2 processes of 4 threads, wrapped by one line of shop.py")
     with running_shop(profiles, log_path) as address:
         say(f"it answers on {address[0]}:{address[1]}; sending {options.requests} requests from 8 customers")
         customers = run_load(address, options.requests, options.deadline)
