@@ -78,6 +78,8 @@ struct pom_action_s {
     /* sampler side */
     pom_profile_t *profile; /* being built; NULL before the first sample or event */
     int64_t last_sample_ns, last_cpu_ns;
+    int64_t
+        foreign_cpu_ns; /* of cpu_ns, what other actions of the thread used while this one waited */
     int64_t pending_cpu_ns; /* CPU time seen while not running: goes to the next stack that runs */
     int64_t samples;
     int64_t missed[POM_MISS_COUNT];

@@ -347,7 +347,8 @@ static void settle_times(pom_action_t *a, pom_profile_t *profile) {
     int64_t sampled_wall = profile->tree.root.total_wall_ns;
     int64_t sampled_cpu = profile->tree.root.total_cpu_ns;
     profile->wall_ns = wall > sampled_wall ? wall : sampled_wall;
-    profile->cpu_ns = a->cpu_ns > sampled_cpu ? a->cpu_ns : sampled_cpu;
+    int64_t cpu = a->cpu_ns - a->foreign_cpu_ns;
+    profile->cpu_ns = cpu > sampled_cpu ? cpu : sampled_cpu;
     pom_tree_add_root(&profile->tree, profile->wall_ns - sampled_wall,
                       profile->cpu_ns - sampled_cpu);
 }
@@ -444,6 +445,15 @@ static bool on_tick(pom_sampler_client_t *self, int64_t now_ns) {
     return any;
 }
 
+/* The thread's CPU time between two readings was not this action's. Returns the later one. */
+static int64_t foreign_until(pom_action_t *a, int64_t from_ns, int64_t until_ns) {
+    if (until_ns <= from_ns) {
+        return from_ns;
+    }
+    a->foreign_cpu_ns += until_ns - from_ns;
+    return until_ns;
+}
+
 static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
                       const pom_sample_t *sample, const pom_stack_t *stack) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
@@ -460,7 +470,15 @@ static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
     bool same_stretch = a->last_sample_ns >= anchor->since_ns;
     int64_t base_ns = same_stretch ? a->last_sample_ns : anchor->since_ns;
     int64_t base_cpu_ns = same_stretch ? a->last_cpu_ns : anchor->since_cpu_ns;
+    if (!sample->parked && sample->since_ns > base_ns) {
+        // Other actions of the thread had it in between (asyncio tasks, greenlets): that is their time, or waiting.
+        base_ns = sample->since_ns;
+        base_cpu_ns = foreign_until(a, base_cpu_ns, sample->since_cpu_ns);
+    }
     pom_weight_t weight = {.wall_ns = sample->at_ns - base_ns, .hits = 1, .at_ns = sample->at_ns};
+    if (sample->parked) {
+        base_cpu_ns = foreign_until(a, base_cpu_ns, sample->cpu_ns);
+    }
     if (sample->cpu_ns > base_cpu_ns) {
         a->pending_cpu_ns += sample->cpu_ns - base_cpu_ns;
     }

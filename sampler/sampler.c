@@ -48,6 +48,10 @@
 /* Descriptors kept open, one a thread: most servers have fewer threads, and the usual limit is 1024 a process. */
 #define STATS_OPEN_MAX 64
 
+/* Of the actions of one thread that wait at a time (asyncio tasks, greenlets), so many are looked at in one tick, in turn: each
+ * costs 1-3 us, so this is about what a wake-up costs. */
+#define PARKED_LOOKS 16
+
 struct pom_sampler_s {
     /* constant after new */
     pom_slots_t *slots;
@@ -185,11 +189,47 @@ static void count_miss(pom_sampler_t *s, const pom_anchor_t *anchor, pom_miss_t 
     s->client->missed(s->client, anchor, reason);
 }
 
+/* The actions of this thread that are not running: what each of them waits in. False when none could be told. */
+static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32_t running,
+                           pom_sample_t sample) {
+    if (s->walker->parked == NULL) {
+        return false;
+    }
+    bool any = false;
+    sample.parked = true;
+    sample.running = false;
+    uint32_t looks = view->count < PARKED_LOOKS ? view->count : PARKED_LOOKS;
+    for (uint32_t i = 0; i < looks; i++) {
+        uint32_t index = view->slot->parked_next++ % view->count;
+        const pom_anchor_t *anchor = &view->anchors[index];
+        if (index == running || sample.at_ns < anchor->since_ns ||
+            s->walker->parked(s->walker, view, index, &s->stack) != POM_OK) {
+            continue;
+        }
+        if (!pom_slot_view_holds(view)) {
+            break; // an action may be over, and its end applied with the next sample
+        }
+        if (s->client->sample(s->client, anchor, &sample, &s->stack)) {
+            bump(&s->taken, 1);
+            any = true;
+        }
+    }
+    return any;
+}
+
+/* This look showed what the thread does: later ones count from here. */
+static void remember_look(pom_slot_t *slot, int32_t tid, const pom_sample_t *sample) {
+    slot->look_ns = sample->at_ns;
+    slot->look_cpu_ns = sample->cpu_ns;
+    slot->look_tid = tid;
+}
+
 /* One stack of one thread, or a counted miss. */
 static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
     pom_slot_view_t view;
     pom_miss_t reason = POM_MISS_RACED;
-    bool seen = false;
+    pom_sample_t sample = {0};
+    bool seen = false, elsewhere = true;
     for (int tries = 0; tries < WALK_TRIES; tries++) {
         // From here until the store of false the thread's memory stays: pom_slots_release waits. The order (flag, fence in
         // seq_cst, then the look at count) is its partner.
@@ -205,40 +245,59 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
         seen = true;
         int64_t cpu_before = 0, cpu_after = 0;
         (void)pom_tid_cpu_ns(view.tid, &cpu_before); // 0 when the thread is gone
-        pom_sample_t sample = {.code_epoch = pom_code_table_epoch(s->codes), .at_ns = pom_now_ns()};
+        sample = (pom_sample_t){.code_epoch = pom_code_table_epoch(s->codes),
+                                .at_ns = pom_now_ns(),
+                                .cpu_ns = cpu_before};
+        if (slot->look_tid == view.tid) {
+            sample.since_ns = slot->look_ns;
+            sample.since_cpu_ns = slot->look_cpu_ns;
+        }
         uint32_t index = 0;
         pom_status_t status = s->walker->walk(s->walker, &view, &s->stack, &index);
         bool holds = pom_slot_view_holds(&view);
         atomic_store_explicit(&slot->walking, false, memory_order_release);
         if (!holds) {
             reason = POM_MISS_RACED;
+            elsewhere = false;
             continue;
         }
         if (status != POM_OK) {
             // No anchor is a torn stack as often as another greenlet: a generator that was left while it was read links to
             // nothing. So that is looked at again too.
             reason = miss_of(status);
+            elsewhere = elsewhere && status == POM_ENOTFOUND;
             continue;
         }
         const pom_anchor_t *anchor = &view.anchors[index];
         if (sample.at_ns < anchor->since_ns) {
             reason = POM_MISS_RACED;
+            elsewhere = false;
             continue;
         }
         // By the view's id: `walking` is over, and the slot may be another thread's by now.
         (void)pom_tid_cpu_ns(view.tid, &cpu_after);
-        sample.cpu_ns = cpu_before;
         sample.running = cpu_after > cpu_before;
         if (!sample.running && cpu_before != slot->last_cpu_ns) {
             sample.running = thread_is_runnable(s, slot, view.tid);
         }
         slot->last_cpu_ns = cpu_before;
+        remember_look(slot, view.tid, &sample);
         if (s->client->sample(s->client, anchor, &sample, &s->stack)) {
             bump(&s->taken, 1);
         } else {
             count_miss(s, anchor, POM_MISS_DEAD_CODE);
         }
+        if (view.count > 1) {
+            (void)look_at_parked(s, &view, index, sample);
+        }
         return;
+    }
+    if (seen && reason == POM_MISS_NO_ANCHOR && elsewhere) {
+        // All looks agree: the thread does something else, and its time is not that of the next action met.
+        remember_look(slot, view.tid, &sample);
+        if (look_at_parked(s, &view, UINT32_MAX, sample)) {
+            return;
+        }
     }
     // The newest anchor takes the blame. Even in a copy that was thrown away it is of an action that was attached during this
     // look, so its end is still in the queue, and its memory is there.

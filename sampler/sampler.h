@@ -22,10 +22,14 @@
 
 /* When and in what state a stack was taken. */
 typedef struct pom_sample_s {
-    int64_t at_ns;       /* monotonic */
-    int64_t cpu_ns;      /* the thread's CPU clock then; 0 when it could not be read */
-    bool running;        /* it was on a CPU, or wanted one: CPU time belongs to this stack */
-    uint64_t code_epoch; /* deaths of code objects before the walk */
+    int64_t at_ns;  /* monotonic */
+    int64_t cpu_ns; /* the thread's CPU clock then; 0 when it could not be read */
+    bool running;   /* it was on a CPU, or wanted one: CPU time belongs to this stack */
+    bool parked;    /* its thread was doing something else: the stack is what it waits in */
+    int64_t
+        since_ns; /* the look before at this thread, 0 = none: only the time from then on was surely this stack's */
+    int64_t since_cpu_ns; /* the thread's CPU clock at that look */
+    uint64_t code_epoch;  /* deaths of code objects before the walk */
 } pom_sample_t;
 
 /* What one window of active time showed. */

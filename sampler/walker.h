@@ -18,6 +18,10 @@ struct pom_walker_s {
      * [sampler]; must not block, call the interpreter or allocate (the GIL engine takes the GIL here, and says so). */
     pom_status_t (*walk)(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
                          uint32_t *anchor);
+    /* The stack of an action of the view that does not run, because its coroutine or greenlet waits. POM_ENOTFOUND when it runs
+     * after all, or cannot be found. Likewise [sampler]; NULL: this walker cannot. */
+    pom_status_t (*parked)(pom_walker_t *self, const pom_slot_view_t *view, uint32_t anchor,
+                           pom_stack_t *stack);
     /* The walk waits for the interpreter's lock. A thread that ends holds that lock while it waits for walks of its slot, so
      * it must not wait for this one. In return the walk touches the thread only while it has the lock and
      * pom_slot_view_holds() says that the view is still true. */

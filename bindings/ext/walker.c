@@ -25,6 +25,7 @@
 #include <stdio.h>
 
 #include "bindings/ext/memory.h"
+#include "bindings/ext/parked.h"
 
 #define STEPS_MAX     (2 * POM_STACK_MAX + 64) // frames and shims; a cycle ends here
 #define CHUNKS_MAX    64                       // 64 x 16 KiB hold some 8 000 frames
@@ -318,7 +319,7 @@ static pom_status_t walk(pom_walker_t *self, const pom_slot_view_t *view, pom_st
 }
 
 pom_walker_t *pom_native_walker(void) {
-    static pom_walker_t walker = {.walk = walk};
+    static pom_walker_t walker = {.walk = walk, .parked = pom_walk_parked};
     return &walker;
 }
 

@@ -189,6 +189,42 @@ static void test_registry_charges_nobody_for_time_between_attaches(void **state)
     rig_fini(&rig);
 }
 
+/* Two asyncio tasks on one thread: neither gets the time or the CPU of the other. */
+static void test_registry_keeps_interleaved_actions_apart(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 1000);
+    pom_anchor_t anchor = anchor_of(a, 1000, 500);
+    pom_sample_t s = {.at_ns = 2000, .cpu_ns = 1000, .running = true};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
+    // Others from 2000 on; it was seen waiting at 5000, and the look before the next sample was at 8000.
+    s = (pom_sample_t){
+        .at_ns = 5000, .cpu_ns = 3000, .parked = true, .since_ns = 4000, .since_cpu_ns = 2500};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(30)));
+    s = (pom_sample_t){
+        .at_ns = 9000, .cpu_ns = 6000, .running = true, .since_ns = 8000, .since_cpu_ns = 5600};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(40)));
+    a->cpu_ns = 5500; // attached all the time
+    rig_end(&rig, a, 9000);
+    const pom_profile_t *p = only_profile(&rig);
+    assert_int_equal(p->samples, 3);
+    assert_int_equal(p->wall_ns, 8000);
+    assert_node(child(&p->tree.root, 0), "g20");
+    assert_int_equal(child(&p->tree.root, 0)->self_wall_ns, 1000);
+    assert_int_equal(child(&p->tree.root, 0)->self_cpu_ns, 500);
+    assert_node(child(&p->tree.root, 1), "g30");
+    assert_int_equal(child(&p->tree.root, 1)->self_wall_ns, 3000);
+    assert_int_equal(child(&p->tree.root, 1)->self_cpu_ns, 0);
+    assert_node(child(&p->tree.root, 2), "g40");
+    assert_int_equal(child(&p->tree.root, 2)->self_wall_ns, 1000);
+    assert_int_equal(child(&p->tree.root, 2)->self_cpu_ns, 400);
+    // From 5000 to 8000 nobody knows what it waited in.
+    assert_int_equal(p->tree.root.self_wall_ns, 3000);
+    // 5500 less what others used: 1000 to 3000 and 3000 to 5600.
+    assert_int_equal(p->cpu_ns, 500 + 400);
+    rig_fini(&rig);
+}
+
 static void test_registry_survives_a_clock_that_cannot_be_read(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -827,6 +863,7 @@ int main(void) {
         POM_TEST(test_registry_makes_one_profile_of_an_action),
         POM_TEST(test_registry_keeps_fields_and_what_failed),
         POM_TEST(test_registry_weighs_samples_by_measured_time),
+        POM_TEST(test_registry_keeps_interleaved_actions_apart),
         POM_TEST(test_registry_charges_nobody_for_time_between_attaches),
         POM_TEST(test_registry_survives_a_clock_that_cannot_be_read),
         POM_TEST(test_registry_totals_are_never_below_what_was_sampled),

@@ -101,6 +101,38 @@ static void test_sampler_hands_on_the_sample_of_the_anchor_met(void **state) {
     rig_fini(&rig);
 }
 
+static pom_status_t waits(pom_walker_t *walker, const pom_slot_view_t *view, uint32_t anchor,
+                          pom_stack_t *stack) {
+    (void)walker;
+    stack->depth = 1;
+    stack->truncated = false;
+    stack->frames[0] = (pom_raw_frame_t){.code = 40, .lasti = 1};
+    return view->anchors[anchor].action == action_of(2) ? POM_OK : POM_ENOTFOUND;
+}
+
+static void test_sampler_looks_at_what_does_not_run(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    rig.walker.walker.parked = waits;
+    for (uintptr_t i = 1; i <= 3; i++) {
+        attach(&rig, rig.slot, i);
+    }
+    start(&rig);
+    // Newest first, so index 0 is action 3, which runs.
+    assert_true(await(atomic_load(&rig.client.sampled) == action_of(3)));
+    assert_true(await(atomic_load(&rig.client.sampled) == action_of(2)));
+    assert_int_equal(atomic_load(&rig.client.depth), 1);
+    // The thread runs something else: no sample is missed while those that wait are seen.
+    atomic_store(&rig.walker.status, POM_ENOTFOUND);
+    assert_true(sync_now(&rig));
+    int64_t samples = atomic_load(&rig.client.samples);
+    assert_true(await(atomic_load(&rig.client.samples) > samples + 2));
+    assert_ptr_equal(atomic_load(&rig.client.sampled), action_of(2));
+    pom_sampler_stop(rig.sampler);
+    assert_int_equal(stats(&rig).missed[POM_MISS_NO_ANCHOR], 0);
+    rig_fini(&rig);
+}
+
 static void test_sampler_looks_at_every_slot(void **state) {
     rig_t rig;
     rig_init(&rig, FAST_NS, 1000000);
@@ -768,6 +800,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_sampler_hands_on_the_sample_of_the_anchor_met),
         POM_TEST(test_sampler_looks_at_every_slot),
+        POM_TEST(test_sampler_looks_at_what_does_not_run),
         POM_TEST(test_sampler_counts_misses_by_reason),
         POM_TEST(test_sampler_tries_a_torn_stack_four_times),
         POM_TEST(test_sampler_counts_a_stack_that_changed_as_raced),

@@ -1,0 +1,149 @@
+/*
+ * The stack of an action that is switched out: its coroutine awaits, its generator is suspended, its greenlet is parked.
+ *
+ * Runs on the sampler thread. Such an action is not on its thread's stack, so a walk cannot meet it, yet its time passes: under
+ * the line that waits. The anchor frame still lies where it was: in the coroutine or generator object, or in the stack chunks that
+ * a greenlet took with it. From a coroutine the chain of awaits is followed down (what `cr_await` says: the top of the suspended
+ * frame's stack), so that the leaf is the innermost await. Of a greenlet only the anchor frame itself can be found.
+ *
+ * Everything is read by the kernel's safe copy, for the application runs on and may free what is read: two copies a level. The
+ * anchor frame is looked at again at the end; if it has moved, the chain is thrown away. Codes are only claims, as everywhere.
+ */
+#include "bindings/ext/layout.h"
+
+#include "bindings/ext/parked.h"
+
+#include <string.h>
+
+#include "bindings/ext/memory.h"
+
+#define AWAITS_MAX    64 // levels; a chain this deep is cut at the leaf
+#define CHUNKS_MAX    64
+#define STACK_TOP_MAX (1 << 20) // slots of one frame; more is torn
+#define LASTI_MAX     (1 << 24)
+
+/* The front of a frame, as much as is looked at. */
+#define FRONT (offsetof(_PyInterpreterFrame, localsplus))
+
+typedef struct parked_frame_s {
+    uintptr_t code, previous, ip;
+    int stack_top; /* in slots */
+    unsigned owner;
+} parked_frame_t;
+
+static uintptr_t word(const unsigned char *at) {
+    uintptr_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+
+static void parse_frame(const unsigned char *front, parked_frame_t *frame) {
+    frame->code = word(front + POM_FRAME_CODE) & POM_CODE_MASK;
+    frame->previous = word(front + POM_FRAME_PREVIOUS);
+    frame->ip = word(front + POM_FRAME_IP);
+    memcpy(&frame->stack_top, front + offsetof(_PyInterpreterFrame, stacktop),
+           sizeof frame->stack_top);
+    frame->owner = front[POM_FRAME_OWNER];
+}
+
+static bool read_frame(uintptr_t at, parked_frame_t *frame) {
+    unsigned char front[FRONT];
+    if ((at & 7) != 0 || pom_memory_read(at, front, sizeof front) != POM_OK) {
+        return false;
+    }
+    parse_frame(front, frame);
+    return true;
+}
+
+static bool push(pom_stack_t *stack, const parked_frame_t *frame) {
+    intptr_t bytes = (intptr_t)(frame->ip - (frame->code + POM_CODE_START));
+    if (frame->code == 0 || (frame->code & 7) != 0 || bytes < -2 ||
+        bytes > 2 * (intptr_t)LASTI_MAX || (bytes & 1) != 0) {
+        return false;
+    }
+    stack->frames[stack->depth++] =
+        (pom_raw_frame_t){.code = frame->code, .lasti = (int32_t)(bytes / 2)};
+    return true;
+}
+
+/* What a suspended coroutine awaits, when that is a suspended coroutine too. */
+static bool awaited(uintptr_t *at, parked_frame_t *frame) {
+    uintptr_t slot = *at + FRONT + ((uintptr_t)frame->stack_top - 1) * sizeof(uintptr_t);
+    uintptr_t object;
+    unsigned char copy[offsetof(PyCoroObject, cr_iframe) + FRONT];
+    if (frame->stack_top < 1 || frame->stack_top > STACK_TOP_MAX ||
+        pom_memory_read(slot, &object, sizeof object) != POM_OK || object == 0 ||
+        (object & 7) != 0 || pom_memory_read(object, copy, sizeof copy) != POM_OK ||
+        word(copy + offsetof(PyObject, ob_type)) != (uintptr_t)&PyCoro_Type) {
+        return false;
+    }
+    parse_frame(copy + offsetof(PyCoroObject, cr_iframe), frame);
+    *at = object + offsetof(PyCoroObject, cr_iframe);
+    return frame->owner == POM_OWNER_GENERATOR && frame->previous == 0;
+}
+
+static bool is_coroutine(uintptr_t frame) {
+    uintptr_t type;
+    uintptr_t object = frame - offsetof(PyCoroObject, cr_iframe);
+    return pom_memory_read(object + offsetof(PyObject, ob_type), &type, sizeof type) == POM_OK &&
+           type == (uintptr_t)&PyCoro_Type;
+}
+
+/* Whether an address lies in a stack chunk that the thread has now. Unknown counts as yes: no claim is made then. */
+static bool in_chunks(uintptr_t tstate, uintptr_t address) {
+    uintptr_t chunk;
+    if (pom_memory_read(tstate + POM_TSTATE_CHUNK, &chunk, sizeof chunk) != POM_OK) {
+        return true;
+    }
+    for (int i = 0; i < CHUNKS_MAX; i++) {
+        _PyStackChunk head;
+        if (chunk == 0) {
+            return false;
+        }
+        if ((chunk & 7) != 0 ||
+            pom_memory_read(chunk, &head, offsetof(_PyStackChunk, data)) != POM_OK ||
+            (address >= chunk && address < chunk + head.size)) {
+            return true;
+        }
+        chunk = (uintptr_t)head.previous;
+    }
+    return true;
+}
+
+static void leaf_first(pom_stack_t *stack) {
+    for (int32_t i = 0; i < stack->depth / 2; i++) {
+        pom_raw_frame_t other = stack->frames[i];
+        stack->frames[i] = stack->frames[stack->depth - 1 - i];
+        stack->frames[stack->depth - 1 - i] = other;
+    }
+}
+
+pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, uint32_t index,
+                             pom_stack_t *stack) {
+    (void)self;
+    const pom_anchor_t *anchor = &view->anchors[index];
+    uintptr_t at = anchor->at.frame;
+    parked_frame_t first, frame;
+    stack->depth = 0;
+    stack->truncated = false;
+    if (anchor->kind != POM_ANCHOR_INSIDE || at == 0 || !read_frame(at, &frame) ||
+        frame.code != anchor->at.code || !push(stack, &frame)) {
+        return POM_ENOTFOUND;
+    }
+    if (frame.owner == POM_OWNER_THREAD) {
+        // Not among the thread's chunks: a greenlet has them. Among them: it runs, or it has returned.
+        return in_chunks(view->slot->who.state, at) ? POM_ENOTFOUND : POM_OK;
+    }
+    if (frame.owner != POM_OWNER_GENERATOR || frame.previous != 0) {
+        return POM_ENOTFOUND; // it runs
+    }
+    first = frame;
+    if (is_coroutine(at)) {
+        for (int i = 0; i < AWAITS_MAX && awaited(&at, &frame) && push(stack, &frame); i++) {
+        }
+    }
+    leaf_first(stack);
+    bool still = read_frame(anchor->at.frame, &frame) && frame.ip == first.ip &&
+                 frame.previous == 0 && frame.code == first.code;
+    return still ? POM_OK : POM_ENOTFOUND;
+}
