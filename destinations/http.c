@@ -1,0 +1,685 @@
+/*
+ * The HTTP destination: what to post, when to try again, when to give up.
+ *
+ *     batch -> ranges -> one request -> sent
+ *                 ^          |  429, 502, 503, 504, lost, no connection: back-off, the same again
+ *                 |          |  413: halved once
+ *                 +----------+  every other answer, redirects too: rejected for good
+ *
+ * One request at a time on one connection that is kept. A request that meets a connection which
+ * the server has closed while it was idle goes again at once on a new one; every other failure
+ * waits. A repetition carries the same bytes and the same Idempotency-Key, as the loss of an
+ * answer does not say whether the request was taken.
+ *
+ * While a server is away the batch stays with us, and what comes after it piles up in the
+ * exporter's queue, within its budget.
+ *
+ * Redirects are not followed: profiles and tokens go where the user has said, nowhere else.
+ *
+ * Fork: the child leaves the connection, closing its copy of the descriptor without a word to the
+ * server; OpenSSL's context is made anew.
+ */
+#include "destinations/http.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/id.h"
+#include "destinations/backoff.h"
+#include "destinations/http_body.h"
+#include "destinations/http_connection.h"
+#include "destinations/resolver.h"
+
+#define HEAD_MAX   ((size_t)16 << 10) /* what common servers take */
+#define PATH_BYTES 2048
+#define HOST_MAX   254 /* a name of the DNS; an address is shorter */
+
+/* Halving a batch until it can be encoded: a batch has at most 2^32 profiles, and each halving
+ * leaves one half waiting. */
+#define RANGES_MAX 34
+
+/* In a flush the back-off is not sat out, but a dead server is not asked in a loop either. */
+#define FLUSH_PAUSE_NS (200 * POM_NS_PER_MS)
+
+typedef struct range_s {
+    uint32_t from, to; /* of the batch's profiles */
+    bool halved;       /* after a 413 */
+} range_t;
+
+typedef struct request_s {
+    bool is_set;
+    bool repeated; /* on a new connection at once, after an idle one had been closed */
+    range_t range;
+    uint32_t count; /* profiles in the body */
+    int64_t made_ns;
+    size_t head_size;
+    char head[HEAD_MAX];
+} request_t;
+
+typedef struct http_s {
+    pom_destination_t base;
+    /* constant after new */
+    char host[HOST_MAX + 1];
+    char *head; /* the request's head without what differs */
+    int64_t give_up_ns;
+    pom__target_t target;
+    /* loop thread, but for new, after_fork and free */
+    uv_loop_t *loop;
+    uv_timer_t timer; /* the back-off's */
+    int handles;      /* the timer, and each connection that is not gone */
+    pom__connection_t *connection;
+    _Atomic(int) fd; /* its socket, for a forked child */
+    dev_t fd_dev;
+    ino_t fd_ino;
+    pom__tls_ticket_t *ticket;
+    bool ticket_tried;  /* by the present connection */
+    uint32_t served;    /* replies on the present connection */
+    pom_batch_t *batch; /* being sent; NULL: idle */
+    range_t ranges[RANGES_MAX];
+    int range_count;
+    request_t request;
+    pom__http_body_t body;
+    pom__backoff_t backoff;
+    bool busy;         /* an attempt is under way */
+    bool waiting;      /* for the timer */
+    bool told_to_wait; /* by the server */
+    int64_t tried_ns;  /* the last attempt's end */
+    bool closing;
+    pom_drop_t reason; /* for what is left when closing */
+} http_t;
+
+static http_t *http_of(pom_destination_t *self) {
+    return (http_t *)(void *)self; /* base comes first */
+}
+
+pom_http_options_t pom_http_options_default(void) {
+    return (pom_http_options_t){
+        .path = "/api/data",
+        .tls = pom_tls_options_default(),
+        .timeout_ns = 5 * POM_NS_PER_S,
+        .compress = true,
+        .give_up_ns = 3600 * POM_NS_PER_S,
+    };
+}
+
+static void work(http_t *h);
+
+/* ---- the connection ---- */
+
+static void on_reply(void *owner, const pom__http_parser_t *reply, bool reusable);
+static void on_lost(void *owner, const char *error, bool answered);
+
+static void on_gone(void *owner) {
+    http_t *h = owner;
+    if (--h->handles == 0) {
+        pom_destination_closed(&h->base);
+    }
+}
+
+static const pom__listener_t listener = {.reply = on_reply, .lost = on_lost, .gone = on_gone};
+
+static void drop_connection(http_t *h) {
+    if (h->connection != NULL) {
+        pom__connection_t *c = h->connection;
+        h->connection = NULL;
+        atomic_store(&h->fd, -1); /* read by a forked child only, which has no other thread */
+        pom__connection_close(c);
+    }
+}
+
+/* So that a child can tell our socket from what has got its number since. */
+static void note_socket(http_t *h) {
+    struct stat st;
+    int fd = pom__connection_fd(h->connection);
+    if (fd >= 0 && atomic_load(&h->fd) != fd && fstat(fd, &st) == 0) {
+        h->fd_dev = st.st_dev;
+        h->fd_ino = st.st_ino;
+        atomic_store(&h->fd, fd);
+    }
+}
+
+/* ---- requests ---- */
+
+static void end_request(http_t *h) {
+    h->request.is_set = false;
+    h->request.repeated = false;
+}
+
+static void push_range(http_t *h, uint32_t from, uint32_t to, bool halved) {
+    if (from < to) {
+        h->ranges[h->range_count++] = (range_t){from, to, halved};
+    }
+}
+
+/* Of the range that was just taken: the first half is the next to go. */
+static void halve(http_t *h, range_t range, bool halved) {
+    uint32_t middle = range.from + (range.to - range.from) / 2;
+    push_range(h, middle, range.to, halved);
+    push_range(h, range.from, middle, halved);
+}
+
+/* UUID of version 7 (RFC 9562): servers sort by it, and forget old ones by it. */
+static pom_id_t new_key(void) {
+    pom_id_t id = pom_id_new();
+    uint64_t ms = (uint64_t)(pom_wall_ns() / POM_NS_PER_MS);
+    id.hi = ms << 16 | 0x7000 | (id.hi & 0xfff);
+    return id;
+}
+
+/* Makes a request of the next range. False: nothing is left to send. */
+static bool next_request(http_t *h) {
+    while (h->range_count > 0) {
+        range_t range = h->ranges[--h->range_count];
+        uint32_t size = range.to - range.from;
+        uint32_t put = 0;
+        pom_id_t key = new_key();
+        pom_status_t status =
+            pom__http_body_encode(&h->body, h->batch->profiles + range.from, size, key, &put);
+        if (status == POM_EFULL && size > 1) {
+            halve(h, range, range.halved);
+            continue;
+        }
+        uint32_t bad = status == POM_OK ? size - put : size;
+        if (bad > 0) {
+            pom_destination_error(&h->base, "%u call graphs could not be encoded: %s", bad,
+                                  status == POM_EFULL ? "too large" : "no memory");
+            pom_destination_dropped(&h->base, POM_DROP_SERIALIZE, bad);
+        }
+        if (bad == size) {
+            continue;
+        }
+        char text[POM_ID_TEXT];
+        pom_id_format(key, text);
+        request_t *r = &h->request;
+        /* pom_http_new has left room for the two lines. */
+        r->head_size = (size_t)snprintf(r->head, sizeof r->head,
+                                        "%sIdempotency-Key: %.*s\r\nContent-Length: %zu\r\n\r\n",
+                                        h->head, POM_ID_TEXT, text, h->body.out.len);
+        r->is_set = true;
+        r->repeated = false;
+        r->range = range;
+        r->count = put;
+        r->made_ns = pom_now_ns();
+        return true;
+    }
+    return false;
+}
+
+static void end_batch(http_t *h) {
+    pom_batch_t *batch = h->batch;
+    if (batch != NULL) {
+        h->batch = NULL;
+        pom_batch_end(batch);
+    }
+}
+
+/* ---- attempts ---- */
+
+static void on_timer(uv_timer_t *timer) {
+    http_t *h = timer->data;
+    h->waiting = false;
+    work(h);
+}
+
+/* The attempt failed in a way that time may cure. */
+static void wait_and_retry(http_t *h, int64_t at_least_ns) {
+    int64_t wait_ns = pom__backoff_next(&h->backoff, pom_random_u64());
+    h->told_to_wait = at_least_ns >= 0;
+    if (at_least_ns > wait_ns) {
+        wait_ns = at_least_ns;
+    }
+    h->waiting = true;
+    h->tried_ns = pom_now_ns();
+    (void)uv_timer_start(&h->timer, on_timer, (uint64_t)(wait_ns / POM_NS_PER_MS) + 1,
+                         0); /* fails only without a callback */
+}
+
+static void drop_request(http_t *h, pom_drop_t reason) {
+    uint32_t count = h->request.count;
+    end_request(h);
+    pom_destination_dropped(&h->base, reason, count);
+}
+
+static void failed(http_t *h, int64_t at_least_ns) {
+    h->busy = false;
+    if (pom_now_ns() - h->request.made_ns > h->give_up_ns) {
+        drop_request(h, POM_DROP_TOO_OLD);
+    }
+    wait_and_retry(h, at_least_ns);
+}
+
+static void attempt(http_t *h) {
+    request_t *r = &h->request;
+    h->busy = true;
+    if (h->connection == NULL) {
+        h->connection = pom__connection_new(h->loop, &h->target, h->ticket, &listener, h);
+        if (h->connection == NULL) {
+            pom_destination_error(&h->base, "%s: no memory or no descriptors", h->base.name);
+            failed(h, -1);
+            return;
+        }
+        h->handles++;
+        h->ticket_tried = h->ticket != NULL;
+        h->served = 0;
+    }
+    pom__connection_send(h->connection, r->head, r->head_size, h->body.out.data, h->body.out.len);
+}
+
+/* Goes on until something is awaited. */
+static void work(http_t *h) {
+    if (h->busy || h->waiting || h->closing || h->batch == NULL) {
+        return;
+    }
+    if (h->request.is_set) {
+        pom_destination_retried(&h->base, h->request.count);
+        attempt(h);
+    } else if (next_request(h)) {
+        attempt(h);
+    } else {
+        end_batch(h);
+    }
+}
+
+/* ---- closing ---- */
+
+static void drop_rest(http_t *h) {
+    int64_t rest = h->request.is_set ? h->request.count : 0;
+    end_request(h);
+    while (h->range_count > 0) {
+        range_t range = h->ranges[--h->range_count];
+        rest += range.to - range.from;
+    }
+    if (rest > 0) {
+        pom_destination_dropped(&h->base, h->reason, rest);
+    }
+    end_batch(h);
+}
+
+static void on_timer_closed(uv_handle_t *handle) {
+    on_gone(handle->data);
+}
+
+static void finish_close(http_t *h) {
+    h->busy = false;
+    drop_rest(h);
+    drop_connection(h);
+    if (!uv_is_closing((uv_handle_t *)&h->timer)) {
+        uv_close((uv_handle_t *)&h->timer, on_timer_closed);
+    }
+}
+
+/* After an attempt: the next one, or the end. */
+static void go_on(http_t *h) {
+    if (h->closing) {
+        finish_close(h);
+    } else {
+        work(h);
+    }
+}
+
+/* ---- what came of an attempt ---- */
+
+static void on_lost(void *owner, const char *error, bool answered) {
+    http_t *h = owner;
+    if (!h->busy) {
+        drop_connection(h); /* idle: the server's right; the next request makes a new one */
+        return;
+    }
+    bool stale = h->served > 0 && !answered;
+    if (h->ticket_tried && h->served == 0) {
+        pom__tls_ticket_free(h->ticket); /* perhaps it was the reason */
+        h->ticket = NULL;
+    }
+    if (!stale) {
+        pom_destination_error(&h->base, "%s: %s", h->base.name, error);
+    }
+    drop_connection(h);
+    if (stale && !h->request.repeated && !h->closing) {
+        h->request.repeated = true;
+        h->busy = false;
+        work(h);
+        return;
+    }
+    failed(h, -1);
+    go_on(h);
+}
+
+/* The answer in one line: "503 Service Unavailable: try later". */
+static void note_answer(http_t *h, const pom__http_parser_t *reply, const char *what) {
+    char start[81];
+    size_t n = reply->body.len < sizeof start - 1 ? reply->body.len : sizeof start - 1;
+    for (size_t i = 0; i < n; i++) {
+        char c = reply->body.data[i];
+        start[i] = c >= ' ' && c < 127 ? c : ' ';
+    }
+    start[n] = '\0';
+    pom_destination_error(&h->base, "%s: the server answered %d %s%s%s%s", h->base.name,
+                          reply->status, reply->reason, what, n > 0 ? ": " : "", start);
+}
+
+static void settle(http_t *h, const pom__http_parser_t *reply) {
+    request_t *r = &h->request;
+    uint32_t size = r->range.to - r->range.from;
+    int status = reply->status;
+    if (status < 300) {
+        uint32_t count = r->count;
+        pom__backoff_reset(&h->backoff);
+        end_request(h);
+        pom_destination_sent(&h->base, count, (int64_t)h->body.out.len);
+    } else if (status == 429 || status == 502 || status == 503 || status == 504) {
+        note_answer(h, reply, "");
+        failed(h,
+               pom__retry_after_ns(reply->retry_after, strlen(reply->retry_after), pom_wall_ns()));
+    } else if (status == 413 && size > 1 && !r->range.halved && r->count == size) {
+        note_answer(h, reply, " (sent again in halves)");
+        pom_destination_retried(&h->base, size);
+        halve(h, r->range, true);
+        end_request(h);
+    } else if (status < 400) {
+        note_answer(h, reply, " (redirects are not followed)");
+        drop_request(h, POM_DROP_REJECTED);
+    } else {
+        note_answer(h, reply, "");
+        drop_request(h, status == 413 ? POM_DROP_TOO_BIG : POM_DROP_REJECTED);
+    }
+}
+
+static void on_reply(void *owner, const pom__http_parser_t *reply, bool reusable) {
+    http_t *h = owner;
+    h->busy = false;
+    note_socket(h);
+    if (h->served++ == 0) {
+        pom__tls_ticket_free(h->ticket);
+        h->ticket = pom__connection_take_ticket(h->connection);
+    }
+    settle(h, reply);
+    if (!reusable) {
+        drop_connection(h); /* after the last look at the reply, which is the connection's */
+    }
+    go_on(h);
+}
+
+/* ---- the operations ---- */
+
+static pom_status_t http_open(pom_destination_t *self, struct uv_loop_s *loop) {
+    http_t *h = http_of(self);
+    (void)uv_timer_init(loop, &h->timer); /* cannot fail */
+    h->timer.data = h;
+    h->loop = loop;
+    h->handles = 1;
+    h->closing = h->waiting = h->busy = false;
+    pom__backoff_reset(&h->backoff);
+    return POM_OK;
+}
+
+static void http_deliver(pom_destination_t *self, pom_batch_t *batch) {
+    http_t *h = http_of(self);
+    h->batch = batch;
+    push_range(h, 0, batch->count, false);
+    work(h);
+}
+
+static void http_flush(pom_destination_t *self) {
+    http_t *h = http_of(self);
+    if (h->waiting && !h->told_to_wait && pom_now_ns() - h->tried_ns >= FLUSH_PAUSE_NS) {
+        (void)uv_timer_stop(&h->timer); /* cannot fail */
+        h->waiting = false;
+        work(h);
+    }
+}
+
+static void http_close(pom_destination_t *self, pom_drop_t reason) {
+    http_t *h = http_of(self);
+    h->closing = true;
+    h->reason = reason;
+    (void)uv_timer_stop(&h->timer); /* cannot fail */
+    h->waiting = false;
+    if (h->busy && reason == POM_DROP_REMOVED) {
+        return; /* the attempt ends within its timeouts, and counts */
+    }
+    finish_close(h);
+}
+
+static void http_after_fork(pom_destination_t *self) {
+    http_t *h = http_of(self);
+    struct stat st;
+    int fd = atomic_exchange(&h->fd, -1);
+    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == h->fd_dev && st.st_ino == h->fd_ino) {
+        (void)close(fd); /* the parent's connection must not live as long as we do */
+    }
+    /* Of the rest some may be half done: left where it is. */
+    h->connection = NULL;
+    h->ticket = NULL;
+    h->batch = NULL;
+    h->range_count = 0;
+    h->handles = 0;
+    h->busy = h->waiting = h->closing = false;
+    end_request(h);
+    pom__http_body_init(&h->body, h->body.format, h->body.compress);
+    pom__resolver_after_fork();
+    if (h->target.tls != NULL) {
+        pom__tls_context_after_fork(h->target.tls);
+    }
+}
+
+static void http_free(pom_destination_t *self) {
+    http_t *h = http_of(self);
+    pom__http_body_fini(&h->body);
+    pom__tls_ticket_free(h->ticket);
+    pom__tls_context_free(h->target.tls);
+    pom_free(h->head);
+    pom_free(h);
+}
+
+static const pom_destination_ops_t http_ops = {
+    .kind = "http",
+    .open = http_open,
+    .deliver = http_deliver,
+    .flush = http_flush,
+    .close = http_close,
+    .after_fork = http_after_fork,
+    .free = http_free,
+};
+
+/* ---- making one ---- */
+
+/* Room for Idempotency-Key and Content-Length. */
+#define HEAD_CONSTANT_MAX (HEAD_MAX - 128)
+
+__attribute__((format(printf, 3, 4))) static pom_status_t refuse(char *error, size_t error_size,
+                                                                 const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(error, error_size, format, args); /* cut is fine */
+    va_end(args);
+    return POM_EINVAL;
+}
+
+/* A header's name (RFC 9110: token). */
+static bool is_token(const char *text) {
+    static const char marks[] = "!#$%&'*+-.^_`|~";
+    for (const char *c = text; *c != '\0'; c++) {
+        bool letter =
+            (*c >= '0' && *c <= '9') || (*c >= 'A' && *c <= 'Z') || (*c >= 'a' && *c <= 'z');
+        if (!letter && strchr(marks, *c) == NULL) {
+            return false;
+        }
+    }
+    return text[0] != '\0';
+}
+
+/* What may stand in a header's value; line ends are how headers are smuggled in. */
+static bool is_value(const char *text) {
+    for (const char *c = text; *c != '\0'; c++) {
+        if ((*c >= 0 && *c < ' ' && *c != '\t') || *c == 127) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_visible(const char *text, const char *but) {
+    for (const char *c = text; *c != '\0'; c++) {
+        if (*c <= ' ' || *c >= 127 || strchr(but, *c) != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool equal_words(const char *a, const char *b) {
+    for (; *a != '\0' && *b != '\0'; a++, b++) {
+        char x = *a >= 'A' && *a <= 'Z' ? (char)(*a + 32) : *a;
+        if (x != *b) {
+            return false;
+        }
+    }
+    return *a == *b;
+}
+
+static pom_status_t put_headers(pom_buf_t *buf, const pom_http_options_t *o, char *error,
+                                size_t size) {
+    static const char *const ours[] = {"host",
+                                       "content-length",
+                                       "content-type",
+                                       "content-encoding",
+                                       "transfer-encoding",
+                                       "connection",
+                                       "te",
+                                       "upgrade",
+                                       "expect",
+                                       "trailer",
+                                       "idempotency-key"};
+    for (uint32_t i = 0; i < o->header_count; i++) {
+        const pom_http_header_t *header = &o->headers[i];
+        if (!is_token(header->name) || !is_value(header->value)) {
+            return refuse(error, size,
+                          "header '%.60s' has a name or a value that HTTP does not allow",
+                          header->name);
+        }
+        for (size_t k = 0; k < sizeof ours / sizeof ours[0]; k++) {
+            if (equal_words(header->name, ours[k])) {
+                return refuse(error, size, "header '%s' is set by the destination itself",
+                              header->name);
+            }
+        }
+        if (o->token != NULL && equal_words(header->name, "authorization")) {
+            return refuse(error, size, "token and an Authorization header: one of them");
+        }
+        pom_buf_put_text(buf, header->name);
+        pom_buf_put_text(buf, ": ");
+        pom_buf_put_text(buf, header->value);
+        pom_buf_put_text(buf, "\r\n");
+    }
+    if (o->token != NULL) {
+        if (!is_visible(o->token, "")) {
+            return refuse(error, size, "the token has characters that HTTP does not allow");
+        }
+        pom_buf_put_text(buf, "Authorization: Bearer ");
+        pom_buf_put_text(buf, o->token);
+        pom_buf_put_text(buf, "\r\n");
+    }
+    return POM_OK;
+}
+
+/* The head with its NUL, owned by h. */
+static pom_status_t make_head(http_t *h, const pom_http_options_t *o, char *error,
+                              size_t error_size) {
+    bool literal = strchr(h->host, ':') != NULL; /* IPv6 */
+    char authority[HOST_MAX + 16];
+    char port[8] = "";
+    if (h->target.port != (o->use_tls ? 443 : 80)) {
+        (void)snprintf(port, sizeof port, ":%u", (unsigned)h->target.port);
+    }
+    (void)snprintf(authority, sizeof authority, "%s%s%s%s", literal ? "[" : "", h->host,
+                   literal ? "]" : "", port);
+    pom_buf_t buf;
+    pom_buf_init(&buf, HEAD_CONSTANT_MAX);
+    pom_buf_put_text(&buf, "POST ");
+    pom_buf_put_text(&buf, o->path);
+    pom_buf_put_text(&buf, " HTTP/1.1\r\nHost: ");
+    pom_buf_put_text(&buf, authority);
+    pom_buf_put_text(&buf, "\r\nUser-Agent: profilomatic/" POM_VERSION "\r\nContent-Type: ");
+    pom_buf_put_text(&buf, pom__http_body_type(&h->body));
+    pom_buf_put_text(&buf, o->compress ? "\r\nContent-Encoding: gzip\r\n" : "\r\n");
+    pom_status_t status = put_headers(&buf, o, error, error_size);
+    pom_buf_put_char(&buf, '\0');
+    if (status == POM_OK && pom_buf_failed(&buf)) {
+        status = buf.room == 0 ? POM_ENOMEM : POM_EINVAL;
+        (void)refuse(error, error_size, "no memory, or headers over 16 KiB");
+    }
+    if (status == POM_OK) {
+        size_t size;
+        h->head = pom_buf_take(&buf, &size);
+        char name[HOST_MAX + 32 + PATH_BYTES];
+        /* Not the query: stats() are read by more people than a secret in it is meant for. */
+        (void)snprintf(name, sizeof name, "%s://%s%.*s", o->use_tls ? "https" : "http", authority,
+                       (int)strcspn(o->path, "?"), o->path);
+        pom_destination_init(&h->base, &http_ops, name);
+    }
+    pom_buf_fini(&buf);
+    return status;
+}
+
+static pom_status_t check(http_t *h, const pom_http_options_t *o, char *error, size_t error_size) {
+    const char *host = o->host != NULL ? o->host : "";
+    size_t size = strlen(host);
+    if (size > 2 && host[0] == '[' && host[size - 1] == ']') {
+        host++;
+        size -= 2;
+    }
+    if (size == 0 || size > HOST_MAX) {
+        return refuse(error, error_size, "a host is 1 to %d characters", HOST_MAX);
+    }
+    memcpy(h->host, host, size);
+    h->host[size] = '\0';
+    if (!is_visible(h->host, "/?#@[]\\")) {
+        return refuse(error, error_size, "'%s' is no host name: without scheme, port and path",
+                      h->host);
+    }
+    if (o->path == NULL || o->path[0] != '/' || strlen(o->path) >= PATH_BYTES ||
+        !is_visible(o->path, "#")) {
+        return refuse(error, error_size, "a path begins with / and has no blanks (encode them)");
+    }
+    if (o->timeout_ns <= 0 || o->give_up_ns <= 0) {
+        return refuse(error, error_size, "a timeout is more than nothing");
+    }
+    return POM_OK;
+}
+
+pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, char *error,
+                          size_t error_size) {
+    if (error_size > 0) {
+        error[0] = '\0';
+    }
+    http_t *h = pom_calloc(1, sizeof *h);
+    if (h == NULL) {
+        return POM_ENOMEM;
+    }
+    pom_status_t status = check(h, o, error, error_size);
+    h->give_up_ns = o->give_up_ns;
+    h->target.host = h->host;
+    h->target.port = o->port != 0 ? o->port : o->use_tls ? 443 : 80;
+    h->target.timeout_ns = o->timeout_ns;
+    atomic_init(&h->fd, -1);
+    pom__http_body_init(&h->body, o->format, o->compress);
+    if (status == POM_OK && o->use_tls) {
+        status = pom__tls_context_new(&o->tls, &h->target.tls, error, error_size);
+    }
+    if (status == POM_OK) {
+        status = make_head(h, o, error, error_size);
+    }
+    if (status != POM_OK) {
+        pom__tls_context_free(h->target.tls);
+        pom_free(h);
+        return status;
+    }
+    *out = &h->base;
+    return POM_OK;
+}

@@ -1,0 +1,645 @@
+/*
+ * The HTTP destination against a scripted server on loopback.
+ *
+ * The server is a thread with blocking sockets: each request gets the next line of the script.
+ * Nothing depends on how fast anybody is, but for the tests of timeouts, whose bounds are low
+ * ones only.
+ */
+#include "tests/unit/destinations/fake.h"
+
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "base/alloc.h"
+#include "destinations/http.h"
+
+#define OK_REPLY     "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+#define REQUESTS_MAX 16
+#define HANG         "hang" /* read the request, answer nothing until the test ends */
+#define CUT          ""     /* read it, close without an answer */
+
+typedef struct request_s {
+    char head[2048];
+    char *body;
+    size_t size;
+    int connection;
+} request_t;
+
+typedef struct server_s {
+    const char *const *script; /* NULL at its end: 200 from then on */
+    int listener;
+    uint16_t port;
+    pthread_t thread;
+    _Atomic(bool) stop;
+    _Atomic(int) count; /* requests read */
+    int connections;
+    request_t requests[REQUESTS_MAX];
+} server_t;
+
+static bool read_request(int fd, request_t *r) {
+    size_t size = 0;
+    char *end = NULL;
+    while (end == NULL && size < sizeof r->head - 1) {
+        ssize_t n = recv(fd, r->head + size, 1, 0);
+        if (n <= 0) {
+            return false;
+        }
+        size += (size_t)n;
+        r->head[size] = '\0';
+        end = strstr(r->head, "\r\n\r\n");
+    }
+    const char *length = strstr(r->head, "Content-Length: ");
+    r->size = length != NULL ? strtoul(length + 16, NULL, 10) : 0;
+    r->body = malloc(r->size + 1);
+    size_t got = 0;
+    while (got < r->size) {
+        ssize_t n = recv(fd, r->body + got, r->size - got, 0);
+        if (n <= 0) {
+            free(r->body);
+            r->body = NULL;
+            return false;
+        }
+        got += (size_t)n;
+    }
+    r->body[r->size] = '\0';
+    return true;
+}
+
+static void wait_for_end(server_t *s) {
+    while (!atomic_load(&s->stop)) {
+        usleep(1000);
+    }
+}
+
+static void serve(server_t *s, int fd) {
+    int n = atomic_load(&s->count);
+    while (n < REQUESTS_MAX && read_request(fd, &s->requests[n])) {
+        s->requests[n].connection = s->connections;
+        const char *reply = OK_REPLY;
+        if (*s->script != NULL) {
+            reply = *s->script++;
+        }
+        atomic_store(&s->count, ++n);
+        if (strcmp(reply, HANG) == 0) {
+            wait_for_end(s);
+            return;
+        }
+        if (strcmp(reply, CUT) == 0) {
+            return;
+        }
+        (void)send(fd, reply, strlen(reply), MSG_NOSIGNAL);
+        if (strstr(reply, "onnection: close") != NULL || strstr(reply, "ontent-Length") == NULL) {
+            return;
+        }
+    }
+}
+
+static void *server_main(void *arg) {
+    server_t *s = arg;
+    while (!atomic_load(&s->stop)) {
+        int fd = accept(s->listener, NULL, NULL);
+        if (fd < 0) {
+            break;
+        }
+        s->connections++;
+        serve(s, fd);
+        close(fd);
+    }
+    return NULL;
+}
+
+static void server_start(server_t *s, const char *const *script) {
+    memset(s, 0, sizeof *s);
+    s->script = script;
+    s->listener = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    assert_int_equal(bind(s->listener, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(s->listener, 16), 0);
+    socklen_t size = sizeof address;
+    assert_int_equal(getsockname(s->listener, (struct sockaddr *)&address, &size), 0);
+    s->port = ntohs(address.sin_port);
+    assert_int_equal(pthread_create(&s->thread, NULL, server_main, s), 0);
+}
+
+static void server_stop(server_t *s) {
+    atomic_store(&s->stop, true);
+    (void)shutdown(s->listener, SHUT_RDWR);
+    pthread_join(s->thread, NULL);
+    close(s->listener);
+    for (int i = 0; i < REQUESTS_MAX; i++) {
+        free(s->requests[i].body);
+    }
+}
+
+/* ---- the destination ---- */
+
+static pom_http_options_t options_for(const server_t *s) {
+    pom_http_options_t o = pom_http_options_default();
+    o.host = "127.0.0.1";
+    o.port = s->port;
+    o.compress = false;
+    o.timeout_ns = PATIENCE_NS;
+    return o;
+}
+
+static pom_destination_t *add(pom_exporter_t *e, const pom_http_options_t *o) {
+    char error[256] = "";
+    pom_destination_t *d = NULL;
+    if (pom_http_new(o, &d, error, sizeof error) != POM_OK) {
+        fail_msg("not made: %s", error);
+    }
+    assert_int_equal(pom_exporter_add(e, d), POM_OK);
+    return d;
+}
+
+/* Delivers only when flushed or full, so that the test decides what a batch is. */
+static pom_exporter_t *exporter(void) {
+    pom_exporter_options_t options = pom_exporter_options_default();
+    options.flush_interval_ns = 3600 * POM_NS_PER_S;
+    options.batch_bytes = (size_t)1 << 30;
+    pom_exporter_t *e;
+    assert_int_equal(pom_exporter_new(&options, &e), POM_OK);
+    return e;
+}
+
+static int64_t soon(void) {
+    return pom_now_ns() + PATIENCE_NS;
+}
+
+static int lines(const request_t *r) {
+    int n = 0;
+    for (size_t i = 0; i < r->size; i++) {
+        n += r->body[i] == '\n';
+    }
+    return n;
+}
+
+static void key_of(const request_t *r, char out[37]) {
+    const char *at = strstr(r->head, "Idempotency-Key: ");
+    assert_non_null(at);
+    memcpy(out, at + 17, 36);
+    out[36] = '\0';
+}
+
+/* ---- tests ---- */
+
+/* acceptance: PM25 */
+static void test_http_posts_batches_on_one_connection(void **state) {
+    static const char *const script[] = {NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    const pom_http_header_t headers[] = {{"X-Shop", "a b"}};
+    o.headers = headers;
+    o.header_count = 1;
+    o.token = "secret";
+    pom_destination_t *d = add(e, &o);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i <= round; i++) {
+            put(e, i, 10);
+        }
+        assert_true(pom_exporter_flush(e, soon()));
+    }
+    assert_int_equal(atomic_load(&s.count), 3);
+    assert_int_equal(s.connections, 1);
+    char keys[3][37];
+    int64_t bytes = 0;
+    for (int i = 0; i < 3; i++) {
+        const request_t *r = &s.requests[i];
+        assert_int_equal(lines(r), i + 1);
+        assert_non_null(strstr(r->head, "POST /api/data HTTP/1.1\r\nHost: 127.0.0.1:"));
+        assert_non_null(strstr(r->head, "\r\nContent-Type: application/x-ndjson\r\n"));
+        assert_non_null(strstr(r->head, "\r\nX-Shop: a b\r\n"));
+        assert_non_null(strstr(r->head, "\r\nAuthorization: Bearer secret\r\n"));
+        assert_null(strstr(r->head, "Content-Encoding"));
+        key_of(r, keys[i]);
+        assert_int_equal(keys[i][14], '7');
+        bytes += (int64_t)r->size;
+    }
+    assert_string_not_equal(keys[0], keys[1]);
+    pom_destination_counters_t c = counters(d);
+    assert_int_equal(c.sent, 6);
+    assert_int_equal(c.produced, 6);
+    assert_int_equal(c.retried, 0);
+    assert_int_equal(c.bytes, bytes);
+    assert_string_equal(c.last_error, "");
+    assert_null(strstr(d->name, "secret"));
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+/* acceptance: PM25 */
+static void test_http_compresses(void **state) {
+    static const char *const script[] = {NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.compress = true;
+    pom_destination_t *d = add(e, &o);
+    for (int round = 1; round <= 2; round++) { /* the second uses the first one's stream */
+        for (int i = 0; i < 50 * round; i++) {
+            put(e, i, 10);
+        }
+        assert_true(pom_exporter_flush(e, soon()));
+        const request_t *r = &s.requests[round - 1];
+        assert_non_null(strstr(r->head, "\r\nContent-Encoding: gzip\r\n"));
+        static unsigned char plain[4 << 20];
+        z_stream z = {.next_in = (unsigned char *)r->body,
+                      .avail_in = (unsigned)r->size,
+                      .next_out = plain,
+                      .avail_out = sizeof plain};
+        assert_int_equal(inflateInit2(&z, 31), Z_OK);
+        assert_int_equal(inflate(&z, Z_FINISH), Z_STREAM_END);
+        int n = 0;
+        for (size_t i = 0; i < z.total_out; i++) {
+            n += plain[i] == '\n';
+        }
+        assert_int_equal(n, 50 * round);
+        assert_true(r->size * 10 < z.total_out);
+        inflateEnd(&z);
+    }
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+typedef struct verdict_s {
+    const char *script[8];
+    int profiles, sent, rejected, too_big, retried, requests;
+    const char *error;
+} verdict_t;
+
+/* acceptance: PM25 */
+static void test_http_judges_each_answer(void **state) {
+    static const verdict_t rows[] = {
+        {{"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"}, 3, 3, 0, 0, 0, 1, ""},
+        {{"HTTP/1.1 204 x\r\nContent-Length: 0\r\n\r\n"}, 3, 3, 0, 0, 0, 1, ""},
+        {{"HTTP/1.1 100 Continue\r\n\r\n" OK_REPLY}, 3, 3, 0, 0, 0, 1, ""},
+        {{"HTTP/1.1 200 OK\r\n\r\nuntil the end"}, 3, 3, 0, 0, 0, 1, ""},
+        {{"HTTP/1.1 400 Bad Request\r\nContent-Length: 7\r\n\r\nno good"},
+         3,
+         0,
+         3,
+         0,
+         0,
+         1,
+         "answered 400 Bad Request: no good"},
+        {{"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"}, 1, 0, 1, 0, 0, 1, "answered 401 No"},
+        {{"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"}, 1, 0, 1, 0, 0, 1, "answered 500 Oops"},
+        {{"HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"},
+         2,
+         0,
+         2,
+         0,
+         0,
+         1,
+         "redirects are not followed"},
+        {{"HTTP/1.1 429 Slow\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"},
+         2,
+         2,
+         0,
+         0,
+         2,
+         2,
+         "answered 429"},
+        {{"HTTP/1.1 502 x\r\nContent-Length: 0\r\n\r\n"}, 2, 2, 0, 0, 2, 2, "answered 502"},
+        {{"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n"}, 2, 2, 0, 0, 2, 2, "answered 503"},
+        {{"HTTP/1.1 504 x\r\nContent-Length: 0\r\n\r\n"}, 2, 2, 0, 0, 2, 2, "answered 504"},
+        {{CUT}, 2, 2, 0, 0, 2, 2, "before the answer"},
+        {{"SMTP"}, 2, 2, 0, 0, 2, 2, "inside the answer"},
+        {{"SMTP is spoken here\r\n"}, 2, 2, 0, 0, 2, 2, "not HTTP/1"},
+        {{"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nshort"},
+         2,
+         2,
+         0,
+         0,
+         2,
+         2,
+         "inside the answer"},
+        {{"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n"}, 1, 0, 0, 1, 0, 1, "answered 413"},
+        {{"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n", OK_REPLY, OK_REPLY},
+         5,
+         5,
+         0,
+         0,
+         5,
+         3,
+         "in halves"},
+        /* The halves of 5 are 2 and 3; the second half is refused and not halved again. */
+        {{"HTTP/1.1 413 x\r\nContent-Length: 0\r\n\r\n", OK_REPLY,
+          "HTTP/1.1 413 x\r\nContent-Length: 0\r\n\r\n"},
+         5,
+         2,
+         0,
+         3,
+         5,
+         3,
+         "413"},
+        {{"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"},
+         1,
+         1,
+         0,
+         0,
+         0,
+         1,
+         ""},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const verdict_t *v = &rows[i];
+        server_t s;
+        server_start(&s, v->script);
+        pom_exporter_t *e = exporter();
+        pom_http_options_t o = options_for(&s);
+        pom_destination_t *d = add(e, &o);
+        for (int k = 0; k < v->profiles; k++) {
+            put(e, k, 10);
+        }
+        assert_true(pom_exporter_flush(e, soon()));
+        pom_destination_counters_t c = counters(d);
+        if (c.sent != v->sent || c.dropped[POM_DROP_REJECTED] != v->rejected ||
+            c.dropped[POM_DROP_TOO_BIG] != v->too_big || c.retried != v->retried || c.queued != 0 ||
+            atomic_load(&s.count) != v->requests || strstr(c.last_error, v->error) == NULL ||
+            (v->error[0] == '\0' && c.last_error[0] != '\0')) {
+            fail_msg("row %zu: sent %d rejected %d too_big %d retried %d requests %d: %s", i,
+                     (int)c.sent, (int)c.dropped[POM_DROP_REJECTED],
+                     (int)c.dropped[POM_DROP_TOO_BIG], (int)c.retried, atomic_load(&s.count),
+                     c.last_error);
+        }
+        if (v->requests == 2) { /* the same again */
+            char first[37], second[37];
+            key_of(&s.requests[0], first);
+            key_of(&s.requests[1], second);
+            assert_string_equal(first, second);
+            assert_int_equal(s.requests[0].size, s.requests[1].size);
+            assert_memory_equal(s.requests[0].body, s.requests[1].body, s.requests[0].size);
+        }
+        pom_exporter_free(e);
+        pom_destination_unref(d);
+        server_stop(&s);
+    }
+}
+
+/* acceptance: PM25 */
+static void test_http_repeats_at_once_when_an_idle_connection_was_closed(void **state) {
+    /* The second request is read and cut: as if the server had closed while it was on its way. */
+    static const char *const script[] = {OK_REPLY, CUT, NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    pom_destination_t *d = add(e, &o);
+    for (int i = 0; i < 2; i++) {
+        put(e, i, 10);
+        assert_true(pom_exporter_flush(e, soon()));
+    }
+    pom_destination_counters_t c = counters(d);
+    assert_int_equal(c.sent, 2);
+    assert_int_equal(c.retried, 1);
+    assert_string_equal(c.last_error, ""); /* nothing was wrong */
+    assert_int_equal(s.connections, 2);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+/* acceptance: PM25 */
+static void test_http_times_out_and_stop_counts_the_rest(void **state) {
+    static const char *const script[] = {HANG, NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.timeout_ns = 20 * POM_NS_PER_MS;
+    pom_destination_t *d = add(e, &o);
+    put(e, 1, 10);
+    put(e, 2, 10);
+    assert_false(pom_exporter_flush(e, pom_now_ns() + 100 * POM_NS_PER_MS));
+    wait_for(counters(d).last_error[0] != '\0');
+    assert_non_null(strstr(counters(d).last_error, "within 0.020 s"));
+    assert_int_equal(counters(d).queued, 2);
+    assert_int_equal(pom_exporter_stop(e, pom_now_ns()), POM_OK);
+    assert_int_equal(counters(d).dropped[POM_DROP_SHUTDOWN], 2);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+static void test_http_remove_lets_the_request_finish(void **state) {
+    static const char *const script[] = {HANG, NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.timeout_ns = 50 * POM_NS_PER_MS;
+    pom_destination_t *d = add(e, &o);
+    put(e, 1, 10);
+    (void)pom_exporter_flush(e, pom_now_ns() + POM_NS_PER_MS);
+    wait_for(atomic_load(&s.count) == 1);
+    assert_int_equal(pom_exporter_remove(e, d), POM_OK);
+    wait_for(counters(d).queued == 0);
+    assert_int_equal(counters(d).dropped[POM_DROP_REMOVED], 1);
+    assert_non_null(strstr(counters(d).last_error, "no answer within"));
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+static void test_http_gives_up_what_is_too_old(void **state) {
+    static const char *const script[] = {CUT, CUT, NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.give_up_ns = 1;
+    pom_destination_t *d = add(e, &o);
+    put(e, 1, 10);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(counters(d).dropped[POM_DROP_TOO_OLD], 1);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+/* acceptance: PM25 */
+static void test_http_names_a_refused_connection_and_an_unknown_host(void **state) {
+    static const char *const script[] = {NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_http_options_t o = options_for(&s);
+    server_stop(&s); /* nobody listens now */
+    static const char *const hosts[] = {"127.0.0.1", "no-such-host.invalid"};
+    static const char *const errors[] = {"cannot connect: connection refused",
+                                         "cannot resolve the name"};
+    for (int i = 0; i < 2; i++) {
+        pom_exporter_t *e = exporter();
+        o.host = hosts[i];
+        pom_destination_t *d = add(e, &o);
+        put(e, 1, 10);
+        assert_false(pom_exporter_flush(e, pom_now_ns() + POM_NS_PER_MS));
+        wait_for(counters(d).last_error[0] != '\0');
+        if (strstr(counters(d).last_error, errors[i]) == NULL) {
+            fail_msg("%s", counters(d).last_error);
+        }
+        assert_int_equal(counters(d).queued, 1);
+        pom_exporter_free(e);
+        assert_int_equal(counters(d).dropped[POM_DROP_SHUTDOWN], 1);
+        pom_destination_unref(d);
+    }
+}
+
+static void test_http_finds_localhost_by_name(void **state) {
+    static const char *const script[] = {NULL};
+    server_t s;
+    server_start(&s, script); /* on IPv4 only: ::1, if it comes first, is refused */
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.host = "localhost";
+    pom_destination_t *d = add(e, &o);
+    put(e, 1, 10);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(counters(d).sent, 1);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+/* acceptance: PM25 */
+static void test_http_works_in_a_forked_child(void **state) {
+    skip_when_sanitized();
+    static const char *const script[] = {NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    pom_destination_t *d = add(e, &o);
+    put(e, 1, 10);
+    assert_true(pom_exporter_flush(e, soon()));
+    pom_exporter_before_fork(e);
+    pid_t pid = fork();
+    if (pid == 0) {
+        pom_exporter_after_fork_child(e);
+        put(e, 2, 10);
+        put(e, 3, 10);
+        bool flushed = pom_exporter_flush(e, soon());
+        pom_destination_counters_t c;
+        pom_destination_counters(d, &c);
+        _exit(flushed && c.sent == 2 && c.produced == 2 ? 0 : 1);
+    }
+    pom_exporter_after_fork_parent(e);
+    /* The server serves one connection at a time: the child's, once the parent's is gone. */
+    assert_int_equal(pom_exporter_stop(e, soon()), POM_OK);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    assert_int_equal(counters(d).sent, 1);
+    assert_int_equal(atomic_load(&s.count), 2);
+    assert_int_equal(s.connections, 2);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+static void test_http_refuses_wrong_options(void **state) {
+    static const pom_http_header_t smuggled = {"X", "a\r\nY: b"};
+    static const pom_http_header_t name = {"X Y", "a"};
+    static const pom_http_header_t ours = {"HOST", "a"};
+    static const pom_http_header_t twice = {"Authorization", "a"};
+    pom_http_options_t good = pom_http_options_default();
+    good.host = "h.example";
+    pom_http_options_t rows[12];
+    for (size_t i = 0; i < 12; i++) {
+        rows[i] = good;
+    }
+    rows[0].host = NULL;
+    rows[1].host = "http://h.example";
+    rows[2].host = "h.example/x";
+    rows[3].path = "no-slash";
+    rows[4].path = "/a b";
+    rows[5].path = "/a\r\nX: y";
+    rows[6].headers = &smuggled;
+    rows[7].headers = &name;
+    rows[8].headers = &ours;
+    rows[9].headers = &twice;
+    rows[9].token = "t";
+    rows[10].token = "a\nb";
+    rows[11].timeout_ns = 0;
+    for (size_t i = 0; i < 12; i++) {
+        rows[i].header_count = rows[i].headers != NULL;
+        char error[256] = "";
+        pom_destination_t *d = NULL;
+        if (pom_http_new(&rows[i], &d, error, sizeof error) != POM_EINVAL || error[0] == '\0') {
+            fail_msg("row %zu: %s", i, error);
+        }
+    }
+    static const struct {
+        const char *host;
+        uint16_t port;
+        bool tls;
+        const char *name;
+    } names[] = {
+        {"h.example", 0, false, "http://h.example/api/data"},
+        {"h.example", 8080, false, "http://h.example:8080/api/data"},
+        {"h.example", 0, true, "https://h.example/api/data"},
+        {"::1", 443, true, "https://[::1]/api/data"},
+        {"[::1]", 80, true, "https://[::1]:80/api/data"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char error[256];
+        pom_http_options_t o = good;
+        o.host = names[i].host;
+        o.port = names[i].port;
+        o.use_tls = names[i].tls;
+        o.tls.verify = false;
+        pom_destination_t *d = NULL;
+        assert_int_equal(pom_http_new(&o, &d, error, sizeof error), POM_OK);
+        assert_string_equal(d->name, names[i].name);
+        pom_destination_unref(d);
+    }
+}
+
+static bool make_one(void *arg) {
+    (void)arg;
+    char error[256];
+    pom_http_options_t o = pom_http_options_default();
+    o.host = "h.example";
+    o.token = "t";
+    pom_destination_t *d = NULL;
+    if (pom_http_new(&o, &d, error, sizeof error) != POM_OK) {
+        return false;
+    }
+    pom_destination_unref(d);
+    return true;
+}
+
+static void test_http_survives_allocation_failures(void **state) {
+    assert_true(pom_torture(make_one, NULL) > 2);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        POM_TEST(test_http_posts_batches_on_one_connection),
+        POM_TEST(test_http_compresses),
+        POM_TEST(test_http_judges_each_answer),
+        POM_TEST(test_http_repeats_at_once_when_an_idle_connection_was_closed),
+        POM_TEST(test_http_times_out_and_stop_counts_the_rest),
+        POM_TEST(test_http_remove_lets_the_request_finish),
+        POM_TEST(test_http_gives_up_what_is_too_old),
+        POM_TEST(test_http_names_a_refused_connection_and_an_unknown_host),
+        POM_TEST(test_http_finds_localhost_by_name),
+        POM_TEST(test_http_works_in_a_forked_child),
+        POM_TEST(test_http_refuses_wrong_options),
+        POM_TEST(test_http_survives_allocation_failures),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
