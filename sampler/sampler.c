@@ -465,6 +465,10 @@ static int64_t next_look(const pom_sampler_t *s) {
     return pom_now_ns() + pom_schedule_delay(&s->schedule, pom_random_u64());
 }
 
+static int64_t first_look(const pom_sampler_t *s) {
+    return pom_now_ns() + pom_schedule_first_delay(&s->schedule, pom_random_u64());
+}
+
 static void *run(void *arg) {
     pom_sampler_t *s = arg;
     (void)pthread_setname_np(pthread_self(), "pom-sampler"); // cosmetic
@@ -472,12 +476,12 @@ static void *run(void *arg) {
     atomic_store_explicit(&s->tid, (int32_t)syscall(SYS_gettid), memory_order_relaxed);
     bill_begin(s);
     bool active = false;
-    int64_t look_ns = next_look(s);
+    int64_t look_ns = first_look(s);
     for (;;) {
         bool stopping = atomic_load_explicit(&s->stop, memory_order_acquire);
         uint64_t wanted = atomic_load_explicit(&s->sync_wanted, memory_order_acquire);
         if (take_configuration(s)) {
-            look_ns = next_look(s);
+            look_ns = first_look(s);
         }
         int64_t now_ns = pom_now_ns();
         bool applied = s->client->tick(s->client, now_ns);
@@ -504,7 +508,7 @@ static void *run(void *arg) {
         s->window_used = s->window_used || active;
         if (!active && !was_active) {
             park(s);
-            look_ns = next_look(s);
+            look_ns = first_look(s);
         }
         if (!is_awaited(s)) { // park() has consumed the wake of whoever ended it
             int64_t tick_ns = pom_now_ns() + TICK_MAX_NS;

@@ -50,8 +50,11 @@ void pom_schedule_init(pom_schedule_t *schedule, const pom_schedule_options_t *o
 
 int64_t pom_schedule_delay(const pom_schedule_t *schedule, uint64_t random) {
     // Uniform in [period/2, 3*period/2).
-    uint64_t spread = (uint64_t)schedule->period_ns;
-    return schedule->period_ns / 2 + (int64_t)(spread == 0 ? 0 : random % spread);
+    return schedule->period_ns / 2 + (int64_t)(random % (uint64_t)schedule->period_ns);
+}
+
+int64_t pom_schedule_first_delay(const pom_schedule_t *schedule, uint64_t random) {
+    return (int64_t)(random % (uint64_t)schedule->period_ns);
 }
 
 void pom_schedule_update(pom_schedule_t *schedule, int64_t cost_ns, int64_t other_cpu_ns,

@@ -53,6 +53,10 @@ void pom_schedule_configure(pom_schedule_t *schedule, const pom_schedule_options
 /* The next delay: the period with +-50 % jitter, so that it cannot walk in step with the program's own timers. */
 int64_t pom_schedule_delay(const pom_schedule_t *schedule, uint64_t random);
 
+/* The first delay after an idle time: uniform below the period, as if sampling had never paused. Half a period at least,
+ * as above, would mean that a short action which meets an idle process is never seen. */
+int64_t pom_schedule_first_delay(const pom_schedule_t *schedule, uint64_t random);
+
 /* The end of a window. All >= 0. */
 void pom_schedule_update(pom_schedule_t *schedule, int64_t cost_ns, int64_t other_cpu_ns,
                          int64_t active_wall_ns);
