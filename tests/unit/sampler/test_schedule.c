@@ -205,6 +205,21 @@ static void test_schedule_delays_spread_evenly_around_the_period(void **state) {
     }
 }
 
+static void test_schedule_first_delay_is_uniform_below_the_period(void **state) {
+    pom_schedule_t s = schedule_of(10 * POM_NS_PER_MS, 20000);
+    int64_t buckets[10] = {0};
+    uint64_t random = 42;
+    for (int i = 0; i < 100000; i++) {
+        random = pom_hash_mix(random + 1);
+        int64_t delay = pom_schedule_first_delay(&s, random);
+        assert_true(delay >= 0 && delay < 10 * POM_NS_PER_MS);
+        buckets[delay / POM_NS_PER_MS]++;
+    }
+    for (int i = 0; i < 10; i++) {
+        assert_in_range(buckets[i], 9500, 10500);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_schedule_defaults_are_documented),
@@ -217,6 +232,7 @@ int main(void) {
         POM_TEST(test_schedule_ignores_idle_windows),
         POM_TEST(test_schedule_survives_extreme_inputs),
         POM_TEST(test_schedule_delays_spread_evenly_around_the_period),
+        POM_TEST(test_schedule_first_delay_is_uniform_below_the_period),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
