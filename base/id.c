@@ -124,9 +124,8 @@ static void put_hex8(uint32_t word, char *out) {
     x = (x & UINT64_C(0x000f000f000f000f)) | (x & UINT64_C(0x00f000f000f000f0)) << 4;
     uint64_t is_letter = ((x + UINT64_C(0x0606060606060606)) >> 4) & UINT64_C(0x0101010101010101);
     x += UINT64_C(0x3030303030303030) + is_letter * ('a' - '0' - 10);
-    for (int i = 7; i >= 0; i--) { // compiles to one byte swap and one store
-        out[7 - i] = (char)(x >> (8 * i));
-    }
+    x = __builtin_bswap64(x); // the first digit is in the highest byte, and hosts are little-endian
+    memcpy(out, &x, sizeof x);
 }
 
 void pom_id_format(pom_id_t id, char out[POM_ID_TEXT]) {

@@ -85,7 +85,8 @@ static void reader_start(reader_t *r, const pom_thread_identity_t *who) {
 }
 
 /* Plain loads at the address are safe, by the chunk list. Frames are met newest first, and so are chunks. */
-__attribute__((noinline)) static bool is_in_other_chunk(reader_t *r, uintptr_t address, size_t size) {
+__attribute__((noinline)) static bool is_in_other_chunk(reader_t *r, uintptr_t address,
+                                                        size_t size) {
     if (within(&r->stack, address, size)) {
         return true;
     }
@@ -107,23 +108,30 @@ static inline bool is_plain(reader_t *r, uintptr_t address, size_t size) {
     return within(&r->chunk, address, size) || is_in_other_chunk(r, address, size);
 }
 
-static inline pom_status_t read_head(reader_t *r, uintptr_t frame, frame_head_t *head) {
+static inline void load_head(uintptr_t at, frame_head_t *head) {
+    head->code = load(at + POM_FRAME_CODE) & POM_CODE_MASK;
+    head->previous = load(at + POM_FRAME_PREVIOUS);
+    head->ip = load(at + POM_FRAME_IP);
+    head->owner = *(volatile unsigned char *)(at + POM_FRAME_OWNER);
+}
+
+/* A frame outside of the chunk at hand: in an older chunk, on the C stack, or in the heap. */
+__attribute__((noinline)) static pom_status_t read_elsewhere(reader_t *r, uintptr_t frame,
+                                                             frame_head_t *head) {
+    unsigned char copy[POM_FRAME_HEAD];
+    uintptr_t at = frame;
     if ((frame & 7) != 0) {
         return POM_ETORN;
     }
-    unsigned char copy[POM_FRAME_HEAD];
-    uintptr_t at = frame;
-    if (!is_plain(r, frame, POM_FRAME_HEAD)) {
+    if (!is_in_other_chunk(r, frame, POM_FRAME_HEAD)) {
         if (pom_memory_read(frame, copy, sizeof copy) != POM_OK) {
             return POM_EUNREADABLE;
         }
         at = (uintptr_t)copy;
     }
-    head->code = load(at + POM_FRAME_CODE) & POM_CODE_MASK;
-    head->previous = load(at + POM_FRAME_PREVIOUS);
-    head->ip = load(at + POM_FRAME_IP);
-    head->owner = *(volatile unsigned char *)(at + POM_FRAME_OWNER);
-    return head->owner > POM_OWNER_LAST ? POM_ETORN : POM_OK;
+    load_head(at, head);
+    bool misplaced = head->owner == POM_OWNER_THREAD && !within(&r->chunk, frame, POM_FRAME_HEAD);
+    return misplaced ? POM_ETORN : POM_OK;
 }
 
 static bool current_frame(reader_t *r, uintptr_t *frame) {
@@ -139,13 +147,11 @@ static bool current_frame(reader_t *r, uintptr_t *frame) {
     return pom_memory_read(where, frame, sizeof *frame) == POM_OK;
 }
 
-static bool lasti_of(const frame_head_t *head, int32_t *lasti) {
-    intptr_t bytes = (intptr_t)(head->ip - (head->code + POM_CODE_START));
-    if (bytes < -2 || bytes > 2 * (intptr_t)LASTI_MAX || (bytes & 1) != 0) {
-        return false;
-    }
-    *lasti = (int32_t)(bytes / 2);
-    return true;
+/* Instructions before this one, -1 for a frame that has not started; false when code and pointer do not belong together. */
+static inline bool lasti_of(const frame_head_t *head, int32_t *lasti) {
+    uintptr_t bytes = head->ip - head->code - POM_CODE_START + 2; // from "not started" on
+    *lasti = (int32_t)(bytes >> 1) - 1;
+    return bytes <= 2 * (uintptr_t)LASTI_MAX && ((bytes | head->code) & 1) == 0;
 }
 
 /* ---- anchors ------------------------------------------------------------------------------ */
@@ -177,6 +183,8 @@ static int caller_at(const pom_slot_view_t *view, uintptr_t frame, uintptr_t cod
 /* Most frames are no anchor. A bit set of the anchors' addresses says so in one look: one word for the usual few, more for the many
  * of asyncio and greenlets. */
 typedef struct filter_s {
+    uintptr_t low,
+        high;       /* the addresses lie within: anchors are old frames, so most others lie above */
     unsigned shift; /* of the hash, so that what is left numbers the bits */
     uint64_t bits[64];
 } filter_t;
@@ -188,11 +196,15 @@ static inline unsigned filter_bit(const filter_t *f, uintptr_t frame) {
 static void filter_add(filter_t *f, uintptr_t frame) {
     unsigned bit = filter_bit(f, frame);
     f->bits[bit >> 6] |= UINT64_C(1) << (bit & 63);
+    f->low = frame < f->low ? frame : f->low;
+    f->high = frame > f->high ? frame : f->high;
 }
 
 static void filter_fill(filter_t *f, const pom_slot_view_t *view) {
     bool few = view->count <= FEW_ANCHORS;
     f->shift = few ? 58 : 52;
+    f->low = UINTPTR_MAX;
+    f->high = 0;
     for (int i = 0; i < (few ? 1 : 64); i++) {
         f->bits[i] = 0;
     }
@@ -205,6 +217,9 @@ static void filter_fill(filter_t *f, const pom_slot_view_t *view) {
 }
 
 static inline bool filter_may_hold(const filter_t *f, uintptr_t frame) {
+    if (frame > f->high || frame < f->low) {
+        return false;
+    }
     unsigned bit = filter_bit(f, frame);
     return (f->bits[bit >> 6] >> (bit & 63) & 1) != 0;
 }
@@ -260,16 +275,20 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     for (int step = 0; frame != 0; step++) {
         frame_head_t head;
         int32_t lasti;
-        pom_status_t status = step < STEPS_MAX ? read_head(&reader, frame, &head) : POM_ETORN;
-        if (status != POM_OK) {
-            return status;
+        if (within(&reader.chunk, frame, POM_FRAME_HEAD) && (frame & 7) == 0) {
+            load_head(frame, &head);
+        } else {
+            pom_status_t status = read_elsewhere(&reader, frame, &head);
+            if (status != POM_OK) {
+                return status;
+            }
         }
-        if (head.owner >= POM_OWNER_SHIM) {
+        if (head.owner > POM_OWNER_GENERATOR) {
+            if (head.owner < POM_OWNER_SHIM || head.owner > POM_OWNER_LAST || step >= STEPS_MAX) {
+                return POM_ETORN; // a frame object's own frame is not part of any chain that runs
+            }
             frame = head.previous;
             continue;
-        }
-        if (head.owner == POM_OWNER_THREAD && !within(&reader.chunk, frame, POM_FRAME_HEAD)) {
-            return POM_ETORN;
         }
         if (filter_may_hold(filter, frame)) {
             found = match(view, frame, head.code);
@@ -277,19 +296,20 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
                 break;
             }
         }
-        if (head.code == 0 || (head.code & 7) != 0 || !lasti_of(&head, &lasti)) {
+        if (!lasti_of(&head, &lasti) || step >= STEPS_MAX) {
             return POM_ETORN;
         }
         if (depth < POM_STACK_MAX) {
-            stack->frames[depth] = (pom_raw_frame_t){.code = head.code, .lasti = lasti};
-            depth++;
+            stack->frames[depth++] = (pom_raw_frame_t){.code = head.code, .lasti = lasti};
         } else {
             stack->truncated = true;
         }
-        if (leaf == 0) {
-            leaf = frame;
-        } else if (depth == 2 && !leaf_holds(&reader, leaf)) {
-            return POM_ETORN;
+        if (depth <= 2) {
+            if (depth == 1) {
+                leaf = frame;
+            } else if (!leaf_holds(&reader, leaf)) {
+                return POM_ETORN;
+            }
         }
         if (found.anchor >= 0) {
             break;
