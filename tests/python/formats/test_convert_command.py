@@ -1,0 +1,193 @@
+"""`profilomatic convert`: which input, which output, which exit status; flat memory."""
+
+import gzip
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import random_records as rr
+
+from profilomatic import _formats, _wire, convert
+
+WIRE = pathlib.Path(__file__).resolve().parents[2] / "data" / "wire"
+
+
+@pytest.fixture
+def lines(tmp_path):
+    return rr.write(tmp_path / "profiles.jsonl", rr.records(1))
+
+
+def command(*arguments, **options):
+    import profilomatic
+
+    environment = dict(os.environ, PYTHONPATH=str(pathlib.Path(profilomatic.__file__).parent.parent))
+    return subprocess.run([sys.executable, "-m", "profilomatic", "convert", *map(str, arguments)], env=environment,
+                          capture_output=True, timeout=60, **options)
+
+
+def test_convert_is_a_command(lines):
+    done = command(lines, "--to", "collapsed")
+    assert done.returncode == 0 and done.stderr == b"" and done.stdout.count(b"\n") > 3
+    assert command("-", "--to", "collapsed", input=lines.read_bytes()).stdout == done.stdout
+    told = command("--help")
+    assert all(name.encode() in told.stdout for name in _formats.FORMATS)
+
+
+@pytest.mark.parametrize("form", _formats.FORMATS)
+def test_output_is_the_same_in_a_file(form, lines, tmp_path):
+    out = io.BytesIO()
+    assert convert.main([str(lines), "--to", form], out) == 0
+    target = tmp_path / "out"
+    assert convert.main([str(lines), "--to", form, "-o", str(target)]) == 0
+    assert target.read_bytes() == out.getvalue() != b""
+    assert target.stat().st_mode & 0o777 == lines.stat().st_mode & 0o777
+    assert sorted(os.listdir(tmp_path)) == ["out", "profiles.jsonl"]
+
+
+def test_one_task_alone(lines):
+    task = json.loads(lines.read_text().split("\n")[2])["task_uuid"]
+    out = io.BytesIO()
+    assert convert.main([str(lines), "--to", "chrome", "--task", task[:12].upper()], out) == 0
+    actions = [e for e in json.loads(out.getvalue())["traceEvents"] if e.get("cat") == "action"]
+    assert [event["args"]["task"] for event in actions] == [task]
+
+
+def test_a_task_that_is_not_there_is_status_1(lines, capsys, tmp_path):
+    assert convert.main([str(lines), "--to", "pprof", "--task", "ffffffffffff", "-o", str(tmp_path / "out")]) == 1
+    assert "no action with a task id" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content, status, word", [
+    (b"", 1, "no record yet"),
+    (b"hello\n", 2, "one profile record in JSON per line"),
+    (gzip.compress(b"{}"), 2, "gzip"),
+    (b"# callgrind format\n", 2, "callgrind"),
+])
+def test_what_is_no_file_of_records_leaves_the_output_alone(content, status, word, tmp_path, capsys):
+    path, target = tmp_path / "in", tmp_path / "out"
+    path.write_bytes(content)
+    target.write_text("precious")
+    assert convert.main([str(path), "--to", "speedscope", "-o", str(target)]) == status
+    assert word in capsys.readouterr().err
+    assert target.read_text() == "precious"
+
+
+def test_wrong_use_is_status_2(lines, tmp_path, capsys):
+    assert convert.main([str(tmp_path / "none"), "--to", "chrome"]) == 2
+    assert convert.main([str(tmp_path), "--to", "chrome"]) == 2
+    assert convert.main([str(lines), "--to", "chrome", "-o", str(lines)]) == 2
+    assert "the output is the input file" in capsys.readouterr().err
+    assert convert.main([str(lines), "--to", "chrome", "-o", str(tmp_path / "no" / "folder")]) == 2
+    with pytest.raises(SystemExit) as stop:
+        convert.main([str(lines), "--to", "svg"])
+    assert stop.value.code == 2
+
+
+def test_lines_that_are_no_records_are_counted(lines, capsys):
+    good = io.BytesIO()
+    convert.main([str(lines), "--to", "collapsed"], good)
+    text = lines.read_text().split("\n")
+    lines.write_text("\n".join(text[:2] + ["{broken"] + text[2:-1] + [text[0][:100]]))
+    out = io.BytesIO()
+    assert convert.main([str(lines), "--to", "collapsed"], out) == 0
+    assert out.getvalue() == good.getvalue()
+    assert "1 not readable, 1 cut off at the end" in capsys.readouterr().err
+
+
+def test_records_of_the_original_system_have_wall_time_only(converted):
+    made = [{"task_uuid": "t", "thread": 1, "start_time": "2020-01-01T00:00:00.000001+00:00", "time": 0.3, "self_time": 0.0,
+             "children": [{"instruction": "a.py:f:3", "time": 0.1, "self_time": 0.1},
+                          {"instruction": "a.py:f:3", "time": 0, "self_time": 0, "message": {"action_type": "load"}},
+                          {"instruction": "C:\\b.py", "time": 0.2, "self_time": 0.15, "children": [7, None, {"time": "x"}]}]}]
+    assert converted(made, "collapsed").decode() == "load 50000000\nload;a.py:f:3 100000000\nload;C:\\b.py 150000000\n"
+    for form in _formats.FORMATS:
+        assert converted(made, form)
+        assert converted(made, form, "--clock", "cpu") is not None
+
+
+@pytest.mark.parametrize("form", _formats.FORMATS)
+def test_hostile_records_are_converted_somehow(form, converted):
+    deep = {"file": "d.py", "function": "d", "line": 1, "time": 1e-9, "self_time": 1e-9}
+    for _ in range(300):
+        deep = {"file": "d.py", "function": "d", "line": 1, "time": 1e-9, "self_time": 0, "children": [deep]}
+    made = [
+        {"task_uuid": "a", "time": 1, "children": [deep]},
+        {"task_uuid": "", "time": None, "thread": {"x": 1}, "pid": -5, "start_time": "no", "hits": -3, "children": "abc"},
+        {"task_uuid": "b", "time": 1e300, "cpu_time": -1, "action": [1], "profiler": 5, "start_time": "2026-13-01",
+         "children": [{"file": 5, "line": "x"}, {"file": "\ud800", "function": "\udfff", "line": 10**30, "self_time": True},
+                      {"message": "text"}, {"message": {"action_type": 5}, "self_time": 3, "children": [{"file": "x"}]}]},
+        {"task_uuid": "c", "time": 0, "action": {"route": "x" * 10**5, "method": "\n", "type": None}, "children": [None]},
+    ]
+    converted(made, form)
+    converted(made, form, "--clock", "cpu")
+
+
+@pytest.mark.parametrize("form", _formats.FORMATS)
+def test_memory_stays_flat(form, tmp_path):
+    """Ten times the records, the same memory: nothing of an action is kept but what its format says."""
+    maker = rr.records(9, 40)
+    block = "".join(json.dumps(record) + "\n" for record in maker)
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_text(block * 3)
+    large.write_text(block * 30)
+    code = ("import resource, sys; from profilomatic import convert; status = convert.main(sys.argv[1:]); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)")
+    import profilomatic
+
+    environment = dict(os.environ, PYTHONPATH=str(pathlib.Path(profilomatic.__file__).parent.parent))
+    peaks = []
+    for path in (small, large):
+        done = subprocess.run([sys.executable, "-c", code, str(path), "--to", form, "-o", os.devnull], env=environment,
+                              capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert large.stat().st_size > 5 << 20
+    assert peaks[1] - peaks[0] < 2048, peaks  # KiB
+
+
+# --- the MessagePack form ----------------------------------------------------------------------------------------------
+
+
+def test_a_wire_file_is_cut_into_batches():
+    batch, empty = (WIRE / "batch.msgpack").read_bytes(), (WIRE / "empty.msgpack").read_bytes()
+    seen = []
+
+    def decode(data):
+        seen.append(data)
+        if data == empty:
+            raise ValueError
+        return [{"n": len(seen)}]
+
+    stream = io.BytesIO(batch + empty + batch + batch[:50])
+    reader = _wire.Reader(stream, "x", decode)
+    assert list(reader) == [{"n": 1}, {"n": 3}]
+    assert seen == [batch, empty, batch]
+    assert (reader.lines, reader.records, reader.bad, reader.torn, reader.too_long) == (4, 2, 1, 1, 0)
+    reader = _wire.Reader(io.BytesIO(batch[:8] + b"\xff\xff\xff\xff"), "x", decode)
+    assert list(reader) == [] and reader.too_long == 1
+    reader = _wire.Reader(io.BytesIO(batch + b"garbage here"), "x", decode)
+    assert list(reader) == [{"n": 4}] and reader.bad == 1
+
+
+def test_a_wire_file_converts_as_its_json_does(converted, backend):
+    if backend != "c":
+        pytest.skip("the C extension reads the MessagePack form")
+    pytest.importorskip("profilomatic._core")
+    from profilomatic import _core
+
+    if not hasattr(_core, "read_wire"):
+        pytest.skip("this build of the extension has no read_wire")
+    for form in _formats.FORMATS:
+        assert converted(WIRE / "batch.msgpack", form) == converted(WIRE / "batch.jsonl", form)
+
+
+def test_a_wire_file_without_the_extension_is_refused_in_words(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "profilomatic._core", None)
+    assert convert.main([str(WIRE / "batch.msgpack"), "--to", "chrome", "-o", str(tmp_path / "out")]) == 2
+    assert "MessagePack form" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
