@@ -1,0 +1,143 @@
+"""The profiler's own metrics, as Prometheus scrapes them."""
+
+import math
+import threading
+
+import pytest
+from pom_support import burn_until_sampled
+
+import profilomatic
+
+prometheus_client = pytest.importorskip("prometheus_client")
+
+ORIGINAL = {
+    "profiler_profiling_time_secs_sum", "profiler_profiling_time_secs_count",
+    "profiler_profiling_granularity_secs_sum", "profiler_profiling_granularity_secs_count",
+    "profiler_tasks_profiled_total", "profiler_tasks_not_profiled_total", "profiler_tasks_inflight",
+    "profiler_tasks_allowed",
+}
+
+
+@pytest.fixture
+def registry():
+    from profilomatic import monitor
+
+    registry = prometheus_client.CollectorRegistry()
+    monitor.enable_prometheus(registry)
+    monitor.enable_prometheus(registry)
+    yield registry
+    monitor._registries.clear()
+
+
+def scraped(registry):
+    """{name with labels: value} of the text that a scrape gets."""
+    found = {}
+    for line in prometheus_client.generate_latest(registry).decode().splitlines():
+        if not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            assert name not in found, "twice: %s" % name
+            found[name] = float(value)
+    return found
+
+
+@pytest.mark.acceptance("PM28")
+def test_the_metrics_of_the_original_are_there_under_their_names(registry, profiles):
+    before = scraped(registry)
+    assert ORIGINAL <= set(before)
+    with profilomatic.action("busy"):
+        burn_until_sampled(3)
+        inside = scraped(registry)
+    profiles.flushed(1)
+    after = scraped(registry)
+    assert inside["profiler_tasks_inflight"] == 1 and after["profiler_tasks_inflight"] == 0
+    assert after["profiler_tasks_profiled_total"] - before["profiler_tasks_profiled_total"] == 1
+    assert after["profiler_tasks_not_profiled_total"] == before["profiler_tasks_not_profiled_total"]
+    assert math.isinf(after["profiler_tasks_allowed"]), "no limit"
+    looks = after["profiler_profiling_time_secs_count"] - before["profiler_profiling_time_secs_count"]
+    assert looks >= 3
+    assert after["profiler_profiling_time_secs_sum"] > before["profiler_profiling_time_secs_sum"]
+    wanted = after["profiler_profiling_granularity_secs_sum"] - before["profiler_profiling_granularity_secs_sum"]
+    assert looks * 0.0005 < wanted < looks * 0.2
+
+
+@pytest.mark.acceptance("PM28")
+def test_enabling_twice_is_enabling_once_with_the_default_registry_too(python):
+    python("""
+import prometheus_client, profilomatic.monitor
+profilomatic.monitor.enable_prometheus()
+profilomatic.monitor.enable_prometheus()
+text = prometheus_client.generate_latest().decode()
+assert text.count("\\nprofiler_tasks_inflight ") == 1, text
+import threading
+assert [t.name for t in threading.enumerate()] == ["MainThread"]
+""")
+
+
+def test_the_counters_of_stats_are_metrics_with_the_same_values(registry, profiles):
+    def refuses(record):
+        raise ValueError("no")
+
+    profilomatic.add_destination(refuses)
+    with profilomatic.action("a"):
+        burn_until_sampled(1)
+    profiles.flushed(1)
+    found, stats = scraped(registry), profilomatic.stats()
+    for name in ("started", "profiled", "shed", "finished", "lost"):
+        assert found["profilomatic_actions_%s_total" % name] == stats["actions"][name]
+    assert found["profilomatic_samples_taken_total"] == stats["samples"]["taken"]
+    assert found["profilomatic_running"] == 1
+    sent = [value for name, value in found.items() if name.startswith("profilomatic_destination_sent_total")]
+    assert sorted(sent) == sorted(entry["sent"] for entry in stats["destinations"])
+    lost = sum(value for name, value in found.items() if name.startswith("profilomatic_destination_dropped_total"))
+    assert lost == sum(sum(entry["dropped"].values()) for entry in stats["destinations"]) == 1
+    profilomatic.remove_destination(refuses)
+
+
+def test_destinations_of_one_name_are_told_apart(registry, profiles):
+    class Named:
+        def __call__(self, record):
+            pass
+
+    both = [Named(), Named()]
+    for destination in both:
+        profilomatic.add_destination(destination)
+    names = [name for name in scraped(registry) if name.startswith("profilomatic_destination_queued")]
+    assert len(names) == 3
+    for destination in both:
+        profilomatic.remove_destination(destination)
+
+
+def test_scrapes_at_once_do_not_disturb_each_other(registry, profiles):
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(scraped(registry))) for _ in range(8)]
+    with profilomatic.action("a"):
+        for thread in threads:
+            thread.start()
+        burn_until_sampled(2)
+        for thread in threads:
+            thread.join()
+    assert len(results) == 8
+    profiles.flushed(1)
+
+
+def test_a_scrape_before_the_start_and_after_the_stop_works(registry):
+    assert scraped(registry)["profilomatic_running"] == 0
+    profilomatic.start()
+    assert scraped(registry)["profilomatic_running"] == 1
+    assert profilomatic.stop(30)
+    assert scraped(registry)["profilomatic_running"] == 0
+
+
+@pytest.mark.acceptance("PM28")
+def test_without_the_library_the_import_says_which_one_is_missing(python):
+    python("""
+import sys
+sys.modules["prometheus_client"] = None
+import profilomatic
+try:
+    import profilomatic.monitor
+except ImportError as error:
+    assert "pip install prometheus-client" in str(error) and error.name == "prometheus_client", error
+else:
+    raise SystemExit("imported")
+""")
