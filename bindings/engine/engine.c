@@ -173,7 +173,8 @@ bool pom_engine_stop_begin(void) {
 
 bool pom_engine_stop_wait(int64_t deadline_ns) {
     pom_sampler_stop(running->sampler); // its last tick seals everything queued
-    return pom_exporter_stop(exporter, deadline_ns) == POM_OK;
+    bool empty = pom_exporter_flush(exporter, deadline_ns); // the stop itself does not tell
+    return pom_exporter_stop(exporter, deadline_ns) == POM_OK && empty;
 }
 
 static void add_up(pom_engine_stats_t *sum, const running_t *r) {
@@ -220,11 +221,12 @@ void pom_engine_stop_end(void) {
     free_running(r);
 }
 
+bool pom_engine_sync(int64_t deadline_ns) {
+    return running == NULL || pom_sampler_sync(running->sampler, deadline_ns);
+}
+
 bool pom_engine_flush(int64_t deadline_ns) {
-    if (running != NULL && !pom_sampler_sync(running->sampler, deadline_ns)) {
-        return false;
-    }
-    return pom_exporter_flush(exporter, deadline_ns);
+    return pom_engine_sync(deadline_ns) && pom_exporter_flush(exporter, deadline_ns);
 }
 
 pom_registry_t *pom_engine_registry(void) {

@@ -65,8 +65,11 @@ bool pom_engine_stop_wait(int64_t deadline_ns);
 /* Third, with the lock again: frees what the sampler used. */
 void pom_engine_stop_end(void);
 
-/* Everything put so far is sealed, delivered and gone from every queue; false when the deadline came first. Without the
+/* Everything that ended so far is sealed and handed to the exporter; false when the deadline came first. Without the
  * interpreter's lock, so the caller sees to it that no stop comes to its end meanwhile. */
+bool pom_engine_sync(int64_t deadline_ns);
+
+/* The same, and delivered and gone from every queue. Likewise. */
 bool pom_engine_flush(int64_t deadline_ns);
 
 /* Valid while the state is RUNNING. */
