@@ -14,19 +14,8 @@
 #include "base/alloc.h"
 #include "bindings/engine/engine.h"
 #include "destinations/file.h"
+#include "tests/unit/destinations/fake.h"
 #include "tests/unit/sampler/fakes.h"
-
-/* As in the exporter's tests: a child forked while another thread allocates hangs in the sanitizers' allocators. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 static const pom_action_kind_t kind = {.name = "code"};
 
@@ -276,6 +265,25 @@ static void test_engine_stop_delivers_what_is_open_as_lost(void **state) {
     output_close(&out);
 }
 
+/* acceptance: PM30 */
+static void test_engine_stop_tells_what_it_could_not_deliver(void **state) {
+    configure("web-1");
+    fake_t *held = fake_new("held", FAKE_HOLD);
+    assert_int_equal(pom_exporter_add(pom_engine_exporter(), &held->base), POM_OK);
+    start();
+    serve(claim(), 3);
+    assert_true(pom_engine_stop_begin());
+    assert_false(pom_engine_stop_wait(pom_now_ns()));
+    pom_engine_stop_end();
+    pom_destination_counters_t counted = counters(&held->base);
+    assert_int_equal(counted.produced, 3);
+    assert_int_equal(counted.dropped[POM_DROP_SHUTDOWN], 3);
+    start();
+    assert_int_equal(pom_exporter_remove(pom_engine_exporter(), &held->base), POM_OK);
+    assert_true(stop());
+    pom_destination_unref(&held->base);
+}
+
 static void test_engine_stats_never_go_backwards(void **state) {
     output_t out;
     output_open(&out);
@@ -430,9 +438,7 @@ static void child_works(int actions) {
 }
 
 static void test_engine_lives_on_in_a_forked_child(void **state) {
-    if (SANITIZED) {
-        skip();
-    }
+    skip_when_sanitized();
     output_t out;
     output_open(&out);
     start();
@@ -470,9 +476,7 @@ static void test_engine_lives_on_in_a_forked_child(void **state) {
 }
 
 static void test_engine_child_is_not_kept_by_a_walk_of_the_parents(void **state) {
-    if (SANITIZED) {
-        skip();
-    }
+    skip_when_sanitized();
     output_t out;
     output_open(&out);
     start();
@@ -504,9 +508,7 @@ static void *wait_for_stop(void *arg) {
 }
 
 static void test_engine_child_of_a_fork_amid_a_stop_may_start(void **state) {
-    if (SANITIZED) {
-        skip();
-    }
+    skip_when_sanitized();
     for (int round = 0; round < 20; round++) {
         output_t out;
         output_open(&out);
@@ -551,6 +553,7 @@ int main(void) {
         cmocka_unit_test(test_engine_starts_and_stops),
         cmocka_unit_test(test_engine_delivers_every_action),
         cmocka_unit_test(test_engine_stop_delivers_what_is_open_as_lost),
+        cmocka_unit_test(test_engine_stop_tells_what_it_could_not_deliver),
         cmocka_unit_test(test_engine_stats_never_go_backwards),
         cmocka_unit_test(test_engine_takes_options_while_running),
         cmocka_unit_test(test_engine_start_fails_whole),
