@@ -464,21 +464,6 @@ int pom_delivery_ensure(void) {
 
 /* ---- the end ---- */
 
-/* Has the Thread object know, so that threading.enumerate() shows it no more. */
-static void join(int64_t deadline_ns) {
-    PyObject *ending = thread;
-    thread = NULL;
-    if (ending == NULL) {
-        return;
-    }
-    double left = (double)(deadline_ns - pom_now_ns()) / 1e9;
-    PyObject *done =
-        PyObject_CallMethod(ending, "join", "d", left > JOIN_MIN_S ? left : JOIN_MIN_S);
-    PyErr_Clear(); // it has ended whatever the object says
-    Py_XDECREF(done);
-    Py_DECREF(ending);
-}
-
 bool pom_delivery_stop(int64_t deadline_ns) {
     wanted = false;
     pom_handoff_stop(handoff);
@@ -488,7 +473,6 @@ bool pom_delivery_stop(int64_t deadline_ns) {
     bool ended;
     struct timespec until = {.tv_sec = (time_t)(deadline_ns / POM_NS_PER_S),
                              .tv_nsec = (long)(deadline_ns % POM_NS_PER_S)};
-    uint64_t before = run;
     Py_BEGIN_ALLOW_THREADS;
     int err = 0;
     lock();
@@ -498,10 +482,25 @@ bool pom_delivery_stop(int64_t deadline_ns) {
     ended = !running;
     unlock();
     Py_END_ALLOW_THREADS;
-    if (ended && run == before) {
-        join(deadline_ns);
-    }
     return ended;
+}
+
+/* So that threading.enumerate() shows it no more. */
+int pom_delivery_join(int64_t deadline_ns) {
+    if (running || thread == NULL) {
+        return 0; // still in a callable, or started anew
+    }
+    PyObject *ending = thread;
+    thread = NULL;
+    double left = (double)(deadline_ns - pom_now_ns()) / 1e9;
+    PyObject *done =
+        PyObject_CallMethod(ending, "join", "d", left > JOIN_MIN_S ? left : JOIN_MIN_S);
+    if (done == NULL && PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+        PyErr_Clear(); // join()'s own; it has ended whatever the object says
+    }
+    Py_XDECREF(done);
+    Py_DECREF(ending);
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 /* ---- from outside ---- */

@@ -40,8 +40,12 @@ int64_t pom_delivery_cpu_ns(void);
 
 /* Ends the thread once the callable it is in returns; true when it has ended before the
  * deadline. On that thread itself it does not wait, and says false. [app], called with the GIL
- * and no lock a callable could want; the GIL is free while it waits */
+ * and no lock a callable could want; the GIL is free while it waits, and no Python runs */
 bool pom_delivery_stop(int64_t deadline_ns);
+
+/* After a stop: has the Thread object know that it ended. Runs Python, and with it signal handlers:
+ * -1 with what one of them raised. [app] with the GIL and no lock of ours */
+int pom_delivery_join(int64_t deadline_ns);
 
 /* Forgets the parent's thread; calls no Python. [app, the child's only thread] */
 void pom_delivery_after_fork_child(void);

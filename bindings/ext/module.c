@@ -32,7 +32,10 @@
 static bool gil_mode;
 static char gil_reason[160]; // why not native; empty = native
 static pthread_mutex_t lifecycle_lock = PTHREAD_MUTEX_INITIALIZER; // one start, stop or flush at a time; GIL released to wait
-static bool at_exit_registered;
+static pthread_t lifecycle_owner; // while lifecycle_owned; both under the GIL
+static bool lifecycle_owned;
+static bool at_exit_registered, exiting;
+static bool restart_failed; // in this process: not tried again for each request
 
 static struct {
     const char *where;
@@ -109,22 +112,41 @@ static void detach(void) {
 
 static void after_fork_child(void) {
     (void)pthread_mutex_init(&lifecycle_lock, NULL); // whoever held it is not here
+    lifecycle_owned = restart_failed = false;
     pom_memory_after_fork();
     pom_delivery_after_fork_child();
 }
 
 /* ---- life cycle ---------------------------------------------------------------------------------------- */
 
-/* Takes the lock; the GIL is free while waiting, so that the holder can finish. */
-static void lock_lifecycle(void) {
+/* Takes the lock by the deadline; the GIL is free while waiting, so that the holder can finish. No Python of the user's is
+ * meant to run under it. Where it does all the same (a collection that runs finalizers), false is better than waiting for
+ * oneself for ever. */
+static bool lock_lifecycle(int64_t deadline_ns) {
     if (pthread_mutex_trylock(&lifecycle_lock) != 0) {
+        if (lifecycle_owned && pthread_equal(lifecycle_owner, pthread_self())) {
+            return false;
+        }
+        // This call knows the wall clock only: a clock that is set makes one wait longer or shorter.
+        int64_t left_ns = deadline_ns - pom_now_ns();
+        int64_t until_ns = pom_wall_ns() + (left_ns > 0 ? left_ns : 0);
+        struct timespec until = {.tv_sec = (time_t)(until_ns / POM_NS_PER_S),
+                                 .tv_nsec = (long)(until_ns % POM_NS_PER_S)};
+        int err;
         Py_BEGIN_ALLOW_THREADS;
-        (void)pthread_mutex_lock(&lifecycle_lock); // not recursive; no user code runs under it
+        err = pthread_mutex_timedlock(&lifecycle_lock, &until);
         Py_END_ALLOW_THREADS;
+        if (err != 0) {
+            return false;
+        }
     }
+    lifecycle_owner = pthread_self();
+    lifecycle_owned = true;
+    return true;
 }
 
 static void unlock_lifecycle(void) {
+    lifecycle_owned = false;
     (void)pthread_mutex_unlock(&lifecycle_lock);
 }
 
@@ -147,23 +169,36 @@ static int register_at_exit(void) {
     return at_exit_registered ? 0 : -1;
 }
 
+static int64_t deadline_after(double timeout) {
+    double most = 1e8; // three years: as good as for ever, and no overflow
+    return pom_now_ns() + (int64_t)((timeout < 0 ? 0 : timeout > most ? most : timeout) * 1e9);
+}
+
 static pom_status_t start_engine(void) {
-    lock_lifecycle();
+    if (exiting) {
+        return POM_OK; // nobody would stop it any more: the sampler would look at threads while the interpreter ends them
+    }
+    if (!lock_lifecycle(deadline_after(1e8))) {
+        return POM_ETIMEDOUT;
+    }
     pom_status_t status = pom_engine_start();
     unlock_lifecycle();
     return status;
 }
 
 bool pom_core_restart(void) {
-    static bool failed; // in this process: not tried again for each request
-    if (failed) {
+    if (restart_failed) {
         return false;
     }
-    failed = start_engine() != POM_OK || pom_delivery_ensure() < 0;
-    if (failed) {
+    pom_status_t status = start_engine();
+    if (status != POM_OK) {
+        (void)raise_status(status);
+    }
+    restart_failed = status != POM_OK || pom_delivery_ensure() < 0;
+    if (restart_failed) {
         pom_core_fault("restart after fork");
     }
-    return !failed;
+    return pom_engine_state == POM_ENGINE_RUNNING;
 }
 
 static PyObject *py_start(PyObject *module, PyObject *unused) {
@@ -182,14 +217,12 @@ static PyObject *py_start(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-static int64_t deadline_after(double timeout) {
-    double most = 1e8; // three years: as good as for ever, and no overflow
-    return pom_now_ns() + (int64_t)((timeout < 0 ? 0 : timeout > most ? most : timeout) * 1e9);
-}
-
-static bool stop_engine(int64_t deadline_ns) {
-    lock_lifecycle();
+/* Also -1 with an exception: of a signal handler that ran meanwhile. */
+static int stop_engine(int64_t deadline_ns) {
     bool clean = true;
+    if (!lock_lifecycle(deadline_ns)) {
+        return 0; // another stop is at it
+    }
     if (pom_engine_stop_begin()) {
         Py_BEGIN_ALLOW_THREADS;
         clean = pom_engine_stop_wait(deadline_ns);
@@ -198,7 +231,8 @@ static bool stop_engine(int64_t deadline_ns) {
     }
     clean = pom_delivery_stop(deadline_ns) && clean;
     unlock_lifecycle();
-    return clean;
+    // Without the lock: this runs Python, and so perhaps a signal handler that stops, too.
+    return pom_delivery_join(deadline_ns) < 0 ? -1 : clean;
 }
 
 static PyObject *py_stop(PyObject *module, PyObject *arg) {
@@ -210,13 +244,19 @@ static PyObject *py_stop(PyObject *module, PyObject *arg) {
     if (pom_delivery_is_current()) {
         Py_RETURN_FALSE; // it would wait for itself
     }
-    return PyBool_FromLong(stop_engine(deadline_after(timeout)));
+    int clean = stop_engine(deadline_after(timeout));
+    return clean < 0 ? NULL : PyBool_FromLong(clean);
 }
 
 static PyObject *at_exit(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
-    (void)stop_engine(deadline_after(2.0)); // what is left is counted; there is nobody to tell
+    exiting = true;
+    int clean = stop_engine(deadline_after(2.0)); // what is left is counted; there is nobody to tell
+    (void)pom_engine_stop_begin(); // where the lock could not be had: at least no thread is looked at from here on
+    if (clean < 0) {
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -231,11 +271,19 @@ static PyObject *py_flush(PyObject *module, PyObject *arg) {
     }
     int64_t deadline_ns = deadline_after(timeout);
     bool done;
-    lock_lifecycle(); // the parts stay while we wait
+    if (!lock_lifecycle(deadline_ns)) {
+        Py_RETURN_FALSE;
+    }
     Py_BEGIN_ALLOW_THREADS;
-    done = pom_engine_flush(deadline_ns);
+    done = pom_engine_sync(deadline_ns); // the parts stay meanwhile, by the lock
     Py_END_ALLOW_THREADS;
     unlock_lifecycle();
+    // Without the lock: a destination may take as long as it likes, and a stop, or the end of the process, must not wait for it.
+    if (done) {
+        Py_BEGIN_ALLOW_THREADS;
+        done = pom_exporter_flush(pom_engine_exporter(), deadline_ns);
+        Py_END_ALLOW_THREADS;
+    }
     return PyBool_FromLong(done);
 }
 
@@ -251,7 +299,8 @@ static PyObject *option(PyObject *dict, const char *name) {
 
 static int apply_scrub(PyObject *list) {
     if (list == Py_None) {
-        return pom_request_set_scrub(NULL) == POM_OK ? 0 : -1;
+        (void)pom_request_set_scrub(NULL); // allocates nothing
+        return 0;
     }
     PyObject *fast = PySequence_Fast(list, "scrub must be a list or None");
     if (fast == NULL) {
@@ -260,6 +309,9 @@ static int apply_scrub(PyObject *list) {
     Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
     const char **words = PyMem_Calloc((size_t)count + 1, sizeof *words);
     int status = words == NULL ? -1 : 0;
+    if (words == NULL) {
+        (void)PyErr_NoMemory();
+    }
     for (Py_ssize_t i = 0; status == 0 && i < count; i++) {
         words[i] = PyUnicode_AsUTF8(PySequence_Fast_GET_ITEM(fast, i));
         status = words[i] == NULL ? -1 : 0;
@@ -293,9 +345,7 @@ static PyObject *py_apply_options(PyObject *module, PyObject *dict) {
         return NULL;
     }
     (void)snprintf(options.source, sizeof options.source, "%s", name); // cut at 255 bytes
-    lock_lifecycle();
-    pom_engine_configure(&options);
-    unlock_lifecycle();
+    pom_engine_configure(&options); // the GIL is enough: what a stop frees, it frees with the GIL
     Py_RETURN_NONE;
 }
 
