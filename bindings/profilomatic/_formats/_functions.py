@@ -3,9 +3,9 @@
 Recursion is where such sums go wrong. Here each nanosecond is looked at with its whole call path:
 
 - a function's own time is what was spent in it, its total what was spent while it was anywhere on the path, once;
-- from a caller to a callee go, once for each nanosecond, the paths on which the one called the other (`calls` of
-  pstats), or those on which the call followed the caller's *innermost* activation (`lines` of callgrind: so own time
-  and calls of a function add up to its total, which is what readers of callgrind do).
+- from a caller to a callee go, once for each nanosecond, the paths on which the one called the other (`callers`, for
+  pstats), or those on which that was the callee's outermost activation (`calls`, for callgrind: so a function's calls
+  add up to its total, which is how readers of callgrind find it).
 
 Memory: the distinct functions, lines and pairs; not the actions.
 """
@@ -95,23 +95,21 @@ class Functions:
             pair = function.callers[path[-2][1]]
             pair[2] += cost[0]
             pair[3] += cost[1]
-        callers, pairs = set(), set()
-        callee = None
-        for _, caller, line in reversed(path):
-            if callee is not None and (caller, callee) not in pairs:
+        met, pairs = {path[0][1]}, set()
+        _add(path[0][1].total, cost)
+        for (_, caller, line), (_, callee, _) in zip(path, path[1:]):
+            if callee not in met:  # its outermost activation
+                met.add(callee)
+                _add(callee.total, cost)
+                call = caller.calls[(line, callee)]
+                call[1] += cost[0]
+                call[2] += cost[1]
+                call[3] += cost[2]
+            if (caller, callee) not in pairs:
                 pairs.add((caller, callee))
                 pair = callee.callers[caller]
                 pair[4] += cost[0]
                 pair[5] += cost[1]
-            if caller not in callers:  # its innermost activation
-                callers.add(caller)
-                _add(caller.total, cost)
-                if callee is not None:
-                    call = caller.calls[(line, callee)]
-                    call[1] += cost[0]
-                    call[2] += cost[1]
-                    call[3] += cost[2]
-            callee = caller
 
 
 def _add(sums, cost):

@@ -6,8 +6,8 @@ avoids:
 
 - a function is written in one piece: readers take a second block as another function or forget the first;
 - functions of one name get numbered names, since readers put them together otherwise;
-- of a recursive function, calls carry the cost below the innermost activation only: own cost plus calls is then the
-  function's total, and no total exceeds the whole;
+- of a recursive function, only the outermost call carries cost: the calls of a function are then its total, as
+  callgrind_annotate adds them up, and no total exceeds the whole;
 - names stand behind a number, `(1) name`, so one that begins with a parenthesis is no trouble.
 
 Memory: the distinct functions, lines and calls.

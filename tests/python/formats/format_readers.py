@@ -119,8 +119,16 @@ class Callgrind:
                     self._add(self.own, function, numbers[1:])
                 else:
                     self.calls.append((function, callee, numbers[0], numbers[1:]))
-                self._add(self.total, function, numbers[1:])
                 calls = None
+        # As callgrind_annotate does: a function that is called has what its calls have, another one its own and theirs.
+        called = {callee for _, callee, _, _ in self.calls}
+        for caller, callee, _, cost in self.calls:
+            self._add(self.total, callee, cost)
+            if caller not in called:
+                self._add(self.total, caller, cost)
+        for function, cost in self.own.items():
+            if function not in called:
+                self._add(self.total, function, cost)
 
     def _name(self, kind, text):
         number, _, name = re.fullmatch(r"\((\d+)\)( (.*))?", text).groups()

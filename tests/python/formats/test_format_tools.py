@@ -105,7 +105,7 @@ def test_go_tool_pprof_sees_the_same_samples(seed, made_file, tmp_path):
     assert f"Total samples = {whole(made)}ns" in top
     own, total = rr.totals(made)
     flat_and_cum = sorted((int(flat or 0), int(cum)) for flat, cum in re.findall(
-        r"^ +(\d+)(?:ns)? +[\d.]+% +[\d.]+% +(\d+)(?:ns)? +[\d.]+%  ", top, re.MULTILINE))
+        r"^ *(\d+)(?:ns)? +[\d.e-]+% +[\d.e-]+% +(\d+)(?:ns)? +[\d.e-]+%  ", top, re.MULTILINE))
     by_name = {}
     for record in made:  # pprof's rows are names: functions of one name in two files are one row
         for call_path, cost in rr.paths(record).items():
