@@ -225,6 +225,76 @@ static void test_registry_keeps_interleaved_actions_apart(void **state) {
     rig_fini(&rig);
 }
 
+/* Two actions of one thread, as asyncio tasks are: the looks see one of them run and the other wait. */
+static void test_registry_shares_a_thread_among_its_actions(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 1000), *b = rig_begin(&rig, 1000);
+    pom_anchor_t at_a = anchor_of(a, 1000, 0), at_b = anchor_of(b, 1000, 0);
+    // The thread's clock: a runs until 2000 (1000 ns of CPU), then b until 4000 (2000), then a again (500).
+    static const struct {
+        bool a_runs;
+        int64_t at_ns, cpu_ns, since_ns, since_cpu_ns;
+    } looks[] = {{true, 2000, 1000, 0, 0},
+                 {false, 3000, 2000, 2000, 1000},
+                 {false, 4000, 3000, 3000, 2000},
+                 {true, 5000, 3500, 4000, 3000}};
+    for (int i = 0; i < 4; i++) {
+        for (int who = 0; who < 2; who++) {
+            bool runs = looks[i].a_runs == (who == 0);
+            pom_sample_t s = {.at_ns = looks[i].at_ns,
+                              .cpu_ns = looks[i].cpu_ns,
+                              .since_ns = looks[i].since_ns,
+                              .since_cpu_ns = looks[i].since_cpu_ns,
+                              .running = runs,
+                              .parked = !runs};
+            assert_true(
+                rig_sample_path(&rig, who == 0 ? &at_a : &at_b, &s, runs ? PATH(20) : PATH(30)));
+        }
+    }
+    a->cpu_ns = b->cpu_ns = 3500; // each was attached all the time
+    rig_end(&rig, a, 5000);
+    rig_end(&rig, b, 5000);
+    (void)rig_tick(&rig);
+    const pom_profile_t *of_a = rig.kept[0], *of_b = rig.kept[1];
+    assert_int_equal(child(&of_a->tree.root, 0)->self_wall_ns, 1000 + 1000);
+    assert_int_equal(child(&of_a->tree.root, 0)->self_cpu_ns, 1000 + 500);
+    assert_int_equal(child(&of_a->tree.root, 1)->self_wall_ns, 2000); // waits
+    assert_int_equal(child(&of_a->tree.root, 1)->self_cpu_ns, 0);
+    assert_int_equal(of_a->cpu_ns, 1500);
+    assert_int_equal(child(&of_b->tree.root, 0)->self_wall_ns, 1000 + 1000); // waits
+    assert_int_equal(child(&of_b->tree.root, 0)->self_cpu_ns, 0);
+    assert_int_equal(child(&of_b->tree.root, 1)->self_wall_ns, 2000);
+    assert_int_equal(child(&of_b->tree.root, 1)->self_cpu_ns, 2000);
+    assert_int_equal(of_b->cpu_ns, 2000);
+    assert_int_equal(of_a->tree.root.self_wall_ns + of_b->tree.root.self_wall_ns, 0);
+    rig_fini(&rig);
+}
+
+/* Looks in between that met no anchor: what the thread did then is not the next line's. */
+static void test_registry_gives_a_line_no_time_from_elsewhere(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 1000);
+    pom_anchor_t anchor = anchor_of(a, 1000, 100);
+    pom_sample_t s = {.at_ns = 2000, .cpu_ns = 200, .running = true};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
+    s = (pom_sample_t){.at_ns = 9000,
+                       .cpu_ns = 7300,
+                       .running = true,
+                       .since_ns = 8000, // the last look that met something else
+                       .since_cpu_ns = 6900};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(30)));
+    a->cpu_ns = 7300 - 100;
+    rig_end(&rig, a, 10000);
+    const pom_profile_t *p = only_profile(&rig);
+    assert_int_equal(child(&p->tree.root, 1)->self_wall_ns, 1000);
+    assert_int_equal(child(&p->tree.root, 1)->self_cpu_ns, 400);
+    assert_int_equal(p->tree.root.self_wall_ns, 9000 - 2000);
+    assert_int_equal(p->cpu_ns, 100 + 400);
+    rig_fini(&rig);
+}
+
 static void test_registry_survives_a_clock_that_cannot_be_read(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -865,6 +935,8 @@ int main(void) {
         POM_TEST(test_registry_weighs_samples_by_measured_time),
         POM_TEST(test_registry_keeps_interleaved_actions_apart),
         POM_TEST(test_registry_charges_nobody_for_time_between_attaches),
+        POM_TEST(test_registry_shares_a_thread_among_its_actions),
+        POM_TEST(test_registry_gives_a_line_no_time_from_elsewhere),
         POM_TEST(test_registry_survives_a_clock_that_cannot_be_read),
         POM_TEST(test_registry_totals_are_never_below_what_was_sampled),
         POM_TEST(test_registry_counts_misses_and_cuts),

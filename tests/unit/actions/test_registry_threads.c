@@ -21,7 +21,7 @@ typedef struct town_s {
     pthread_mutex_t lock; /* the interpreter's */
     _Atomic(uint64_t) turn;
     _Atomic(int64_t) faults, messages, sampled;
-    int64_t posted; /* under lock */
+    int64_t posted, served; /* under lock */
 } town_t;
 
 /* Keys 1 to 200, of which the app threads let some die. */
@@ -84,6 +84,7 @@ static void hand_over(town_t *town) {
 
 static void serve(town_t *town, pom_slot_t *slot, uint64_t random) {
     int64_t start_ns = pom_now_ns();
+    town->served++;
     pom_action_t *a = rig_begin(&town->rig, start_ns);
     if (a == NULL) {
         return;
@@ -111,13 +112,19 @@ static void serve(town_t *town, pom_slot_t *slot, uint64_t random) {
     }
 }
 
+/* A busy machine may not have let the sampler in yet. */
+static bool is_sampled(const town_t *town, int64_t until_ns) {
+    return pom_sampler_stats(town->sampler).taken >= 50 || pom_now_ns() > until_ns;
+}
+
 static void *live(void *arg) {
     town_t *town = arg;
     (void)pthread_mutex_lock(&town->lock);
     pom_thread_identity_t who = {.tid = 0};
     pom_slot_t *slot = pom_slots_claim(&town->slots, &who);
     uint64_t random = pom_hash_mix((uintptr_t)slot);
-    for (int i = 0; i < ROUNDS; i++) {
+    int64_t until_ns = pom_now_ns() + FAKE_PATIENCE_NS;
+    for (int i = 0; i < ROUNDS || !is_sampled(town, until_ns); i++) {
         random = pom_hash_mix(random + 1);
         serve(town, slot, random);
         if (random % 16 == 1) {
@@ -167,7 +174,7 @@ static void test_registry_loses_nothing_between_threads(void **state) {
     pom_registry_stats_t s = pom_registry_stats(town.rig.registry);
     pom_sampler_stats_t taken = pom_sampler_stats(town.sampler);
     assert_int_equal(atomic_load(&town.faults), 0);
-    assert_int_equal(s.started, THREADS * ROUNDS);
+    assert_int_equal(s.started, town.served);
     assert_int_equal(s.started, s.profiled + s.shed);
     assert_int_equal(s.profiled, s.finished);
     assert_int_equal(s.in_flight, 0);

@@ -298,6 +298,7 @@ static void test_engine_stats_never_go_backwards(void **state) {
         pom_engine_stats_t running = pom_engine_stats();
         assert_not_backwards(&before, &running);
         assert_true(running.registry.started > before.registry.started);
+        assert_true(running.codes.inserted > before.codes.inserted);
         assert_true(pom_engine_stop_begin());
         pom_engine_stats_t stopping = pom_engine_stats();
         assert_not_backwards(&running, &stopping);

@@ -313,6 +313,102 @@ static void test_sampler_keeps_the_thread_during_a_walk_without_the_lock_only(vo
     }
 }
 
+/* ---- actions that wait ------------------------------------------------------------------------ */
+
+static _Atomic(int) parked_status;
+static _Atomic(bool) disturb_parked;
+static _Atomic(int64_t) parked_calls;
+
+static pom_status_t find_parked(pom_walker_t *self, const pom_slot_view_t *view, uint32_t anchor,
+                                pom_stack_t *stack) {
+    (void)self;
+    (void)anchor;
+    atomic_fetch_add(&parked_calls, 1);
+    fake_stack(stack);
+    if (atomic_load(&disturb_parked)) {
+        pom_anchor_t other = {.action = action_of(63)};
+        (void)pom_slot_attach(view->slot, &other);
+        (void)pom_slot_detach(view->slot, other.action);
+    }
+    return (pom_status_t)atomic_load(&parked_status);
+}
+
+static void rig_with_parked(rig_t *rig, uintptr_t actions) {
+    rig_init(rig, FAST_NS, 1000000);
+    rig->walker.walker.parked = find_parked;
+    atomic_store(&parked_status, POM_OK);
+    atomic_store(&disturb_parked, false);
+    atomic_store(&parked_calls, 0);
+    for (uintptr_t i = 1; i <= actions; i++) {
+        attach(rig, rig->slot, i);
+    }
+}
+
+static void test_sampler_looks_at_what_waits_beside_what_runs(void **state) {
+    rig_t rig;
+    rig_with_parked(&rig, 3);
+    atomic_store(&rig.walker.anchor, 1); // the second newest runs: action 2
+    await_looks(&rig, 60);
+    int64_t waits = atomic_load(&rig.client.parked_by_action[1]);
+    assert_true(waits > 10);
+    assert_in_range(atomic_load(&rig.client.parked_by_action[3]), waits - 1, waits + 1);
+    assert_int_equal(atomic_load(&rig.client.parked_by_action[2]), 0);
+    assert_int_equal(stats(&rig).taken, atomic_load(&rig.client.samples));
+    assert_true(atomic_load(&rig.client.since_ns) > 0); // when it was looked at before
+    assert_int_equal(atomic_load(&rig.client.faults), 0);
+    rig_fini(&rig);
+}
+
+static void test_sampler_looks_at_what_waits_while_the_thread_does_something_else(void **state) {
+    rig_t rig;
+    rig_with_parked(&rig, 2);
+    atomic_store(&rig.walker.status, POM_ENOTFOUND);
+    await_looks(&rig, 20);
+    assert_int_equal(atomic_load(&rig.client.parked), atomic_load(&rig.client.samples));
+    assert_int_equal(stats(&rig).missed[POM_MISS_NO_ANCHOR], 0);
+    rig_fini(&rig);
+
+    rig_with_parked(&rig, 2); // nor can it tell what they wait in
+    atomic_store(&rig.walker.status, POM_ENOTFOUND);
+    atomic_store(&parked_status, POM_ENOTFOUND);
+    await_looks(&rig, 20);
+    assert_int_equal(stats(&rig).taken, 0);
+    assert_true(stats(&rig).missed[POM_MISS_NO_ANCHOR] >= 20);
+    rig_fini(&rig);
+
+    rig_with_parked(&rig, 2); // torn is not elsewhere
+    atomic_store(&rig.walker.status, POM_ETORN);
+    await_looks(&rig, 20);
+    assert_int_equal(atomic_load(&parked_calls), 0);
+    assert_true(stats(&rig).missed[POM_MISS_TORN] >= 20);
+    rig_fini(&rig);
+}
+
+static void test_sampler_gives_each_of_many_waiting_actions_its_turn(void **state) {
+    rig_t rig;
+    rig_with_parked(&rig, 50);
+    await_looks(&rig, 2000);
+    int64_t least = INT64_MAX, most = 0;
+    for (int i = 1; i < 50; i++) { // number 50 is the newest, and runs
+        int64_t waits = atomic_load(&rig.client.parked_by_action[i]);
+        least = waits < least ? waits : least;
+        most = waits > most ? waits : most;
+    }
+    assert_true(least > 10 && most - least <= 1);
+    assert_true(atomic_load(&parked_calls) <= 16 * atomic_load(&rig.walker.walks));
+    rig_fini(&rig);
+}
+
+static void test_sampler_takes_no_wait_of_a_slot_that_changed(void **state) {
+    rig_t rig;
+    rig_with_parked(&rig, 5);
+    atomic_store(&disturb_parked, true);
+    await_looks(&rig, 50);
+    assert_true(atomic_load(&parked_calls) > 0);
+    assert_int_equal(atomic_load(&rig.client.parked), 0);
+    rig_fini(&rig);
+}
+
 /* ---- CPU time --------------------------------------------------------------------------------- */
 
 typedef struct worker_s {
@@ -833,6 +929,10 @@ int main(void) {
         POM_TEST(test_sampler_takes_no_stack_of_before_the_begin),
         POM_TEST(test_sampler_counts_samples_that_the_client_refused),
         POM_TEST(test_sampler_keeps_the_thread_during_a_walk_without_the_lock_only),
+        POM_TEST(test_sampler_looks_at_what_waits_beside_what_runs),
+        POM_TEST(test_sampler_looks_at_what_waits_while_the_thread_does_something_else),
+        POM_TEST(test_sampler_gives_each_of_many_waiting_actions_its_turn),
+        POM_TEST(test_sampler_takes_no_wait_of_a_slot_that_changed),
         POM_TEST(test_sampler_tells_running_threads_from_waiting_ones),
         POM_TEST(test_sampler_bounds_its_descriptors),
         POM_TEST(test_sampler_gives_up_descriptors_of_threads_that_ended),
