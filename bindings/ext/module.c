@@ -18,10 +18,13 @@
 #include "bindings/ext/code_reader.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/delivery.h"
+#include "bindings/ext/environ.h"
 #include "bindings/ext/file_py.h"
 #include "bindings/ext/gil_walker.h"
+#include "bindings/ext/http_py.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/probe.h"
+#include "bindings/ext/request_state.h"
 #include "bindings/ext/threads.h"
 #include "bindings/ext/walker.h"
 #include "bindings/ext/works.h"
@@ -351,8 +354,14 @@ static PyObject *py_apply_options(PyObject *module, PyObject *dict) {
 
 /* ---- destinations ------------------------------------------------------------------------------------- */
 
-static PyObject *py_add_destination(PyObject *module, PyObject *object) {
+/* The destination inside an object of one of our types, borrowed; NULL for any other object. */
+static pom_destination_t *destination_inside(PyObject *object) {
     pom_destination_t *destination = pom_file_py_destination(object);
+    return destination != NULL ? destination : pom_http_py_destination(object);
+}
+
+static PyObject *py_add_destination(PyObject *module, PyObject *object) {
+    pom_destination_t *destination = destination_inside(object);
     if (destination != NULL) {
         pom_status_t status = pom_exporter_add(pom_engine_exporter(), destination);
         if (status != POM_OK && status != POM_EINVAL) { // EINVAL: it is there already
@@ -371,7 +380,7 @@ static PyObject *py_add_destination(PyObject *module, PyObject *object) {
 
 static PyObject *py_remove_destination(PyObject *module, PyObject *object) {
     (void)module;
-    pom_destination_t *destination = pom_file_py_destination(object);
+    pom_destination_t *destination = destination_inside(object);
     if (destination != NULL) {
         (void)pom_exporter_remove(pom_engine_exporter(), destination); // absent: no error
     } else if (pom_delivery_remove(object) < 0) {
@@ -585,7 +594,8 @@ static int exec_module(PyObject *module) {
         initialised = true;
     }
     if (pom_threads_init() < 0 || pom_delivery_init(module) < 0 || pom_file_py_init(module) < 0 ||
-        pom_wsgi_init(module) < 0 || pom_body_init(module) < 0 || pom_action_init(module) < 0 ||
+        pom_http_py_init(module) < 0 ||
+        pom_environ_init() < 0 || pom_request_init() < 0 || pom_wsgi_init(module) < 0 || pom_body_init(module) < 0 || pom_action_init(module) < 0 ||
         pom_probe_init(module) < 0 || pom_asyncio_init() < 0 || PyModule_AddFunctions(module, functions) < 0) {
         return -1;
     }

@@ -1,5 +1,5 @@
 /*
- * One request between the wrapper, the application and the body: who is shared by wsgi.c and body.c.
+ * One request between the wrapper, the application and the body: what request_state.c, wsgi.c and body.c share.
  *
  * A Python object, since it is also the start_response that the application gets, and the application may keep that.
  */
@@ -15,19 +15,31 @@ typedef struct pom_request_state_s {
     PyObject_HEAD
     vectorcallfunc vectorcall;
     pom_work_t work;
-    pom_own_frame_t caller;    /* the anchor: the server's frame, at each attach anew */
-    PyObject *start_response;  /* the server's; NULL after the end */
-    PyObject *environ;         /* NULL after the end: servers take it badly when it outlives the request */
-    PyObject *headers;         /* of the last start_response: read only when the body ends early */
-    PyObject *file_wrapper;    /* the server's, while ours stands in its place; NULL else */
-    PyObject *file_body;       /* what it made; NULL = nothing */
-    int64_t left_ns;           /* when the application last returned to the server */
-    PyObject *nested_route;    /* of a nested one, for its end message; NULL = nobody said */
-    int32_t status;            /* 0 = not said */
-    int64_t bytes;             /* of body sent */
-    bool head;                 /* no body is sent, whatever the application returns */
-    bool first_byte;           /* seen */
+    pom_own_frame_t caller;   /* the anchor: the server's frame, at each attach anew */
+    PyObject *start_response; /* the server's; NULL after the end */
+    PyObject *environ; /* NULL after the end: servers take it badly when it outlives the request */
+    PyObject *headers; /* of the last start_response: read only when the body ends early */
+    PyObject *file_wrapper; /* the server's, while ours stands in its place; NULL else */
+    PyObject *file_body;    /* what it made; NULL = nothing */
+    int64_t left_ns;        /* when the application last returned to the server */
+    PyObject *nested_route; /* of a nested one, for its end message; NULL = nobody said */
+    int32_t status;         /* 0 = not said */
+    int64_t bytes;          /* of body sent */
+    bool head;              /* no body is sent, whatever the application returns */
+    bool first_byte;        /* seen */
 } pom_request_state_t;
+
+/* A request begins, as an action of its own or inside another; NULL without an exception: the application runs bare. */
+pom_request_state_t *pom_request_begin(PyObject *env, PyObject *start_response);
+
+/* Puts the server's wsgi.file_wrapper back, if ours stands in its place. */
+void pom_request_restore_file_wrapper(pom_request_state_t *self);
+
+/* The server made this body itself: it must get this very object. */
+bool pom_request_is_file_body(pom_request_state_t *self, PyObject *result);
+
+/* Makes the types; -1 with an exception. */
+int pom_request_init(void);
 
 /* The request's data; NULL while the action is nested or shed. */
 pom_request_t *pom_request_data(pom_request_state_t *self);

@@ -77,7 +77,8 @@ __attribute__((noinline)) static uintptr_t touch_stack(void) {
     for (size_t i = 0; i < sizeof pages; i += 4096) {
         pages[sizeof pages - 1 - i] = 0;
     }
-    return (uintptr_t)&pages[0];
+    uintptr_t lowest = (uintptr_t)&pages[0]; // as a number: nothing is kept of the array
+    return lowest;
 }
 
 static void find_stack(void) {

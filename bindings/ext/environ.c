@@ -1,0 +1,81 @@
+/*
+ * Reading the environ: bytes are copied, nothing is interpreted; that is done at the seal, off the request.
+ */
+#include "bindings/ext/environ.h"
+
+#include "middleware/request.h"
+
+#define X(name, text) PyObject *pom_s_##name;
+POM_ENVIRON_NAMES(X)
+#undef X
+
+int pom_environ_init(void) {
+#define X(name, text)                                                                              \
+    pom_s_##name = PyUnicode_InternFromString(text);                                               \
+    if (pom_s_##name == NULL) {                                                                    \
+        return -1;                                                                                 \
+    }
+    POM_ENVIRON_NAMES(X)
+#undef X
+    return 0;
+}
+
+bool pom_wire_bytes(PyObject *text, const char **data, size_t *size) {
+    if (text == NULL || !PyUnicode_Check(text)) {
+        return false;
+    }
+    if (PyUnicode_KIND(text) == PyUnicode_1BYTE_KIND) {
+        *data = (const char *)PyUnicode_1BYTE_DATA(text);
+        *size = (size_t)PyUnicode_GET_LENGTH(text);
+        return true;
+    }
+    Py_ssize_t length = 0;
+    *data = PyUnicode_AsUTF8AndSize(text, &length);
+    *size = (size_t)length;
+    if (*data == NULL) {
+        PyErr_Clear(); // a lone surrogate: as good as absent
+        return false;
+    }
+    return true;
+}
+
+/* Borrowed; NULL when absent. A dict with str keys only looks up without running anybody's code. */
+PyObject *pom_environ_get(PyObject *env, PyObject *key) {
+    PyObject *value = PyDict_GetItemWithError(env, key);
+    if (value == NULL && PyErr_Occurred()) {
+        PyErr_Clear(); // a hostile key type in the environ: as good as absent
+    }
+    return value;
+}
+
+static pom_text_t keep(pom_action_t *action, PyObject *env, PyObject *key) {
+    const char *data;
+    size_t size;
+    if (!pom_wire_bytes(pom_environ_get(env, key), &data, &size)) {
+        return (pom_text_t){0};
+    }
+    return pom_action_text(action, data, size);
+}
+
+static void keep_host(pom_action_t *action, pom_request_t *r, PyObject *env) {
+    r->host = keep(action, env, pom_s_host);
+    if (r->host.size > 0) {
+        return;
+    }
+    pom_text_t name = keep(action, env, pom_s_server_name);
+    pom_text_t colon = pom_action_text(action, ":", 1);
+    pom_text_t port = keep(action, env, pom_s_server_port);
+    // The three lie one behind the other.
+    r->host = (pom_text_t){.data = name.size > 0 ? name.data : colon.data,
+                           .size = name.size + colon.size + port.size};
+}
+
+void pom_environ_keep(pom_action_t *action, PyObject *env) {
+    pom_request_t *r = pom_request_of(action);
+    r->path_info = keep(action, env, pom_s_path_info);
+    r->method = keep(action, env, pom_s_method);
+    r->script_name = keep(action, env, pom_s_script_name);
+    keep_host(action, r, env);
+    r->query = keep(action, env, pom_s_query_string);
+    action->type = r->path_info.size > 0 ? r->path_info : pom_action_text(action, "wsgi_task", 9);
+}

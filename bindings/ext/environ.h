@@ -1,0 +1,48 @@
+/*
+ * Reading a WSGI environ: a dict of somebody else's, with anything in it.
+ *
+ * Used by request_state.c and wsgi.c. Looks up without running anybody's code, copies bytes, never raises. [app] with the GIL
+ */
+#ifndef POM_EXT_ENVIRON_H
+#define POM_EXT_ENVIRON_H
+
+#include <Python.h>
+
+#include <stdbool.h>
+
+#include "actions/action.h"
+
+/* Interned once: keys of the environ and attributes of frameworks. */
+#define POM_ENVIRON_NAMES(X)                                                                       \
+    X(path_info, "PATH_INFO")                                                                      \
+    X(script_name, "SCRIPT_NAME")                                                                  \
+    X(query_string, "QUERY_STRING")                                                                \
+    X(method, "REQUEST_METHOD")                                                                    \
+    X(host, "HTTP_HOST")                                                                           \
+    X(server_name, "SERVER_NAME")                                                                  \
+    X(server_port, "SERVER_PORT")                                                                  \
+    X(task_uuid, "HTTP_X_TASK_UUID")                                                               \
+    X(traceparent, "HTTP_TRACEPARENT")                                                             \
+    X(file_wrapper, "wsgi.file_wrapper")                                                           \
+    X(werkzeug, "werkzeug.request")                                                                \
+    X(url_rule, "url_rule")                                                                        \
+    X(rule, "rule")                                                                                \
+    X(wsgi_task, "wsgi_task")
+
+#define X(name, text) extern PyObject *pom_s_##name;
+POM_ENVIRON_NAMES(X)
+#undef X
+
+/* Interns the names; -1 with an exception. */
+int pom_environ_init(void);
+
+/* The bytes that a WSGI string carries as latin-1, borrowed. False: not text, or (against the rules) wider. */
+bool pom_wire_bytes(PyObject *text, const char **data, size_t *size);
+
+/* Borrowed; NULL when absent. */
+PyObject *pom_environ_get(PyObject *env, PyObject *key);
+
+/* Copies what a record says of a request into its action. */
+void pom_environ_keep(pom_action_t *action, PyObject *env);
+
+#endif
