@@ -109,11 +109,11 @@ static void post(action_t *self, const char *status, const char *outcome, PyObje
     pom_work_message(&self->work, &head, fields, traceback);
 }
 
-/* Begins it where the engine runs and a frame is found; else it stays unrecorded. Never fails. */
-static void begin(action_t *self, const pom_action_kind_t *kind,
+/* Begins it where the engine runs and a frame is found; else it stays unrecorded: false. Never fails. */
+static bool begin(action_t *self, const pom_action_kind_t *kind,
                   bool (*find_frame)(pom_own_frame_t *)) {
     if (!pom_work_engine_runs()) {
-        return;
+        return false;
     }
     // Encoded first: the user's __str__ may run, and nothing of ours is in flight yet.
     unsigned char encoded[FIELDS_MAX];
@@ -123,9 +123,11 @@ static void begin(action_t *self, const pom_action_kind_t *kind,
     pom_py_write_entries(&writer, self->fields);
     pom_value_map_end(&writer);
     uint32_t size = (uint32_t)pom_value_finish(&writer);
+    // Looking for the frame may import or ask asyncio. So the engine may have been stopped since, and another thread (or the
+    // user's own __str__) may have entered this very action.
     pom_own_frame_t frame;
-    if (!pom_work_engine_runs() || !find_frame(&frame)) {
-        return;
+    if (!find_frame(&frame) || !pom_work_engine_runs() || self->work.kind != POM_WORK_NONE) {
+        return false;
     }
     pom_work_begin(&self->work, kind);
     if (self->work.kind == POM_WORK_OUTERMOST) {
@@ -142,6 +144,7 @@ static void begin(action_t *self, const pom_action_kind_t *kind,
         action->type = pom_action_text(action, type, (size_t)type_size);
     }
     pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE);
+    return self->work.kind != POM_WORK_NONE;
 }
 
 /* Puts it into a task from elsewhere. */
@@ -186,7 +189,11 @@ static PyObject *action_enter(PyObject *op, PyObject *unused) {
         return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
     }
     PyObject *task_uuid = parents_task(self); // may run code of others: before anything of ours begins
-    begin(self, &code_kind, block_frame);
+    bool begun = begin(self, &code_kind, block_frame);
+    if (!begun) {
+        Py_XDECREF(task_uuid);
+        return Py_NewRef(op);
+    }
     if (task_uuid != NULL) {
         take_task(self, task_uuid);
         Py_DECREF(task_uuid);
@@ -241,9 +248,11 @@ static PyObject *action_open(PyObject *op, PyObject *task_uuid) {
     if (self->work.kind != POM_WORK_NONE) {
         return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
     }
-    begin(self, &eliot_kind, context_frame);
-    take_task(self, task_uuid);
-    return PyBool_FromLong(self->work.kind != POM_WORK_NONE);
+    bool begun = begin(self, &eliot_kind, context_frame);
+    if (begun) {
+        take_task(self, task_uuid);
+    }
+    return PyBool_FromLong(begun);
 }
 
 /* close(outcome, exception): ends what open() began; the outcome is one of the record's words. */
