@@ -145,8 +145,9 @@ void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
     memset(work, 0, sizeof *work);
     pom_slot_t *slot = pom_threads_slot();
     bool is_shed = false;
-    if (slot == NULL) {
-        return; // more threads than slots; or a destination's thread, whose own actions would feed themselves
+    if (slot == NULL || pom_engine_state != POM_ENGINE_RUNNING) {
+        return; // more threads than slots; a destination's thread, whose own actions would feed themselves; or a collection
+                // since the caller asked has run code that stopped the engine
     }
     work->generation = pom_engine_generation();
     pom_action_t *found = find_action(slot, &is_shed);
@@ -485,7 +486,8 @@ static void write_head(pom_value_writer_t *w, const pom_work_head_t *head, const
 void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *fields,
                       PyObject *traceback) {
     unsigned char encoded[POM_EVENT_FIELDS_MAX];
-    pom_raw_frame_t raw[POM_EVENT_FRAMES_MAX];
+    // 32 KiB, which is all the stack some threads have. Under the GIL: nobody else's code runs from the capture on.
+    static pom_raw_frame_t raw[POM_EVENT_FRAMES_MAX];
     pom_value_writer_t writer;
     if (!pom_work_is_live(work) || work->action == NULL) {
         return;
