@@ -260,7 +260,7 @@ static void attempt(http_t *h) {
     if (h->connection == NULL) {
         h->connection = pom__connection_new(h->loop, &h->target, h->ticket, &listener, h);
         if (h->connection == NULL) {
-            pom_destination_error(&h->base, "%s: no memory or no descriptors", h->base.name);
+            pom_destination_error(&h->base, "no memory or no descriptors");
             failed(h, -1);
             return;
         }
@@ -337,7 +337,7 @@ static void on_lost(void *owner, const char *error, bool answered) {
         h->ticket = NULL;
     }
     if (!stale) {
-        pom_destination_error(&h->base, "%s: %s", h->base.name, error);
+        pom_destination_error(&h->base, "%s", error);
     }
     drop_connection(h);
     if (stale && !h->request.repeated && !h->closing) {
@@ -359,8 +359,8 @@ static void note_answer(http_t *h, const pom__http_parser_t *reply, const char *
         start[i] = c >= ' ' && c < 127 ? c : ' ';
     }
     start[n] = '\0';
-    pom_destination_error(&h->base, "%s: the server answered %d %s%s%s%s", h->base.name,
-                          reply->status, reply->reason, what, n > 0 ? ": " : "", start);
+    pom_destination_error(&h->base, "the server answered %d %s%s%s%s", reply->status, reply->reason,
+                          what, n > 0 ? ": " : "", start);
 }
 
 static void settle(http_t *h, const pom__http_parser_t *reply) {

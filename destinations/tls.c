@@ -47,6 +47,7 @@ struct pom__tls_context_s {
     char *ca_path;
     bool verify, check_hostname;
     int min_version;
+    unsigned long verify_flags;
 };
 
 struct pom__tls_s {
@@ -179,6 +180,9 @@ static const char *configure(SSL_CTX *ctx, const pom__tls_context_t *c) {
     }
     SSL_CTX_set_verify(ctx, c->verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
     if (c->verify) {
+        if (X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(ctx), c->verify_flags) != 1) {
+            return "unknown verify_flags";
+        }
         if (c->ca.data == NULL && c->more_ca.data == NULL && c->ca_path == NULL) {
             if (SSL_CTX_set_default_verify_paths(ctx) != 1) {
                 return "the system's authorities cannot be loaded";
@@ -228,6 +232,7 @@ pom_status_t pom__tls_context_new(const pom_tls_options_t *o, pom__tls_context_t
     c->verify = o->verify;
     c->check_hostname = o->check_hostname;
     c->min_version = o->min_version;
+    c->verify_flags = o->verify_flags;
     if (o->ca_path != NULL) {
         blob_t path = {NULL, 0};
         if (copy_blob(&path, o->ca_path, strlen(o->ca_path)) != POM_OK) {

@@ -26,11 +26,12 @@ typedef struct pom_tls_options_s {
     const char *ca_path; /* a directory made by c_rehash; looked into at each handshake */
     const char *ca_pem;  /* PEM in memory, in addition to ca_file */
     size_t ca_pem_size;
-    const char *cert;    /* ours, PEM with its chain */
-    const char *key;     /* PEM, unencrypted; NULL: it is in `cert` */
-    bool verify;         /* false: anybody can read along and answer; only when asked for */
-    bool check_hostname; /* false: any name that the authority signed */
-    int min_version;     /* minor: 2 or 3; 0: 2 */
+    const char *cert;           /* ours, PEM with its chain */
+    const char *key;            /* PEM, unencrypted; NULL: it is in `cert` */
+    bool verify;                /* false: anybody can read along and answer; only when asked for */
+    bool check_hostname;        /* false: any name that the authority signed */
+    int min_version;            /* minor: 2 or 3; 0: 2 */
+    unsigned long verify_flags; /* OpenSSL's X509_V_FLAG_*, added to its default */
 } pom_tls_options_t;
 
 pom_tls_options_t pom_tls_options_default(void); /* verify and check_hostname */

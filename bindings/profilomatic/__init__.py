@@ -10,7 +10,7 @@ Importing starts nothing: no thread, no file, no hook. The first `add_destinatio
 from . import _backend, _options, _propagation, wsgi
 
 __all__ = [
-    "action", "add_destination", "configure", "current_task_uuid", "file_destination", "flush",
+    "RestDestination", "action", "add_destination", "configure", "current_task_uuid", "file_destination", "flush",
     "no_flush_destination", "propagation_headers", "remove_destination", "start", "stats", "stop", "wsgi",
 ]
 
@@ -81,6 +81,30 @@ def file_destination(path_or_file, format="json", flush=True, append=False):
 def no_flush_destination(path_or_file, format="json", append=False):
     """As file_destination(), with flush=False."""
     return file_destination(path_or_file, format, False, append)
+
+
+def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/data", format="json", headers=None,
+                    token=None, compress=True, tls=False, ca_file=None, cert=None, key=None):
+    """A destination that posts call graphs to a server over HTTP/1.1.
+
+    port: 443 with TLS, else 80. TLS is used when one of ssl_context, tls=True, ca_file, cert is given.
+    timeout: seconds for each of connecting, the TLS handshake and the answer.
+    format: "json", one call graph a line; "msgpack", batches in the form of docs/wire-format.md.
+    headers: a dict or pairs; token: sent as "Authorization: Bearer"; compress: gzip.
+    ca_file: PEM of the authorities to trust instead of the system's; cert, key: PEM files of a client certificate,
+    the key without a passphrase (None: it is in cert).
+    ssl_context: its authorities, verify_mode, verify_flags, check_hostname and minimum_version are taken over, once; one
+    without certificates in it stands for the system's authorities. Its client certificate and its capath cannot be
+    read: give cert= and key=, ca_file=. ValueError for one with an sni_callback, a keylog_filename or a maximum_version.
+
+    Nothing is connected by this call. A server that cannot be reached costs no request anything: the call graphs wait
+    in the queue of 16 MiB, what does not fit is counted in stats(). ValueError, TypeError and OSError tell what is
+    wrong with the options or files.
+    """
+    from . import _rest
+
+    return _rest.destination(host, port, timeout, ssl_context, path, format, headers, token, compress, tls, ca_file,
+                             cert, key)
 
 
 def action(action_type, /, *, parent=None, **fields):

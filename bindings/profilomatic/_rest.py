@@ -1,0 +1,224 @@
+"""RestDestination: call graphs posted to a server; options are checked here, for both backends.
+
+A context of the ssl module belongs to Python's own OpenSSL, which need not be the one the extension is linked to, and its callbacks
+need the GIL; so the extension never touches it. What can be read out of a context is taken over, and a context with
+something that cannot be is refused, with a sentence that says what to pass instead.
+"""
+
+import os
+
+from ._files import dump_line
+
+FORMATS = ("json", "msgpack")
+
+
+class TlsOptions:
+    """What a backend needs to know for TLS; `context` is the user's own, which only Python code can use."""
+
+    def __init__(self):
+        self.ca_file = self.ca_path = self.ca_pem = self.cert = self.key = self.context = None
+        self.verify = self.check_hostname = True
+        self.min_version = 2
+        self.verify_flags = 0
+
+    def take(self, context):
+        """Takes over what an ssl.SSLContext says. TypeError, ValueError."""
+        import ssl
+
+        if not isinstance(context, ssl.SSLContext):
+            raise TypeError("ssl_context must be an ssl.SSLContext, not %r" % (context,))
+        self.context = context
+        for attribute in ("sni_callback", "keylog_filename"):
+            if getattr(context, attribute, None) is not None:
+                raise ValueError("ssl_context has a %s, which cannot be used: pass a context without it, or tls=True "
+                                 "with ca_file=, cert= and key=" % attribute)
+        if context.protocol == ssl.PROTOCOL_TLS_SERVER:
+            raise ValueError("ssl_context is one of a server: pass ssl.create_default_context()")
+        if context.maximum_version not in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3):
+            raise ValueError("ssl_context has a maximum_version of %s, which cannot be used: leave it at the default"
+                             % context.maximum_version.name)
+        if context.minimum_version == ssl.TLSVersion.TLSv1_3:
+            self.min_version = 3
+        self.verify = context.verify_mode != ssl.CERT_NONE
+        self.check_hostname = context.check_hostname
+        self.verify_flags = int(context.verify_flags)
+        authorities = context.get_ca_certs(binary_form=True)
+        if authorities:
+            self.ca_pem = "".join(map(ssl.DER_cert_to_PEM_cert, authorities))
+        if not self.verify:
+            import warnings
+
+            warnings.warn("profilomatic: this ssl_context verifies no certificate: anybody on the way can read the call "
+                          "graphs", RuntimeWarning, stacklevel=4)
+
+    def python_context(self):
+        """The same as an ssl.SSLContext."""
+        import ssl
+
+        context = self.context
+        if context is None:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        elif self.ca_file is not None:
+            context.load_verify_locations(cafile=self.ca_file)
+        if self.cert is not None:
+            context.load_cert_chain(self.cert, self.key)
+        return context
+
+
+def _path(value):
+    return None if value is None else os.fsdecode(value)
+
+
+def _port(port, tls):
+    if port is None:
+        return 443 if tls else 80
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError("port must be a number, not %r" % (port,))
+    if not 1 <= port <= 65535:
+        raise ValueError("port=%r: must be 1 to 65535" % (port,))
+    return port
+
+
+def _timeout(timeout):
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError("timeout must be a number of seconds, not %r" % (timeout,))
+    if not 0.001 <= timeout <= 3600:
+        raise ValueError("timeout=%r: must be 0.001 to 3600 seconds" % (timeout,))
+    return float(timeout)
+
+
+def _headers(headers):
+    pairs = [] if headers is None else list(headers.items() if hasattr(headers, "items") else headers)
+    for pair in pairs:
+        if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise TypeError("headers: names and values must be text, not %r" % (pair,))
+    return [tuple(pair) for pair in pairs]
+
+
+def destination(host, port, timeout, ssl_context, path, format, headers, token, compress, tls, ca_file, cert, key):
+    """What profilomatic.RestDestination() returns."""
+    from . import _backend
+
+    if not isinstance(host, str):
+        raise TypeError("host must be text, not %r" % (host,))
+    if not isinstance(path, str):
+        raise TypeError("path must be text, not %r" % (path,))
+    if format not in FORMATS:
+        raise ValueError("format=%r: must be 'json' or 'msgpack'" % (format,))
+    if token is not None and not isinstance(token, str):
+        raise TypeError("token must be text")
+    if key is not None and cert is None:
+        raise ValueError("key= without cert=")
+    options = None
+    if ssl_context is not None or tls or ca_file is not None or cert is not None:
+        options = TlsOptions()
+        if ssl_context is not None:
+            options.take(ssl_context)
+        if ca_file is not None:
+            options.ca_file, options.ca_pem = _path(ca_file), None
+        options.cert, options.key = _path(cert), _path(key)
+    backend = _backend.load()
+    make = _native_destination if backend.NAME == "c" else _pure_destination
+    return make(backend, host, _port(port, options is not None), _timeout(timeout), path, format,
+                                    _headers(headers), token, bool(compress), options)
+
+
+def _native_destination(backend, host, port, timeout, path, format, headers, token, compress, tls):
+    arguments = {}
+    if tls is not None:
+        arguments = {name: getattr(tls, name) for name in (
+            "ca_file", "ca_path", "ca_pem", "cert", "key", "verify", "check_hostname", "min_version", "verify_flags")}
+    return backend.HttpDestination(host, port, path, timeout, headers, token, compress, format == "msgpack",
+                                   tls is not None, **arguments)
+
+
+class PureRestDestination:
+    """The twin's: one request per call graph with http.client, on the delivery thread. A failure raises, which counts."""
+
+    def __init__(self, host, port, timeout, path, headers, token, compress, tls):
+        # Imported here and nothing later: a fork while one thread imports leaves the child with a lock nobody releases.
+        import gzip
+        import http.client
+
+        self._gzip, self._client = gzip, http.client
+        self._address = (host.strip("[]"), port)
+        self._timeout = timeout
+        self._path = path
+        self._context = tls.python_context() if tls is not None else None
+        self._compress = compress
+        self._connection = None
+        self._pid = None
+        self._headers = {"Content-Type": "application/x-ndjson", **dict(headers)}
+        if token is not None:
+            self._headers["Authorization"] = "Bearer " + token
+        if compress:
+            self._headers["Content-Encoding"] = "gzip"
+        probe = http.client.HTTPConnection("localhost")
+        probe.putrequest("POST", path)  # both raise ValueError for what HTTP does not allow; nothing is connected
+        for name, value in self._headers.items():
+            probe.putheader(name, value)
+        scheme, default = ("http", 80) if tls is None else ("https", 443)
+        name = "[%s]" % self._address[0] if ":" in self._address[0] else self._address[0]
+        shown = "" if port == default else ":%d" % port
+        self.__qualname__ = self.name = "%s://%s%s%s" % (scheme, name, shown, path.partition("?")[0])
+
+    def _connect(self):
+        if self._context is None:
+            self._connection = self._client.HTTPConnection(*self._address, timeout=self._timeout)
+        else:
+            self._connection = self._client.HTTPSConnection(*self._address, timeout=self._timeout,
+                                                           context=self._context)
+        self._pid = os.getpid()
+
+    def _disconnect(self):
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _post(self, body):
+        self._connection.request("POST", self._path, body, self._headers)
+        response = self._connection.getresponse()
+        response.read(10 << 20)
+        if not response.isclosed():
+            raise OSError("the answer is longer than 10 MiB")
+        return response
+
+    def __call__(self, record):
+        body = dump_line(record).encode("ascii")
+        if self._compress:
+            body = self._gzip.compress(body, 1)
+        kept = self._connection is not None and self._pid == os.getpid()
+        if not kept:
+            self._connection = None  # a forked child leaves the parent's alone
+            self._connect()
+        try:
+            try:
+                response = self._post(body)
+            except (self._client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                if not kept:
+                    raise
+                self._disconnect()  # closed while it was idle
+                self._connect()
+                response = self._post(body)
+        except BaseException:
+            self._disconnect()
+            raise
+        if not 200 <= response.status < 300:
+            raise OSError("the server answered %d %s" % (response.status, response.reason))
+
+    def __del__(self):
+        if getattr(self, "_pid", None) == os.getpid():  # a forked child leaves the parent's connection alone
+            self._disconnect()
+
+    def __repr__(self):
+        return "<profilomatic destination: %s>" % self.name
+
+
+def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, tls):
+    if format != "json":
+        raise ValueError("format=%r needs the C extension; pass format='json'" % (format,))
+    if not host or any(c in host for c in "/?#@ \r\n"):
+        raise ValueError("%r is no host name: without scheme, port and path" % (host,))
+    if not path.startswith("/") or not all("!" <= c <= "~" for c in path):
+        raise ValueError("a path begins with / and has no blanks (encode them)")
+    return PureRestDestination(host, port, timeout, path, headers, token, compress, tls)

@@ -1,0 +1,418 @@
+"""RestDestination against servers on loopback that behave, and that do not.
+
+After each test what was produced must be sent, spooled, dropped or queued.
+"""
+
+import os
+import re
+import socket
+import ssl
+import struct
+import time
+
+import pytest
+from pom_support import PATIENCE, wait_until
+from rest_server import OK, Certificates, Server, answer
+
+import profilomatic
+
+BUSY = answer("503 Busy", "Retry-After: 0\r\n")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def only_c(backend):
+    """The twin's destination makes one attempt and raises: what is about trying again is the extension's."""
+    if backend != "c":
+        pytest.skip("the extension's behaviour")
+
+
+class Sender:
+    """A RestDestination that is registered, and how much was given to it."""
+
+    def __init__(self, *arguments, **options):
+        profilomatic.configure(max_actions_per_run=0)
+        self.destination = profilomatic.RestDestination(*arguments, **options)
+        self.produced = 0
+        profilomatic.add_destination(self.destination)
+
+    def act(self, count=1):
+        for number in range(count):
+            with profilomatic.action("work", number=number):
+                pass
+        self.produced += count
+
+    def flushed(self, count=1):
+        self.act(count)
+        assert profilomatic.flush(PATIENCE) is True, profilomatic.stats()["destinations"]
+        return self.counters()
+
+    def counters(self):
+        counters = profilomatic.stats()["destinations"][0]
+        assert counters["name"] == self.destination.name
+        total = counters["sent"] + counters["spooled"] + counters["queued"] + sum(counters["dropped"].values())
+        assert total <= self.produced
+        return counters
+
+    def settled(self):
+        """All that was produced has arrived in the counters."""
+        wait_until(lambda: self._total() == self.produced, "every call graph to be counted")
+        return self.counters()
+
+    def _total(self):
+        counters = profilomatic.stats()["destinations"][0]
+        return counters["sent"] + counters["spooled"] + counters["queued"] + sum(counters["dropped"].values())
+
+    def failed(self):
+        """Acts once; the counters when the first failure shows."""
+        self.act()
+        profilomatic.flush(0)
+        wait_until(lambda: self.counters()["last_error"] is not None, "an error")
+        return self.settled()
+
+
+@pytest.fixture
+def sender():
+    """Makes Senders; each is unregistered, its sum checked."""
+    made = []
+
+    def make(*arguments, **options):
+        made.append(Sender(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.settled()
+        profilomatic.remove_destination(one.destination)
+
+
+@pytest.mark.acceptance("PM25")
+@pytest.mark.parametrize("compress", [True, False])
+def test_call_graphs_arrive_on_one_connection(sender, compress):
+    with Server() as server:
+        one = sender("127.0.0.1", server.port, compress=compress, headers={"X-Shop": "north"}, token="s3cret")
+        one.flushed(3)
+        counters = one.flushed(2)
+        assert counters["sent"] == 5 and counters["dropped"] == {} and counters["last_error"] is None
+        assert [record["action"]["number"] for record in server.records()] == [0, 1, 2, 0, 1]
+        assert server.connections == 1
+        head = server.requests[0][0]
+        assert head.startswith("POST /api/data HTTP/1.1\r\n")
+        assert "X-Shop: north\r\n" in head and "Authorization: Bearer s3cret\r\n" in head
+        assert "s3cret" not in repr(one.destination) + str(profilomatic.stats())
+
+
+@pytest.mark.acceptance("PM25")
+@pytest.mark.parametrize("how", ["context", "ca_file", "client"])
+def test_call_graphs_arrive_over_tls(sender, certificates, how):
+    with Server(context=certificates.server("good", ask_client=how == "client")) as server:
+        options = {"ca_file": certificates.ca}
+        if how == "context":
+            options = {"ssl_context": ssl.create_default_context(cafile=certificates.ca)}
+        if how == "client":
+            options.update(cert=certificates.other, key=certificates.key("other"))
+        for host in ("127.0.0.1", "localhost"):
+            one = sender(host, server.port, **options)
+            assert one.flushed(2)["sent"] == 2
+            assert one.destination.name == "https://%s:%d/api/data" % (host, server.port)
+            profilomatic.remove_destination(one.destination)
+            one.settled = lambda: None
+        assert len(server.records()) == 4
+
+
+def test_tls_sessions_are_resumed(sender, certificates, only_c):
+    with Server([OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")],
+                context=certificates.server("good")) as server:
+        one = sender("127.0.0.1", server.port, ca_file=certificates.ca)
+        for _ in range(3):
+            one.flushed()
+        assert server.resumed == [False, True, True]
+
+
+@pytest.mark.acceptance("PM25")
+@pytest.mark.parametrize("name, words", [
+    ("expired", "expired"), ("other", "is for another host"), ("self_signed", "self-signed")])
+def test_wrong_certificates_are_refused_in_words(sender, certificates, only_c, name, words):
+    with Server(context=certificates.server("self" if name == "self_signed" else name)) as server:
+        one = sender("127.0.0.1", server.port, ca_file=certificates.ca)
+        counters = one.failed()
+        assert words in counters["last_error"] and counters["queued"] == 1 and counters["sent"] == 0
+        assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["expired", "other", "self"])
+def test_wrong_certificates_get_nothing(sender, certificates, name):
+    with Server(context=certificates.server(name)) as server:
+        one = sender("127.0.0.1", server.port, ca_file=certificates.ca)
+        one.failed()
+        assert server.requests == []
+
+
+def test_an_authority_that_the_system_does_not_know_is_refused(sender, certificates):
+    with Server(context=certificates.server("good")) as server:
+        one = sender("127.0.0.1", server.port, tls=True)
+        one.failed()
+        assert server.requests == []
+
+
+def test_plain_and_tls_mixed_up(sender, certificates, only_c):
+    with Server() as server:
+        assert "TLS" in sender("127.0.0.1", server.port, ca_file=certificates.ca).failed()["last_error"]
+    # and the other way round the server hangs up
+
+
+@pytest.mark.acceptance("PM25")
+@pytest.mark.parametrize("reply, fate, words", [
+    (answer("400 Bad Request", body="no such shop"), "rejected", "answered 400 Bad Request: no such shop"),
+    (answer("500 Oops"), "rejected", "answered 500"),
+    (answer("302 Found", "Location: http://elsewhere.example/\r\n"), "rejected", "redirects are not followed"),
+    (answer("413 Large"), "too_big", "answered 413"),
+])
+def test_refusals_are_final(sender, only_c, reply, fate, words):
+    with Server([reply]) as server:
+        one = sender("127.0.0.1", server.port)
+        counters = one.flushed()
+        assert counters["dropped"] == {fate: 1} and counters["queued"] == 0
+        assert words in counters["last_error"]
+        assert len(server.requests) == 1
+
+
+def reset(connection, _):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return b""
+
+
+def cut_body(connection, _):
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")
+    return reset(connection, _)
+
+
+def endless_headers(connection, stopping):
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    try:
+        while not stopping.is_set():
+            connection.sendall(b"X-More: and more\r\n" * 100)
+    except OSError:
+        pass
+    return b""
+
+
+def big_reply(connection, stopping):
+    try:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(11):
+            connection.sendall(b"x" * (1 << 20))
+    except OSError:
+        pass
+    return b""
+
+
+def silent(connection, stopping):
+    stopping.wait(PATIENCE)
+    return b""
+
+
+def trickle(connection, stopping):
+    try:
+        for byte in OK:
+            connection.sendall(bytes([byte]))
+            if stopping.wait(0.05):
+                break
+    except OSError:
+        pass
+    return b""
+
+
+@pytest.mark.acceptance("PM25")
+@pytest.mark.parametrize("misdeed, words", [
+    (b"", "ended before the answer"), (reset, "connection broke|ended before the answer"), (cut_body, "connection broke|ended inside the answer"),
+    (endless_headers, "headers are longer"), (big_reply, "longer than 10 MiB"),
+    (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\nConnection: close\r\n\r\nshort", "ended inside the answer"),
+    (b"HTTP/1.1 200 OK\r\ncontent-length: 9x\r\n\r\n", "wrong Content-Length"),
+    (silent, "no answer within 1.000 s"), (trickle, "no answer within 1.000 s"), (BUSY, "answered 503"),
+    (answer("429 Slow down", "Retry-After: Thu, 01 Jan 1970 00:00:00 GMT\r\n"), "answered 429"),
+], ids=lambda value: getattr(value, "__name__", str(value)[:20]))
+def test_what_time_may_cure_is_sent_again(sender, only_c, misdeed, words):
+    with Server([misdeed, OK]) as server:
+        one = sender("127.0.0.1", server.port, timeout=1)
+        counters = one.flushed(2)
+        assert counters["sent"] == 2 and counters["dropped"] == {} and counters["retried"] >= 2
+        assert re.search(words, counters["last_error"])
+        assert server.requests[0][1] == server.requests[1][1]
+
+
+@pytest.mark.acceptance("PM25")
+def test_retry_after_is_obeyed(sender, only_c):
+    with Server([answer("503 Busy", "Retry-After: 2\r\n"), OK]) as server:
+        one = sender("127.0.0.1", server.port)
+        began = time.monotonic()
+        one.flushed()
+        assert time.monotonic() - began >= 2.0
+        assert len(server.requests) == 2
+
+
+def test_interim_replies_and_chunks_are_understood(sender):
+    chunked = (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+               b"5\r\nhello\r\n0\r\n\r\n")
+    with Server([chunked]) as server:
+        one = sender("127.0.0.1", server.port)
+        assert one.flushed(2)["sent"] == 2
+        assert len(server.records()) == 2
+
+
+@pytest.mark.acceptance("PM25")
+def test_a_batch_that_is_too_large_is_halved_once(sender, only_c):
+    with Server([answer("413 Large"), OK]) as server:
+        profilomatic.configure(max_actions_per_run=0)
+        one = sender("127.0.0.1", server.port)
+        one.act(1)
+        counters = one.flushed(7)
+        assert counters["sent"] + counters["dropped"].get("too_big", 0) == 8
+        sizes = [len(body) for _, body in server.requests]
+        if sizes[0] > 1:
+            assert counters["sent"] == 8
+            assert sizes[1] + sizes[2] == sizes[0] and abs(sizes[1] - sizes[2]) <= 1
+
+
+@pytest.mark.acceptance("PM25")
+def test_a_server_that_comes_back_gets_everything(sender, only_c):
+    with Server() as server:
+        port = server.port
+        one = sender("127.0.0.1", port)
+        one.flushed(2)
+    one.act(3)
+    assert profilomatic.flush(0.5) is False
+    assert "cannot connect" in one.settled()["last_error"]
+    with Server(port=port) as server:
+        counters = one.flushed(1)
+        assert counters["sent"] == 6 and counters["dropped"] == {}
+        assert len(server.records()) == 4
+
+
+@pytest.mark.acceptance("PM25")
+def test_refused_and_unknown_hosts(sender, only_c):
+    with Server() as server:
+        port = server.port
+    counters = sender("127.0.0.1", port).failed()
+    assert "cannot connect: connection refused" in counters["last_error"]
+
+
+@pytest.mark.acceptance("PM25")
+def test_unknown_names(sender, only_c):
+    assert "cannot resolve the name" in sender("no-such-host.invalid").failed()["last_error"]
+
+
+def test_a_dead_server_does_not_hold_requests_up(sender):
+    with Server([silent]) as server:
+        one = sender("127.0.0.1", server.port, timeout=1)
+        one.act()
+        began = time.monotonic()
+        one.act(200)
+        assert time.monotonic() - began < 5.0
+        assert profilomatic.stop(0.2) in (True, False)
+        counters = one.settled()
+        assert counters["queued"] == 0 or counters["sent"] == 0
+
+
+@pytest.mark.acceptance("PM25")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_sends_its_own(sender):
+    with Server() as server:
+        one = sender("127.0.0.1", server.port)
+        one.flushed(2)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                with profilomatic.action("child"):
+                    pass
+                code = 0 if profilomatic.flush(PATIENCE) and profilomatic.stats()["destinations"][0]["sent"] == 1 else 2
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert one.flushed(1)["sent"] == 3
+        assert len(server.records()) == 4
+
+
+@pytest.mark.acceptance("PM25")
+def test_a_full_queue_is_drained_at_exit(python):
+    with Server() as server:
+        python("""
+import profilomatic
+profilomatic.configure(max_actions_per_run=0)
+profilomatic.add_destination(profilomatic.RestDestination("127.0.0.1", %d))
+for number in range(50):
+    with profilomatic.action("work"):
+        pass
+""" % server.port)
+        assert len(server.records()) == 50
+
+
+def test_exit_does_not_wait_for_a_dead_server(python):
+    with Server([silent]) as server:
+        began = time.monotonic()
+        python("""
+import profilomatic
+profilomatic.configure(max_actions_per_run=0)
+profilomatic.add_destination(profilomatic.RestDestination("127.0.0.1", %d, timeout=60))
+for number in range(50):
+    with profilomatic.action("work"):
+        pass
+""" % server.port)
+        assert time.monotonic() - began < 20.0
+
+
+def test_msgpack_batches_arrive(sender, only_c):
+    with Server() as server:
+        one = sender("127.0.0.1", server.port, format="msgpack")
+        assert one.flushed(3)["sent"] == 3
+        assert "Content-Type: application/vnd.profilomatic" in server.requests[0][0]
+        assert all(isinstance(body, bytes) and len(body) > 12 for _, body in server.requests)
+
+
+def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
+    context = ssl.SSLContext(protocol)
+    for name, value in attributes.items():
+        setattr(context, name, value)
+    return context
+
+
+@pytest.mark.parametrize("options, error, words", [
+    ({"host": ""}, ValueError, "host"),
+    ({"host": "http://h.example"}, ValueError, "host"),
+    ({"host": 5}, TypeError, "host"),
+    ({"port": 0}, ValueError, "port=0"),
+    ({"port": 65536}, ValueError, "port=65536"),
+    ({"port": "80"}, TypeError, "port"),
+    ({"timeout": 0}, ValueError, "timeout=0"),
+    ({"timeout": None}, TypeError, "timeout"),
+    ({"path": "no-slash"}, ValueError, "path"),
+    ({"path": "/a b"}, ValueError, "path|URL"),
+    ({"format": "xml"}, ValueError, "format='xml'"),
+    ({"headers": {"X": "a\r\nY: b"}}, ValueError, "[Hh]eader"),
+    ({"headers": {"X": 1}}, TypeError, "headers"),
+    ({"key": "k.pem"}, ValueError, "key="),
+    ({"ca_file": "/no/such/file.pem"}, OSError, "o such file"),
+    ({"ssl_context": True}, TypeError, "ssl.SSLContext"),
+])
+def test_wrong_options_are_refused_here_and_now(options, error, words):
+    with pytest.raises(error, match=words):
+        profilomatic.RestDestination(**{"host": "h.example", **options})
+
+
+def test_contexts_that_cannot_be_used_are_refused(tmp_path):
+    for context, words in [
+        (context_with(keylog_filename=str(tmp_path / "keys")), "keylog_filename"),
+        (context_with(ssl.PROTOCOL_TLS_SERVER, sni_callback=lambda *_: None), "sni_callback"),
+        (context_with(ssl.PROTOCOL_TLS_SERVER), "of a server"),
+        (context_with(maximum_version=ssl.TLSVersion.TLSv1_2), "maximum_version"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            profilomatic.RestDestination("h.example", ssl_context=context)
+    with pytest.warns(RuntimeWarning, match="verifies no certificate"):
+        profilomatic.RestDestination("h.example", ssl_context=context_with(check_hostname=False,
+                                                                          verify_mode=ssl.CERT_NONE))
