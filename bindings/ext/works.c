@@ -28,6 +28,9 @@
 /* One begin and one end in 16 are timed, and stand for all: a clock read is a tenth of what it would measure. */
 #define TIMED_EVERY 16
 
+/* A message that took longer was interrupted: the rest of that time was another thread's. */
+#define MESSAGE_MOST_NS (50 * POM_NS_PER_US)
+
 /* Frames of ours that app threads look at before they give up: a cycle is not possible under the GIL. */
 #define FRAMES_MAX POM_STACK_MAX
 
@@ -37,6 +40,12 @@
 
 static int64_t begin_cost_ns = 300, end_cost_ns = 500; // until measured
 static unsigned begins, ends;
+
+/* A moving average that a lost core cannot spoil: what took many times as long was not spent by us, but on somebody else's turn. */
+static int64_t learn(int64_t cost_ns, int64_t took_ns) {
+    int64_t most_ns = 2 * cost_ns + 100;
+    return cost_ns + ((took_ns < most_ns ? took_ns : most_ns) - cost_ns) / 8;
+}
 
 bool pom_work_engine_runs(void) {
     return pom_engine_state == POM_ENGINE_RUNNING ||
@@ -223,9 +232,8 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     if (slot == NULL) {
         return;
     }
-    pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code},
-                           .action = work->action,
-                           .kind = kind};
+    pom_anchor_t anchor = {
+        .at = {.frame = frame->frame, .code = frame->code}, .action = work->action, .kind = kind};
     if (kind == POM_ANCHOR_INSIDE && !frame->generator) {
         pom_own_frame_t caller = *frame;
         for (int i = 0; i < POM_ANCHOR_CALLERS && caller.previous != 0; i++) {
@@ -242,13 +250,16 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     }
     work->slot = slot;
     work->slot_serial = slot->serial;
+    slot->attaches++;
+    bool alone = atomic_load_explicit(&slot->count, memory_order_relaxed) == 1;
+    work->attached_as = alone ? slot->attaches : 0;
     pom_sampler_notify(pom_engine_sampler());
     int64_t cost = begin_cost_ns;
     if (begins++ % TIMED_EVERY == 0) {
         // From the start of the request's bookkeeping; later attaches (a body's chunks) cost about as much.
         int64_t since = work->action->cost_ns == 0 ? work->action->start_ns : anchor.since_ns;
         int64_t took = pom_now_ns() - since;
-        begin_cost_ns += (took - begin_cost_ns) / 8;
+        begin_cost_ns = learn(begin_cost_ns, took);
     }
     pom_registry_charge(pom_engine_registry(), work->action, cost);
 }
@@ -264,6 +275,9 @@ void pom_work_detach(pom_work_t *work) {
         return; // its engine has been stopped, or its thread's state is gone and the slot with it
     }
     (void)pom_slot_detach(slot, work->action); // false only when stop() has withdrawn it
+    if (slot->attaches != work->attached_as) {
+        return; // other actions took turns with it on this thread: only samples tell whose CPU time it was
+    }
     int64_t cpu_ns = pom_thread_cpu_ns();
     if (slot == pom_threads_slot() && cpu_ns > work->attached_cpu_ns) {
         work->action->cpu_ns += cpu_ns - work->attached_cpu_ns;
@@ -342,7 +356,7 @@ void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception) 
         }
     }
     if (timed) {
-        end_cost_ns += (pom_now_ns() - start_ns - end_cost_ns) / 8;
+        end_cost_ns = learn(end_cost_ns, pom_now_ns() - start_ns);
     }
     work->kind = POM_WORK_NONE;
     work->action = NULL;
@@ -376,8 +390,7 @@ static int32_t walk_traceback(PyObject *traceback, pom_raw_frame_t *frames, int3
          at = (PyObject *)((PyTracebackObject *)at)->tb_next) {
         const PyTracebackObject *tb = (PyTracebackObject *)at;
         PyCodeObject *code = PyFrame_GetCode(tb->tb_frame); // the frame keeps it
-        frames[depth++] =
-            (pom_raw_frame_t){.code = (uintptr_t)code, .lasti = tb->tb_lasti / 2};
+        frames[depth++] = (pom_raw_frame_t){.code = (uintptr_t)code, .lasti = tb->tb_lasti / 2};
         Py_DECREF(code);
         if (*handler == 0) {
             *handler = pom_core_gil_mode() ? (uintptr_t)tb->tb_frame
@@ -408,7 +421,8 @@ static bool begins_with(PyObject *file, PyObject *prefix) {
 
 /* Ours too: between a logging library and its destination stands the integration's Python. */
 static bool is_stripped(const pom_own_frame_t *frame) {
-    PyObject *file = ((PyCodeObject *)frame->code)->co_filename; // borrowed; the frame runs this code
+    PyObject *file =
+        ((PyCodeObject *)frame->code)->co_filename; // borrowed; the frame runs this code
     return begins_with(file, stripped) || begins_with(file, own);
 }
 
@@ -427,7 +441,8 @@ static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames,
             break;
         }
         if (!handled && frame.frame == handler) {
-            handled = true; // what was called while handling is not where it was raised: the traceback stands for it
+            handled =
+                true; // what was called while handling is not where it was raised: the traceback stands for it
         } else if (handled && (depth > 0 || !is_stripped(&frame))) {
             frames[depth++] = (pom_raw_frame_t){.code = frame.code, .lasti = frame.lasti};
         }
@@ -522,7 +537,9 @@ void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *f
     memcpy(pom_event_fields(event), encoded, size);
     event->at_ns = start_ns;
     tell_sampler(pom_registry_post(registry, event));
-    pom_registry_charge(registry, work->action, pom_now_ns() - start_ns);
+    int64_t took_ns = pom_now_ns() - start_ns;
+    pom_registry_charge(registry, work->action,
+                        took_ns < MESSAGE_MOST_NS ? took_ns : MESSAGE_MOST_NS);
 }
 
 /* ---- questions ---------------------------------------------------------------------------------------- */
