@@ -363,7 +363,6 @@ def test_safe_path_is_respected(command, program):
     assert json.loads(run.stdout)["path"] == json.loads(bare.stdout)["path"]
 
 
-@pytest.mark.acceptance("PM27")
 def test_profile_profiler_says_where_the_bill_is(command, actions):
     run = command("-m", "profilomatic", "run", "--profile-profiler", "self.jsonl", "actions.py", cwd=actions)
     assert run.returncode == 2
