@@ -27,7 +27,7 @@ static bool find_functions(void) {
     if (module == NULL) {
         return false;
     }
-    get_running_loop = PyObject_GetAttrString(module, "_get_running_loop");
+    Py_XSETREF(get_running_loop, PyObject_GetAttrString(module, "_get_running_loop"));
     if (get_running_loop != NULL) {
         PyObject *asyncio = PyImport_ImportModule("asyncio");
         current_task = asyncio == NULL ? NULL : PyObject_GetAttrString(asyncio, "current_task");
@@ -52,7 +52,11 @@ uintptr_t pom_asyncio_task_frame(void) {
         goto done;
     }
     coroutine = PyObject_CallMethodNoArgs(task, s_get_coro);
-    frame = coroutine == NULL ? NULL : PyObject_GetAttr(coroutine, s_cr_frame);
+    // The interpreter's own only, whose frame lies inside it: that of a look-alike may go with the frame object.
+    if (coroutine == NULL || !PyCoro_CheckExact(coroutine)) {
+        goto done;
+    }
+    frame = PyObject_GetAttr(coroutine, s_cr_frame);
     if (frame != NULL && PyFrame_Check(frame)) {
         found = pom_core_gil_mode() ? (uintptr_t)frame : pom_frame_of((uintptr_t)frame);
     }

@@ -65,7 +65,8 @@ static PyObject *body_next(PyObject *op) {
     self->begun = true;
     pom_request_enter(self->request);
     if (self->iterator == NULL) {
-        self->iterator = PyObject_GetIter(self->iterable);
+        PyObject *fresh = PyObject_GetIter(self->iterable); // its __iter__ may come back here
+        Py_XSETREF(self->iterator, fresh);
     }
     PyObject *iterator = Py_XNewRef(self->iterator); // a close() on another thread may drop ours
     PyObject *chunk = iterator == NULL ? NULL : Py_TYPE(iterator)->tp_iternext(iterator);
@@ -175,8 +176,10 @@ static int body_traverse(PyObject *op, visitproc visit, void *arg) {
 }
 
 static int body_clear(PyObject *op) {
-    Py_CLEAR(((body_t *)op)->iterator);
-    return 0; // request and iterable stay until dealloc: next() and close() count on them
+    body_t *self = (body_t *)op;
+    Py_CLEAR(self->iterator);
+    Py_SETREF(self->iterable, Py_NewRef(Py_None)); // next() and close() count on there being one
+    return 0;                                       // what a cycle can hang on in the request, that clears itself
 }
 
 static void body_finalize(PyObject *op) {

@@ -129,6 +129,11 @@ static int32_t read_svarint(cursor_t *c) {
     return (value & 1) != 0 ? -(int32_t)(value >> 1) : (int32_t)(value >> 1);
 }
 
+/* Garbage may overflow. */
+static int32_t add(int32_t line, int32_t delta) {
+    return (int32_t)((uint32_t)line + (uint32_t)delta);
+}
+
 static size_t decode_lines(const unsigned char *table, size_t size, int32_t first_line,
                            pom_line_run_t *runs, size_t room) {
     cursor_t c = {.at = table, .end = table + size};
@@ -142,14 +147,14 @@ static size_t decode_lines(const unsigned char *table, size_t size, int32_t firs
         if (kind == 15) {
             shown = -1;
         } else if (kind == 14) {
-            line += read_svarint(&c);
+            line = add(line, read_svarint(&c));
             (void)read_varint(&c); // end line, start column, end column
             (void)read_varint(&c);
             (void)read_varint(&c);
         } else if (kind == 13) {
-            line += read_svarint(&c);
+            line = add(line, read_svarint(&c));
         } else if (kind >= 10) {
-            line += (int32_t)kind - 10;
+            line = add(line, (int32_t)kind - 10);
             c.at += 2;
         } else {
             c.at += 1;

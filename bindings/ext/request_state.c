@@ -444,6 +444,7 @@ static int request_clear(PyObject *op) {
     Py_CLEAR(self->headers);
     Py_CLEAR(self->file_wrapper);
     Py_CLEAR(self->file_body);
+    Py_CLEAR(self->nested_route);
     return 0;
 }
 

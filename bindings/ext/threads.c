@@ -97,7 +97,8 @@ static void find_stack(void) {
     if (syscall(SYS_gettid) == getpid()) {
         uintptr_t here = (uintptr_t)__builtin_frame_address(0);
         bool room = here > mine.stack_low && here - mine.stack_low > 2 * MAIN_STACK_TOUCHED;
-        mine.stack_low = room ? touch_stack() : here;
+        bool other = here < mine.stack_low || here >= mine.stack_high; // a coroutine of C's, with a stack of its own
+        mine.stack_low = other ? mine.stack_high : room ? touch_stack() : here;
     }
 }
 
@@ -106,13 +107,13 @@ static void find_name(char *out, size_t size, unsigned long ident) {
     out[0] = '\0';
     PyObject *modules = PyImport_GetModuleDict(); // borrowed
     PyObject *threading = modules == NULL ? NULL : PyDict_GetItemString(modules, "threading");
-    PyObject *active = NULL, *key = NULL, *name = NULL;
+    PyObject *active = NULL, *key = NULL, *thread = NULL, *name = NULL;
     if (threading != NULL) {
         active = PyObject_GetAttrString(threading, "_active");
         key = PyLong_FromUnsignedLong(ident);
     }
     if (active != NULL && key != NULL && PyDict_Check(active)) {
-        PyObject *thread = PyDict_GetItem(active, key); // borrowed
+        thread = Py_XNewRef(PyDict_GetItemWithError(active, key));
         name = thread == NULL ? NULL : PyObject_GetAttrString(thread, "_name");
     }
     Py_ssize_t len = 0;
@@ -133,6 +134,7 @@ static void find_name(char *out, size_t size, unsigned long ident) {
     PyErr_Clear(); // a thread without a name is no error
     Py_XDECREF(active);
     Py_XDECREF(key);
+    Py_XDECREF(thread);
     Py_XDECREF(name);
 }
 
@@ -140,7 +142,7 @@ void pom_threads_silence(void) {
     mine.silent = true;
 }
 
-static pom_slot_t *claim(PyThreadState *state) {
+static pom_slot_t *claim_now(PyThreadState *state) {
     PyObject *dict = PyThreadState_GetDict(); // borrowed
     if (slots == NULL || dict == NULL || mine.silent) {
         return NULL;
@@ -167,7 +169,8 @@ static pom_slot_t *claim(PyThreadState *state) {
         return NULL;
     }
     Py_DECREF(guard); // the dict's own keeps it alive
-    pom_slot_t *slot = pom_slots_claim(slots, &who);
+    // A Thread of the user's own making may have run code for its name: the engine may have been stopped.
+    pom_slot_t *slot = slots == NULL ? NULL : pom_slots_claim(slots, &who);
     if (slot == NULL) {
         return NULL;
     }
@@ -178,6 +181,15 @@ static pom_slot_t *claim(PyThreadState *state) {
     mine.state = state;
     mine.generation = generation;
     mine.serial = last_serial;
+    return slot;
+}
+
+/* Also at the end of an action that another thread drops with an exception under way, which is none of ours to clear. */
+__attribute__((noinline)) static pom_slot_t *claim(PyThreadState *state) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    pom_slot_t *slot = claim_now(state);
+    PyErr_Restore(type, value, traceback);
     return slot;
 }
 

@@ -56,7 +56,8 @@ static inline uintptr_t load(uintptr_t address) {
 }
 
 static inline bool within(const span_t *span, uintptr_t address, size_t size) {
-    return address >= span->low && address + size <= span->high;
+    // No sum with the address: it may be garbage at the very end of memory.
+    return address >= span->low && address <= span->high && span->high - address >= size;
 }
 
 /* Moves to the next older chunk of the list; false at its end. The chunk's header is read plainly: it cannot be unmapped

@@ -144,7 +144,7 @@ static int wrapped_traverse(PyObject *op, visitproc visit, void *arg) {
 }
 
 static int wrapped_clear(PyObject *op) {
-    (void)op; // never without its application; the cycle is broken elsewhere
+    Py_SETREF(((wrapped_t *)op)->app, Py_NewRef(Py_None)); // never without one
     return 0;
 }
 
