@@ -86,6 +86,7 @@ typedef struct pom_slot_s {
     pom_thread_identity_t who;
     bool claimed;    /* [app] */
     uint64_t serial; /* [app] the owner's mark: tells a claim from the next one of the same slot */
+    uint64_t attaches; /* [app] ever, by the owner's count: tells it whether a stretch had company */
     uint32_t shed_count;                  /* [app], never looked at by the sampler, likewise shed */
     pom_shed_anchor_t shed[POM_SHED_MAX];
     /* seqlock: written by the owner thread */

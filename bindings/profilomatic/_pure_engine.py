@@ -194,6 +194,7 @@ class Run:
 
     def _look_at(self, stack, attached, now_ns):
         owner = own = None
+        cpu_now = _pure_native.cpu_ns_of(attached[0][1].tid)
         for live, spot in attached:
             part = spot.cut(stack)
             # The action whose anchor is nearest to the leaf owns the sample.
@@ -202,6 +203,8 @@ class Run:
         for live, spot in attached:
             if live is not owner:
                 self._missed(live, "no_anchor", now_ns)
+                if cpu_now is not None:  # what has been used so far is not its own
+                    live.last_cpu_ns, live.last_tid = cpu_now, spot.tid
             elif live.spot is not spot or spot.at_ns > now_ns:
                 self._missed(live, "raced", now_ns)
             else:
