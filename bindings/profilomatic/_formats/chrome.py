@@ -1,12 +1,14 @@
 """Chrome's trace events (JSON object form), for Perfetto and chrome://tracing.
 
 Each action is an event "X" with its real start and duration on its process and thread, and below it its call graph. A
-call graph says how long, not when: children are laid end to end from their parent's start, and such events say
-`"synthetic": true` in their arguments. Messages are instant events with their real moment in the arguments. `tts` and `tdur`
-are the thread's CPU clock, counted from the action's start.
+call graph says how long, not when: children are laid end to end from their parent's start, and their events say
+`"synthetic": true` in their arguments; calls without wall time are left out. Messages are instant events with their real
+moment in the arguments. `tts` and `tdur` are the thread's CPU clock, counted from the action's start.
 
-Times are microseconds since the midnight before last of the first record's day (`otherData` says which): as floats they
-keep the nanosecond, which microseconds since 1970 would not. Actions that overlap on one thread (greenlets, asyncio
+Times are multiples of 1/4096 us. Readers add start and duration as floats, and such sums are exact, where decimals would
+put the end of a call a hair behind its caller's; and a quarter of a nanosecond is near enough to round to the right one.
+They count from the midnight before last of the first record's day (`otherData` says which), since floats of microseconds
+since 1970 could not hold that. Actions that overlap on one thread (greenlets, asyncio
 tasks) stand on tracks of their own, since events of one track must nest. Memory: one action at a time, and the threads.
 """
 
@@ -50,31 +52,31 @@ class Writer:
             self._base = max(0, start // _DAY * _DAY - _DAY)
         start -= self._base
         pid, tid = self._track(tree, start)
-        starts, cpu_starts = [start], [0]
-        # Where the next child of each row begins.
+        track = {"pid": pid, "tid": tid}
+        # Where the next child of each row begins, by the wall and by the CPU clock.
         free, cpu_free = [start], [0]
         for row, frame in enumerate(tree.frames):
+            wall, cpu = tree.total_wall[row], tree.total_cpu[row]
             if row:
                 parent = tree.parents[row]
-                starts.append(free[parent])
-                cpu_starts.append(cpu_free[parent])
                 free.append(free[parent])
                 cpu_free.append(cpu_free[parent])
-                free[parent] += tree.total_wall[row]
-                cpu_free[parent] += tree.total_cpu[row]
+                free[parent] += wall
+                cpu_free[parent] += cpu
+            begin, cpu_begin = _micro(free[row]), _micro(cpu_free[row])
+            moment = {"ts": begin, "tts": cpu_begin}
             if row in tree.messages:
-                fields, moment = tree.messages[row]
-                self._put({"name": _message_name(fields), "ph": "i", "s": "t", "ts": _micro(starts[row]), "pid": pid,
-                           "tid": tid, "args": {"message": fields, "moment": moment}})
+                fields, at = tree.messages[row]
+                self._put({"name": _message_name(fields), "ph": "i", "s": "t", **moment, **track,
+                           "args": {"message": fields, "moment": at}})
                 continue
-            event = {"name": name_of(frame), "cat": "call" if row else "action", "ph": "X", "ts": _micro(starts[row]),
-                     "dur": _micro(tree.total_wall[row]), "tts": _micro(cpu_starts[row]),
-                     "tdur": _micro(tree.total_cpu[row]), "pid": pid, "tid": tid}
-            if row:
-                event["args"] = {"file": frame.file, "line": frame.line, "synthetic": True, "samples": tree.hits[row]}
-            else:
-                event["args"] = {"task": tree.record.get("task_uuid"), **tree.fields()}
-            self._put(event)
+            moment.update(dur=_micro(free[row] + wall) - begin, tdur=_micro(cpu_free[row] + cpu) - cpu_begin)
+            if not row:
+                told = {"task": tree.record.get("task_uuid"), **tree.fields()}
+                self._put({"name": name_of(frame), "cat": "action", "ph": "X", **moment, **track, "args": told})
+            elif wall:
+                told = {"file": frame.file, "line": frame.line, "synthetic": True, "samples": tree.hits[row]}
+                self._put({"name": name_of(frame), "cat": "call", "ph": "X", **moment, **track, "args": told})
 
     def _track(self, tree, start):
         """(pid, number of a track on which nothing is open at this time)."""
@@ -102,7 +104,7 @@ class Writer:
 
 
 def _micro(nanoseconds):
-    return nanoseconds / 1000
+    return (nanoseconds * 4096 + 500) // 1000 / 4096
 
 
 def _message_name(fields):

@@ -34,6 +34,7 @@ class Writer:
     def __init__(self, stream, clock):
         self._put = stream.write
         self._clock = clock
+        self._wall_at = 1 if clock == "cpu" else 2  # among a sample's values
         self._texts = {}
         self._text_count = 0
         self._functions = {}
@@ -43,8 +44,10 @@ class Writer:
 
     def write(self, trees):
         self._text("")
-        for name, unit in (("samples", "count"), ("wall", "nanoseconds"), ("cpu", "nanoseconds")):
-            self._put(pb.data(_SAMPLE_TYPE, self._value_type(name, unit)))
+        # The chosen clock comes last and is the default: readers that know no default (speedscope) take the last.
+        self._put(pb.data(_SAMPLE_TYPE, self._value_type("samples", "count")))
+        for name in ("wall", "cpu") if self._clock == "cpu" else ("cpu", "wall"):
+            self._put(pb.data(_SAMPLE_TYPE, self._value_type(name, "nanoseconds")))
         # One mapping, so that readers do not look for a binary: 1 start, 2 limit, 5 file, 7 has_functions ...
         self._put(pb.data(_MAPPING, pb.integer(1, 1) + pb.integer(3, 1) + pb.integer(5, self._text("python"))
                           + b"".join(pb.integer(field, 1) for field in (7, 8, 9))))
@@ -71,8 +74,8 @@ class Writer:
             path = tuple(stack)
             cost = sums.setdefault(path, [0, 0, 0])
             cost[0] += tree.hits[row]
-            cost[1] += tree.wall[row]
-            cost[2] += tree.cpu[row]
+            cost[self._wall_at] += tree.wall[row]
+            cost[3 - self._wall_at] += tree.cpu[row]
         for path, cost in sums.items():
             ids = [self._location(frame) for frame in reversed(path)]
             self._put(pb.data(_SAMPLE, pb.packed(1, ids) + pb.packed(2, cost) + labels))

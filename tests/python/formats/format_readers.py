@@ -149,29 +149,25 @@ class Callgrind:
 
 
 def check_nesting(trace):
-    """Events "X" of one track nest, in wall and in CPU time; returns the actions."""
-    tracks, actions = {}, []
+    """Events "X" of one track nest by their start and the float sum of start and duration; returns actions and calls."""
+    tracks, actions, calls = {}, [], []
     for event in trace["traceEvents"]:
         assert event["ph"] in ("X", "i", "M")
-        if event["ph"] == "M":
-            continue
-        assert isinstance(event["pid"], int) and isinstance(event["tid"], int)
-        if event["ph"] != "X":
-            continue
-        tracks.setdefault((event["pid"], event["tid"]), []).append(event)
-        if event["cat"] == "action":
-            actions.append(event)
+        if event["ph"] == "X":
+            assert isinstance(event["pid"], int) and isinstance(event["tid"], int)
+            assert event["dur"] >= 0 and event["tdur"] >= 0
+            tracks.setdefault((event["pid"], event["tid"]), []).append(event)
+            (actions if event["cat"] == "action" else calls).append(event)
     for events in tracks.values():
         stack = []
-        spans = [(round(e["ts"] * 1000), round(e["dur"] * 1000), e["cat"]) for e in events]
-        for start, duration, category in sorted(spans, key=lambda span: (span[0], -span[1])):
-            while stack and start >= stack[-1]:
+        for event in sorted(events, key=lambda e: (e["ts"], -e["dur"])):
+            while stack and event["ts"] >= stack[-1]:
                 stack.pop()
-            if stack:
-                assert start + duration <= stack[-1], (start, duration, stack)
-                assert category != "action", "an action inside another"
-            stack.append(start + duration)
-    return actions
+            assert (event["cat"] == "action") == (not stack), "an action inside another, or a call outside"
+            end = event["ts"] + event["dur"]
+            assert not stack or end <= stack[-1], (event, stack)
+            stack.append(end)
+    return actions, calls
 
 
 # --- JSON Schema, as much as speedscope's schema uses -----------------------------------------------------------------

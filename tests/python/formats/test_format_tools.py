@@ -97,10 +97,10 @@ def test_go_tool_pprof_sees_the_same_samples(seed, made_file, tmp_path):
     made = rr.records(seed)
     path = made_file("pprof", made)
     raw = pprof("-raw", path, tmp_path=tmp_path)
-    assert "samples/count wall/nanoseconds[dflt] cpu/nanoseconds" in raw
+    assert "samples/count cpu/nanoseconds wall/nanoseconds[dflt]" in raw
     rows = re.findall(r"^ +(\d+) +(\d+) +(\d+): ", raw, re.MULTILINE)
     sums = [sum(int(row[index]) for row in rows) for index in range(3)]
-    assert sums[1:] == [whole(made), whole(made, "cpu_time")]
+    assert sums[1:] == [whole(made, "cpu_time"), whole(made)]
     top = pprof("-top", "-nodecount=1000", "-nodefraction=0", "-unit=ns", "-sample_index=wall", path, tmp_path=tmp_path)
     assert f"Total samples = {whole(made)}ns" in top
     own, total = rr.totals(made)
@@ -141,8 +141,8 @@ def test_protobuf_library_decodes_the_profile(converted):
     made = rr.records(3)
     message = message_factory.GetMessageClass(profile_descriptor(pool_module, descriptor_pb2))()
     message.ParseFromString(gzip.decompress(converted(made, "pprof")))
-    assert sum(sample.value[1] for sample in message.sample) == whole(made)
-    assert sum(sample.value[2] for sample in message.sample) == whole(made, "cpu_time")
+    assert sum(sample.value[2] for sample in message.sample) == whole(made)
+    assert sum(sample.value[1] for sample in message.sample) == whole(made, "cpu_time")
     assert message.string_table[0] == ""
     ids = {location.id for location in message.location}
     assert all(number in ids for sample in message.sample for number in sample.location_id)

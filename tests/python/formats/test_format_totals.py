@@ -84,14 +84,14 @@ def test_speedscope_has_two_profiles_an_action(seed, converted):
 def test_pprof_has_every_path(seed, converted):
     made = rr.records(seed)
     data = readers.pprof(converted(made, "pprof"))
-    assert data["types"] == [("samples", "count"), ("wall", "nanoseconds"), ("cpu", "nanoseconds")]
+    assert data["types"] == [("samples", "count"), ("cpu", "nanoseconds"), ("wall", "nanoseconds")]
     assert data["default"] == "wall" and data["period"] == 10_000_000 and data["time"] > 0
     by_task = {}
     for path, values, labels in data["samples"]:
         assert labels["method"] == "GET" and labels["source"] == "shop"
         entry = by_task.setdefault(labels["task"], {}).setdefault(path, [0, 0, 0])
-        for index in range(3):
-            entry[index] += values[index]
+        for index, value in enumerate((values[0], values[2], values[1])):
+            entry[index] += value
     expected = {}
     for record in made:
         paths = expected.setdefault(record["task_uuid"], {})
@@ -102,7 +102,9 @@ def test_pprof_has_every_path(seed, converted):
             for index in range(3):
                 entry[index] += cost[index]
     assert by_task == {task: paths for task, paths in expected.items() if paths}
-    assert readers.pprof(converted(made, "pprof", "--clock", "cpu"))["default"] == "cpu"
+    by_cpu = readers.pprof(converted(made, "pprof", "--clock", "cpu"))
+    assert by_cpu["default"] == "cpu" and by_cpu["types"][2] == ("cpu", "nanoseconds")
+    assert sum(values[2] for _, values, _ in by_cpu["samples"]) == whole(made)[1]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -160,16 +162,18 @@ def test_chrome_events_nest_and_add_up(seed, converted):
     made = rr.records(seed)
     trace = json.loads(converted(made, "chrome"))
     assert trace["displayTimeUnit"] == "ns"
-    actions = readers.check_nesting(trace)
+    actions, calls = readers.check_nesting(trace)
     assert len(actions) == len(made)
     for record, event in zip(made, actions, strict=True):
         assert event["name"] == rr.action_label(record) and event["args"]["task"] == record["task_uuid"]
         assert round(event["dur"] * 1000) == rr.ns(record["time"])
         assert round(event["tdur"] * 1000) == rr.ns(record["cpu_time"])
         assert "synthetic" not in event["args"]
+    # Children end to end: below an action they take what it does not have itself.
+    total = sum(round(event["dur"] * 1000) for event in actions)
+    assert total == whole(made)[0]
     starts = [rr.moment_us(record["start_time"]) for record in made]
     assert [round(event["ts"] - actions[0]["ts"]) for event in actions] == [start - starts[0] for start in starts]
-    calls = [event for event in trace["traceEvents"] if event["ph"] == "X" and event["cat"] == "call"]
     assert all(event["args"]["synthetic"] is True for event in calls)
     messages = [event for event in trace["traceEvents"] if event["ph"] == "i"]
     assert len(messages) == sum(count_messages(record) for record in made)
@@ -184,8 +188,8 @@ def test_overlapping_actions_of_one_thread_stand_on_two_tracks(converted):
     made = rr.records(3, 2)
     for record, start, time in zip(made, (5_000_000, 6_000_000), (3.0, 3.0), strict=True):
         record.update(start_time=rr.moment(start), time=time, children=[], pid=1, thread=7)
-    actions = readers.check_nesting(json.loads(converted(made, "chrome")))
+    actions, _ = readers.check_nesting(json.loads(converted(made, "chrome")))
     assert actions[0]["tid"] != actions[1]["tid"]
     made[1]["start_time"] = rr.moment(9_000_000)
-    actions = readers.check_nesting(json.loads(converted(made, "chrome")))
+    actions, _ = readers.check_nesting(json.loads(converted(made, "chrome")))
     assert actions[0]["tid"] == actions[1]["tid"]
