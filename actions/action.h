@@ -6,8 +6,8 @@
  * the other's; the queue of events is the only way across.
  *
  *     action = pom_registry_begin(registry, ...);     [app]
- *     pom_registry_message(registry, action, ...);    [app]
- *     pom_registry_end(registry, action, ...);        [app]  not to be touched afterwards
+ *     pom_registry_post(registry, event);             [app]  a message
+ *     pom_registry_end(registry, action);             [app]  not to be touched afterwards
  */
 #ifndef POM_ACTIONS_ACTION_H
 #define POM_ACTIONS_ACTION_H

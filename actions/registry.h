@@ -8,7 +8,7 @@
  *     action = pom_registry_begin(registry, &kind);            NULL: shed
  *     event = pom_registry_event(registry, action, 12, 200);   NULL: dropped, counted
  *     pom_registry_post(registry, event);
- *     pom_registry_end(registry, action, &end);
+ *     pom_registry_end(registry, action);
  *
  * [app] functions are kept apart by the interpreter's lock; none waits, and none allocates in steady state. After
  * begin, end and post the caller notifies the sampler.

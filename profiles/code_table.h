@@ -20,7 +20,7 @@
  * Race with death: the sampler reads a frame, then asks for its code; the object may die in between
  * and a resolver may read a successor. pom_code_table_epoch() counts deaths: the sampler reads it
  * before the walk and after its look-ups; when it moved, entries that this sample inserted are
- * discarded again (`fresh` tells that there were some) and the sample is taken again.
+ * discarded again (`fresh` tells that there were some) and the sample is a miss.
  *
  * What the sampler inserted without the GIL is therefore a claim. A GIL holder never gets one: it
  * reads the object itself, once, and its confirmed entry replaces the claim.

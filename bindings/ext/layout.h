@@ -1,7 +1,7 @@
 /*
  * Where CPython keeps what a walk needs: the only place with an #if on its version.
  *
- * Used by walker.c, anchor.c and code_reader.c. Everything is an offset or a tiny accessor, so the code that reads is
+ * Used by walker.c, parked.c, works.c and code_reader.c. Everything is an offset or a tiny accessor, so the code that reads is
  * the same for every version. Offsets come from the headers the extension is built with; layout.c compares them at start with
  * what the running interpreter says of itself, since structs do change within a minor version.
  *
