@@ -1,0 +1,228 @@
+"""Programs in which many actions share a thread, each run in a process of its own by test_contexts.py.
+
+    python programs.py NAME PROFILES
+
+The work is counted in rounds of one loop, so that its shares are known: in each action a `heavy` function does three times what a
+`light` one does. What a program finds out by itself it prints as JSON.
+"""
+
+import json
+import os
+import resource
+import sys
+
+import profilomatic
+
+UNIT = int(os.environ.get("CONTEXT_ROUNDS", "3000"))  # rounds of a light stretch, some 150 us
+
+
+def spin(rounds):
+    total = 0
+    for number in range(rounds):
+        total += number * number
+    return total
+
+
+# The same work under names of its own for each kind of action; inlined, so that its time is these functions' self time.
+def heavy_a():
+    total = 0
+    for number in range(3 * UNIT):
+        total += number * number
+
+
+def light_a():
+    total = 0
+    for number in range(UNIT):
+        total += number * number
+
+
+def heavy_b():
+    total = 0
+    for number in range(3 * UNIT):
+        total += number * number
+
+
+def light_b():
+    total = 0
+    for number in range(UNIT):
+        total += number * number
+
+
+WORK = {"a": (heavy_a, light_a), "b": (heavy_b, light_b)}
+
+
+def begin(path, **options):
+    profilomatic.configure(**{"time_granularity": 0.001, "max_overhead": 0.5, "max_actions_per_run": 0, **options})
+    profilomatic.add_destination(profilomatic.file_destination(path))
+
+
+def finish(**found):
+    assert profilomatic.flush(60), profilomatic.stats()
+    stats = profilomatic.stats()
+    assert profilomatic.stop(60)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps({"stats": stats, "cpu": usage.ru_utime + usage.ru_stime, **found}))
+
+
+def resident():
+    """KiB of memory that this process has."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+
+
+def tasks(path, count=1000, turns=2):
+    """Asyncio tasks that take turns on one thread, two kinds of them."""
+    import asyncio
+
+    async def work(kind):
+        heavy, light = WORK[kind]
+        with profilomatic.action(kind) as action:
+            await asyncio.sleep(0)  # see greenlets()
+            for _ in range(turns):
+                heavy()
+                await asyncio.sleep(0)
+                assert profilomatic.current_task_uuid() == action.task_uuid
+                light()
+                await asyncio.sleep(0)
+
+    async def main():
+        await asyncio.gather(*(work("ab"[number % 2]) for number in range(count)))
+
+    begin(path)
+    asyncio.run(main())
+    finish()
+
+
+def greenlets(path, count=1000, turns=2):
+    """The same as greenlets of gevent."""
+    import gevent
+
+    def work(kind):
+        heavy, light = WORK[kind]
+        with profilomatic.action(kind) as action:
+            # A sample in the first stretch of an action counts from its begin, which is right for the action, and makes what
+            # comes first smaller in a sum over actions much shorter than the period.
+            gevent.sleep(0)
+            for _ in range(turns):
+                heavy()
+                gevent.sleep(0)
+                assert profilomatic.current_task_uuid() == action.task_uuid
+                light()
+                gevent.sleep(0)
+
+    begin(path)
+    gevent.joinall([gevent.spawn(work, "ab"[number % 2]) for number in range(count)], raise_error=True)
+    finish()
+
+
+def generators(path, count=40):
+    """Generators that hold an action while their consumer, in another action, works between two items."""
+    def produce():
+        with profilomatic.action("a"):
+            for _ in range(count):
+                heavy_a()
+                light_a()
+                yield
+
+    begin(path)
+    producers = [produce(), produce()]
+    for producer in producers:
+        next(producer)  # else their actions would begin inside the consumer's, and be part of it
+    with profilomatic.action("b"):
+        for _ in range(count - 1):
+            for producer in producers:
+                next(producer)
+            heavy_b()
+            light_b()
+    for producer in producers:
+        assert next(producer, "over") == "over"
+    finish()
+
+
+def waiting(path, seconds=0.4):
+    """An action that waits below two calls, while others of its thread work."""
+    import asyncio
+
+    async def inner_wait():
+        await asyncio.sleep(seconds)  # INNER
+
+    async def waits():
+        with profilomatic.action("waits"):
+            await inner_wait()  # OUTER
+            light_a()
+
+    async def works():
+        with profilomatic.action("works"):
+            for _ in range(200):
+                light_b()
+                await asyncio.sleep(0)
+
+    async def main():
+        await asyncio.gather(waits(), works())
+
+    begin(path)
+    asyncio.run(main())
+    finish(lines=[inner_wait.__code__.co_firstlineno + 1, waits.__code__.co_firstlineno + 2])
+
+
+def parked(path, count=1000):
+    """A thousand open actions on one thread, nearly all of them waiting, under the usual budget."""
+    import asyncio
+    import time
+
+    grown = 0
+
+    async def work(event):
+        with profilomatic.action("a"):
+            await event.wait()
+
+    async def main():
+        nonlocal grown
+        event = asyncio.Event()
+        before = resident()
+        waiting = [asyncio.create_task(work(event)) for _ in range(count)]
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            with profilomatic.action("b"):
+                light_b()
+            await asyncio.sleep(0)
+        grown = resident() - before
+        event.set()
+        await asyncio.gather(*waiting)
+
+    begin(path, max_overhead=0.02, time_granularity=0.01)
+    asyncio.run(main())
+    finish(grown=grown)
+
+
+def lost(path, count=3000):
+    """Actions that nobody ends, one after the other."""
+    import gc
+
+    begin(path)
+    for number in range(count):
+        action = profilomatic.action("lost", number=number)
+        action.__enter__()
+        action.message(number=number)
+        del action
+        if number == 100:
+            gc.collect()
+            assert profilomatic.flush(60)
+            before = resident()
+    gc.collect()
+    assert profilomatic.current_task_uuid() is None
+    assert profilomatic.flush(60)
+    finish(grown=resident() - before)
+
+
+def messages(path, count=100000):
+    """More messages than a record takes."""
+    begin(path)
+    with profilomatic.action("a") as action:
+        for number in range(count):
+            action.message(number=number, text="x" * 50)
+    finish()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](sys.argv[2])

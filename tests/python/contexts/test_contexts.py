@@ -1,0 +1,336 @@
+"""Which action the work belongs to, where a thread does not tell: asyncio tasks, greenlets, generators, threads.
+
+The programs that need many samples run in processes of their own, on both backends.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from pom_support import burn_until_sampled, messages, walk
+
+import profilomatic
+
+HERE = pathlib.Path(__file__).parent
+
+
+@pytest.fixture(params=["c", "pure"])
+def engine(request):
+    return request.param
+
+
+def run(engine, program, path, **more):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PROFILOMATIC_")}
+    environment.update(more, PYTHONPATH=str(pathlib.Path(profilomatic.__file__).parent.parent),
+                       PROFILOMATIC_PURE="1" if engine == "pure" else "")
+    done = subprocess.run([sys.executable, "-X", "faulthandler", str(HERE / "programs.py"), program, str(path)],
+                          env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    with open(path) as lines:
+        records = [json.loads(line) for line in lines]
+    return json.loads(done.stdout.splitlines()[-1]), records
+
+
+def names(record):
+    return {node["function"].rsplit(".", 1)[-1] for node in walk(record) if "function" in node}
+
+
+def own_time(records, name, key="self_cpu_time"):
+    return sum(node[key] for record in records for node in walk(record) if node.get("function") == name)
+
+
+def planted_shares_hold(records):
+    """The `heavy` functions have 3/4 of the CPU time, within 0.05 or, with few samples, what chance allows; no action has
+    another's. CPU time, since on a busy machine a whole phase of the tasks may stand still."""
+    heavy, light = (sum(own_time(records, name + kind) for kind in "ab") for name in ("heavy_", "light_"))
+    hits = sum(own_time(records, name + kind, "hits") for kind in "ab" for name in ("heavy_", "light_"))
+    assert hits > 100, "too few samples to say anything"
+    allowed = max(0.05, 4 * math.sqrt(0.75 * 0.25 / hits))
+    assert abs(heavy / (heavy + light) - 0.75) < allowed, (heavy, light, hits)
+    for record in records:
+        other = "b" if record["action"]["type"] == "a" else "a"
+        assert not names(record) & {"heavy_" + other, "light_" + other}, record
+
+
+def sums_are_no_more_than_there_was(found, records):
+    """CPU time that two actions both claim would show here."""
+    claimed = sum(record["cpu_time"] for record in records)
+    assert claimed < 1.1 * found["cpu"], (claimed, found["cpu"])
+    sampled = sum(node["self_cpu_time"] for record in records for node in walk(record))
+    assert sampled < 1.1 * found["cpu"], (sampled, found["cpu"])
+
+
+def test_a_thousand_asyncio_tasks_keep_their_own_samples(engine, tmp_path):
+    found, records = run(engine, "tasks", tmp_path / "profiles.jsonl")
+    assert len(records) == 1000
+    assert len({record["task_uuid"] for record in records}) == 1000
+    planted_shares_hold(records)
+    if engine == "c":
+        sums_are_no_more_than_there_was(found, records)
+
+
+def test_a_thousand_greenlets_keep_their_own_samples(engine, tmp_path):
+    pytest.importorskip("gevent")
+    found, records = run(engine, "greenlets", tmp_path / "profiles.jsonl")
+    assert len(records) == 1000
+    planted_shares_hold(records)
+    if engine == "c":
+        sums_are_no_more_than_there_was(found, records)
+
+
+def test_a_consumers_work_is_not_its_producers(engine, tmp_path):
+    found, records = run(engine, "generators", tmp_path / "profiles.jsonl", CONTEXT_ROUNDS="20000")
+    producers = [record for record in records if record["action"]["type"] == "a"]
+    consumer, = [record for record in records if record["action"]["type"] == "b"]
+    assert len(producers) == 2
+    planted_shares_hold(records)
+    assert "produce" in names(producers[0])
+    assert consumer["action"]["outcome"] == "succeeded"
+
+
+def test_waiting_stands_under_the_line_that_waits(tmp_path):
+    found, records = run("c", "waiting", tmp_path / "profiles.jsonl")
+    waits, = [record for record in records if record["action"]["type"] == "waits"]
+    inner, outer = found["lines"]
+    top, = [node for node in waits["children"] if node["line"] == outer]
+    below, = [node for node in top["children"] if node["line"] == inner]
+    assert top["function"].endswith("waits") and below["function"].endswith("inner_wait")
+    assert below["time"] > 0.8 * waits["time"] > 0.3
+    assert below["cpu_time"] == 0
+    # The other task's work in the meantime is not its CPU time.
+    works, = [record for record in records if record["action"]["type"] == "works"]
+    assert waits["cpu_time"] < 0.5 * works["cpu_time"]
+
+
+def test_a_thousand_waiting_actions_stay_within_budget_and_memory(tmp_path):
+    found, records = run("c", "parked", tmp_path / "profiles.jsonl")
+    waited = [record for record in records if record["action"]["type"] == "a"]
+    assert len(waited) == 1000
+    assert found["grown"] < 64 << 10, "KiB"
+    overhead = found["stats"]["overhead"]
+    assert overhead["sampler_cpu"] < 0.05 * found["cpu"], overhead
+    for record in waited:
+        assert "light_b" not in names(record)
+    # They are looked at in turn, sixteen a tick; how many ticks there are is the machine's business.
+    assert sum(1 for record in waited if "work" in names(record)) > 100
+
+
+def test_actions_that_nobody_ends_are_lost_and_their_memory_comes_back(engine, tmp_path):
+    found, records = run(engine, "lost", tmp_path / "profiles.jsonl")
+    assert {record["action"]["outcome"] for record in records} == {"lost"}
+    assert [record["action"]["number"] for record in records] == list(range(3000))
+    assert found["stats"]["actions"]["lost"] == 3000
+    assert found["grown"] < 8 << 10, "KiB"
+
+
+def test_more_messages_than_a_record_takes_are_counted(engine, tmp_path):
+    found, (record,) = run(engine, "messages", tmp_path / "profiles.jsonl")
+    kept, cut = messages(record), record["profiler"]["truncated"]
+    assert 0 < len(kept) < 100000
+    assert len(kept) + cut.get("messages", 0) + cut.get("events", 0) == 100000
+    assert os.path.getsize(tmp_path / "profiles.jsonl") < 8 << 20
+    assert [message["number"] for message in kept] == sorted(message["number"] for message in kept)
+
+
+# Small ones, on the backend of this process.
+
+def test_code_run_in_a_copied_context_is_inside_on_this_thread_only(profiles):
+    with profilomatic.action("a") as a:
+        context = contextvars.copy_context()
+        assert context.run(profilomatic.current_task_uuid) == a.task_uuid
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(context.run, profilomatic.current_task_uuid).result() is None
+    profiles.one()
+
+
+def test_a_block_inside_a_generator_based_context_manager_is_the_actions(profiles):
+    @contextlib.contextmanager
+    def job():
+        with profilomatic.action("job") as a:
+            yield a
+
+    def in_the_block():
+        burn_until_sampled(3)
+
+    with job() as a:
+        assert profilomatic.current_task_uuid() == a.task_uuid
+        in_the_block()
+    assert profilomatic.current_task_uuid() is None
+    assert "in_the_block" in names(profiles.one())
+
+
+def test_an_exit_stack_holds_actions(profiles):
+    def in_the_block():
+        burn_until_sampled(3)
+
+    def enter(stack):
+        return stack.enter_context(profilomatic.action("held"))
+
+    with contextlib.ExitStack() as stack:
+        a = enter(stack)
+        assert profilomatic.current_task_uuid() == a.task_uuid
+        in_the_block()
+    assert profilomatic.current_task_uuid() is None
+    assert "in_the_block" in names(profiles.one())
+
+
+def test_an_asynchronous_context_manager_holds_actions(profiles):
+    @contextlib.asynccontextmanager
+    async def job():
+        with profilomatic.action("job") as a:
+            await asyncio.sleep(0)
+            yield a
+
+    async def main():
+        async with job() as a:
+            assert a.task_uuid
+            burn_until_sampled(2)
+            await asyncio.sleep(0)
+        assert profilomatic.current_task_uuid() is None
+
+    asyncio.run(main())
+    assert profiles.one()["action"]["outcome"] == "succeeded"
+
+
+def test_an_action_may_end_on_another_thread(profiles):
+    action = profilomatic.action("handed over")
+    action.__enter__()
+    thread = threading.Thread(target=action.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    assert profilomatic.current_task_uuid() is None
+    with profilomatic.action("next"):
+        pass
+    first, second = profiles.flushed(2)
+    assert (first["action"]["type"], first["action"]["outcome"]) == ("handed over", "succeeded")
+    assert second["action"]["type"] == "next"
+
+
+def test_an_action_is_collected_with_the_generator_that_holds_it(profiles):
+    def produce():
+        with profilomatic.action("left"):
+            yield 1
+
+    async def consume():
+        generator = produce()
+        next(generator)
+        del generator
+        gc.collect()
+        assert profilomatic.current_task_uuid() is None
+
+    asyncio.run(consume())
+    assert profiles.one()["action"]["outcome"] == "aborted"
+
+
+# Child work.
+
+@pytest.mark.parametrize("given", ["action", "task id"])
+def test_work_in_a_thread_pool_is_linked_by_its_parent(profiles, given):
+    def work(parent):
+        with profilomatic.action("child", parent=parent) as child:
+            burn_until_sampled(2)
+            with profilomatic.action("inside the child") as inside:
+                assert inside.task_uuid == child.task_uuid
+            return child.task_uuid
+
+    with profilomatic.action("parent") as parent, ThreadPoolExecutor(2) as pool:
+        link = parent if given == "action" else parent.task_uuid
+        ids = list(pool.map(work, [link, link]))
+    records = profiles.flushed(3)
+    assert set(ids) == {record["task_uuid"] for record in records} and len(set(ids)) == 1
+    children = [record for record in records if record["action"]["type"] == "child"]
+    assert len(children) == 2 and all("work" in names(record) for record in children)
+    assert len({record["thread"] for record in records}) > 1
+    assert "parent" not in children[0]["action"], "it is no field"
+
+
+def test_work_in_an_executor_of_asyncio_is_linked_by_its_parent(profiles):
+    def work(parent):
+        with profilomatic.action("child", parent=parent):
+            pass
+
+    async def main():
+        with profilomatic.action("parent") as parent:
+            await asyncio.get_running_loop().run_in_executor(None, work, parent)
+
+    asyncio.run(main())
+    child, parent = profiles.flushed(2)
+    assert child["task_uuid"] == parent["task_uuid"]
+
+
+def test_asyncio_tasks_are_linked_by_their_parent_and_only_by_that(profiles):
+    async def work(**link):
+        with profilomatic.action("child", **link):
+            await asyncio.sleep(0)
+
+    async def main():
+        with profilomatic.action("parent") as parent:
+            await asyncio.gather(work(parent=parent), work())
+
+    asyncio.run(main())
+    linked, alone, parent = profiles.flushed(3)
+    assert linked["task_uuid"] == parent["task_uuid"] != alone["task_uuid"]
+
+
+def test_a_parent_may_be_any_text_and_decorators_take_one(profiles):
+    @profilomatic.action("decorated", parent="order/17:x")
+    def decorated():
+        assert profilomatic.current_task_uuid() == "order/17:x"
+        assert profilomatic.propagation_headers() == {"X-Task-UUID": "order/17:x"}
+
+    decorated()
+    with profilomatic.action("outer") as outer:
+        with profilomatic.action("inner", parent="order/17:x") as inner:
+            assert inner.task_uuid == "order/17:x"
+        assert profilomatic.current_task_uuid() == outer.task_uuid
+    first, second = profiles.flushed(2)
+    assert first["task_uuid"] == "order/17:x"
+    assert [m["task_uuid"] for m in messages(second)] == ["order/17:x"] * 2
+
+
+def test_a_parent_that_is_over_or_not_profiled_links_nothing(profiles):
+    with profilomatic.action("parent") as parent:
+        pass
+    with profilomatic.action("child", parent=parent) as child:
+        assert child.task_uuid
+    first, second = profiles.flushed(2)
+    assert first["task_uuid"] != second["task_uuid"]
+    for wrong in (7, object(), b"bytes"):
+        with pytest.raises(TypeError, match="parent"):
+            profilomatic.action("a", parent=wrong)
+
+
+# Other processes.
+
+@pytest.mark.parametrize("header", ["X-Task-UUID", "traceparent"])
+def test_the_headers_of_an_action_make_the_other_sides_request_part_of_its_task(profiles, header):
+    import re
+
+    sys.path.insert(0, str(HERE.parent / "api"))
+    from wsgi_server import Server, environ, listed
+
+    assert profilomatic.propagation_headers() == {}
+    with profilomatic.action("caller") as caller:
+        headers, again = profilomatic.propagation_headers(), profilomatic.propagation_headers()
+    assert headers["X-Task-UUID"] == caller_id(profiles)
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", headers["traceparent"])
+    assert headers["traceparent"][:36] == again["traceparent"][:36]
+    assert headers["traceparent"] != again["traceparent"], "a span id for each call"
+    given = {"HTTP_" + header.upper().replace("-", "_"): headers[header]}
+    Server(profilomatic.wsgi.wrap(listed), environ(**given)).run()
+    first, second = profiles.flushed(2)
+    assert first["task_uuid"] == second["task_uuid"] and second["action"]["kind"] == "wsgi"
+
+
+def caller_id(profiles):
+    return profiles.flushed(1)[0]["task_uuid"]
