@@ -198,13 +198,13 @@ def count_pytest(path):
     return passed, failed, skipped
 
 
-def pytest(minor, python, folder, log):
+def pytest(minor, python, folder, log, **environment):
     junit = os.path.join(LOG, log + ".xml")
     if os.path.exists(junit):
         os.unlink(junit)
     stage = os.path.join(ROOT, "build", "py" + minor, "stage")
     code = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", junit, folder], log + ".log",
-               env=clean_environment(PYTHONPATH=stage))
+               env=clean_environment(PYTHONPATH=stage, **environment))
     passed, failed, skipped = count_pytest(junit) if os.path.exists(junit) else (0, 0, 0)
     return passed, failed, skipped, code == 0
 
@@ -279,10 +279,10 @@ def main(argv=None):
     found = interpreters(args.python)
     built = {}
 
-    def step(name, function, *arguments):
+    def step(name, function, *arguments, **environment):
         say("== %s" % name)
         begun = time.monotonic()
-        answer = function(*arguments)
+        answer = function(*arguments, **environment)
         passed, failed, skipped, ok = answer if isinstance(answer, tuple) else (0, 0, 0, bool(answer))
         totals.add(name, passed, failed, skipped, ok, time.monotonic() - begun)
         return ok
@@ -316,6 +316,10 @@ def main(argv=None):
             for minor, python in found:
                 if built.get(minor, True):
                     step("python tests %s" % minor, pytest, minor, python, "tests/python", "pytest-" + minor)
+                    step("pure twin %s" % minor, pytest, minor, python, "tests/python/api", "pytest-pure-" + minor,
+                         PROFILOMATIC_PURE="1")
+                    step("GIL engine %s" % minor, pytest, minor, python, "tests/python/api", "pytest-gil-" + minor,
+                         PROFILOMATIC_ENGINE="gil")
         elif name == "acceptance":
             step(name, lambda: run(tool + ["tools/acceptance.py", "-q", "--require-file", "tools/acceptance_required.txt"],
                                    "acceptance.log") == 0)

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from pom_support import PATIENCE, Collector, burn_until_sampled, threads_of_ours
+from pom_support import PATIENCE, Collector, burn_until_sampled, threads_of_ours, wait_until
 from wsgi_server import Server, generated
 
 import profilomatic
@@ -26,7 +26,7 @@ def test_stop_delivers_what_is_queued_and_start_begins_anew(profiles):
         act("before")
     assert profilomatic.stop(PATIENCE) is True
     assert len(profiles.records) == 50
-    assert threads_of_ours() == []
+    wait_until(lambda: threads_of_ours() == [], "their last instructions")
     act("while stopped")
     assert profilomatic.stop() is True
     assert profilomatic.flush() is True
