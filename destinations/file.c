@@ -1,6 +1,8 @@
 /*
  * The file destination. A batch becomes JSON lines in a buffer and the buffer one write, so that
- * lines of several processes (forked workers share the descriptor, O_APPEND) never mix.
+ * lines of several processes (forked workers share the descriptor, O_APPEND) never mix. In the wire
+ * form it becomes one batch of that form; "line" below is such a batch then. It needs no newline
+ * behind one that was cut: a reader looks for the next magic.
  *
  * The write is made here, on the loop thread, not on libuv's thread pool: a write of a megabyte
  * to the page cache takes less than the encoding before it; the pool would add four threads to
@@ -39,6 +41,7 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "profiles/formats/json.h"
+#include "profiles/formats/msgpack.h"
 
 /* A write is begun when this much is encoded, which bounds the buffer: 1 MiB and one line. */
 #define WRITE_BYTES ((size_t)1 << 20)
@@ -50,11 +53,20 @@
 #define RETRY_MS     1000 /* a full disk or a quota does not change faster than people react */
 #define FULL_PIPE_MS 20   /* a pipe holds 64 KiB, so this is 3 MB/s at worst */
 
+/* A batch of the wire form in `out`. */
+typedef struct unit_s {
+    size_t bytes;
+    int64_t profiles;
+} unit_t;
+
+#define UNITS_BYTES (((size_t)1 << 16) * sizeof(unit_t)) /* more than flush=false ever holds back */
+
 typedef struct file_s {
     pom_destination_t base;
     /* constant after new */
     char *path; /* absolute */
     bool flush;
+    pom_file_format_t format;
     mode_t type; /* S_IFREG, S_IFIFO ... */
     /* loop thread only, but for new, after_fork and free */
     int fd;
@@ -63,6 +75,7 @@ typedef struct file_s {
     bool torn;          /* the file ends inside a line */
     pom_buf_t line;     /* one record being encoded */
     pom_buf_t out;      /* whole lines, encoded, not written */
+    pom_buf_t units;    /* wire form: unit_t of each batch in `out` */
     pom_batch_t *batch; /* being encoded from `taken` on */
     bool failed;        /* the lines in `out` have been attempted */
     bool waiting;       /* for the timer, to attempt them again */
@@ -109,7 +122,7 @@ static int open_path(file_t *f, int flags) {
 /* A predecessor that was killed may have left half a line. Best effort: a file that may not be
  * read is taken to be whole. */
 static bool ends_inside_line(const file_t *f) {
-    if (f->type != S_IFREG) {
+    if (f->type != S_IFREG || f->format != POM_FILE_JSON) {
         return false;
     }
     bool inside = false;
@@ -143,6 +156,49 @@ static int64_t count_lines(const char *data, size_t size) {
         lines++;
     }
     return lines;
+}
+
+/* Profiles in the whole lines among the first `size` bytes of `out`; *whole: bytes of those lines. */
+static int64_t count_profiles(const file_t *f, size_t size, size_t *whole) {
+    if (f->format == POM_FILE_JSON) {
+        while (size > 0 && f->out.data[size - 1] != '\n') {
+            size--;
+        }
+        *whole = size;
+        return count_lines(f->out.data, size);
+    }
+    const unit_t *units = (const unit_t *)(const void *)f->units.data;
+    int64_t profiles = 0;
+    *whole = 0;
+    for (size_t i = 0; i < f->units.len / sizeof *units && *whole + units[i].bytes <= size; i++) {
+        *whole += units[i].bytes;
+        profiles += units[i].profiles;
+    }
+    return profiles;
+}
+
+static int64_t profiles_in_out(const file_t *f) {
+    size_t whole;
+    return count_profiles(f, f->out.len, &whole);
+}
+
+/* Removes the first `whole` bytes of `out`, whole lines. */
+static void remove_written(file_t *f, size_t whole) {
+    if (whole == f->out.len) {
+        pom_buf_reset(&f->out);
+        pom_buf_reset(&f->units);
+        return;
+    }
+    size_t gone = 0, bytes = 0;
+    for (; f->units.len > gone && bytes < whole; gone += sizeof(unit_t)) {
+        bytes += ((const unit_t *)(const void *)(f->units.data + gone))->bytes;
+    }
+    if (gone > 0) {
+        memmove(f->units.data, f->units.data + gone, f->units.len - gone);
+        f->units.len -= gone;
+    }
+    memmove(f->out.data, f->out.data + whole, f->out.len - whole);
+    f->out.len -= whole;
 }
 
 /* Writes newline (if the file ends inside a line) and lines in one call where the system does it
@@ -185,34 +241,30 @@ static int attempt(file_t *f) {
     size_t written = 0;
     int error = write_all(f, newline, &written);
     size_t data = written > newline ? written - newline : 0;
+    size_t whole;
     if (error == 0) {
         f->torn = false;
-        int64_t lines = count_lines(f->out.data, f->out.len);
-        pom_buf_reset(&f->out);
-        pom_destination_sent(&f->base, lines, (int64_t)data);
+        int64_t profiles = profiles_in_out(f);
+        remove_written(f, f->out.len);
+        pom_destination_sent(&f->base, profiles, (int64_t)data);
         return 0;
     }
-    size_t whole = data;
-    while (whole > 0 && f->out.data[whole - 1] != '\n') {
-        whole--;
-    }
+    int64_t profiles = count_profiles(f, data, &whole);
     if (written > 0) {
-        f->torn = data > whole;
+        f->torn = data > whole && f->format == POM_FILE_JSON;
     }
-    int64_t lines = count_lines(f->out.data, whole);
-    memmove(f->out.data, f->out.data + whole, f->out.len - whole);
-    f->out.len -= whole;
-    if (lines > 0) {
-        pom_destination_sent(&f->base, lines, (int64_t)whole);
+    remove_written(f, whole);
+    if (profiles > 0) {
+        pom_destination_sent(&f->base, profiles, (int64_t)whole);
     }
     return error;
 }
 
 static void drop_out(file_t *f, pom_drop_t reason) {
-    int64_t lines = count_lines(f->out.data, f->out.len);
-    pom_buf_reset(&f->out);
+    int64_t profiles = profiles_in_out(f);
+    remove_written(f, f->out.len);
     f->failed = false;
-    pom_destination_dropped(&f->base, reason, lines);
+    pom_destination_dropped(&f->base, reason, profiles);
 }
 
 static void work(file_t *f, bool at_once);
@@ -232,7 +284,7 @@ static void wait_ms(file_t *f, uint64_t ms) {
 static bool write_out(file_t *f, bool at_once) {
     while (f->out.len > 0) {
         if (f->failed) {
-            pom_destination_retried(&f->base, count_lines(f->out.data, f->out.len));
+            pom_destination_retried(&f->base, profiles_in_out(f));
         }
         int error = attempt(f);
         if (error == 0) {
@@ -261,21 +313,65 @@ static bool write_out(file_t *f, bool at_once) {
 
 /* ---- encoding ---- */
 
-static void encode(file_t *f, const pom_profile_t *profile) {
+/* Room at the end of buf. A buffer that cannot grow loses what it has, so what was encoded already
+ * is counted as lost with it. */
+static bool make_room(file_t *f, pom_buf_t *buf, size_t size) {
+    if (size > buf->cap - buf->len) {
+        return false;
+    }
+    if (buf->data != NULL && size <= buf->room - buf->len) {
+        return true;
+    }
+    int64_t had = profiles_in_out(f);
+    if (pom_buf_reserve(buf, size) != NULL) {
+        return true;
+    }
+    pom_buf_reset(&f->out);
+    pom_buf_reset(&f->units);
+    f->failed = false;
+    pom_destination_dropped(&f->base, POM_DROP_SERIALIZE, had);
+    return false;
+}
+
+/* Takes what is in `line` to the end of `out`; false for no room. */
+static bool keep_line(file_t *f, int64_t profiles) {
+    const unit_t unit = {f->line.len, profiles};
+    bool is_wire = f->format == POM_FILE_MSGPACK;
+    if (pom_buf_failed(&f->line) || !make_room(f, &f->out, f->line.len) ||
+        (is_wire && !make_room(f, &f->units, sizeof unit))) {
+        return false;
+    }
+    if (is_wire) {
+        pom_buf_put(&f->units, &unit, sizeof unit);
+    }
+    pom_buf_put(&f->out, f->line.data, f->line.len);
+    return true;
+}
+
+/* The next profiles of the batch, one line; counted as dropped when that fails. */
+static void encode(file_t *f, pom_batch_t *batch) {
+    pom_profile_t *const *profiles = batch->profiles + batch->taken;
+    uint32_t count = 1;
     pom_buf_reset(&f->line);
-    pom_json_put_line(&f->line, profile);
-    if (!pom_buf_failed(&f->line)) {
-        /* Room first: an append that fails would take the other lines with it. */
-        if (pom_buf_reserve(&f->out, f->line.len) != NULL) {
-            pom_buf_put(&f->out, f->line.data, f->line.len);
-            return;
+    if (f->format == POM_FILE_JSON) {
+        pom_json_put_line(&f->line, profiles[0]);
+    } else {
+        const pom_profile_t *const *from = (const pom_profile_t *const *)profiles;
+        count = batch->count - batch->taken;
+        while (pom_msgpack_put_batch(&f->line, from, count, NULL) != POM_OK && count > 1) {
+            count /= 2; /* one of them is a giant, or memory is short */
+            pom_buf_reset(&f->line);
         }
+    }
+    batch->taken += count;
+    if (f->line.len > 0 && keep_line(f, count)) {
+        return;
     }
     pom_destination_error(
         &f->base,
         "a profile of %zu bytes could not be encoded: no memory, or a line over %zu bytes",
-        pom_profile_bytes(profile), LINE_BYTES);
-    pom_destination_dropped(&f->base, POM_DROP_SERIALIZE, 1);
+        pom_profile_bytes(profiles[0]), LINE_BYTES);
+    pom_destination_dropped(&f->base, POM_DROP_SERIALIZE, count);
 }
 
 /* A giant profile passes; its buffers do not stay. */
@@ -294,7 +390,7 @@ static void work(file_t *f, bool at_once) {
     while (!done) {
         pom_batch_t *batch = f->batch;
         while (batch != NULL && batch->taken < batch->count && f->out.len < WRITE_BYTES) {
-            encode(f, batch->profiles[batch->taken++]);
+            encode(f, batch);
         }
         bool more = batch != NULL && batch->taken < batch->count;
         if (more || f->flush || at_once || f->failed || f->out.len >= POM_FILE_BUFFER) {
@@ -368,6 +464,7 @@ static void file_after_fork(pom_destination_t *self) {
      * write. */
     pom_buf_init(&f->line, LINE_BYTES);
     pom_buf_init(&f->out, LINE_BYTES + WRITE_BYTES);
+    pom_buf_init(&f->units, UNITS_BYTES);
     f->batch = NULL;
     f->failed = false;
     f->waiting = false;
@@ -382,6 +479,7 @@ static void file_free(pom_destination_t *self) {
     }
     pom_buf_fini(&f->line);
     pom_buf_fini(&f->out);
+    pom_buf_fini(&f->units);
     pom_free(f->path);
     pom_free(f);
 }
@@ -426,6 +524,7 @@ pom_status_t pom_file_new(const char *path, const pom_file_options_t *options,
         goto fail;
     }
     f->flush = options->flush;
+    f->format = options->format;
     f->path = absolute(path, &failure);
     if (f->path == NULL) {
         goto fail_path;
@@ -437,6 +536,7 @@ pom_status_t pom_file_new(const char *path, const pom_file_options_t *options,
     f->torn = ends_inside_line(f);
     pom_buf_init(&f->line, LINE_BYTES);
     pom_buf_init(&f->out, LINE_BYTES + WRITE_BYTES);
+    pom_buf_init(&f->units, UNITS_BYTES);
     pom_destination_init(&f->base, &file_ops, path);
     *out = &f->base;
     return POM_OK;

@@ -1,5 +1,5 @@
 /*
- * The file destination: JSON lines, appended to a path.
+ * The file destination: JSON lines, or batches of the wire form, appended to a path.
  *
  * Made by the bindings for file_destination(path) and no_flush_destination(path), used through
  * the exporter only.
@@ -17,12 +17,18 @@
 #define POM_FILE_BUFFER                                                                            \
     ((size_t)64 << 10) /* what flush=false holds back at most, as stdio does with bigger buffers */
 
+typedef enum pom_file_format_e {
+    POM_FILE_JSON,   /* one record a line: docs/record.md */
+    POM_FILE_MSGPACK /* batches: docs/wire-format.md */
+} pom_file_format_t;
+
 typedef struct pom_file_options_s {
     bool append; /* false: what is there is overwritten, once, at creation */
     bool flush;  /* true: each batch is written when it comes; false: 64 KiB at a time */
+    pom_file_format_t format;
 } pom_file_options_t;
 
-pom_file_options_t pom_file_options_default(void); /* append false, flush true */
+pom_file_options_t pom_file_options_default(void); /* append false, flush true, JSON */
 
 /* Opens the path on the caller's thread, so that a wrong path fails here and now. Returns owned
  * in *out. POM_EIO with the reason in words in error (may be NULL) and in errno, POM_ENOMEM. A relative path

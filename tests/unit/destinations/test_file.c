@@ -5,6 +5,7 @@
  * writev is wrapped: a plan says for each call on the file's descriptor how many bytes go, or
  * which errno comes.
  */
+#define _GNU_SOURCE // memmem
 #include "tests/unit/destinations/fake.h"
 
 #include <errno.h>
@@ -20,6 +21,7 @@
 
 #include "base/alloc.h"
 #include "destinations/file.h"
+#include "profiles/formats/msgpack_reader.h"
 
 /* ---- the plan for writev ---- */
 
@@ -79,8 +81,10 @@ static int64_t soon(void) {
     return pom_now_ns() + PATIENCE_NS;
 }
 
+static pom_file_format_t format; /* of files made; a test that changes it puts it back */
+
 static pom_destination_t *file_new(const char *where, bool append, bool flush) {
-    pom_file_options_t options = {.append = append, .flush = flush};
+    pom_file_options_t options = {.append = append, .flush = flush, .format = format};
     pom_destination_t *d = NULL;
     char error[256] = "";
     if (pom_file_new(where, &options, &d, error, sizeof error) != POM_OK) {
@@ -138,6 +142,35 @@ static int check_lines(const char *where, int64_t first, int *broken) {
         line = end + 1;
     }
     free(text);
+    return whole;
+}
+
+/* As check_lines for the wire form: profiles in order from `first`, and places where a reader had to
+ * look for the next magic. */
+static int check_batches(const char *where, int64_t first, int *broken) {
+    size_t size, at = 0, batch;
+    char *data = content(where, &size);
+    int whole = 0;
+    pom_msgpack_reader_t *reader = pom_msgpack_reader_new();
+    *broken = 0;
+    while (at < size) {
+        pom_profile_t *profile;
+        if (pom_msgpack_batch_size(data + at, size - at, &batch) != POM_OK || batch > size - at ||
+            pom_msgpack_reader_begin(reader, data + at, batch) != POM_OK) {
+            (*broken)++;
+            char *next = memmem(data + at + 1, size - at - 1, "\x93\xa4pomw", 6);
+            at = next != NULL ? (size_t)(next - data) : size;
+            continue;
+        }
+        while (pom_msgpack_reader_next(reader, &profile) == POM_OK) {
+            assert_int_equal(profile->thread, first + whole);
+            whole++;
+            pom_profile_unref(profile);
+        }
+        at += batch;
+    }
+    pom_msgpack_reader_free(reader);
+    free(data);
     return whole;
 }
 
@@ -240,7 +273,55 @@ static void test_file_without_flush_waits_for_64_kib(void **state) {
     rig_down(&rig);
 }
 
+static void test_file_writes_the_wire_form(void **state) {
+    rig_t rig;
+    int broken;
+    struct stat st;
+    format = POM_FILE_MSGPACK;
+    for (int life = 0; life < 2; life++) {
+        rig_up(&rig, path, life > 0, life > 0);
+        for (int i = 0; i < 300; i++) {
+            put(rig.e, 300 * life + i, 100);
+        }
+        assert_true(pom_exporter_flush(rig.e, soon()));
+        assert_int_equal(check_batches(path, 0, &broken), 300 * (life + 1));
+        assert_int_equal(broken, 0);
+        assert_int_equal(counters(rig.d).sent, 300);
+        assert_int_equal(stat(path, &st), 0);
+        assert_true(life > 0 || counters(rig.d).bytes == st.st_size);
+        pom_exporter_free(rig.e);
+        pom_destination_unref(rig.d);
+    }
+    (void)unlink(path);
+    format = POM_FILE_JSON;
+}
+
 /* ---- bad days ---- */
+
+static void test_file_batch_cut_by_a_full_disk_is_written_again(void **state) {
+    rig_t rig;
+    int broken;
+    format = POM_FILE_MSGPACK;
+    rig_up(&rig, path, false, true);
+    put(rig.e, 0, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    plan_writes((const int[]){40, -ENOSPC, PLAN_PASS, 0});
+    put(rig.e, 1, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    put(rig.e, 2, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    assert_int_equal(check_batches(path, 0, &broken), 3);
+    assert_int_equal(broken, 1);
+    assert_int_equal(counters(rig.d).sent, 3);
+    assert_int_equal(counters(rig.d).retried, 1);
+    plan_writes((const int[]){-EIO, 40, -EIO, PLAN_PASS, 0});
+    put(rig.e, 3, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    assert_int_equal(counters(rig.d).dropped[POM_DROP_ERROR], 1);
+    assert_int_equal(counters(rig.d).queued, 0);
+    rig_down(&rig);
+    format = POM_FILE_JSON;
+}
 
 static void test_file_partial_write_is_completed(void **state) {
     rig_t rig;
@@ -565,6 +646,8 @@ int main(void) {
         POM_TEST(test_file_overwrites_or_appends_as_told),
         POM_TEST(test_file_append_after_half_a_line_begins_a_new_one),
         POM_TEST(test_file_without_flush_waits_for_64_kib),
+        POM_TEST(test_file_writes_the_wire_form),
+        POM_TEST(test_file_batch_cut_by_a_full_disk_is_written_again),
         POM_TEST(test_file_partial_write_is_completed),
         POM_TEST(test_file_full_disk_in_mid_line_costs_one_broken_line),
         POM_TEST(test_file_failing_twice_drops_and_goes_on),
