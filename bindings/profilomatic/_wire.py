@@ -1,12 +1,14 @@
 """Reading files of the MessagePack form: cut into batches here, decoded by the C extension.
 
-docs/wire-format.md: a batch begins with twelve bytes that tell its length, so one batch is held at a time. A batch of
-another version, or one that makes no sense, is counted and passed over.
+docs/wire-format.md: a batch begins with twelve bytes that tell its length, so one batch is held at a time. A batch that
+was cut (a full disk, a process that died) is counted and passed over: the next one is found by its first bytes. So is one
+of another version, or one that makes no sense.
 """
 
 MAGIC = b"\x93\xa4pomw"
 _HEAD = 12
 _MAX_BODY = 64 << 20
+_CHUNK = 1 << 16
 
 
 class NoReader(Exception):
@@ -21,35 +23,59 @@ class Reader:
         self.name = name
         self.lines = self.records = self.bad = self.torn = self.too_long = 0
         self._decode = decode or _decoder()
+        self._ahead = b""  # read, not used
 
     def __iter__(self):
         while True:
-            head = self.stream.read(_HEAD)
+            head = self._take(_HEAD)
             if not head:
                 return
             self.lines += 1
-            if len(head) < _HEAD or head[:6] != MAGIC or head[7] != 0xC6:
-                # Without a length there is no way to the next batch.
-                if MAGIC.startswith(head[:6]) and len(head) < _HEAD:
-                    self.torn = 1
-                else:
-                    self.bad += 1
-                return
-            size = int.from_bytes(head[8:], "big")
-            if size > _MAX_BODY:
-                self.too_long += 1
-                return
-            body = self.stream.read(size)
-            if len(body) < size:
-                self.torn = 1
-                return
-            try:
-                records = self._decode(head + body)
-            except ValueError:
+            if not MAGIC.startswith(head[:len(MAGIC)]) or (len(head) == _HEAD and head[7] != 0xC6):
                 self.bad += 1
+                self._resume(head)
                 continue
-            self.records += len(records)
-            yield from records
+            size = int.from_bytes(head[8:], "big")
+            if len(head) == _HEAD and size > _MAX_BODY:
+                self.too_long += 1
+                self._resume(head)
+                continue
+            body = self._take(size) if len(head) == _HEAD else b""
+            try:
+                records = self._decode(head + body) if len(body) == size and len(head) == _HEAD else None
+            except ValueError:
+                records = None
+            if records is not None:
+                self.records += len(records)
+                yield from records
+            elif self._resume(head + body) or len(body) == size:
+                self.bad += 1
+            else:
+                self.torn = 1
+
+    def _take(self, size):
+        """That many bytes, fewer at the end."""
+        taken, self._ahead = self._ahead[:size], self._ahead[size:]
+        while len(taken) < size:
+            more = self.stream.read(size - len(taken))
+            if not more:
+                break
+            taken += more
+        return taken
+
+    def _resume(self, data):
+        """Goes on at the next magic behind the beginning of `data`; False when there is none."""
+        data = data[1:] + self._ahead
+        while True:
+            at = data.find(MAGIC)
+            if at >= 0:
+                self._ahead = data[at:]
+                return True
+            more = self.stream.read(_CHUNK)
+            if not more:
+                self._ahead = b""
+                return False
+            data = data[-len(MAGIC):] + more
 
 
 def _decoder():

@@ -168,10 +168,31 @@ def test_a_wire_file_is_cut_into_batches():
     assert list(reader) == [{"n": 1}, {"n": 3}]
     assert seen == [batch, empty, batch]
     assert (reader.lines, reader.records, reader.bad, reader.torn, reader.too_long) == (4, 2, 1, 1, 0)
-    reader = _wire.Reader(io.BytesIO(batch[:8] + b"\xff\xff\xff\xff"), "x", decode)
-    assert list(reader) == [] and reader.too_long == 1
-    reader = _wire.Reader(io.BytesIO(batch + b"garbage here"), "x", decode)
-    assert list(reader) == [{"n": 4}] and reader.bad == 1
+
+
+@pytest.mark.parametrize("damage, bad, torn, too_long", [
+    (b"", 0, 0, 0),
+    (b"garbage here", 1, 0, 0),
+    (b"g", 1, 0, 0),
+    (_wire.MAGIC, 1, 0, 0),
+    (_wire.MAGIC + b"\1\xc6\xff\xff\xff\xff", 0, 0, 1),
+    (_wire.MAGIC + b"\1\xc6\0\0\0\x40half", 1, 0, 0),
+    (_wire.MAGIC[:4], 1, 0, 0),
+    (b"x" * 200_000, 1, 0, 0),
+])
+def test_a_damaged_wire_file_is_read_behind_the_damage(damage, bad, torn, too_long):
+    batch = (WIRE / "batch.msgpack").read_bytes()
+
+    def decode(data):
+        if data != batch:
+            raise ValueError
+        return [1]
+
+    reader = _wire.Reader(io.BytesIO(batch + damage + batch + batch), "x", decode)
+    assert list(reader) == [1, 1, 1]
+    assert (reader.bad, reader.torn, reader.too_long) == (bad, torn, too_long)
+    reader = _wire.Reader(io.BytesIO(batch + damage + batch[:-1]), "x", decode)
+    assert list(reader) == [1] and reader.torn == 1
 
 
 def test_a_wire_file_converts_as_its_json_does(converted, backend):
