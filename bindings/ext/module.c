@@ -207,6 +207,9 @@ bool pom_core_restart(void) {
 static PyObject *py_start(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
+    if (exiting) {
+        Py_RETURN_NONE;
+    }
     if (register_at_exit() < 0) {
         return NULL;
     }

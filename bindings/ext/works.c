@@ -180,8 +180,12 @@ void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
 }
 
 void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
+    PyObject *plain = text == NULL ? NULL : PyUnicode_FromObject(text); // exactly str: its end runs nobody's code
+    if (plain == NULL) {
+        PyErr_Clear(); // the id's plain form then
+    }
     work->task_id = id;
-    Py_XSETREF(work->task_uuid, Py_XNewRef(text));
+    Py_XSETREF(work->task_uuid, plain);
     if (work->kind == POM_WORK_OUTERMOST) {
         work->action->task_id = id;
         Py_ssize_t size = 0;
@@ -327,6 +331,7 @@ static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *nam
         work->nested = nested->older;
         nested->kind = POM_WORK_NONE; // its end comes too late to be of use
         nested->action = NULL;
+        Py_CLEAR(nested->task_uuid);
     }
     action->exception = keep_text(action, name);
     action->reason = keep_text(action, text);
