@@ -1,0 +1,52 @@
+"""The user's code called from inside ours: signal handlers, __str__, finalizers, other threads at the wrong moment."""
+
+import time
+
+import pytest
+from memory_support import run
+
+
+def test_a_signal_handler_may_stop_while_stop_waits():
+    result = run("signal_in_stop")
+    assert result == {"stopped": True, "said": [[True, True]]}
+
+
+def test_an_interrupt_while_stop_waits_is_not_lost():
+    assert run("interrupt_in_stop") == {"interrupted": True, "running": False}
+
+
+def test_the_process_ends_behind_a_flush_that_hangs():
+    begun = time.monotonic()
+    assert run("exit_behind_flush") == {"ok": True}
+    assert time.monotonic() - begun < 30  # the flush and its destination would take 60
+
+
+def test_an_action_entered_twice_at_once_is_begun_once():
+    result = run("entered_twice")
+    assert result["current"] is None and result["stopped"] is True
+    assert result["actions"]["lost"] == 0
+    assert result["actions"]["finished"] == result["actions"]["started"]
+
+
+def test_the_engine_may_be_stopped_by_any_code_of_the_users():
+    assert run("stop_from_everywhere") == {"current": None, "stopped": True}
+
+
+def test_threads_with_the_smallest_stack():
+    assert run("small_stacks")["actions"]["finished"] == 4
+
+
+def test_an_exception_survives_the_end_of_an_action_dropped_on_its_way():
+    result = run("dropped_elsewhere")
+    assert result["seen"] == 50
+    assert result["actions"]["lost"] == 50
+
+
+def test_a_forked_child_without_threads_serves_bare():
+    result = run("child_without_threads")
+    assert result["status"] == 0
+    assert result["said"] == [True, {"restart after fork": 1}]
+
+
+def test_nothing_starts_the_engine_after_its_exit():
+    assert run("late_start") == {"running": False}
