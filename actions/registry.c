@@ -12,7 +12,7 @@
  *
  * Memory: an action comes from a pool and goes back after its seal; an event likewise by size class. Pools are bounded; what exceeds them is freed. Trees live in their profile's arena.
  *
- * The file is longer than most because the two sides are one protocol: reading them apart hides why it holds.
+ * One file in spite of its length: the two sides are one protocol, and reading them apart hides why it holds.
  */
 #include "actions/registry.h"
 
