@@ -115,7 +115,8 @@ struct fake_client_s {
     _Atomic(void *) sampled, missed; /* the last actions */
     _Atomic(int64_t) at_ns, cpu_ns, running, not_running, period_ns, sample_cost_ns, depth;
     _Atomic(int64_t) early;                        /* samples of a moment before their anchor */
-    _Atomic(int64_t) parked, parked_by_action[64]; /* by action number, see the sampler's tests */
+    /* by action number, which is its address over 16 */
+    _Atomic(int64_t) parked, parked_by_action[64], by_action[64];
     _Atomic(int64_t) since_ns, faults;
 };
 
@@ -145,6 +146,7 @@ static inline bool fake_sample(pom_sampler_client_t *client, const pom_anchor_t 
     atomic_store(&self->depth, stack->depth);
     atomic_fetch_add(sample->running ? &self->running : &self->not_running, 1);
     atomic_fetch_add(&self->early, sample->at_ns < anchor->since_ns ? 1 : 0);
+    atomic_fetch_add(&self->by_action[((uintptr_t)anchor->action >> 4) % 64], 1);
     if (sample->parked) {
         atomic_fetch_add(&self->parked, 1);
         atomic_fetch_add(&self->parked_by_action[((uintptr_t)anchor->action >> 4) % 64], 1);
