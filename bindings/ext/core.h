@@ -14,6 +14,15 @@
 /* The engine in force reads frames through the public API with the GIL: frames are known by their frame objects. */
 bool pom_core_gil_mode(void);
 
+/* Why not the native engine, in words; empty when it is. */
+const char *pom_core_gil_reason(void);
+
+/* Looks at the interpreter and the environment anew; at each start of the engine. */
+void pom_core_choose_walker(void);
+
+/* {place: count} of failures of ours as a new dict; NULL with an exception. */
+PyObject *pom_core_faults(void);
+
 /* A forked child's first action: starts the engine anew. False: it could not be. */
 bool pom_core_restart(void);
 
@@ -24,5 +33,6 @@ void pom_core_fault(const char *where);
 int pom_wsgi_init(PyObject *module);
 int pom_body_init(PyObject *module);
 int pom_action_init(PyObject *module);
+int pom_stats_init(PyObject *module);
 
 #endif

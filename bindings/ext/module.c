@@ -1,8 +1,7 @@
 /*
  * The module `_core`: the backend interface of the package, on top of the engine.
  *
- * Decides which walker is used and why, keeps the life cycle in order (one start or stop at a time, waits without the GIL), and
- * turns counters into the dicts of stats() and engine_info(). The package calls nothing else of the extension.
+ * Decides which walker is used and why, keeps the life cycle in order (one start or stop at a time, waits without the GIL). The package calls nothing else of the extension.
  *
  * One interpreter: statics under the GIL are the state, and a sub-interpreter is refused with a sentence that says so.
  */
@@ -34,7 +33,8 @@
 
 static bool gil_mode;
 static char gil_reason[160]; // why not native; empty = native
-static pthread_mutex_t lifecycle_lock = PTHREAD_MUTEX_INITIALIZER; // one start, stop or flush at a time; GIL released to wait
+static pthread_mutex_t lifecycle_lock =
+    PTHREAD_MUTEX_INITIALIZER;    // one start, stop or flush at a time; GIL released to wait
 static pthread_t lifecycle_owner; // while lifecycle_owned; both under the GIL
 static bool lifecycle_owned;
 static bool at_exit_registered, exiting;
@@ -64,6 +64,18 @@ void pom_core_fault(const char *where) {
     PyErr_Clear();
 }
 
+PyObject *pom_core_faults(void) {
+    PyObject *counts = PyDict_New();
+    for (int i = 0; counts != NULL && i < FAULT_PLACES && faults[i].where != NULL; i++) {
+        PyObject *count = PyLong_FromLongLong(faults[i].count);
+        if (count == NULL || PyDict_SetItemString(counts, faults[i].where, count) < 0) {
+            Py_CLEAR(counts);
+        }
+        Py_XDECREF(count);
+    }
+    return counts;
+}
+
 static PyObject *raise_status(pom_status_t status) {
     if (status == POM_ENOMEM) {
         return PyErr_NoMemory();
@@ -77,15 +89,20 @@ bool pom_core_gil_mode(void) {
     return gil_mode;
 }
 
+const char *pom_core_gil_reason(void) {
+    return gil_reason;
+}
+
 /* Looked at once a start: a forked child or a changed environment may get another answer. */
-static void choose_walker(void) {
+void pom_core_choose_walker(void) {
     const char *wanted = getenv("PROFILOMATIC_ENGINE");
     gil_reason[0] = '\0';
     if (wanted != NULL && strcmp(wanted, "gil") == 0) {
         (void)snprintf(gil_reason, sizeof gil_reason, "PROFILOMATIC_ENGINE=gil asks for it");
     } else if (!pom_memory_readable()) {
-        (void)snprintf(gil_reason, sizeof gil_reason,
-                       "this process may not read its own memory by process_vm_readv or /proc/self/mem");
+        (void)snprintf(
+            gil_reason, sizeof gil_reason,
+            "this process may not read its own memory by process_vm_readv or /proc/self/mem");
     } else if (pom_layout_matches(gil_reason, sizeof gil_reason)) {
         (void)pom_walker_self_test((uintptr_t)PyThreadState_Get(), gil_reason, sizeof gil_reason);
     }
@@ -93,7 +110,7 @@ static void choose_walker(void) {
 }
 
 static pom_walker_t *walker(const char **name) {
-    choose_walker();
+    pom_core_choose_walker();
     *name = gil_mode ? "gil" : "native";
     return gil_mode ? pom_gil_walker() : pom_native_walker();
 }
@@ -258,8 +275,10 @@ static PyObject *at_exit(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
     exiting = true;
-    int clean = stop_engine(deadline_after(2.0)); // what is left is counted; there is nobody to tell
-    (void)pom_engine_stop_begin(); // where the lock could not be had: at least no thread is looked at from here on
+    int clean =
+        stop_engine(deadline_after(2.0)); // what is left is counted; there is nobody to tell
+    (void)
+        pom_engine_stop_begin(); // where the lock could not be had: at least no thread is looked at from here on
     if (clean < 0) {
         return NULL;
     }
@@ -333,7 +352,8 @@ static int apply_scrub(PyObject *list) {
 
 static PyObject *py_apply_options(PyObject *module, PyObject *dict) {
     (void)module;
-    PyObject *overhead = option(dict, "max_overhead"), *granularity, *code, *actions, *source, *scrub;
+    PyObject *overhead = option(dict, "max_overhead"), *granularity, *code, *actions, *source,
+             *scrub;
     if (overhead == NULL || (granularity = option(dict, "time_granularity")) == NULL ||
         (code = option(dict, "code_granularity")) == NULL ||
         (actions = option(dict, "max_actions_per_run")) == NULL ||
@@ -371,10 +391,11 @@ static PyObject *py_add_destination(PyObject *module, PyObject *object) {
             return raise_status(status);
         }
     } else if (!PyCallable_Check(object)) {
-        return PyErr_Format(PyExc_TypeError,
-                            "a destination is what file_destination() and its like return, or a callable "
-                            "that takes a dict, not %R",
-                            object);
+        return PyErr_Format(
+            PyExc_TypeError,
+            "a destination is what file_destination() and its like return, or a callable "
+            "that takes a dict, not %R",
+            object);
     } else if (pom_delivery_add(object) < 0) {
         return NULL;
     }
@@ -392,128 +413,7 @@ static PyObject *py_remove_destination(PyObject *module, PyObject *object) {
     Py_RETURN_NONE;
 }
 
-/* ---- stats -------------------------------------------------------------------------------------------- */
-
-static PyObject *missed_dict(const int64_t missed[POM_MISS_COUNT]) {
-    PyObject *dict = PyDict_New();
-    for (int i = 0; dict != NULL && i < POM_MISS_COUNT; i++) {
-        PyObject *count = PyLong_FromLongLong(missed[i]);
-        if (missed[i] > 0 &&
-            (count == NULL || PyDict_SetItemString(dict, pom_miss_names[i], count) < 0)) {
-            Py_CLEAR(dict);
-        }
-        Py_XDECREF(count);
-    }
-    return dict;
-}
-
-static PyObject *destination_dict(pom_destination_t *destination) {
-    pom_destination_counters_t c;
-    pom_destination_counters(destination, &c);
-    PyObject *dropped = PyDict_New();
-    for (int i = 0; dropped != NULL && i < POM_DROP_COUNT; i++) {
-        PyObject *count = PyLong_FromLongLong(c.dropped[i]);
-        if (c.dropped[i] > 0 &&
-            (count == NULL || PyDict_SetItemString(dropped, pom_drop_names[i], count) < 0)) {
-            Py_CLEAR(dropped);
-        }
-        Py_XDECREF(count);
-    }
-    if (dropped == NULL) {
-        return NULL;
-    }
-    PyObject *error = c.last_error[0] == '\0'
-                          ? Py_NewRef(Py_None)
-                          : PyUnicode_DecodeUTF8(c.last_error, (Py_ssize_t)strlen(c.last_error), "replace");
-    PyObject *name =
-        PyUnicode_DecodeUTF8(destination->name, (Py_ssize_t)strlen(destination->name), "replace");
-    return Py_BuildValue("{sNsLsLsLsLsNsLsN}", "name", name, "queued", (long long)c.queued, "sent",
-                         (long long)c.sent, "retried", (long long)c.retried, "spooled",
-                         (long long)c.spooled, "dropped", dropped, "bytes", (long long)c.bytes,
-                         "last_error", error);
-}
-
-static PyObject *destination_list(void) {
-    pom_destination_t *all[POM_EXPORTER_DESTINATIONS_MAX];
-    uint32_t count = pom_exporter_list(pom_engine_exporter(), all, POM_EXPORTER_DESTINATIONS_MAX);
-    PyObject *list = PyList_New(0);
-    for (uint32_t i = 0; i < count; i++) {
-        PyObject *dict = list == NULL ? NULL : destination_dict(all[i]);
-        if (list != NULL && (dict == NULL || PyList_Append(list, dict) < 0)) {
-            Py_CLEAR(list);
-        }
-        Py_XDECREF(dict);
-        pom_destination_unref(all[i]);
-    }
-    return list;
-}
-
-static double seconds(int64_t ns) {
-    return (double)ns / 1e9;
-}
-
-static PyObject *py_stats(PyObject *module, PyObject *unused) {
-    (void)module;
-    (void)unused;
-    pom_engine_stats_t s = pom_engine_stats();
-    PyObject *missed = missed_dict(s.sampler.missed);
-    PyObject *destinations = missed == NULL ? NULL : destination_list();
-    if (destinations == NULL) {
-        Py_XDECREF(missed);
-        return NULL;
-    }
-    double base = (double)s.sampler.base_cpu_ns;
-    const pom_registry_stats_t *g = &s.registry;
-    return Py_BuildValue(
-        "{sssNsds{sdsdsdsd}s{sLsLsLsLsL}s{sLsN}sN}", "engine",
-        gil_mode ? "gil" : "native", "running", PyBool_FromLong(pom_engine_state == POM_ENGINE_RUNNING),
-        "period", seconds(s.sampler.period_ns), "overhead", "fraction",
-        base > 0 ? (double)s.sampler.cost_ns / base : 0.0, "sampler_cpu", seconds(s.sampler.cpu_ns), "in_request",
-        seconds(g->in_request_ns), "delivery_cpu", seconds(s.exporter_cpu_ns + s.delivery_cpu_ns),
-        "actions", "started", (long long)g->started, "profiled", (long long)g->profiled, "shed",
-        (long long)g->shed, "finished", (long long)(g->finished + g->shed), "lost",
-        (long long)g->lost, "samples", "taken", (long long)s.sampler.taken, "missed", missed, "destinations", destinations);
-}
-
-/* What stats() does not promise: for the metrics, the benches and check. */
-static PyObject *counters_dict(void) {
-    pom_engine_stats_t s = pom_engine_stats();
-    return Py_BuildValue("{sLsLsdsLsLsLsLsLsLsL}", "in_flight", (long long)s.registry.in_flight,
-                         "allowed", (long long)s.registry.allowed, "recent_overhead",
-                         (double)s.sampler.overhead_ppm / 1e6, "wakeups", (long long)s.sampler.wakeups,
-                         "dropped_events", (long long)s.registry.dropped_events, "codes_live",
-                         (long long)s.codes.live, "codes_unknown", (long long)s.codes.unknown,
-                         "codes_overflowed", (long long)s.codes.overflowed, "no_memory",
-                         (long long)s.registry.no_memory, "memory", (long long)pom_alloc_live_bytes());
-}
-
-static PyObject *py_engine_info(PyObject *module, PyObject *unused) {
-    (void)module;
-    (void)unused;
-    char why[160] = "";
-    bool layout = pom_layout_matches(why, sizeof why) &&
-                  pom_walker_self_test((uintptr_t)PyThreadState_Get(), why, sizeof why);
-    if (pom_engine_state != POM_ENGINE_RUNNING) {
-        choose_walker();
-    }
-    PyObject *counts = PyDict_New();
-    for (int i = 0; counts != NULL && i < FAULT_PLACES && faults[i].where != NULL; i++) {
-        PyObject *count = PyLong_FromLongLong(faults[i].count);
-        if (count == NULL || PyDict_SetItemString(counts, faults[i].where, count) < 0) {
-            Py_CLEAR(counts);
-        }
-        Py_XDECREF(count);
-    }
-    if (counts == NULL) {
-        return NULL;
-    }
-    PyObject *counters = counters_dict();
-    PyObject *reason = gil_reason[0] == '\0' ? Py_NewRef(Py_None) : PyUnicode_FromString(gil_reason);
-    return Py_BuildValue("{sssNsNs{sssNsNsN}}", "engine", gil_mode ? "gil" : "native", "reason",
-                         reason, "layout_ok", PyBool_FromLong(layout), "details", "built_for",
-                         PY_VERSION, "memory_readable", PyBool_FromLong(pom_memory_readable()),
-                         "faults", counts, "counters", counters);
-}
+/* ---- small questions ------------------------------------------------------------------------ */
 
 static PyObject *py_current_task_uuid(PyObject *module, PyObject *unused) {
     (void)module;
@@ -539,14 +439,15 @@ static PyObject *py_strip_leaf(PyObject *module, PyObject *prefix) {
 static PyMethodDef functions[] = {
     {"apply_options", py_apply_options, METH_O, "Takes a complete dict of checked options."},
     {"start", py_start, METH_NOARGS, "Starts the engine; no-op while it runs."},
-    {"stop", py_stop, METH_O, "stop(timeout): True when everything was delivered and all threads ended."},
+    {"stop", py_stop, METH_O,
+     "stop(timeout): True when everything was delivered and all threads ended."},
     {"flush", py_flush, METH_O, "flush(timeout): True when every queue is empty."},
     {"add_destination", py_add_destination, METH_O, "Adds a destination and starts the engine."},
     {"remove_destination", py_remove_destination, METH_O, "No error when it is not there."},
-    {"strip_leaf", py_strip_leaf, METH_O, "strip_leaf(prefix): files below it are no part of a message's stack."},
-    {"current_task_uuid", py_current_task_uuid, METH_NOARGS, "Of the innermost action here, or None."},
-    {"stats", py_stats, METH_NOARGS, "Counters and the bill, as a dict."},
-    {"engine_info", py_engine_info, METH_NOARGS, "Which engine this is and why, as a dict."},
+    {"strip_leaf", py_strip_leaf, METH_O,
+     "strip_leaf(prefix): files below it are no part of a message's stack."},
+    {"current_task_uuid", py_current_task_uuid, METH_NOARGS,
+     "Of the innermost action here, or None."},
     {NULL, NULL, 0, NULL}};
 
 static int set_own_files(void) {
@@ -576,9 +477,10 @@ static int set_own_files(void) {
 
 static int exec_module(PyObject *module) {
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-        PyErr_SetString(PyExc_ImportError,
-                        "profilomatic's extension does not support sub-interpreters: run the application in "
-                        "the main interpreter (mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
+        PyErr_SetString(
+            PyExc_ImportError,
+            "profilomatic's extension does not support sub-interpreters: run the application in "
+            "the main interpreter (mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
         return -1;
     }
     static const pom_engine_parts_t parts = {.walker = walker,
@@ -597,21 +499,22 @@ static int exec_module(PyObject *module) {
         initialised = true;
     }
     if (pom_threads_init() < 0 || pom_delivery_init(module) < 0 || pom_file_py_init(module) < 0 ||
-        pom_http_py_init(module) < 0 ||
-        pom_environ_init() < 0 || pom_request_init() < 0 || pom_wsgi_init(module) < 0 || pom_body_init(module) < 0 || pom_action_init(module) < 0 ||
-        pom_probe_init(module) < 0 || pom_asyncio_init() < 0 || PyModule_AddFunctions(module, functions) < 0) {
+        pom_http_py_init(module) < 0 || pom_stats_init(module) < 0 || pom_environ_init() < 0 ||
+        pom_request_init() < 0 || pom_wsgi_init(module) < 0 || pom_body_init(module) < 0 ||
+        pom_action_init(module) < 0 || pom_probe_init(module) < 0 || pom_asyncio_init() < 0 ||
+        PyModule_AddFunctions(module, functions) < 0) {
         return -1;
     }
-    choose_walker();
+    pom_core_choose_walker();
     return set_own_files() < 0 ? -1 : PyModule_AddStringConstant(module, "NAME", "c");
 }
 
-static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, exec_module},
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, exec_module},
 #ifdef Py_mod_multiple_interpreters
-                                          {Py_mod_multiple_interpreters,
-                                           Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
 #endif
-                                          {0, NULL}};
+    {0, NULL}};
 
 static struct PyModuleDef module_def = {.m_base = PyModuleDef_HEAD_INIT,
                                         .m_name = "profilomatic._core",
