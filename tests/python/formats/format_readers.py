@@ -160,11 +160,13 @@ def check_nesting(trace):
             (actions if event["cat"] == "action" else calls).append(event)
     for events in tracks.values():
         stack = []
+        first = min(event["ts"] for event in events)
         for event in sorted(events, key=lambda e: (e["ts"], -e["dur"])):
-            while stack and event["ts"] >= stack[-1]:
+            start = event["ts"] - first  # as speedscope does, which is one more chance to round
+            while stack and start >= stack[-1]:
                 stack.pop()
             assert (event["cat"] == "action") == (not stack), "an action inside another, or a call outside"
-            end = event["ts"] + event["dur"]
+            end = start + event["dur"]
             assert not stack or end <= stack[-1], (event, stack)
             stack.append(end)
     return actions, calls

@@ -157,6 +157,17 @@ def test_pstats_adds_up_for_each_function(seed, converted, tmp_path):
                 assert sum(pair[0] for pair in callers.values()) == cc
 
 
+def test_pstats_keeps_names_apart_that_print_alike(converted, tmp_path):
+    record = rr.records(1, 1)[0]
+    node = {"file": "a.py", "line": 3, "time": 0.1, "self_time": 0.1, "cpu_time": 0.1, "self_cpu_time": 0.1, "hits": 1}
+    record.update(time=0.2, self_time=0.0, cpu_time=0.2, self_cpu_time=0.0, hits=2,
+                  children=[{**node, "function": "a\n"}, {**node, "function": "a\\n"}])
+    path = tmp_path / "out.pstats"
+    path.write_bytes(converted([record], "pstats"))
+    stats = pstats.Stats(str(path))
+    assert len(stats.stats) == 3 and math.isclose(stats.total_tt, 0.2)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_chrome_events_nest_and_add_up(seed, converted):
     made = rr.records(seed)
