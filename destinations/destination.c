@@ -77,12 +77,14 @@ void pom_destination_unref(pom_destination_t *self) {
 
 void pom_destination_counters(pom_destination_t *self, pom_destination_counters_t *out) {
     out->sent = get(&self->sent);
-    out->spooled = get(&self->spooled);
-    int64_t fates = out->sent + out->spooled;
+    int64_t fates = out->sent;
     for (int i = 0; i < POM_DROP_COUNT; i++) {
         out->dropped[i] = get(&self->dropped[i]);
         fates += out->dropped[i];
     }
+    /* Last of the fates: what is unspooled leaves here before it is sent or dropped. */
+    out->spooled = get(&self->spooled);
+    fates += out->spooled;
     out->retried = get(&self->retried);
     out->bytes = get(&self->bytes);
     out->produced = get(&self->produced);
@@ -93,10 +95,11 @@ void pom_destination_counters(pom_destination_t *self, pom_destination_counters_
 }
 
 int64_t pom_destination_queued(const pom_destination_t *self) {
-    int64_t fates = get(&self->sent) + get(&self->spooled);
+    int64_t fates = get(&self->sent);
     for (int i = 0; i < POM_DROP_COUNT; i++) {
         fates += get(&self->dropped[i]);
     }
+    fates += get(&self->spooled); /* last: see above */
     return get(&self->produced) - fates;
 }
 
@@ -104,6 +107,11 @@ void pom_destination_sent(pom_destination_t *self, int64_t count, int64_t bytes)
     add(&self->bytes, bytes);
     add(&self->sent, count);
     settled(self);
+}
+
+void pom_destination_adopted(pom_destination_t *self, int64_t count) {
+    add(&self->produced, count);
+    add(&self->spooled, count);
 }
 
 void pom_destination_spooled(pom_destination_t *self, int64_t count) {

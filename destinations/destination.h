@@ -161,8 +161,14 @@ int64_t pom_destination_queued(const pom_destination_t *self);
 
 /* Fates, for kinds and the exporter: `count` profiles leave `queued`. [any] */
 void pom_destination_sent(pom_destination_t *self, int64_t count, int64_t bytes);
-void pom_destination_spooled(pom_destination_t *self, int64_t count);
+void pom_destination_spooled(pom_destination_t *self, int64_t count); /* negative: taken out of
+                                                                       * the spool, to be counted
+                                                                       * as sent or dropped next */
 void pom_destination_dropped(pom_destination_t *self, pom_drop_t reason, int64_t count);
+
+/* `count` profiles of a process that has ended were found in the spool: produced and spooled
+ * here. [loop] */
+void pom_destination_adopted(pom_destination_t *self, int64_t count);
 
 /* Not a fate: `count` profiles are being attempted again. [any] */
 void pom_destination_retried(pom_destination_t *self, int64_t count);

@@ -12,7 +12,9 @@
  * answer does not say whether the request was taken.
  *
  * While a server is away the batch stays with us, and what comes after it piles up in the
- * exporter's queue, within its budget.
+ * exporter's queue, within its budget. With a spool it goes to the disk instead, and so do the
+ * ones after it until an attempt succeeds; then new batches go first, and the spool's in between.
+ * A disk that takes nothing is as if there were no spool.
  *
  * Redirects are not followed: profiles and tokens go where the user has said, nowhere else.
  *
@@ -35,6 +37,7 @@
 #include "destinations/http_body.h"
 #include "destinations/http_connection.h"
 #include "destinations/resolver.h"
+#include "destinations/spool.h"
 
 #define HEAD_MAX   ((size_t)16 << 10) /* what common servers take */
 #define PATH_BYTES 2048
@@ -57,6 +60,8 @@ typedef struct request_s {
     bool repeated; /* on a new connection at once, after an idle one had been closed */
     range_t range;
     uint32_t count; /* profiles in the body */
+    bool spooled;   /* it is the spool's oldest entry */
+    pom__spool_entry_t entry;
     int64_t made_ns;
     size_t head_size;
     char head[HEAD_MAX];
@@ -66,7 +71,8 @@ typedef struct http_s {
     pom_destination_t base;
     /* constant after new */
     char host[HOST_MAX + 1];
-    char *head; /* the request's head without what differs */
+    char *head[2];       /* the request's head without what differs: plain, compressed */
+    pom__spool_t *spool; /* NULL: none */
     int64_t give_up_ns;
     pom__target_t target;
     /* loop thread, but for new, after_fork and free */
@@ -85,6 +91,7 @@ typedef struct http_s {
     int range_count;
     request_t request;
     pom__http_body_t body;
+    pom_buf_t spooled_body;
     pom__backoff_t backoff;
     bool busy;         /* an attempt is under way */
     bool waiting;      /* for the timer */
@@ -105,6 +112,7 @@ pom_http_options_t pom_http_options_default(void) {
         .timeout_ns = 5 * POM_NS_PER_S,
         .compress = true,
         .give_up_ns = 3600 * POM_NS_PER_S,
+        .spool_bytes = POM__SPOOL_CAP,
     };
 }
 
@@ -172,6 +180,27 @@ static pom_id_t new_key(void) {
     return id;
 }
 
+static const pom_buf_t *body_of(const http_t *h) {
+    return h->request.spooled ? &h->spooled_body : &h->body.out;
+}
+
+/* The rest of a request whose entry is set. */
+static void begin_request(http_t *h, const pom_buf_t *body) {
+    request_t *r = &h->request;
+    char text[POM_ID_TEXT];
+    pom_id_format(r->entry.key, text);
+    /* pom_http_new has left room for the lines. */
+    r->head_size = (size_t)snprintf(
+        r->head, sizeof r->head,
+        "%sContent-Type: %s\r\nIdempotency-Key: %.*s\r\nContent-Length: %zu\r\n\r\n",
+        h->head[r->entry.compressed], pom__http_body_type((pom_http_format_t)r->entry.format),
+        POM_ID_TEXT, text, body->len);
+    r->count = r->entry.count;
+    r->is_set = true;
+    r->repeated = false;
+    r->made_ns = pom_now_ns();
+}
+
 /* Makes a request of the next range. False: nothing is left to send. */
 static bool next_request(http_t *h) {
     while (h->range_count > 0) {
@@ -194,18 +223,14 @@ static bool next_request(http_t *h) {
         if (bad == size) {
             continue;
         }
-        char text[POM_ID_TEXT];
-        pom_id_format(key, text);
-        request_t *r = &h->request;
-        /* pom_http_new has left room for the two lines. */
-        r->head_size = (size_t)snprintf(r->head, sizeof r->head,
-                                        "%sIdempotency-Key: %.*s\r\nContent-Length: %zu\r\n\r\n",
-                                        h->head, POM_ID_TEXT, text, h->body.out.len);
-        r->is_set = true;
-        r->repeated = false;
-        r->range = range;
-        r->count = put;
-        r->made_ns = pom_now_ns();
+        h->request.range = range;
+        h->request.spooled = false;
+        h->request.entry = (pom__spool_entry_t){.key = key,
+                                                .created_wall_ns = pom_wall_ns(),
+                                                .count = put,
+                                                .format = (uint8_t)h->body.format,
+                                                .compressed = h->body.compress};
+        begin_request(h, &h->body.out);
         return true;
     }
     return false;
@@ -217,6 +242,92 @@ static void end_batch(http_t *h) {
         h->batch = NULL;
         pom_batch_end(batch);
     }
+}
+
+/* ---- the spool ---- */
+
+/* What the spool has lost leaves `spooled` for another fate. */
+static void count_lost(http_t *h, const pom__spool_lost_t *lost) {
+    const struct {
+        int64_t count;
+        pom_drop_t reason;
+    } fates[] = {{lost->evicted, POM_DROP_QUEUE_FULL},
+                 {lost->too_old, POM_DROP_TOO_OLD},
+                 {lost->damaged, POM_DROP_ERROR}};
+    if (lost->damaged > 0) {
+        pom_destination_error(&h->base, "spool: a damaged segment is put aside");
+    }
+    for (size_t i = 0; i < sizeof fates / sizeof fates[0]; i++) {
+        if (fates[i].count > 0) {
+            pom_destination_spooled(&h->base, -fates[i].count);
+            pom_destination_dropped(&h->base, fates[i].reason, fates[i].count);
+        }
+    }
+}
+
+/* The present request, which is not from there, goes to the disk. */
+static bool spool_request(http_t *h) {
+    request_t *r = &h->request;
+    pom__spool_lost_t lost = {0, 0, 0};
+    if (h->spool == NULL || r->spooled) {
+        return false;
+    }
+    pom_status_t status =
+        pom__spool_put(h->spool, &r->entry, h->body.out.data, h->body.out.len, &lost);
+    count_lost(h, &lost);
+    if (status != POM_OK) {
+        pom_destination_error(&h->base, "%s", pom__spool_error(h->spool));
+        return false;
+    }
+    uint32_t count = r->count;
+    end_request(h);
+    pom_destination_spooled(&h->base, count);
+    return true;
+}
+
+/* All of the batch that has not been sent. False: the disk takes no more. */
+static bool spool_batch(http_t *h) {
+    if (h->spool == NULL) {
+        return false;
+    }
+    if (h->request.is_set && h->request.spooled) {
+        end_request(h); /* it is on the disk anyway */
+    }
+    while (h->request.is_set || next_request(h)) {
+        if (!spool_request(h)) {
+            return false;
+        }
+    }
+    end_batch(h);
+    return true;
+}
+
+/* Makes a request of the spool's oldest entry. */
+static bool next_spooled(http_t *h) {
+    pom__spool_lost_t lost = {0, 0, 0};
+    bool found =
+        h->spool != NULL && pom__spool_next(h->spool, &h->request.entry, &h->spooled_body, &lost);
+    count_lost(h, &lost);
+    if (found) {
+        h->request.spooled = true;
+        begin_request(h, &h->spooled_body);
+    }
+    return found;
+}
+
+/* Ends the present request with a fate that is counted next: false when the spool has counted it
+ * already. */
+static bool take_request(http_t *h) {
+    request_t *r = &h->request;
+    bool ours = true;
+    if (r->spooled) {
+        ours = pom__spool_ack(h->spool);
+        if (ours) {
+            pom_destination_spooled(&h->base, -(int64_t)r->count);
+        }
+    }
+    end_request(h);
+    return ours;
 }
 
 /* ---- attempts ---- */
@@ -242,13 +353,16 @@ static void wait_and_retry(http_t *h, int64_t at_least_ns) {
 
 static void drop_request(http_t *h, pom_drop_t reason) {
     uint32_t count = h->request.count;
-    end_request(h);
-    pom_destination_dropped(&h->base, reason, count);
+    if (take_request(h)) {
+        pom_destination_dropped(&h->base, reason, count);
+    }
 }
 
 static void failed(http_t *h, int64_t at_least_ns) {
     h->busy = false;
-    if (pom_now_ns() - h->request.made_ns > h->give_up_ns) {
+    if (h->request.spooled) {
+        end_request(h); /* read again when its turn comes */
+    } else if (!spool_request(h) && pom_now_ns() - h->request.made_ns > h->give_up_ns) {
         drop_request(h, POM_DROP_TOO_OLD);
     }
     wait_and_retry(h, at_least_ns);
@@ -268,27 +382,45 @@ static void attempt(http_t *h) {
         h->ticket_tried = h->ticket != NULL;
         h->served = 0;
     }
-    pom__connection_send(h->connection, r->head, r->head_size, h->body.out.data, h->body.out.len);
+    const pom_buf_t *body = body_of(h);
+    pom__connection_send(h->connection, r->head, r->head_size, body->data, body->len);
 }
 
 /* Goes on until something is awaited. */
 static void work(http_t *h) {
-    if (h->busy || h->waiting || h->closing || h->batch == NULL) {
+    if (h->busy || h->closing) {
+        return;
+    }
+    if (h->waiting) {
+        if (h->batch != NULL) {
+            (void)spool_batch(h); /* if it cannot be, it waits here */
+        }
         return;
     }
     if (h->request.is_set) {
         pom_destination_retried(&h->base, h->request.count);
         attempt(h);
-    } else if (next_request(h)) {
+    } else if (h->batch != NULL && next_request(h)) {
         attempt(h);
     } else {
         end_batch(h);
+        if (next_spooled(h)) {
+            pom_destination_retried(&h->base, h->request.count);
+            attempt(h);
+        }
     }
 }
 
 /* ---- closing ---- */
 
 static void drop_rest(http_t *h) {
+    if (h->request.is_set && h->request.spooled) {
+        end_request(h);
+    }
+    if (spool_batch(h)) {
+        pom__spool_sync(h->spool);
+        return;
+    }
     int64_t rest = h->request.is_set ? h->request.count : 0;
     end_request(h);
     while (h->range_count > 0) {
@@ -369,14 +501,16 @@ static void settle(http_t *h, const pom__http_parser_t *reply) {
     int status = reply->status;
     if (status < 300) {
         uint32_t count = r->count;
+        int64_t bytes = (int64_t)body_of(h)->len;
         pom__backoff_reset(&h->backoff);
-        end_request(h);
-        pom_destination_sent(&h->base, count, (int64_t)h->body.out.len);
+        if (take_request(h)) {
+            pom_destination_sent(&h->base, count, bytes);
+        }
     } else if (status == 429 || status == 502 || status == 503 || status == 504) {
         note_answer(h, reply, "");
         failed(h,
                pom__retry_after_ns(reply->retry_after, strlen(reply->retry_after), pom_wall_ns()));
-    } else if (status == 413 && size > 1 && !r->range.halved && r->count == size) {
+    } else if (status == 413 && !r->spooled && size > 1 && !r->range.halved && r->count == size) {
         note_answer(h, reply, " (sent again in halves)");
         pom_destination_retried(&h->base, size);
         halve(h, r->range, true);
@@ -415,6 +549,15 @@ static pom_status_t http_open(pom_destination_t *self, struct uv_loop_s *loop) {
     h->handles = 1;
     h->closing = h->waiting = h->busy = false;
     pom__backoff_reset(&h->backoff);
+    int64_t adopted = 0;
+    if (h->spool != NULL) {
+        if (pom__spool_open(h->spool, &adopted) != POM_OK) {
+            pom_destination_error(self, "%s", pom__spool_error(h->spool)); /* memory only, then */
+        } else if (adopted > 0) {
+            pom_destination_adopted(self, adopted);
+        }
+        work(h);
+    }
     return POM_OK;
 }
 
@@ -427,7 +570,8 @@ static void http_deliver(pom_destination_t *self, pom_batch_t *batch) {
 
 static void http_flush(pom_destination_t *self) {
     http_t *h = http_of(self);
-    if (h->waiting && !h->told_to_wait && pom_now_ns() - h->tried_ns >= FLUSH_PAUSE_NS) {
+    if (h->waiting && h->batch != NULL && !h->told_to_wait &&
+        pom_now_ns() - h->tried_ns >= FLUSH_PAUSE_NS) {
         (void)uv_timer_stop(&h->timer); /* cannot fail */
         h->waiting = false;
         work(h);
@@ -462,6 +606,10 @@ static void http_after_fork(pom_destination_t *self) {
     h->busy = h->waiting = h->closing = false;
     end_request(h);
     pom__http_body_init(&h->body, h->body.format, h->body.compress);
+    pom_buf_init(&h->spooled_body, POM__SPOOL_BODY_MAX);
+    if (h->spool != NULL) {
+        pom__spool_after_fork(h->spool);
+    }
     pom__resolver_after_fork();
     if (h->target.tls != NULL) {
         pom__tls_context_after_fork(h->target.tls);
@@ -471,9 +619,12 @@ static void http_after_fork(pom_destination_t *self) {
 static void http_free(pom_destination_t *self) {
     http_t *h = http_of(self);
     pom__http_body_fini(&h->body);
+    pom_buf_fini(&h->spooled_body);
+    pom__spool_free(h->spool);
     pom__tls_ticket_free(h->ticket);
     pom__tls_context_free(h->target.tls);
-    pom_free(h->head);
+    pom_free(h->head[0]);
+    pom_free(h->head[1]);
     pom_free(h);
 }
 
@@ -489,8 +640,8 @@ static const pom_destination_ops_t http_ops = {
 
 /* ---- making one ---- */
 
-/* Room for Idempotency-Key and Content-Length. */
-#define HEAD_CONSTANT_MAX (HEAD_MAX - 128)
+/* Room for Content-Type, Idempotency-Key and Content-Length. */
+#define HEAD_CONSTANT_MAX (HEAD_MAX - 256)
 
 __attribute__((format(printf, 3, 4))) static pom_status_t refuse(char *error, size_t error_size,
                                                                  const char *format, ...) {
@@ -588,26 +739,40 @@ static pom_status_t put_headers(pom_buf_t *buf, const pom_http_options_t *o, cha
     return POM_OK;
 }
 
-/* The head with its NUL, owned by h. */
-static pom_status_t make_head(http_t *h, const pom_http_options_t *o, char *error,
-                              size_t error_size) {
+/* "host:port", as in a URL. */
+static void put_authority(const http_t *h, const pom_http_options_t *o, char out[HOST_MAX + 16]) {
     bool literal = strchr(h->host, ':') != NULL; /* IPv6 */
-    char authority[HOST_MAX + 16];
     char port[8] = "";
     if (h->target.port != (o->use_tls ? 443 : 80)) {
         (void)snprintf(port, sizeof port, ":%u", (unsigned)h->target.port);
     }
-    (void)snprintf(authority, sizeof authority, "%s%s%s%s", literal ? "[" : "", h->host,
-                   literal ? "]" : "", port);
+    (void)snprintf(out, HOST_MAX + 16, "%s%s%s%s", literal ? "[" : "", h->host, literal ? "]" : "",
+                   port);
+}
+
+static void name_it(http_t *h, const pom_http_options_t *o) {
+    char authority[HOST_MAX + 16];
+    put_authority(h, o, authority);
+    char name[HOST_MAX + 32 + PATH_BYTES];
+    /* Not the query: stats() are read by more people than a secret in it is meant for. */
+    (void)snprintf(name, sizeof name, "%s://%s%.*s", o->use_tls ? "https" : "http", authority,
+                   (int)strcspn(o->path, "?"), o->path);
+    pom_destination_init(&h->base, &http_ops, name);
+}
+
+/* One head with its NUL, owned by h. */
+static pom_status_t make_head(http_t *h, const pom_http_options_t *o, bool compressed, char *error,
+                              size_t error_size) {
+    char authority[HOST_MAX + 16];
+    put_authority(h, o, authority);
     pom_buf_t buf;
     pom_buf_init(&buf, HEAD_CONSTANT_MAX);
     pom_buf_put_text(&buf, "POST ");
     pom_buf_put_text(&buf, o->path);
     pom_buf_put_text(&buf, " HTTP/1.1\r\nHost: ");
     pom_buf_put_text(&buf, authority);
-    pom_buf_put_text(&buf, "\r\nUser-Agent: profilomatic/" POM_VERSION "\r\nContent-Type: ");
-    pom_buf_put_text(&buf, pom__http_body_type(&h->body));
-    pom_buf_put_text(&buf, o->compress ? "\r\nContent-Encoding: gzip\r\n" : "\r\n");
+    pom_buf_put_text(&buf, "\r\nUser-Agent: profilomatic/" POM_VERSION "\r\n");
+    pom_buf_put_text(&buf, compressed ? "Content-Encoding: gzip\r\n" : "");
     pom_status_t status = put_headers(&buf, o, error, error_size);
     pom_buf_put_char(&buf, '\0');
     if (status == POM_OK && pom_buf_failed(&buf)) {
@@ -616,12 +781,7 @@ static pom_status_t make_head(http_t *h, const pom_http_options_t *o, char *erro
     }
     if (status == POM_OK) {
         size_t size;
-        h->head = pom_buf_take(&buf, &size);
-        char name[HOST_MAX + 32 + PATH_BYTES];
-        /* Not the query: stats() are read by more people than a secret in it is meant for. */
-        (void)snprintf(name, sizeof name, "%s://%s%.*s", o->use_tls ? "https" : "http", authority,
-                       (int)strcspn(o->path, "?"), o->path);
-        pom_destination_init(&h->base, &http_ops, name);
+        h->head[compressed] = pom_buf_take(&buf, &size);
     }
     pom_buf_fini(&buf);
     return status;
@@ -669,13 +829,23 @@ pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, 
     h->target.timeout_ns = o->timeout_ns;
     atomic_init(&h->fd, -1);
     pom__http_body_init(&h->body, o->format, o->compress);
+    pom_buf_init(&h->spooled_body, POM__SPOOL_BODY_MAX);
     if (status == POM_OK && o->use_tls) {
         status = pom__tls_context_new(&o->tls, &h->target.tls, error, error_size);
     }
+    for (int i = 0; i < 2 && status == POM_OK; i++) {
+        status = make_head(h, o, i == 1, error, error_size);
+    }
     if (status == POM_OK) {
-        status = make_head(h, o, error, error_size);
+        name_it(h, o);
+    }
+    if (status == POM_OK && o->spool_dir != NULL) {
+        status = pom__spool_new(o->spool_dir, h->base.name, o->spool_bytes, &h->spool, error,
+                                error_size);
     }
     if (status != POM_OK) {
+        pom_free(h->head[0]);
+        pom_free(h->head[1]);
         pom__tls_context_free(h->target.tls);
         pom_free(h);
         return status;

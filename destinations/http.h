@@ -38,7 +38,9 @@ typedef struct pom_http_options_s {
     const char *token; /* sent as "Authorization: Bearer" */
     bool compress;     /* gzip */
     pom_http_format_t format;
-    int64_t give_up_ns; /* a batch that found no server for so long is dropped as too_old: 1 h */
+    int64_t give_up_ns;    /* a batch that found no server for so long is dropped as too_old: 1 h */
+    const char *spool_dir; /* a folder for batches that find no server; NULL: memory only */
+    int64_t spool_bytes;   /* on disk at most: 256 MiB */
 } pom_http_options_t;
 
 pom_http_options_t pom_http_options_default(void);

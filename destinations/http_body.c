@@ -149,6 +149,6 @@ pom_status_t pom__http_body_encode(pom__http_body_t *b, pom_profile_t *const *pr
     return status;
 }
 
-const char *pom__http_body_type(const pom__http_body_t *b) {
-    return b->format == POM_HTTP_JSON ? "application/x-ndjson" : POM_MSGPACK_TYPE;
+const char *pom__http_body_type(pom_http_format_t format) {
+    return format == POM_HTTP_JSON ? "application/x-ndjson" : POM_MSGPACK_TYPE;
 }

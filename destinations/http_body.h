@@ -32,6 +32,6 @@ void pom__http_body_fini(pom__http_body_t *b);                                  
 POM_MUST_USE pom_status_t pom__http_body_encode(pom__http_body_t *b, pom_profile_t *const *profiles,
                                                 uint32_t count, pom_id_t id, uint32_t *put);
 
-const char *pom__http_body_type(const pom__http_body_t *b); /* of its content [any] */
+const char *pom__http_body_type(pom_http_format_t format); /* for Content-Type [any] */
 
 #endif

@@ -19,6 +19,7 @@
 #include <zlib.h>
 
 #include "base/alloc.h"
+#include "destinations/exporter_parts.h"
 #include "destinations/http.h"
 
 #define OK_REPLY     "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -40,6 +41,7 @@ typedef struct server_s {
     pthread_t thread;
     _Atomic(bool) stop;
     _Atomic(int) count; /* requests read */
+    _Atomic(int) fd;    /* the connection being served, -1 */
     int connections;
     request_t requests[REQUESTS_MAX];
 } server_t;
@@ -110,7 +112,9 @@ static void *server_main(void *arg) {
             break;
         }
         s->connections++;
+        atomic_store(&s->fd, fd);
         serve(s, fd);
+        atomic_store(&s->fd, -1);
         close(fd);
     }
     return NULL;
@@ -119,6 +123,7 @@ static void *server_main(void *arg) {
 static void server_start(server_t *s, const char *const *script) {
     memset(s, 0, sizeof *s);
     s->script = script;
+    atomic_store(&s->fd, -1);
     s->listener = socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     assert_int_equal(bind(s->listener, (struct sockaddr *)&address, sizeof address), 0);
@@ -132,6 +137,7 @@ static void server_start(server_t *s, const char *const *script) {
 static void server_stop(server_t *s) {
     atomic_store(&s->stop, true);
     (void)shutdown(s->listener, SHUT_RDWR);
+    (void)shutdown(atomic_load(&s->fd), SHUT_RDWR); /* none: EBADF */
     pthread_join(s->thread, NULL);
     close(s->listener);
     for (int i = 0; i < REQUESTS_MAX; i++) {
@@ -150,6 +156,31 @@ static pom_http_options_t options_for(const server_t *s) {
     return o;
 }
 
+static bool is_asleep(int32_t tid) {
+    char path[64];
+    char state = '?';
+    (void)snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
+    FILE *f = fopen(path, "r");
+    if (f != NULL) {
+        if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1) {
+            state = '?';
+        }
+        fclose(f);
+    }
+    return state == 'S';
+}
+
+/* The loop looks round once when a destination is added; what is put meanwhile would be a batch of
+ * its own. */
+static void wait_for_the_loop(pom_exporter_t *e) {
+    pom_exporter_stats_t stats;
+    do {
+        sched_yield();
+        pom_exporter_stats(e, &stats);
+    } while (stats.wakeups == 0 || (atomic_load(&e->signal) & POM__URGENT) != 0 ||
+             !is_asleep(atomic_load(&e->tid)));
+}
+
 static pom_destination_t *add(pom_exporter_t *e, const pom_http_options_t *o) {
     char error[256] = "";
     pom_destination_t *d = NULL;
@@ -157,6 +188,7 @@ static pom_destination_t *add(pom_exporter_t *e, const pom_http_options_t *o) {
         fail_msg("not made: %s", error);
     }
     assert_int_equal(pom_exporter_add(e, d), POM_OK);
+    wait_for_the_loop(e);
     return d;
 }
 
@@ -515,6 +547,60 @@ static void test_http_finds_localhost_by_name(void **state) {
 }
 
 /* acceptance: PM25 */
+static void test_http_spools_while_the_server_is_away(void **state) {
+    char folder[] = "/tmp/pom-http-XXXXXX";
+    char command[64];
+    assert_non_null(mkdtemp(folder));
+    static const char *const script[] = {"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n",
+                                         "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n", NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.spool_dir = folder;
+    pom_destination_t *d = add(e, &o);
+    for (int i = 1; i <= 3; i++) {
+        for (int k = 0; k < i; k++) {
+            put(e, k, 10);
+        }
+        assert_true(pom_exporter_flush(e, soon())); /* on disk is a fate */
+        assert_int_equal(counters(d).queued, 0);
+    }
+    /* By itself: the back-off's attempts, the second of which meets a server that answers. */
+    wait_for(counters(d).sent == 6);
+    pom_destination_counters_t c = counters(d);
+    assert_int_equal(c.produced, 6);
+    assert_int_equal(c.spooled, 0);
+    int64_t got = 0;
+    for (int i = 2; i < atomic_load(&s.count); i++) {
+        got += lines(&s.requests[i]);
+    }
+    assert_int_equal(got, 6);
+    char first[37], again[37];
+    key_of(&s.requests[0], first);
+    key_of(&s.requests[1], again);
+    assert_string_equal(first, again);
+    server_stop(&s);
+    /* Nobody listens: what is left at the end stays on disk, and a new destination takes it up. */
+    put(e, 1, 10);
+    put(e, 2, 10);
+    assert_true(pom_exporter_flush(e, soon()));
+    put(e, 3, 10);
+    assert_int_equal(pom_exporter_stop(e, soon()), POM_OK);
+    assert_int_equal(counters(d).spooled, 3);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    e = exporter();
+    d = add(e, &o);
+    wait_for(counters(d).spooled == 3);
+    assert_int_equal(counters(d).produced, 3);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    (void)snprintf(command, sizeof command, "rm -rf %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
+/* acceptance: PM25 */
 static void test_http_works_in_a_forked_child(void **state) {
     skip_when_sanitized();
     static const char *const script[] = {NULL};
@@ -637,6 +723,7 @@ int main(void) {
         POM_TEST(test_http_gives_up_what_is_too_old),
         POM_TEST(test_http_names_a_refused_connection_and_an_unknown_host),
         POM_TEST(test_http_finds_localhost_by_name),
+        POM_TEST(test_http_spools_while_the_server_is_away),
         POM_TEST(test_http_works_in_a_forked_child),
         POM_TEST(test_http_refuses_wrong_options),
         POM_TEST(test_http_survives_allocation_failures),

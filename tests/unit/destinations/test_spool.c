@@ -1,0 +1,389 @@
+/* The spool: order, acknowledgement, cap, adoption, what crashes and bad disks leave. */
+#include "tests/unit/support/test_support.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "destinations/spool.h"
+
+#define ADDRESS "https://collector.example/api/data"
+
+static char directory[32];
+
+static int make_directory(void **state) {
+    (void)snprintf(directory, sizeof directory, "/tmp/pom-spool-XXXXXX");
+    assert_non_null(mkdtemp(directory));
+    return pom_test_setup(state);
+}
+
+static int drop_directory(void **state) {
+    char command[64];
+    (void)snprintf(command, sizeof command, "rm -rf %s", directory);
+    assert_int_equal(system(command), 0);
+    return pom_test_teardown(state);
+}
+
+/* Disk faults: the n-th pwritev from now is short, or fails. */
+static int fail_write_at;
+ssize_t __real_pwritev(int fd, const struct iovec *parts, int count, off_t at);
+ssize_t __wrap_pwritev(int fd, const struct iovec *parts, int count, off_t at);
+ssize_t __wrap_pwritev(int fd, const struct iovec *parts, int count, off_t at) {
+    if (fail_write_at > 0 && --fail_write_at == 0) {
+        return __real_pwritev(fd, parts, 1, at); /* the head went, the body did not */
+    }
+    return __real_pwritev(fd, parts, count, at);
+}
+
+static pom__spool_t *spool_with(int64_t cap) {
+    char error[256] = "";
+    pom__spool_t *s = NULL;
+    if (pom__spool_new(directory, ADDRESS, cap, &s, error, sizeof error) != POM_OK) {
+        fail_msg("%s", error);
+    }
+    return s;
+}
+
+static pom__spool_t *opened(int64_t want_adopted) {
+    pom__spool_t *s = spool_with(POM__SPOOL_CAP);
+    int64_t adopted = -1;
+    assert_int_equal(pom__spool_open(s, &adopted), POM_OK);
+    assert_int_equal(adopted, want_adopted);
+    return s;
+}
+
+static pom_status_t try_put(pom__spool_t *s, uint32_t number, size_t size,
+                            pom__spool_lost_t *lost) {
+    pom__spool_entry_t e = {.key = {number, 7},
+                            .created_wall_ns = pom_wall_ns(),
+                            .count = number,
+                            .format = 1,
+                            .compressed = true};
+    char *body = malloc(size + 1);
+    memset(body, (int)('a' + number % 26), size);
+    pom_status_t status = pom__spool_put(s, &e, body, size, lost);
+    free(body);
+    return status;
+}
+
+/* Entry `number` holds that many profiles. */
+static void put(pom__spool_t *s, uint32_t number, size_t size) {
+    pom__spool_lost_t lost = {0, 0, 0};
+    assert_int_equal(try_put(s, number, size, &lost), POM_OK);
+    assert_int_equal(lost.evicted, 0);
+}
+
+/* The number of the next entry, 0: none. */
+static uint32_t next(pom__spool_t *s, pom__spool_lost_t *lost) {
+    pom_buf_t body;
+    pom__spool_entry_t e;
+    pom_buf_init(&body, POM__SPOOL_BODY_MAX);
+    uint32_t number = 0;
+    if (pom__spool_next(s, &e, &body, lost)) {
+        number = e.count;
+        assert_int_equal(e.key.hi, number);
+        assert_int_equal(e.key.lo, 7);
+        assert_int_equal(e.format, 1);
+        assert_true(e.compressed);
+        for (size_t i = 0; i < body.len; i++) {
+            assert_int_equal(body.data[i], 'a' + number % 26);
+        }
+    }
+    pom_buf_fini(&body);
+    return number;
+}
+
+static void expect(pom__spool_t *s, uint32_t number) {
+    pom__spool_lost_t lost = {0, 0, 0};
+    assert_int_equal(next(s, &lost), number);
+    if (number > 0) {
+        assert_true(pom__spool_ack(s));
+    }
+    assert_int_equal(lost.evicted + lost.too_old + lost.damaged, 0);
+}
+
+/* Files below the directory whose name ends so; the path of the last one. */
+static int files(const char *folder, const char *end, char path[512]) {
+    char inner[512];
+    int count = 0;
+    DIR *d = opendir(folder);
+    assert_non_null(d);
+    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
+        if (e->d_name[0] == '.') {
+            continue;
+        }
+        (void)snprintf(inner, sizeof inner, "%.200s/%.200s", folder, e->d_name);
+        struct stat st;
+        assert_int_equal(lstat(inner, &st), 0);
+        if (S_ISDIR(st.st_mode)) {
+            assert_int_equal(st.st_mode & 0777, 0700);
+            count += files(inner, end, path);
+        } else {
+            assert_int_equal(st.st_mode & 0777, 0600);
+            size_t size = strlen(inner);
+            if (size > strlen(end) && strcmp(inner + size - strlen(end), end) == 0) {
+                memcpy(path, inner, size + 1);
+                count++;
+            }
+        }
+    }
+    closedir(d);
+    return count;
+}
+
+/* As if the process had been killed: nothing is tidied up, but locks are gone. */
+static void die(pom__spool_t *s) {
+    pom__spool_after_fork(s); /* forgets and closes, removes nothing */
+    pom__spool_free(s);
+}
+
+static void test_spool_gives_back_in_order(void **state) {
+    char path[512];
+    pom__spool_t *s = opened(0);
+    expect(s, 0);
+    for (uint32_t i = 1; i <= 50; i++) {
+        put(s, i, i * 100);
+    }
+    assert_int_equal(pom__spool_profiles(s), 50 * 51 / 2);
+    for (uint32_t i = 1; i <= 20; i++) {
+        expect(s, i);
+    }
+    put(s, 51, 0); /* an empty body is one too */
+    pom__spool_lost_t lost = {0, 0, 0};
+    assert_int_equal(next(s, &lost), 21);
+    assert_int_equal(next(s, &lost), 21); /* not acknowledged: the same */
+    for (uint32_t i = 21; i <= 51; i++) {
+        expect(s, i);
+    }
+    expect(s, 0);
+    assert_int_equal(pom__spool_profiles(s), 0);
+    assert_int_equal(pom__spool_bytes(s), 0);
+    assert_int_equal(files(directory, ".seg", path), 0);
+    pom__spool_free(s);
+    assert_int_equal(files(directory, "lock", path), 0);
+}
+
+static void test_spool_is_adopted_after_a_crash(void **state) {
+    pom__spool_t *s = opened(0);
+    for (uint32_t i = 1; i <= 5; i++) {
+        put(s, i, 1000);
+    }
+    expect(s, 1);
+    expect(s, 2);
+    die(s);
+    s = opened(3 + 4 + 5);
+    put(s, 6, 10);
+    for (uint32_t i = 3; i <= 6; i++) {
+        expect(s, i);
+    }
+    expect(s, 0);
+    pom__spool_free(s);
+}
+
+static void test_spool_is_kept_when_it_is_closed_in_order(void **state) {
+    pom__spool_t *s = opened(0);
+    put(s, 9, 10);
+    pom__spool_free(s);
+    s = opened(9);
+    expect(s, 9);
+    pom__spool_free(s);
+}
+
+static void test_spool_of_the_living_is_left_alone(void **state) {
+    pom__spool_t *a = opened(0);
+    put(a, 1, 10);
+    pom__spool_t *b = opened(0);
+    put(b, 2, 10);
+    expect(a, 1);
+    expect(b, 2);
+    put(a, 3, 10);
+    /* A child that forgets does not release the parent's lock. */
+    pid_t pid = fork();
+    if (pid == 0) {
+        int64_t adopted = -1;
+        pom__spool_after_fork(a);
+        pom__spool_after_fork(b);
+        bool good = pom__spool_open(a, &adopted) == POM_OK && adopted == 0;
+        pom__spool_free(a);
+        _exit(good ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    expect(a, 3);
+    pom__spool_free(a);
+    pom__spool_free(b);
+}
+
+static void test_spool_evicts_the_oldest_segment_at_its_cap(void **state) {
+    const int64_t cap = 3 * POM__SPOOL_SEGMENT;
+    pom__spool_t *s = spool_with(cap);
+    int64_t adopted;
+    assert_int_equal(pom__spool_open(s, &adopted), POM_OK);
+    pom__spool_lost_t lost = {0, 0, 0};
+    int64_t given = 0;
+    for (uint32_t i = 1; i <= 40;
+         i++) { /* a segment takes 8 of 1 MiB and one more to pass its size */
+        assert_int_equal(try_put(s, i, (size_t)1 << 20, &lost), POM_OK);
+        given += i;
+        assert_true(pom__spool_bytes(s) <= cap);
+        assert_int_equal(pom__spool_profiles(s) + lost.evicted, given);
+    }
+    assert_true(lost.evicted > 0);
+    /* The newest are there, without a gap. */
+    uint32_t first = next(s, &lost);
+    for (uint32_t i = first; i <= 40; i++) {
+        expect(s, i);
+    }
+    expect(s, 0);
+    assert_int_equal(try_put(s, 1, (size_t)cap, &lost), POM_EIO); /* larger than all of it */
+    pom__spool_free(s);
+}
+
+static void test_spool_says_when_the_entry_being_sent_was_evicted(void **state) {
+    pom__spool_t *s = spool_with(1000);
+    int64_t adopted;
+    assert_int_equal(pom__spool_open(s, &adopted), POM_OK);
+    pom__spool_lost_t lost = {0, 0, 0};
+    put(s, 1, 500);
+    assert_int_equal(next(s, &lost), 1);
+    assert_int_equal(try_put(s, 2, 500, &lost), POM_OK);
+    assert_int_equal(lost.evicted, 1);
+    assert_false(pom__spool_ack(s));
+    expect(s, 2);
+    pom__spool_free(s);
+}
+
+static void damage(const char *path, off_t at, const char *bytes, size_t size) {
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, bytes, size, at), size);
+    close(fd);
+}
+
+static void test_spool_survives_cut_and_damaged_segments(void **state) {
+    char path[512];
+    /* A cut at every kind of place: within a head, a body, at the border. */
+    static const off_t cuts[] = {0, 10, 63, 64, 100, 163, 164, 200, 327, 328};
+    for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i++) {
+        pom__spool_t *s = opened(0);
+        put(s, 1, 100); /* 164 bytes each */
+        put(s, 2, 100);
+        die(s);
+        assert_int_equal(files(directory, ".seg", path), 1);
+        assert_int_equal(truncate(path, cuts[i]), 0);
+        int64_t want = cuts[i] >= 328 ? 3 : cuts[i] >= 164 ? 1 : 0;
+        s = opened(want);
+        if (want > 0) {
+            expect(s, 1);
+        }
+        if (want == 3) {
+            expect(s, 2);
+        }
+        expect(s, 0);
+        pom__spool_free(s);
+    }
+    /* A body that rotted: it and the rest of its segment are put aside and counted. */
+    pom__spool_t *s = opened(0);
+    for (uint32_t i = 1; i <= 4; i++) {
+        put(s, i, 100);
+    }
+    die(s);
+    assert_int_equal(files(directory, ".seg", path), 1);
+    damage(path, 164 + 64 + 50, "?", 1);
+    s = opened(10);
+    put(s, 5, 100);
+    expect(s, 1);
+    pom__spool_lost_t lost = {0, 0, 0};
+    assert_int_equal(next(s, &lost), 5);
+    assert_int_equal(lost.damaged, 2 + 3 + 4);
+    assert_true(pom__spool_ack(s));
+    assert_int_equal(pom__spool_profiles(s), 0);
+    assert_int_equal(files(directory, "damaged.seg", path), 1);
+    pom__spool_free(s);
+}
+
+static void test_spool_ignores_other_addresses_and_links(void **state) {
+    char path[512];
+    char link[600];
+    pom__spool_t *s = opened(0);
+    put(s, 1, 10);
+    die(s);
+    assert_int_equal(files(directory, ".seg", path), 1);
+    damage(path, 24, "another!", 8); /* the address's hash */
+    s = opened(0);
+    expect(s, 0);
+    put(s, 2, 10);
+    die(s);
+    assert_int_equal(files(directory, ".seg", path), 1);
+    (void)snprintf(link, sizeof link, "%s.real", path);
+    assert_int_equal(rename(path, link), 0);
+    assert_int_equal(symlink(link, path), 0);
+    s = opened(0);
+    expect(s, 0);
+    pom__spool_free(s);
+}
+
+static void test_spool_takes_a_full_disk(void **state) {
+    pom__spool_t *s = opened(0);
+    put(s, 1, 100);
+    pom__spool_lost_t lost = {0, 0, 0};
+    fail_write_at = 1;
+    assert_int_equal(try_put(s, 2, 100, &lost), POM_EIO);
+    assert_non_null(strstr(pom__spool_error(s), "No space left"));
+    assert_int_equal(pom__spool_profiles(s), 1);
+    put(s, 3, 100);
+    expect(s, 1);
+    expect(s, 3);
+    expect(s, 0);
+    pom__spool_free(s);
+}
+
+static void test_spool_names_a_wrong_folder(void **state) {
+    char error[256] = "";
+    pom__spool_t *s = NULL;
+    assert_int_equal(pom__spool_new("/no/such/folder", ADDRESS, 1, &s, error, sizeof error),
+                     POM_EIO);
+    assert_non_null(strstr(error, "/no/such/folder"));
+    assert_int_equal(pom__spool_new("/dev/null", ADDRESS, 1, &s, error, sizeof error), POM_EIO);
+}
+
+static void test_spool_forgets_what_is_too_old(void **state) {
+    pom__spool_t *s = opened(0);
+    pom__spool_entry_t e = {.count = 4, .created_wall_ns = pom_wall_ns() - POM__SPOOL_AGE_NS - 1};
+    pom__spool_lost_t lost = {0, 0, 0};
+    assert_int_equal(pom__spool_put(s, &e, "x", 1, &lost), POM_OK);
+    put(s, 2, 10);
+    assert_int_equal(next(s, &lost), 2);
+    assert_int_equal(lost.too_old, 4);
+    assert_true(pom__spool_ack(s));
+    assert_int_equal(pom__spool_profiles(s), 0);
+    pom__spool_free(s);
+}
+
+#define SPOOL_TEST(function)                                                                       \
+    cmocka_unit_test_setup_teardown(function, make_directory, drop_directory)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        SPOOL_TEST(test_spool_gives_back_in_order),
+        SPOOL_TEST(test_spool_is_adopted_after_a_crash),
+        SPOOL_TEST(test_spool_is_kept_when_it_is_closed_in_order),
+        SPOOL_TEST(test_spool_of_the_living_is_left_alone),
+        SPOOL_TEST(test_spool_evicts_the_oldest_segment_at_its_cap),
+        SPOOL_TEST(test_spool_says_when_the_entry_being_sent_was_evicted),
+        SPOOL_TEST(test_spool_survives_cut_and_damaged_segments),
+        SPOOL_TEST(test_spool_ignores_other_addresses_and_links),
+        SPOOL_TEST(test_spool_takes_a_full_disk),
+        SPOOL_TEST(test_spool_names_a_wrong_folder),
+        SPOOL_TEST(test_spool_forgets_what_is_too_old),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
