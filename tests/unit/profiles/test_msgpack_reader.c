@@ -215,13 +215,15 @@ static void test_msgpack_reader_tells_where_a_batch_ends(void **state) {
 }
 
 /* A body by hand: minor, source, and whatever the test has for the rest. */
-static pom_status_t read_body(const char *rest, size_t size, pom_buf_t *out) {
-    static unsigned char batch[1024];
+static pom_status_t read_body(const void *rest, size_t size, pom_buf_t *out) {
+    static unsigned char batch[1 << 20];
     static const char front[] = "\x86\x00\x00\x01\x80";
-    memcpy(batch, "\x93\xa4pomw\x01\xc6\x00\x00", 10);
     size_t body = sizeof front - 1 + size;
-    batch[10] = (unsigned char)(body >> 8);
-    batch[11] = (unsigned char)body;
+    assert_true(12 + body <= sizeof batch);
+    memcpy(batch, "\x93\xa4pomw\x01\xc6", 8);
+    for (int i = 0; i < 4; i++) {
+        batch[8 + i] = (unsigned char)(body >> (24 - 8 * i));
+    }
     memcpy(batch + 12, front, sizeof front - 1);
     memcpy(batch + 12 + sizeof front - 1, rest, size);
     return read_all(batch, 12 + body, out);
@@ -234,10 +236,15 @@ static pom_status_t read_body(const char *rest, size_t size, pom_buf_t *out) {
 #define ONE    "\x05\x91\x82" TASK
 
 /* Columns of nodes: stacks, and zeros for the rest. */
+#define ROWS3_AND(a, b, c)                                                                         \
+    "\x05\x91\x83" TASK "\x10\x86\x01\x93" a b c Z3("\x02") Z3("\x03") Z3("\x04") Z3("\x05")       \
+        Z3("\x06")
 #define ROWS3(a, b, c)                                                                             \
     ONE "\x10\x86\x01\x93" a b c Z3("\x02") Z3("\x03") Z3("\x04") Z3("\x05") Z3("\x06")
 #define Z3(n) n "\x93\x00\x00\x00"
 #define ROWS1 "\x10\x86\x01\x91\x00\x02\x91\x00\x03\x91\x00\x04\x91\x00\x05\x91\x00\x06\x91\x00"
+/* Behind the columns of a profile that has three entries. */
+#define MESSAGES(rows, fields) "\x11\x82\x01" rows "\x02" fields
 #define TIMES(wall)                                                                                \
     ONE "\x10\x86\x01\x92\x00\x01\x02\x92\x00\x00\x03\x92" wall wall                               \
         "\x04\x92\x00\x00\x05\x92\x00\x00\x06\x92\x00\x00"
@@ -273,6 +280,19 @@ static void test_msgpack_reader_refuses_what_makes_no_sense(void **state) {
         CASE("no rows",
              TEXTS CODES STACKS ONE "\x10\x86\x01\x90\x02\x90\x03\x90\x04\x90\x05\x90\x06\x90",
              POM_EINVAL),
+        CASE("a message",
+             TEXTS CODES STACKS ROWS3_AND("\x00", "\x01", "\x02") MESSAGES("\x91\x02", "\x91\x80"),
+             POM_OK),
+        CASE("a message twice",
+             TEXTS CODES STACKS ROWS3_AND("\x00", "\x01", "\x02")
+                 MESSAGES("\x92\x02\x02", "\x92\x80\x80"),
+             POM_EINVAL),
+        CASE("a message for the action",
+             TEXTS CODES STACKS ROWS3_AND("\x00", "\x01", "\x02") MESSAGES("\x91\x00", "\x91\x80"),
+             POM_EINVAL),
+        CASE("a message that is no map",
+             TEXTS CODES STACKS ROWS3_AND("\x00", "\x01", "\x02") MESSAGES("\x91\x02", "\x91\x90"),
+             POM_EINVAL),
         CASE("a task twice", TEXTS CODES STACKS "\x05\x91\x83" TASK TASK ROWS1, POM_EINVAL),
         CASE("the longest time", TEXTS CODES STACKS TIMES("\xcf\x08\x00\x00\x00\x00\x00\x00\x00"),
              POM_OK),
@@ -299,6 +319,89 @@ static void test_msgpack_reader_refuses_what_makes_no_sense(void **state) {
         assert_int_equal(out.len > 0, status == POM_OK);
         pom_buf_fini(&out);
     }
+}
+
+/* An array or a column of `count` integers of one byte. */
+static void put_column(pom_buf_t *buf, char key, uint32_t count, unsigned char value) {
+    const unsigned char head[] = {(unsigned char)key,           0xdd,
+                                  (unsigned char)(count >> 24), (unsigned char)(count >> 16),
+                                  (unsigned char)(count >> 8),  (unsigned char)count};
+    pom_buf_put(buf, head, sizeof head);
+    for (uint32_t i = 0; i < count; i++) {
+        pom_buf_put_char(buf, (char)value);
+    }
+}
+
+static void put_bytes(pom_buf_t *buf, const char *literal, size_t size) {
+    pom_buf_put(buf, literal, size);
+}
+
+#define PUT(buf, literal) put_bytes((buf), (literal), sizeof(literal) - 1)
+
+/* Two bytes of a column become two kilobytes of a code object. */
+static void test_msgpack_reader_limits_the_memory_of_codes(void **state) {
+    static const uint32_t counts[] = {1000, 60000};
+    for (size_t i = 0; i < 2; i++) {
+        pom_buf_t rest, out;
+        pom_buf_init(&rest, 1 << 20);
+        pom_buf_init(&out, 1 << 16);
+        PUT(&rest, "\x02\x92\xa0\xda\x04\x00");
+        for (int j = 0; j < 1024; j++) {
+            pom_buf_put_char(&rest, 'x');
+        }
+        PUT(&rest, "\x03\x83");
+        put_column(&rest, 1, counts[i], 1);
+        put_column(&rest, 2, counts[i], 1);
+        put_column(&rest, 3, counts[i], 1);
+        PUT(&rest, STACKS ONE ROWS1);
+        assert_int_equal(read_body(rest.data, rest.len, &out), i == 0 ? POM_OK : POM_EFULL);
+        pom_buf_fini(&rest);
+        pom_buf_fini(&out);
+    }
+}
+
+static void test_msgpack_reader_limits_the_depth(void **state) {
+    for (uint32_t depth = POM_MSGPACK_DEPTH_MAX; depth <= POM_MSGPACK_DEPTH_MAX + 1; depth++) {
+        pom_buf_t rest, out;
+        pom_buf_init(&rest, 1 << 20);
+        pom_buf_init(&out, 1 << 22);
+        PUT(&rest, TEXTS CODES "\x04\x83\x01\xdd\x00\x00");
+        pom_buf_put_char(&rest, (char)(depth >> 8));
+        pom_buf_put_char(&rest, (char)depth);
+        for (uint32_t i = 0; i < depth; i++) { /* each is the child of the one before */
+            const unsigned char parent[] = {0xcd, (unsigned char)(i >> 8), (unsigned char)i};
+            pom_buf_put(&rest, parent, sizeof parent);
+        }
+        put_column(&rest, 2, depth, 1);
+        put_column(&rest, 3, depth, 7);
+        PUT(&rest, ONE ROWS1);
+        assert_int_equal(read_body(rest.data, rest.len, &out),
+                         depth <= POM_MSGPACK_DEPTH_MAX ? POM_OK : POM_EFULL);
+        pom_buf_fini(&rest);
+        pom_buf_fini(&out);
+    }
+}
+
+static void test_msgpack_reader_takes_values_of_any_width(void **state) {
+    static const char rest[] =
+        TEXTS CODES STACKS "\x05\x91\x83" TASK ROWS1 "\x0d\x81\x01\xdc\x00\x14"
+                           "\xff\xd0\x9c\xd1\xfc\x18\xd2\xff\xfe\x79\x60"
+                           "\xd3\x80\x00\x00\x00\x00\x00\x00\x00"
+                           "\xcc\xff\xcd\xff\xff\xce\xff\xff\xff\xff"
+                           "\xcf\xff\xff\xff\xff\xff\xff\xff\xff"
+                           "\xca\x3f\x00\x00\x00\xcb\x3f\xb9\x99\x99\x99\x99\x99\x9a"
+                           "\xd9\x01y\xda\x00\x01y\xdb\x00\x00\x00\x01y\xc4\x01z"
+                           "\xd4\x01\xff\xd5\x01\x01\x00\xd7\x01\x00\x00\x00\x00\x3b\x9a\xca\x00"
+                           "\xc7\x03\x01\x00\x00\x00\xd4\x02\x01";
+    pom_buf_t out;
+    pom_buf_init(&out, 1 << 16);
+    assert_int_equal(read_body(rest, sizeof rest - 1, &out), POM_OK);
+    pom_buf_put_char(&out, '\0');
+    assert_non_null(strstr(out.data,
+                           "\"x\":[-1,-100,-1000,-100000,-9223372036854775808,255,65535,4294967295,"
+                           "1.8446744073709552e+19,0.5,0.1,\"y\",\"y\",\"y\",null,"
+                           "-0.000000001,0.000000256,1.0,null,null]"));
+    pom_buf_fini(&out);
 }
 
 static void test_msgpack_reader_goes_on_behind_a_bad_profile(void **state) {
@@ -373,6 +476,9 @@ int main(void) {
         POM_TEST(test_msgpack_reader_keeps_full_depth),
         POM_TEST(test_msgpack_reader_tells_where_a_batch_ends),
         POM_TEST(test_msgpack_reader_refuses_what_makes_no_sense),
+        POM_TEST(test_msgpack_reader_limits_the_memory_of_codes),
+        POM_TEST(test_msgpack_reader_limits_the_depth),
+        POM_TEST(test_msgpack_reader_takes_values_of_any_width),
         POM_TEST(test_msgpack_reader_goes_on_behind_a_bad_profile),
         POM_TEST(test_msgpack_reader_survives_broken_bytes),
         POM_TEST(test_msgpack_reader_survives_each_failing_allocation),
