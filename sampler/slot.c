@@ -47,6 +47,7 @@ void pom_slots_fini(pom_slots_t *slots) {
             table = older;
         }
         pom__slot_drop_stat(slot);
+        pom_free(slot->marks);
         pom_free(slot);
         slot = next;
     }
@@ -112,6 +113,33 @@ static pom_anchor_table_t *grow(pom_slot_t *slot, pom_anchor_table_t *table) {
     return larger;
 }
 
+static void mark_one(pom_slot_t *slot, uintptr_t frame, bool add) {
+    uint8_t *mark = &slot->marks[pom__slot_mark(frame)];
+    if (*mark < UINT8_MAX) { // else it has lost count, and stays
+        *mark = (uint8_t)(add ? *mark + 1 : *mark - 1);
+    }
+}
+
+static void mark(pom_slot_t *slot, const pom_anchor_t *anchor, bool add) {
+    mark_one(slot, anchor->at.frame, add);
+    for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0; i++) {
+        mark_one(slot, anchor->callers[i].frame, add);
+    }
+}
+
+/* Marks what is attached, once it is many. Without memory the slot goes on without marks. */
+static void mark_many(pom_slot_t *slot, const pom_anchor_t *anchors, uint32_t count) {
+    slot->marks = pom_calloc(1, POM_SLOT_MARKS);
+    for (uint32_t i = 0; slot->marks != NULL && i < count; i++) {
+        mark(slot, &anchors[i], true);
+    }
+}
+
+static void unmark(pom_slot_t *slot) {
+    pom_free(slot->marks);
+    slot->marks = NULL;
+}
+
 pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor) {
     pom_anchor_table_t *table = atomic_load_explicit(&slot->table, memory_order_relaxed);
     uint32_t count = atomic_load_explicit(&slot->count, memory_order_relaxed);
@@ -130,6 +158,11 @@ pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor) {
     // blame for the miss, so even then each action in it must be one that was attached.
     atomic_store_explicit(&slot->count, count + 1, memory_order_release);
     write_end(slot);
+    if (slot->marks != NULL) {
+        mark(slot, anchor, true);
+    } else if (count >= POM_SLOT_MARKED) {
+        mark_many(slot, table->anchors, count + 1);
+    }
     return POM_OK;
 }
 
@@ -140,6 +173,9 @@ bool pom_slot_detach(pom_slot_t *slot, const void *action) {
     for (uint32_t i = count; i-- > 0;) {
         if (table->anchors[i].action != action) {
             continue;
+        }
+        if (slot->marks != NULL) {
+            mark(slot, &table->anchors[i], false);
         }
         write_begin(slot);
         if (i + 1 < count) {
@@ -158,6 +194,7 @@ void pom_slots_release(pom_slots_t *slots, pom_slot_t *slot) {
     write_begin(slot);
     atomic_store_explicit(&slot->count, 0, memory_order_relaxed);
     write_end(slot);
+    unmark(slot);
     // Pairs with the fence between the sampler's store of `walking` and its view: either the sampler sees count 0, or we
     // see `walking`. A read-modify-write alone is no full barrier on ARM. A walk takes microseconds; yielding covers the case
     // that the sampler lost its core.
@@ -174,6 +211,7 @@ void pom_slots_withdraw(pom_slots_t *slots) {
         write_begin(slot);
         atomic_store_explicit(&slot->count, 0, memory_order_relaxed);
         write_end(slot);
+        unmark(slot);
     }
 }
 

@@ -109,7 +109,7 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
     pom_own_frame_t frame;
     bool more = pom_work_frame(0, &frame);
     for (int steps = 0; more && steps < FRAMES_MAX; steps++) {
-        for (uint32_t i = count; i-- > 0;) {
+        for (uint32_t i = pom_slot_may_anchor(slot, frame.frame) ? count : 0; i-- > 0;) {
             if (is_anchor(&anchors[i], &frame)) {
                 return anchors[i].action;
             }
@@ -120,7 +120,7 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
         }
         more = frame.previous != 0 && pom_work_frame(frame.previous, &frame);
     }
-    for (uint32_t i = count; i-- > 0;) {
+    for (uint32_t i = pom_slot_may_anchor(slot, 0) ? count : 0; i-- > 0;) {
         if (anchors[i].at.frame == 0) {
             return anchors[i].action; // anchored outside of all Python
         }

@@ -93,6 +93,38 @@ static void test_slot_shows_the_newest_where_room_is_short(void **state) {
     pom_slots_fini(&slots);
 }
 
+/* Never a no where an anchor is; a no nearly everywhere else, or it would save nothing. */
+static void test_slot_marks_where_anchors_may_be(void **state) {
+    pom_slots_t slots;
+    pom_slots_init(&slots);
+    pom_slot_t *slot = claim(&slots, 7);
+    assert_true(pom_slot_may_anchor(slot, 999)); // few: it does not say
+    for (uintptr_t i = 1; i <= 1000; i++) {
+        attach(slot, i);
+        for (uintptr_t seen = 1; seen <= i; seen += 97) {
+            assert_true(pom_slot_may_anchor(slot, seen));
+        }
+    }
+    pom_anchor_t with_caller = anchor_of(5000);
+    with_caller.callers[0] = (pom_frame_id_t){.frame = 6000, .code = 1};
+    assert_int_equal(pom_slot_attach(slot, &with_caller), POM_OK);
+    assert_true(pom_slot_may_anchor(slot, 6000));
+    for (uintptr_t i = 2; i <= 1000; i++) {
+        assert_true(pom_slot_detach(slot, action_of(i)));
+        assert_true(pom_slot_may_anchor(slot, 1));
+    }
+    assert_true(pom_slot_may_anchor(slot, 5000));
+    int maybe = 0;
+    for (uintptr_t i = 10000; i < 11000; i++) {
+        maybe += pom_slot_may_anchor(slot, i);
+    }
+    assert_in_range(maybe, 0, 20);
+    pom_slots_withdraw(&slots);
+    attach(slot, 7);
+    assert_true(pom_slot_may_anchor(slot, 7));
+    pom_slots_fini(&slots);
+}
+
 static void test_slot_detaches_from_any_place(void **state) {
     static const uintptr_t orders[][4] = {{1, 2, 3, 4}, {4, 3, 2, 1}, {2, 4, 1, 3}, {3, 1, 4, 2}};
     for (size_t o = 0; o < sizeof orders / sizeof orders[0]; o++) {
@@ -433,6 +465,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_slot_shows_anchors_newest_first),
         POM_TEST(test_slot_shows_the_newest_where_room_is_short),
+        POM_TEST(test_slot_marks_where_anchors_may_be),
         POM_TEST(test_slot_detaches_from_any_place),
         POM_TEST(test_slot_detaches_the_newest_of_one_action),
         POM_TEST(test_slot_grows_to_its_cap),
