@@ -106,13 +106,13 @@ typedef struct pom_slot_s {
     /* written by the sampler: it reads this slot's stack now; pairs with the load in pom_slots_release */
     _Atomic(bool) walking;
     /* sampler thread only */
-    int64_t last_cpu_ns; /* CPU clock at the last sample */
-    int64_t look_ns;     /* the last look that showed what the thread did; 0 = none */
-    int64_t look_cpu_ns; /* CPU clock then */
-    int32_t look_tid;    /* of which thread */
+    int64_t last_cpu_ns;  /* CPU clock at the last sample */
+    int64_t look_ns;      /* the last look that showed what the thread did; 0 = none */
+    int64_t look_cpu_ns;  /* CPU clock then */
+    int32_t look_tid;     /* of which thread */
     uint32_t parked_next; /* whose turn it is among the anchors that do not run */
-    int stat_fd;         /* /proc/self/task/<tid>/stat, -1 = not open */
-    int32_t stat_tid;    /* the thread that descriptor is of */
+    int stat_fd;          /* /proc/self/task/<tid>/stat, -1 = not open */
+    int32_t stat_tid;     /* the thread that descriptor is of */
 } pom_slot_t;
 
 typedef struct pom_slots_s {
