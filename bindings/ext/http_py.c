@@ -41,20 +41,20 @@ static int read_headers(PyObject *list, pom_http_header_t *out) {
 static PyObject *http_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"host", "port", "path", "timeout", "headers", "token", "compress", "msgpack",
                             "use_tls", "ca_file", "ca_path", "ca_pem", "cert", "key", "verify",
-                            "check_hostname", "min_version", "verify_flags", NULL};
+                            "check_hostname", "min_version", "verify_flags", "spool_dir", NULL};
     pom_http_options_t options = pom_http_options_default();
     pom_http_header_t headers[HEADERS_MAX];
     PyObject *header_list;
     double timeout;
     int port, compress, msgpack, use_tls, verify = 1, check_hostname = 1;
     Py_ssize_t pem_size = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sisdO!zppp|zzz#zzppik:HttpDestination", names,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sisdO!zppp|zzz#zzppikz:HttpDestination", names,
                                      &options.host, &port, &options.path, &timeout, &PyList_Type,
                                      &header_list, &options.token, &compress, &msgpack, &use_tls,
                                      &options.tls.ca_file, &options.tls.ca_path, &options.tls.ca_pem,
                                      &pem_size, &options.tls.cert, &options.tls.key, &verify,
                                      &check_hostname, &options.tls.min_version,
-                                     &options.tls.verify_flags)) {
+                                     &options.tls.verify_flags, &options.spool_dir)) {
         return NULL;
     }
     int header_count = read_headers(header_list, headers);

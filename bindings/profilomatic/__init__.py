@@ -84,13 +84,15 @@ def no_flush_destination(path_or_file, format="json", append=False):
 
 
 def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/data", format="json", headers=None,
-                    token=None, compress=True, tls=False, ca_file=None, cert=None, key=None):
+                    token=None, compress=True, spool_dir=None, tls=False, ca_file=None, cert=None, key=None):
     """A destination that posts call graphs to a server over HTTP/1.1.
 
     port: 443 with TLS, else 80. TLS is used when one of ssl_context, tls=True, ca_file, cert is given.
     timeout: seconds for each of connecting, the TLS handshake and the answer.
     format: "json", one call graph a line; "msgpack", batches in the form of docs/wire-format.md.
     headers: a dict or pairs; token: sent as "Authorization: Bearer"; compress: gzip.
+    spool_dir: a folder where call graphs wait while the server is away, across restarts; at most 256 MiB for each
+    process, at most a day. Without it they wait in memory.
     ca_file: PEM of the authorities to trust instead of the system's; cert, key: PEM files of a client certificate,
     the key without a passphrase (None: it is in cert).
     ssl_context: its authorities, verify_mode, verify_flags, check_hostname and minimum_version are taken over, once; one
@@ -103,8 +105,8 @@ def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/dat
     """
     from . import _rest
 
-    return _rest.destination(host, port, timeout, ssl_context, path, format, headers, token, compress, tls, ca_file,
-                             cert, key)
+    return _rest.destination(host, port, timeout, ssl_context, path, format, headers, token, compress, spool_dir, tls,
+                             ca_file, cert, key)
 
 
 def action(action_type, /, *, parent=None, **fields):

@@ -95,7 +95,8 @@ def _headers(headers):
     return [tuple(pair) for pair in pairs]
 
 
-def destination(host, port, timeout, ssl_context, path, format, headers, token, compress, tls, ca_file, cert, key):
+def destination(host, port, timeout, ssl_context, path, format, headers, token, compress, spool_dir, tls, ca_file, cert,
+                key):
     """What profilomatic.RestDestination() returns."""
     from . import _backend
 
@@ -120,16 +121,16 @@ def destination(host, port, timeout, ssl_context, path, format, headers, token, 
     backend = _backend.load()
     make = _native_destination if backend.NAME == "c" else _pure_destination
     return make(backend, host, _port(port, options is not None), _timeout(timeout), path, format,
-                                    _headers(headers), token, bool(compress), options)
+                                    _headers(headers), token, bool(compress), _path(spool_dir), options)
 
 
-def _native_destination(backend, host, port, timeout, path, format, headers, token, compress, tls):
+def _native_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls):
     arguments = {}
     if tls is not None:
         arguments = {name: getattr(tls, name) for name in (
             "ca_file", "ca_path", "ca_pem", "cert", "key", "verify", "check_hostname", "min_version", "verify_flags")}
     return backend.HttpDestination(host, port, path, timeout, headers, token, compress, format == "msgpack",
-                                   tls is not None, **arguments)
+                                   tls is not None, spool_dir=spool_dir, **arguments)
 
 
 class PureRestDestination:
@@ -214,9 +215,11 @@ class PureRestDestination:
         return "<profilomatic destination: %s>" % self.name
 
 
-def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, tls):
+def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls):
     if format != "json":
         raise ValueError("format=%r needs the C extension; pass format='json'" % (format,))
+    if spool_dir is not None:
+        raise ValueError("spool_dir needs the C extension")
     if not host or any(c in host for c in "/?#@ \r\n"):
         raise ValueError("%r is no host name: without scheme, port and path" % (host,))
     if not path.startswith("/") or not all("!" <= c <= "~" for c in path):
