@@ -150,8 +150,8 @@ PyObject *pom_body_wrap(pom_request_state_t *request, PyObject *iterable) {
                  (of->tp_as_mapping != NULL && of->tp_as_mapping->mp_length != NULL);
     body_t *self = PyObject_GC_New(body_t, sized ? sized_body_type : body_type);
     if (self == NULL) {
+        // Not finished here: a generator has yet to call start_response, which is the request. It ends when that is dropped.
         pom_core_fault("wsgi body");
-        pom_request_finish(request, POM_OUTCOME_SUCCEEDED, NULL);
         return iterable;
     }
     self->request = (pom_request_state_t *)Py_NewRef(request);
