@@ -6,6 +6,8 @@
 
 #include "bindings/ext/core.h"
 
+#include <string.h>
+
 #include "destinations/file.h"
 
 typedef struct file_destination_s {
@@ -17,17 +19,25 @@ typedef struct file_destination_s {
 static PyTypeObject *file_destination_type;
 
 static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"path", "flush", "append", NULL};
+    static char *names[] = {"path", "flush", "append", "format", NULL};
+    const char *format = "json";
     PyObject *path, *bytes = NULL;
     int flush = 1, append = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|pp:FileDestination", names, &path, &flush,
-                                     &append) ||
-        !PyUnicode_FSConverter(path, &bytes)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|pps:FileDestination", names, &path, &flush,
+                                     &append, &format)) {
+        return NULL;
+    }
+    bool msgpack = strcmp(format, "msgpack") == 0;
+    if (!msgpack && strcmp(format, "json") != 0) {
+        return PyErr_Format(PyExc_ValueError, "format='%s': must be 'json' or 'msgpack'", format);
+    }
+    if (!PyUnicode_FSConverter(path, &bytes)) {
         return NULL;
     }
     pom_file_options_t options = pom_file_options_default();
     options.flush = flush != 0;
     options.append = append != 0;
+    options.format = msgpack ? POM_FILE_MSGPACK : POM_FILE_JSON;
     pom_destination_t *destination = NULL;
     pom_status_t status;
     Py_BEGIN_ALLOW_THREADS; // a slow file system
@@ -62,14 +72,15 @@ static void file_dealloc(PyObject *op) {
 }
 
 static PyObject *file_repr(PyObject *op) {
-    return PyUnicode_FromFormat("<profilomatic destination: file %R>", ((file_destination_t *)op)->path);
+    return PyUnicode_FromFormat("<profilomatic destination: file %R>",
+                                ((file_destination_t *)op)->path);
 }
 
 static PyMemberDef file_members[] = {
     {"path", T_OBJECT, offsetof(file_destination_t, path), READONLY, "As it was given."},
     {NULL, 0, 0, 0, NULL}};
 static PyType_Slot file_slots[] = {
-    {Py_tp_doc, "FileDestination(path, flush=True, append=False): JSON lines, written in C."},
+    {Py_tp_doc, "FileDestination(path, flush=True, append=False, format=\"json\"): written in C."},
     {Py_tp_new, file_new},
     {Py_tp_dealloc, file_dealloc},
     {Py_tp_repr, file_repr},
@@ -82,9 +93,9 @@ static PyType_Spec file_spec = {.name = "profilomatic._core.FileDestination",
 
 int pom_file_py_init(PyObject *module) {
     file_destination_type = (PyTypeObject *)PyType_FromSpec(&file_spec);
-    return file_destination_type == NULL
-               ? -1
-               : PyModule_AddObjectRef(module, "FileDestination", (PyObject *)file_destination_type);
+    return file_destination_type == NULL ? -1
+                                         : PyModule_AddObjectRef(module, "FileDestination",
+                                                                 (PyObject *)file_destination_type);
 }
 
 pom_destination_t *pom_file_py_destination(PyObject *object) {

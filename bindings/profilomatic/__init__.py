@@ -58,19 +58,24 @@ def remove_destination(destination):
 
 
 def file_destination(path_or_file, format="json", flush=True, append=False):
-    """A destination that writes one JSON record a line.
+    """A destination that writes profiles to a file: one JSON record a line, or batches of the wire form.
 
     path_or_file: a path (text or os.PathLike), opened now and overwritten unless append=True; OSError names the
     path. Or an open file object, text or binary, which stays the caller's to close; `append` says nothing about it.
     flush: hand every record to the operating system at once; else when a buffer is full, at flush() and at stop().
-    format: "json"; ValueError for another. Errors while writing are counted in stats(), and profiling goes on.
+    format: "json", or "msgpack" (docs/wire-format.md; a path only, and only with the extension); ValueError for another.
+    Errors while writing are counted in stats(), and profiling goes on.
     """
-    if format != "json":
-        raise ValueError("format=%r: must be 'json'" % (format,))
     import os
 
     if isinstance(path_or_file, (str, os.PathLike)):
-        return _backend.load().FileDestination(os.fsdecode(path_or_file), bool(flush), bool(append))
+        path, backend = os.fsdecode(path_or_file), _backend.load()
+        if format == "json":
+            return backend.FileDestination(path, bool(flush), bool(append))
+        if format == "msgpack" and backend.NAME == "c":
+            return backend.FileDestination(path, bool(flush), bool(append), format)
+    if format != "json":
+        raise ValueError("format=%r: must be 'json', or 'msgpack' for a path with the C extension" % (format,))
     if callable(getattr(path_or_file, "write", None)):
         from ._files import FileObjectDestination
 
