@@ -16,18 +16,13 @@ import profilomatic
 UNIT = int(os.environ.get("CONTEXT_ROUNDS", "3000"))  # rounds of a light stretch, some 150 us
 
 
-def spin(rounds):
-    total = 0
-    for number in range(rounds):
-        total += number * number
-    return total
-
-
-# The same work under names of its own for each kind of action; inlined, so that its time is these functions' self time.
+# The same work under names of its own for each kind of action; inlined, so that its time is these functions' self time. Thrice
+# from the beginning: larger numbers take longer to add.
 def heavy_a():
-    total = 0
-    for number in range(3 * UNIT):
-        total += number * number
+    for _ in range(3):
+        total = 0
+        for number in range(UNIT):
+            total += number * number
 
 
 def light_a():
@@ -37,9 +32,10 @@ def light_a():
 
 
 def heavy_b():
-    total = 0
-    for number in range(3 * UNIT):
-        total += number * number
+    for _ in range(3):
+        total = 0
+        for number in range(UNIT):
+            total += number * number
 
 
 def light_b():
