@@ -8,6 +8,7 @@
 #include "tests/unit/destinations/fake.h"
 
 #include <arpa/inet.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +27,31 @@
 #define REQUESTS_MAX 16
 #define HANG         "hang" /* read the request, answer nothing until the test ends */
 #define CUT          ""     /* read it, close without an answer */
+
+/* How often a destination began to wait before another attempt. */
+static _Atomic(int) pauses;
+int __real_uv_timer_start(uv_timer_t *timer, uv_timer_cb call, uint64_t ms, uint64_t repeat);
+int __wrap_uv_timer_start(uv_timer_t *timer, uv_timer_cb call, uint64_t ms, uint64_t repeat);
+int __wrap_uv_timer_start(uv_timer_t *timer, uv_timer_cb call, uint64_t ms, uint64_t repeat) {
+    if (ms < PATIENCE_NS / POM_NS_PER_MS) { /* not a connection's timeout, nor the exporter's */
+        atomic_fetch_add(&pauses, 1);
+    }
+    return __real_uv_timer_start(timer, call, ms, repeat);
+}
+
+/* "two.example" has two addresses, at the first of which nobody listens. */
+int __real_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **out);
+int __wrap_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **out);
+int __wrap_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                       struct addrinfo **out) {
+    if (strcmp(host, "two.example") != 0 || (hints->ai_flags & AI_NUMERICHOST) != 0) {
+        return __real_getaddrinfo(host, service, hints, out);
+    }
+    int error = __real_getaddrinfo("127.0.0.2", service, hints, out);
+    return error != 0 ? error : __real_getaddrinfo("127.0.0.1", service, hints, &(*out)->ai_next);
+}
 
 typedef struct request_s {
     char head[2048];
@@ -431,10 +457,12 @@ static void test_http_repeats_at_once_when_an_idle_connection_was_closed(void **
     pom_exporter_t *e = exporter();
     pom_http_options_t o = options_for(&s);
     pom_destination_t *d = add(e, &o);
+    atomic_store(&pauses, 0);
     for (int i = 0; i < 2; i++) {
         put(e, i, 10);
         assert_true(pom_exporter_flush(e, soon()));
     }
+    assert_int_equal(atomic_load(&pauses), 0);
     pom_destination_counters_t c = counters(d);
     assert_int_equal(c.sent, 2);
     assert_int_equal(c.retried, 1);
@@ -530,20 +558,26 @@ static void test_http_names_a_refused_connection_and_an_unknown_host(void **stat
     }
 }
 
-static void test_http_finds_localhost_by_name(void **state) {
+static void test_http_tries_each_address_of_a_name(void **state) {
     static const char *const script[] = {NULL};
-    server_t s;
-    server_start(&s, script); /* on IPv4 only: ::1, if it comes first, is refused */
-    pom_exporter_t *e = exporter();
-    pom_http_options_t o = options_for(&s);
-    o.host = "localhost";
-    pom_destination_t *d = add(e, &o);
-    put(e, 1, 10);
-    assert_true(pom_exporter_flush(e, soon()));
-    assert_int_equal(counters(d).sent, 1);
-    pom_exporter_free(e);
-    pom_destination_unref(d);
-    server_stop(&s);
+    static const char *const hosts[] = {"localhost", "two.example"};
+    for (int i = 0; i < 2; i++) {
+        server_t s;
+        server_start(&s, script);
+        pom_exporter_t *e = exporter();
+        pom_http_options_t o = options_for(&s);
+        o.host = hosts[i];
+        atomic_store(&pauses, 0);
+        pom_destination_t *d = add(e, &o);
+        put(e, 1, 10);
+        assert_true(pom_exporter_flush(e, soon()));
+        assert_int_equal(counters(d).sent, 1);
+        assert_int_equal(counters(d).retried, 0);
+        assert_int_equal(atomic_load(&pauses), 0);
+        pom_exporter_free(e);
+        pom_destination_unref(d);
+        server_stop(&s);
+    }
 }
 
 /* acceptance: PM25 */
@@ -722,7 +756,7 @@ int main(void) {
         POM_TEST(test_http_remove_lets_the_request_finish),
         POM_TEST(test_http_gives_up_what_is_too_old),
         POM_TEST(test_http_names_a_refused_connection_and_an_unknown_host),
-        POM_TEST(test_http_finds_localhost_by_name),
+        POM_TEST(test_http_tries_each_address_of_a_name),
         POM_TEST(test_http_spools_while_the_server_is_away),
         POM_TEST(test_http_works_in_a_forked_child),
         POM_TEST(test_http_refuses_wrong_options),
