@@ -435,7 +435,7 @@ def destinations(count):
     """Destinations that come and go take their callables with them."""
     readings = []
     probes = []
-    for _ in range(2):
+    for _ in range(3):
         for number in range(int(count)):
             def one(record):
                 return None
@@ -443,6 +443,8 @@ def destinations(count):
             probes.append(weakref.ref(one))
             profilomatic.add_destination(one)
             serve(app_of(listed), environ_of("/a"))
+            if number % 8 == 0:
+                time.sleep(0.01)  # removed ones count for the limit of destinations until their thread has dropped them
             profilomatic.remove_destination(one)
             del one
         settled()
