@@ -10,8 +10,8 @@ Importing starts nothing: no thread, no file, no hook. The first `add_destinatio
 from . import _backend, _options, _propagation, wsgi
 
 __all__ = [
-    "RestDestination", "action", "add_destination", "configure", "current_task_uuid", "file_destination", "flush",
-    "no_flush_destination", "propagation_headers", "remove_destination", "start", "stats", "stop", "wsgi",
+    "RestDestination", "action", "add_destination", "configure", "current_task_uuid", "directory_destination",
+    "file_destination", "flush", "no_flush_destination", "propagation_headers", "remove_destination", "start", "stats", "stop", "wsgi",
 ]
 
 
@@ -86,6 +86,19 @@ def file_destination(path_or_file, format="json", flush=True, append=False):
 def no_flush_destination(path_or_file, format="json", append=False):
     """As file_destination(), with flush=False."""
     return file_destination(path_or_file, format, False, append)
+
+
+def directory_destination(directory, format="speedscope", clock="wall"):
+    """A destination that writes one file for each action, in the format of another tool.
+
+    directory: made if it is not there; OSError names what is wrong with it. Files are named by the action's start, its
+    route, its error's or task's id and its thread, and none is ever replaced.
+    format: what `profilomatic convert` knows ("speedscope", "callgrind", "pstats", "pprof", "collapsed", "chrome"), or
+    "json". clock: "wall" or "cpu", the time that is shown, or shown first. Written by the delivery thread, in Python.
+    """
+    from ._directory import DirectoryDestination
+
+    return DirectoryDestination(directory, format, clock)
 
 
 def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/data", format="json", headers=None,

@@ -71,7 +71,7 @@ def test_each_format_is_what_convert_writes(form, tmp_path, converted):
 def test_profiles_of_a_running_program_arrive(tmp_path):
     import profilomatic
 
-    destination = DirectoryDestination(tmp_path, format="pstats", clock="cpu")
+    destination = profilomatic.directory_destination(tmp_path, format="pstats", clock="cpu")
     profilomatic.add_destination(destination)
     try:
         for number in range(3):
