@@ -35,6 +35,8 @@ class Server:
         self.stop()
 
     def stop(self):
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -11,7 +11,7 @@ import struct
 import time
 
 import pytest
-from pom_support import PATIENCE, run_python, wait_until
+from pom_support import PATIENCE, run_python, threads_of_ours, wait_until
 from rest_server import OK, Certificates, Server, answer
 
 import profilomatic
@@ -88,6 +88,7 @@ def sender():
     for one in made:
         one.settled()
         profilomatic.remove_destination(one.destination)
+    wait_until(lambda: "pom-resolve" not in threads_of_ours(), "the resolver")
 
 
 @pytest.mark.acceptance("PM25")
@@ -316,6 +317,34 @@ def test_a_dead_server_does_not_hold_requests_up(sender):
         assert profilomatic.stop(0.2) in (True, False)
         counters = one.settled()
         assert counters["queued"] == 0 or counters["sent"] == 0
+
+
+def test_twenty_destinations_keep_their_own_counts(only_c, tmp_path):
+    profilomatic.configure(max_actions_per_run=0)
+    with Server() as good, Server([answer("400 No")]) as strict, Server([silent]) as mute, Server() as gone:
+        dead = gone.port
+        gone.stop()
+        made = []
+        for number in range(20):
+            port, options = [(good.port, {}), (strict.port, {}), (mute.port, {"timeout": 1}),
+                             (dead, {"spool_dir": tmp_path})][number % 4]
+            made.append(profilomatic.RestDestination("127.0.0.1", port, path="/%d" % number, **options))
+            profilomatic.add_destination(made[-1])
+        for _ in range(5):
+            with profilomatic.action("work"):
+                pass
+        profilomatic.flush(1)
+        wait_until(lambda: all(
+            entry["queued"] == (5 if number % 4 == 2 else 0) and
+            entry["sent"] + entry["spooled"] + entry["queued"] + sum(entry["dropped"].values()) == 5
+            for number, entry in enumerate(profilomatic.stats()["destinations"])), "twenty fates")
+        entries = profilomatic.stats()["destinations"]
+        assert [entry["sent"] for entry in entries] == [5, 0, 0, 0] * 5
+        assert [entry["spooled"] for entry in entries] == [0, 0, 0, 5] * 5
+        assert [entry["dropped"].get("rejected", 0) for entry in entries] == [0, 5, 0, 0] * 5
+        for destination in made:  # some are removed while they are sending
+            profilomatic.remove_destination(destination)
+        assert profilomatic.stats()["destinations"] == []
 
 
 @pytest.mark.acceptance("PM25")
