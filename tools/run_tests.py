@@ -11,6 +11,7 @@
     build       the extension and the staged package, for each interpreter
     tools       tests of the tools
     python      pytest on the staged package, for each interpreter
+    asan-python some of that on an extension built with both sanitizers, for the newest interpreter
     acceptance  rows without a test; fails on the required ones
     docs        tools/check_links.py
     lint        every C file through clang's warnings, when clang is there
@@ -41,6 +42,14 @@ STEP_SECONDS = 900  # A hang is a failure with a name, not a build that somebody
 FORMAT_MAJOR = 14  # Debian 12's clang-format
 
 CTEST_START = re.compile(rb"^ +Start +\d+:")  # ctest says each name twice when it runs several at once
+
+# What the sanitizers read along with: 30 s together, where all of tests/python would be six minutes, and tests of how much
+# memory a process needs would measure the sanitizer.
+ASAN_PYTHON = ("tests/python/api/test_wsgi_rules.py", "tests/python/memory", "--deselect",
+               "tests/python/memory/test_leaks.py::test_a_million_tiny_requests_need_no_more_than_a_fifth_of_them",
+               "tests/python/stress/test_stress.py::test_survives_and_adds_up[generators]",
+               "tests/python/stress/test_stress.py::test_survives_and_adds_up[callbacks]",
+               "tests/python/stress/test_stress.py::test_survives_and_adds_up[messages]")
 
 TSAN_PROBE = "#include <pthread.h>\nint main(void)\n{\n    return 0;\n}\n"
 
@@ -198,15 +207,34 @@ def count_pytest(path):
     return passed, failed, skipped
 
 
-def pytest(minor, python, folder, log, **environment):
+def pytest(minor, python, folders, log, tree="py", **environment):
     junit = os.path.join(LOG, log + ".xml")
     if os.path.exists(junit):
         os.unlink(junit)
-    stage = os.path.join(ROOT, "build", "py" + minor, "stage")
-    code = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", junit, folder], log + ".log",
+    stage = os.path.join(ROOT, "build", tree + minor, "stage")
+    folders = [folders] if isinstance(folders, str) else folders
+    code = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", junit, *folders], log + ".log",
                env=clean_environment(PYTHONPATH=stage, **environment))
     passed, failed, skipped = count_pytest(junit) if os.path.exists(junit) else (0, 0, 0)
     return passed, failed, skipped, code == 0
+
+
+def asan_python(minor, python):
+    """The interpreter itself is not instrumented, so the sanitizer comes first by LD_PRELOAD, and its malloc under the
+    interpreter's by PYTHONMALLOC: uses of freed Python objects are found too."""
+    library = subprocess.run(["cc", "-print-file-name=libasan.so"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             universal_newlines=True).stdout.strip()
+    if not os.path.isabs(library):
+        say("  the C compiler has no libasan.so: left out")
+        return True
+    say("  building build/asan-py%s" % minor)
+    if build("asan-py" + minor, "-DPOM_BUILD_PYTHON=ON", "-DPOM_BUILD_TESTS=OFF", "-DPOM_WERROR=ON", "-DPOM_SANITIZE=address",
+             "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DPython_EXECUTABLE=%s" % python):
+        return False
+    # What the interpreter keeps until its end is not ours to report; an absurd size must come back as NULL, as from libc.
+    return pytest(minor, python, ASAN_PYTHON, "pytest-asan-" + minor, tree="asan-py", LD_PRELOAD=library,
+                  PYTHONMALLOC="malloc", ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1",
+                  UBSAN_OPTIONS="print_stacktrace=1")
 
 
 def check_clang(found):
@@ -253,7 +281,7 @@ def c_files():
     return sorted(found)
 
 
-STEPS = ("layers", "c", "asan", "tsan", "build", "tools", "python", "acceptance", "docs", "lint", "format")
+STEPS = ("layers", "c", "asan", "tsan", "build", "tools", "python", "asan-python", "acceptance", "docs", "lint", "format")
 
 
 def main(argv=None):
@@ -320,6 +348,9 @@ def main(argv=None):
                          PROFILOMATIC_PURE="1")
                     step("GIL engine %s" % minor, pytest, minor, python, "tests/python/api", "pytest-gil-" + minor,
                          PROFILOMATIC_ENGINE="gil")
+        elif name == "asan-python" and found:
+            minor, python = found[-1]
+            step("python tests %s, address" % minor, asan_python, minor, python)
         elif name == "acceptance":
             step(name, lambda: run(tool + ["tools/acceptance.py", "-q", "--require-file", "tools/acceptance_required.txt"],
                                    "acceptance.log") == 0)
