@@ -465,6 +465,14 @@ static int64_t next_look(const pom_sampler_t *s) {
     return pom_now_ns() + pom_schedule_delay(&s->schedule, pom_random_u64());
 }
 
+/* Counted from when the last one was due, not from when it was over: late wake-ups and the looks themselves would make every
+ * period a few percent longer. One that is over half a period late starts afresh, so that a starved thread does not catch up
+ * in a burst. */
+static int64_t look_after(const pom_sampler_t *s, int64_t due_ns, int64_t now_ns) {
+    int64_t late_ns = now_ns - due_ns;
+    return next_look(s) - (late_ns < s->schedule.period_ns / 2 ? late_ns : 0);
+}
+
 static int64_t first_look(const pom_sampler_t *s) {
     return pom_now_ns() + pom_schedule_first_delay(&s->schedule, pom_random_u64());
 }
@@ -488,7 +496,7 @@ static void *run(void *arg) {
         bool attached;
         if (now_ns >= look_ns) {
             attached = look_around(s);
-            look_ns = next_look(s);
+            look_ns = look_after(s, look_ns, now_ns);
         } else {
             attached = anything_attached(s);
         }
