@@ -33,6 +33,10 @@
 #include "base/park.h"
 
 #define WALK_TRIES 4
+
+/* A walk takes 10 ns a frame, 1 us for one in the heap. In one that took longer, the reader was interrupted, and the stack may have
+ * changed between two frames by more than the walker can see: 10 of 10^6 walks showed a caller that is none. */
+#define WALK_MOST_NS(depth) (4 * POM_NS_PER_US + (depth) * POM_NS_PER_US)
 #define THREAD_STACK                                                                               \
     (256 *                                                                                         \
      1024) /* the deepest call is a tree insertion; fixed, as `ulimit -s unlimited` breaks defaults */
@@ -260,6 +264,9 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
             reason = POM_MISS_RACED;
             elsewhere = false;
             continue;
+        }
+        if (status == POM_OK && pom_now_ns() - sample.at_ns > WALK_MOST_NS(s->stack.depth)) {
+            status = POM_ETORN; // this thread lost its core on the way: what it read belongs to two moments
         }
         if (status != POM_OK) {
             // No anchor is a torn stack as often as another greenlet: a generator that was left while it was read links to

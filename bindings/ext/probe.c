@@ -76,6 +76,8 @@ static pom_status_t walk_one(probe_t *p, pom_slot_t *slot, uint32_t *took_ns) {
             *took_ns = (uint32_t)(pom_now_ns() - start_ns);
             if (!pom_slot_view_holds(&view)) {
                 status = POM_ECLOSED;
+            } else if (status == POM_OK && *took_ns > 4000 + 1000 * (uint32_t)p->stack.depth) {
+                status = POM_ETORN; // as the sampler
             }
         }
         atomic_store_explicit(&slot->walking, false, memory_order_release);
