@@ -143,7 +143,7 @@ kept = []
 
 
 def hoarding(environ, start_response):
-    kept.append(start_response)
+    kept[:] = [start_response]
     start_response("200 OK", [])
     return Chunks()
 
@@ -200,7 +200,7 @@ SCENARIOS = {
     "sized": lambda app, environ: serve(app(sized), environ),
     "route": lambda app, environ: serve(app(routed), environ),
     "file wrapper": lambda app, environ: serve(app(filed), environ),
-    "start_response kept": lambda app, environ: (serve(app(hoarding), environ), kept.clear()),
+    "start_response kept": lambda app, environ: serve(app(hoarding), environ),
     "nested": lambda app, environ: serve(nesting, environ),
     "nested that outlives": lambda app, environ: (serve(app(nested_outlives), environ), kept.clear()),
     "actions and messages": lambda app, environ: serve(app(speaking), environ),
@@ -646,6 +646,64 @@ def child_without_threads():
     os.close(write)
     _, status = os.waitpid(pid, 0)
     done(status=status, said=json.loads(os.read(read, 1000) or b"null"))
+
+
+def host_weather():
+    """What a host may have switched on, or do, while requests run."""
+    import tracemalloc
+
+    ready()
+
+    @profilomatic.wsgi.wrap
+    def recursing(environ, start_response):
+        return recursing(environ, start_response)
+
+    @profilomatic.wsgi.wrap
+    def exiting(environ, start_response):
+        raise SystemExit(3)
+
+    @profilomatic.wsgi.wrap
+    def interrupted(environ, start_response):
+        yield b"x"
+        raise KeyboardInterrupt
+
+    def speak(number):
+        with profilomatic.action("deeper") as action:
+            action.message(number=number)
+            speak(number + 1)
+
+    def rounds():
+        for scenario in SCENARIOS.values():
+            scenario(app_of, environ_of("/a"))
+        raised = []
+        for ends in (recursing, exiting, interrupted):
+            try:
+                serve(ends, environ_of("/b"))
+            except BaseException as error:
+                raised.append(type(error).__name__)
+        try:
+            speak(0)
+        except RecursionError as error:
+            raised.append(type(error).__name__)
+        return raised
+
+    raised = rounds()
+    tracemalloc.start(5)  # blocks of before are freed through its hooks
+    rounds()
+    tracemalloc.stop()
+    sys.settrace(lambda *a: None)
+    rounds()
+    sys.settrace(None)
+    sys.setprofile(lambda *a: None)
+    rounds()
+    sys.setprofile(None)
+    gc.set_threshold(1, 1, 1)
+    rounds()
+    gc.set_threshold(700, 10, 10)
+    settled()
+    current = profilomatic.current_task_uuid()
+    stopped = profilomatic.stop(30)
+    done(raised=raised, current=current, stopped=stopped, actions=profilomatic.stats()["actions"])
 
 
 def late_start():

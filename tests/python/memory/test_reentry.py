@@ -1,4 +1,5 @@
-"""The user's code called from inside ours: signal handlers, __str__, finalizers, other threads at the wrong moment."""
+"""The user's code called from inside ours: signal handlers, __str__, finalizers, other threads at the wrong moment; and
+whatever else a host does."""
 
 import time
 
@@ -46,6 +47,13 @@ def test_a_forked_child_without_threads_serves_bare():
     result = run("child_without_threads")
     assert result["status"] == 0
     assert result["said"] == [True, {"restart after fork": 1}]
+
+
+def test_whatever_the_host_has_switched_on():
+    result = run("host_weather")
+    assert result["raised"] == ["RecursionError", "SystemExit", "KeyboardInterrupt", "RecursionError"]
+    assert result["current"] is None and result["stopped"] is True
+    assert result["actions"]["finished"] + result["actions"]["lost"] == result["actions"]["started"]
 
 
 def test_nothing_starts_the_engine_after_its_exit():
