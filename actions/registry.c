@@ -25,9 +25,11 @@
 #define ARENA_CAP (8u << 20) /* max_nodes nodes and max_messages small messages */
 /* Ended actions that wait for the sampler: a tick's worth at 100 000 a second. At HURRY_AT it is woken early, so that a storm of tiny
  * requests runs in pooled memory; WAITING_MAX bounds the memory when the sampler gets no core. */
-#define HURRY_AT           128
-#define WAITING_MAX        1024
-#define ARENA_SEAL         (32u << 10) /* beyond it, for what the seal adds: a full tree must not cost the record its name */
+#define HURRY_AT    128
+#define WAITING_MAX 1024
+#define ARENA_SEAL                                                                                 \
+    (32u                                                                                           \
+     << 10) /* beyond it, for what the seal adds: a full tree must not cost the record its name */
 #define POOLED_ACTIONS_MAX 256 // 1.2 MiB; more live at once are allocated and freed
 #define EVENT_CLASSES      3
 #define POOLED_EVENT_BYTES (1u << 20) /* a class: 1024 small events, 21 of the largest */

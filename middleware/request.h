@@ -19,9 +19,9 @@
 typedef struct pom_request_s {
     pom_text_t method, host, script_name, path_info, query;
     pom_text_t route; /* the mount point and the framework's rule; empty = nobody said */
-    int32_t status; /* 0 = start_response was not called */
-    bool has_host;  /* else host is SERVER_NAME:SERVER_PORT */
-    int64_t bytes;  /* of body sent, write() included */
+    int32_t status;   /* 0 = start_response was not called */
+    bool has_host;    /* else host is SERVER_NAME:SERVER_PORT */
+    int64_t bytes;    /* of body sent, write() included */
     /* phases, one behind the other; 0 = none: the call, next() up to the first byte, next() after it, the server between two
      * calls, close() */
     int64_t app_ns, first_byte_ns, body_ns, client_ns, close_ns;

@@ -24,9 +24,10 @@ typedef struct pom_emitter_ops_s {
     void (*key)(pom_emitter_t *self, const char *text, size_t size);
     void (*text)(pom_emitter_t *self, const char *text, size_t size);
     void (*integer)(pom_emitter_t *self, int64_t value);
-    void (*number)(pom_emitter_t *self, double value);     /* a user's float, NaN and infinities included */
-    void (*seconds)(pom_emitter_t *self, int64_t ns);      /* a duration: seconds in the output */
-    void (*moment)(pom_emitter_t *self, int64_t wall_ns);  /* a UTC moment: ISO 8601 in text forms */
+    void (*number)(pom_emitter_t *self,
+                   double value); /* a user's float, NaN and infinities included */
+    void (*seconds)(pom_emitter_t *self, int64_t ns);     /* a duration: seconds in the output */
+    void (*moment)(pom_emitter_t *self, int64_t wall_ns); /* a UTC moment: ISO 8601 in text forms */
     void (*boolean)(pom_emitter_t *self, bool value);
     void (*null)(pom_emitter_t *self);
 } pom_emitter_ops_t;

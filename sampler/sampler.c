@@ -36,7 +36,7 @@
 
 /* A walk takes 10 ns a frame, 1 us for one in the heap. In one that took longer, the reader was interrupted, and the stack may have
  * changed between two frames by more than the walker can see: 10 of 10^6 walks showed a caller that is none. */
-#define WALK_MOST_NS(depth) (4 * POM_NS_PER_US + (depth) * POM_NS_PER_US)
+#define WALK_MOST_NS(depth) (4 * POM_NS_PER_US + (depth)*POM_NS_PER_US)
 #define THREAD_STACK                                                                               \
     (256 *                                                                                         \
      1024) /* the deepest call is a tree insertion; fixed, as `ulimit -s unlimited` breaks defaults */
@@ -88,8 +88,8 @@ struct pom_sampler_s {
     uint64_t sync_done; /* the sampler thread, its only writer, also reads it without the lock */
     bool running;       /* a thread is there to answer */
     /* written by the sampler thread, read by stats: independent counters, so relaxed */
-    _Atomic(int32_t) tid;           /* 0 = no thread */
-    _Atomic(int64_t) past_cpu_ns;   /* of threads before this one */
+    _Atomic(int32_t) tid;         /* 0 = no thread */
+    _Atomic(int64_t) past_cpu_ns; /* of threads before this one */
     _Atomic(int64_t) period_ns, taken, wakeups, cpu_ns, overhead_ppm, cost_ns, base_cpu_ns;
     _Atomic(int64_t) missed[POM_MISS_COUNT];
     _Atomic(bool) over_budget;
@@ -266,7 +266,8 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
             continue;
         }
         if (status == POM_OK && pom_now_ns() - sample.at_ns > WALK_MOST_NS(s->stack.depth)) {
-            status = POM_ETORN; // this thread lost its core on the way: what it read belongs to two moments
+            status =
+                POM_ETORN; // this thread lost its core on the way: what it read belongs to two moments
         }
         if (status != POM_OK) {
             // No anchor is a torn stack as often as another greenlet: a generator that was left while it was read links to
@@ -605,7 +606,8 @@ void pom_sampler_configure(pom_sampler_t *s, const pom_schedule_options_t *optio
 static int64_t cpu_now(const pom_sampler_t *s) {
     int32_t tid = atomic_load_explicit(&s->tid, memory_order_relaxed);
     int64_t cpu_ns;
-    return tid != 0 && pom_tid_cpu_ns(tid, &cpu_ns) ? cpu_ns + peek(&s->past_cpu_ns) : peek(&s->cpu_ns);
+    return tid != 0 && pom_tid_cpu_ns(tid, &cpu_ns) ? cpu_ns + peek(&s->past_cpu_ns)
+                                                    : peek(&s->cpu_ns);
 }
 
 pom_sampler_stats_t pom_sampler_stats(const pom_sampler_t *s) {

@@ -172,7 +172,7 @@ bool pom_engine_stop_begin(void) {
 }
 
 bool pom_engine_stop_wait(int64_t deadline_ns) {
-    pom_sampler_stop(running->sampler); // its last tick seals everything queued
+    pom_sampler_stop(running->sampler);                     // its last tick seals everything queued
     bool empty = pom_exporter_flush(exporter, deadline_ns); // the stop itself does not tell
     return pom_exporter_stop(exporter, deadline_ns) == POM_OK && empty;
 }

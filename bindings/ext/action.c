@@ -23,14 +23,16 @@ typedef struct action_s {
     pom_work_t work;
     PyObject *type;
     PyObject *fields;
-    PyObject *parent; /* whose task it belongs to: text, or an object with a task_uuid; None = its context's */
+    PyObject *
+        parent; /* whose task it belongs to: text, or an object with a task_uuid; None = its context's */
     PyObject *weakrefs;
 } action_t;
 
 static const pom_action_kind_t code_kind = {.name = "code"};
 static const pom_action_kind_t eliot_kind = {.name = "eliot"};
 
-static PyObject *contextlib_file; // of contextlib.__file__'s code, found at first use; NULL = not yet
+static PyObject
+    *contextlib_file; // of contextlib.__file__'s code, found at first use; NULL = not yet
 
 static PyObject *action_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *name, *fields, *parent = Py_None;
@@ -62,7 +64,8 @@ static bool is_contextlib(uintptr_t code_address) {
             contextlib_file = Py_NewRef(Py_None);
         }
     }
-    PyObject *file = ((PyCodeObject *)code_address)->co_filename; // borrowed; the frame runs this code
+    PyObject *file =
+        ((PyCodeObject *)code_address)->co_filename; // borrowed; the frame runs this code
     return PyUnicode_Check(contextlib_file) && PyUnicode_Compare(file, contextlib_file) == 0;
 }
 
@@ -188,7 +191,8 @@ static PyObject *action_enter(PyObject *op, PyObject *unused) {
     if (self->work.kind != POM_WORK_NONE) {
         return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
     }
-    PyObject *task_uuid = parents_task(self); // may run code of others: before anything of ours begins
+    PyObject *task_uuid =
+        parents_task(self); // may run code of others: before anything of ours begins
     bool begun = begin(self, &code_kind, block_frame);
     if (!begun) {
         Py_XDECREF(task_uuid);
@@ -210,7 +214,7 @@ static PyObject *action_exit(PyObject *op, PyObject *const *args, Py_ssize_t nar
     PyObject *traceback = nargs > 2 && args[2] != Py_None ? args[2] : NULL;
     bool raised = type != Py_None;
     bool aborted = raised && PyErr_GivenExceptionMatches(type, PyExc_GeneratorExit);
-    pom_outcome_t outcome = !raised  ? POM_OUTCOME_SUCCEEDED
+    pom_outcome_t outcome = !raised   ? POM_OUTCOME_SUCCEEDED
                             : aborted ? POM_OUTCOME_ABORTED
                                       : POM_OUTCOME_FAILED;
     PyObject *exception = outcome == POM_OUTCOME_FAILED && value != Py_None ? value : NULL;
@@ -293,7 +297,8 @@ static PyObject *action_close(PyObject *op, PyObject *args) {
             Py_RETURN_NONE;
         }
     }
-    return PyErr_Format(PyExc_ValueError, "outcome %s: must be succeeded, failed, aborted or lost", word);
+    return PyErr_Format(PyExc_ValueError, "outcome %s: must be succeeded, failed, aborted or lost",
+                        word);
 }
 
 /* post(fields): a message whose fields are a dict. */
@@ -352,9 +357,11 @@ static PyMethodDef action_methods[] = {
     {"__enter__", action_enter, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)(void (*)(void))action_exit, METH_FASTCALL, NULL},
     {"message", (PyCFunction)(void (*)(void))action_message, METH_FASTCALL | METH_KEYWORDS,
-     "Puts a message with these fields and the stack of this call into the call graph. Nothing while "
+     "Puts a message with these fields and the stack of this call into the call graph. Nothing "
+     "while "
      "not profiled."},
-    {"open", action_open, METH_O, "For integrations: begins it under a task id; False when not recorded."},
+    {"open", action_open, METH_O,
+     "For integrations: begins it under a task id; False when not recorded."},
     {"close", action_close, METH_VARARGS, "For integrations: ends what open() began."},
     {"post", action_post, METH_O, "For integrations: a message, its fields as a dict."},
     {NULL, NULL, 0, NULL}};
@@ -380,8 +387,8 @@ static PyType_Slot action_slots[] = {
     {0, NULL}};
 static PyType_Spec action_spec = {.name = "profilomatic._core.Action",
                                   .basicsize = sizeof(action_t),
-                                  .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
-                                           Py_TPFLAGS_BASETYPE,
+                                  .flags =
+                                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
                                   .slots = action_slots};
 
 int pom_action_init(PyObject *module) {

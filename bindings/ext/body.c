@@ -179,13 +179,14 @@ static int body_clear(PyObject *op) {
     body_t *self = (body_t *)op;
     Py_CLEAR(self->iterator);
     Py_SETREF(self->iterable, Py_NewRef(Py_None)); // next() and close() count on there being one
-    return 0;                                       // what a cycle can hang on in the request, that clears itself
+    return 0; // what a cycle can hang on in the request, that clears itself
 }
 
 static void body_finalize(PyObject *op) {
     body_t *self = (body_t *)op;
     // An exhausted body whose server has no use for close() has been served all the same.
-    pom_request_finish(self->request, self->exhausted ? POM_OUTCOME_SUCCEEDED : POM_OUTCOME_LOST, NULL);
+    pom_request_finish(self->request, self->exhausted ? POM_OUTCOME_SUCCEEDED : POM_OUTCOME_LOST,
+                       NULL);
 }
 
 static void body_dealloc(PyObject *op) {
@@ -216,14 +217,12 @@ static PyMemberDef body_members[] = {
     {Py_tp_iter, body_iter}, {Py_tp_iternext, body_next}, {Py_tp_repr, body_repr},                 \
         {Py_tp_methods, body_methods}, {Py_tp_members, body_members},                              \
         {Py_tp_traverse, body_traverse}, {Py_tp_clear, body_clear},                                \
-        {Py_tp_finalize, body_finalize}, {Py_tp_dealloc, body_dealloc},                            \
-    {                                                                                              \
+        {Py_tp_finalize, body_finalize}, {Py_tp_dealloc, body_dealloc}, {                          \
         Py_tp_doc, "The body of a profiled request."                                               \
     }
 
 static PyType_Slot body_slots[] = {COMMON_SLOTS, {0, NULL}};
-static PyType_Slot sized_body_slots[] = {
-    COMMON_SLOTS, {Py_sq_length, body_length}, {0, NULL}};
+static PyType_Slot sized_body_slots[] = {COMMON_SLOTS, {Py_sq_length, body_length}, {0, NULL}};
 
 #define BODY_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION)
 static PyType_Spec body_spec = {.name = "profilomatic._core.Body",

@@ -39,8 +39,9 @@ static int read_headers(PyObject *list, pom_http_header_t *out) {
 }
 
 static PyObject *http_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"host", "port", "path", "timeout", "headers", "token", "compress", "msgpack",
-                            "use_tls", "ca_file", "ca_path", "ca_pem", "cert", "key", "verify",
+    static char *names[] = {"host",           "port",        "path",         "timeout",   "headers",
+                            "token",          "compress",    "msgpack",      "use_tls",   "ca_file",
+                            "ca_path",        "ca_pem",      "cert",         "key",       "verify",
                             "check_hostname", "min_version", "verify_flags", "spool_dir", NULL};
     pom_http_options_t options = pom_http_options_default();
     pom_http_header_t headers[HEADERS_MAX];
@@ -48,13 +49,12 @@ static PyObject *http_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     double timeout;
     int port, compress, msgpack, use_tls, verify = 1, check_hostname = 1;
     Py_ssize_t pem_size = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sisdO!zppp|zzz#zzppikz:HttpDestination", names,
-                                     &options.host, &port, &options.path, &timeout, &PyList_Type,
-                                     &header_list, &options.token, &compress, &msgpack, &use_tls,
-                                     &options.tls.ca_file, &options.tls.ca_path, &options.tls.ca_pem,
-                                     &pem_size, &options.tls.cert, &options.tls.key, &verify,
-                                     &check_hostname, &options.tls.min_version,
-                                     &options.tls.verify_flags, &options.spool_dir)) {
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "sisdO!zppp|zzz#zzppikz:HttpDestination", names, &options.host, &port,
+            &options.path, &timeout, &PyList_Type, &header_list, &options.token, &compress,
+            &msgpack, &use_tls, &options.tls.ca_file, &options.tls.ca_path, &options.tls.ca_pem,
+            &pem_size, &options.tls.cert, &options.tls.key, &verify, &check_hostname,
+            &options.tls.min_version, &options.tls.verify_flags, &options.spool_dir)) {
         return NULL;
     }
     int header_count = read_headers(header_list, headers);
@@ -108,19 +108,22 @@ static PyObject *http_name(PyObject *op, void *unused) {
 
 static PyObject *http_repr(PyObject *op) {
     PyObject *name = http_name(op, NULL);
-    PyObject *text = name == NULL ? NULL : PyUnicode_FromFormat("<profilomatic destination: %U>", name);
+    PyObject *text =
+        name == NULL ? NULL : PyUnicode_FromFormat("<profilomatic destination: %U>", name);
     Py_XDECREF(name);
     return text;
 }
 
-static PyGetSetDef http_getset[] = {{"name", http_name, NULL, "As in stats(): the address without secrets.", NULL},
-                                    {NULL, NULL, NULL, NULL, NULL}};
-static PyType_Slot http_slots[] = {{Py_tp_doc, "What RestDestination() returns: posts batches from C."},
-                                   {Py_tp_new, http_new},
-                                   {Py_tp_dealloc, http_dealloc},
-                                   {Py_tp_repr, http_repr},
-                                   {Py_tp_getset, http_getset},
-                                   {0, NULL}};
+static PyGetSetDef http_getset[] = {
+    {"name", http_name, NULL, "As in stats(): the address without secrets.", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
+static PyType_Slot http_slots[] = {
+    {Py_tp_doc, "What RestDestination() returns: posts batches from C."},
+    {Py_tp_new, http_new},
+    {Py_tp_dealloc, http_dealloc},
+    {Py_tp_repr, http_repr},
+    {Py_tp_getset, http_getset},
+    {0, NULL}};
 static PyType_Spec http_spec = {.name = "profilomatic._core.HttpDestination",
                                 .basicsize = sizeof(http_destination_t),
                                 .flags = Py_TPFLAGS_DEFAULT,
@@ -128,9 +131,9 @@ static PyType_Spec http_spec = {.name = "profilomatic._core.HttpDestination",
 
 int pom_http_py_init(PyObject *module) {
     http_destination_type = (PyTypeObject *)PyType_FromSpec(&http_spec);
-    return http_destination_type == NULL
-               ? -1
-               : PyModule_AddObjectRef(module, "HttpDestination", (PyObject *)http_destination_type);
+    return http_destination_type == NULL ? -1
+                                         : PyModule_AddObjectRef(module, "HttpDestination",
+                                                                 (PyObject *)http_destination_type);
 }
 
 pom_destination_t *pom_http_py_destination(PyObject *object) {

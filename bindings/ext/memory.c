@@ -33,8 +33,8 @@
 #define DEFERRED_MAX 64
 
 static _Atomic(bool) walking;
-static _Atomic(pid_t) self_pid; // getpid() is a system call
-static _Atomic(int) mem_fd = -1;  // of /proc/self/mem; a forked child's would still be the parent's
+static _Atomic(pid_t) self_pid;  // getpid() is a system call
+static _Atomic(int) mem_fd = -1; // of /proc/self/mem; a forked child's would still be the parent's
 
 /* Under the GIL, like every arena call. */
 static struct {

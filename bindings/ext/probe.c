@@ -39,7 +39,8 @@ typedef struct probe_s {
 static void remember(probe_t *p) {
     uint64_t hash = 1;
     for (int32_t i = 0; i < p->stack.depth; i++) {
-        hash = pom_hash_join(hash, pom_hash_join(p->stack.frames[i].code, (uint64_t)p->stack.frames[i].lasti));
+        hash = pom_hash_join(
+            hash, pom_hash_join(p->stack.frames[i].code, (uint64_t)p->stack.frames[i].lasti));
     }
     for (size_t at = hash % (2 * STACKS_MAX);; at = (at + 1) % (2 * STACKS_MAX)) {
         seen_t *place = &p->seen[at];
@@ -122,7 +123,8 @@ static PyObject *stack_tuple(const seen_t *seen) {
     for (int32_t i = 0; tuple != NULL && i < seen->depth; i++) {
         const pom_raw_frame_t *frame = &seen->frames[seen->depth - 1 - i];
         pom_code_t *code = pom_code_table_get(pom_engine_codes(), frame->code, true, NULL);
-        PyObject *item = Py_BuildValue("(si)", code->function, (int)pom_code_line(code, frame->lasti));
+        PyObject *item =
+            Py_BuildValue("(si)", code->function, (int)pom_code_line(code, frame->lasti));
         if (item == NULL) {
             Py_CLEAR(tuple);
             break;
@@ -140,7 +142,8 @@ static PyObject *stacks_dict(const probe_t *p) {
         }
         PyObject *key = stack_tuple(&p->seen[i]);
         PyObject *old = key == NULL ? NULL : PyDict_GetItem(dict, key); // borrowed
-        PyObject *count = PyLong_FromLongLong(p->seen[i].count + (old == NULL ? 0 : PyLong_AsLongLong(old)));
+        PyObject *count =
+            PyLong_FromLongLong(p->seen[i].count + (old == NULL ? 0 : PyLong_AsLongLong(old)));
         if (key == NULL || count == NULL || PyDict_SetItem(dict, key, count) < 0) {
             Py_CLEAR(dict);
         }
@@ -189,10 +192,10 @@ static PyObject *probe_walks(PyObject *module, PyObject *args) {
     Py_END_ALLOW_THREADS;
     PyObject *stacks = stacks_dict(p);
     if (stacks != NULL) {
-        result = Py_BuildValue("{sLsLsLsLsLsLsLsN}", "ok", (long long)p->ok, "torn", (long long)p->torn,
-                               "no_anchor", (long long)p->no_anchor, "unreadable",
-                               (long long)p->unreadable, "raced", (long long)p->raced, "median_ns",
-                               (long long)p->took_ns[count / 2], "p99_ns",
+        result = Py_BuildValue("{sLsLsLsLsLsLsLsN}", "ok", (long long)p->ok, "torn",
+                               (long long)p->torn, "no_anchor", (long long)p->no_anchor,
+                               "unreadable", (long long)p->unreadable, "raced", (long long)p->raced,
+                               "median_ns", (long long)p->took_ns[count / 2], "p99_ns",
                                (long long)p->took_ns[count * 99 / 100], "stacks", stacks);
     }
 done:

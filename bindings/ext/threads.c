@@ -97,7 +97,8 @@ static void find_stack(void) {
     if (syscall(SYS_gettid) == getpid()) {
         uintptr_t here = (uintptr_t)__builtin_frame_address(0);
         bool room = here > mine.stack_low && here - mine.stack_low > 2 * MAIN_STACK_TOUCHED;
-        bool other = here < mine.stack_low || here >= mine.stack_high; // a coroutine of C's, with a stack of its own
+        bool other = here < mine.stack_low ||
+                     here >= mine.stack_high; // a coroutine of C's, with a stack of its own
         mine.stack_low = other ? mine.stack_high : room ? touch_stack() : here;
     }
 }
@@ -127,7 +128,8 @@ static void find_name(char *out, size_t size, unsigned long ident) {
         memcpy(out, text, used);
         out[used] = '\0';
     } else if (syscall(SYS_gettid) == getpid()) {
-        memcpy(out, "MainThread", sizeof "MainThread"); // as threading will call it once it is imported
+        memcpy(out, "MainThread",
+               sizeof "MainThread"); // as threading will call it once it is imported
     } else {
         (void)pthread_getname_np(pthread_self(), out, size < 16 ? size : 16); // cosmetic
     }

@@ -182,7 +182,8 @@ void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
 }
 
 void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
-    PyObject *plain = text == NULL ? NULL : PyUnicode_FromObject(text); // exactly str: its end runs nobody's code
+    PyObject *plain =
+        text == NULL ? NULL : PyUnicode_FromObject(text); // exactly str: its end runs nobody's code
     if (plain == NULL) {
         PyErr_Clear(); // the id's plain form then
     }

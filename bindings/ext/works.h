@@ -34,11 +34,12 @@ struct pom_work_s {
     pom_slot_t *slot;     /* where it is attached; NULL = it is not */
     uint64_t slot_serial; /* of the slot's claim then */
     pom_id_t task_id;
-    PyObject *task_uuid;  /* owned str; NULL until asked for, or when it is task_id's plain form */
-    pom_work_t *nested;   /* outermost: open nested ones, newest first */
+    PyObject *task_uuid; /* owned str; NULL until asked for, or when it is task_id's plain form */
+    pom_work_t *nested;  /* outermost: open nested ones, newest first */
     pom_work_t *newer, *older; /* nested: its place among them */
     int64_t attached_cpu_ns;
-    uint64_t attached_as; /* the slot's count of attaches then; 0 = others were attached, so the CPU time is not its own */
+    uint64_t
+        attached_as; /* the slot's count of attaches then; 0 = others were attached, so the CPU time is not its own */
 };
 
 /* What a message or a nested action's start says, before the user's own fields. */

@@ -114,7 +114,7 @@ struct fake_client_s {
     _Atomic(int64_t) misses[POM_MISS_COUNT];
     _Atomic(void *) sampled, missed; /* the last actions */
     _Atomic(int64_t) at_ns, cpu_ns, running, not_running, period_ns, sample_cost_ns, depth;
-    _Atomic(int64_t) early;                        /* samples of a moment before their anchor */
+    _Atomic(int64_t) early; /* samples of a moment before their anchor */
     /* by action number, which is its address over 16 */
     _Atomic(int64_t) parked, parked_by_action[64], by_action[64];
     _Atomic(int64_t) since_ns, faults;
