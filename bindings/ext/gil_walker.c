@@ -22,6 +22,8 @@
 
 #include <Python.h>
 
+#include <pthread.h>
+
 #define STEPS_MAX                                                                                  \
     (2 * POM_STACK_MAX) // frames; deeper recursion is not looked through with everybody waiting
 
@@ -101,6 +103,34 @@ static bool is_finalizing(void) {
 #endif
 }
 
+/* The sampler thread keeps one thread state from its first walk to its end. One for each walk costs more, and lets
+ * tracemalloc.stop() crash the process (CPython gh-128679): its hook around the state's allocation waits for the GIL, and does
+ * not look again after. */
+static pthread_key_t kept_state;
+static pthread_once_t kept_once = PTHREAD_ONCE_INIT;
+
+/* On the sampler thread as it ends; whoever joins it has let go of the GIL. */
+static void drop_state(void *state) {
+    if (!is_finalizing()) {
+        // Not PyGILState_Release: the interpreter's own note of this thread may be gone already, by the same clearing of keys.
+        PyEval_RestoreThread(state);
+        PyThreadState_Clear(state);
+        PyThreadState_DeleteCurrent();
+    }
+}
+
+static void make_key(void) {
+    (void)pthread_key_create(&kept_state, drop_state); // without a key the state stays for the process's life
+}
+
+static void keep_state(void) {
+    (void)pthread_once(&kept_once, make_key);
+    if (pthread_getspecific(kept_state) == NULL) {
+        (void)PyGILState_Ensure(); // undone by drop_state
+        (void)pthread_setspecific(kept_state, PyEval_SaveThread());
+    }
+}
+
 static pom_status_t walk(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
                          uint32_t *anchor) {
     (void)self;
@@ -108,6 +138,7 @@ static pom_status_t walk(pom_walker_t *self, const pom_slot_view_t *view, pom_st
     if (is_finalizing()) {
         return POM_ENOTFOUND;
     }
+    keep_state();
     PyGILState_STATE gil = PyGILState_Ensure();
     if (pom_slot_view_holds(view)) {
         int collects = PyGC_Disable();
