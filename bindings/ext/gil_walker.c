@@ -120,7 +120,8 @@ static void drop_state(void *state) {
 }
 
 static void make_key(void) {
-    (void)pthread_key_create(&kept_state, drop_state); // without a key the state stays for the process's life
+    (void)pthread_key_create(&kept_state,
+                             drop_state); // without a key the state stays for the process's life
 }
 
 static void keep_state(void) {
