@@ -23,13 +23,13 @@ _MAX_TEXT = 1024
 class Place:
     """A line (or function, or file, by the granularity of the profile) of code; one object per distinct place."""
 
-    __slots__ = ("file", "function", "line", "library")
+    __slots__ = ("file", "function", "line", "in_library")
 
     def __init__(self, file, function, line, library):
         self.file = file
         self.function = function
         self.line = line
-        self.library = library
+        self.in_library = library
 
 
 class Places:
@@ -144,10 +144,10 @@ class Walk:
         for chain, wall, cpu, hits, _ in self.self_costs(record):
             place = chain[0] if chain else self.places.no_frame
             charged = place
-            if place.library and not self.leaf:
+            if place.in_library and not self.leaf:
                 link = chain[1]
                 while link:
-                    if not link[0].library:
+                    if not link[0].in_library:
                         charged = link[0]
                         break
                     link = link[1]

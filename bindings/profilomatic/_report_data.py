@@ -86,7 +86,7 @@ def _input(reader):
 def _place(place, sources):
     if place is None:
         return {"file": None, "function": None, "line": None}
-    data = {"file": place.file, "function": place.function, "line": place.line, "library": place.library}
+    data = {"file": place.file, "function": place.function, "line": place.line, "library": place.in_library}
     source = sources.line(place.file, place.line)
     if source:
         data["source"] = source

@@ -24,7 +24,7 @@ _MAX_FILE = 8 << 20
 _MAX_FILES = 512
 
 
-def library_name(file):
+def name_of_library_file(file):
     """The path as importable name ("json/encoder.py") when the file is library code, else None."""
     if file.startswith("<"):
         return file
@@ -51,7 +51,7 @@ class Shortener:
         self.root = "/".join(os.path.commonprefix(folders)[:-1]) if folders else ""
 
     def _library(self, file):
-        return None if any(text in file for text in self.own) else library_name(file)
+        return None if any(text in file for text in self.own) else name_of_library_file(file)
 
     def show(self, file):
         name = self._library(file)

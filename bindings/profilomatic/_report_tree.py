@@ -117,7 +117,7 @@ class BottomUp:
         return self.root
 
 
-def fold(root, library_name, in_order=True):
+def fold(root, name_of_library_file, in_order=True):
     """Folds the tree in place. From the top (`in_order`) crumbs stay where they happened.
 
     From the bottom they come last, and the hot lines themselves are never folded.
@@ -129,7 +129,7 @@ def fold(root, library_name, in_order=True):
         view.children = _fold_crumbs(view.children, quiet, in_order)
         if in_order or view is not root:
             view.children = [
-                _fold_chain(child, view, quiet, library_name, ends=not in_order) for child in view.children
+                _fold_chain(child, view, quiet, name_of_library_file, ends=not in_order) for child in view.children
             ]
         todo.extend(view.children)
     return root
@@ -178,7 +178,7 @@ def _holds_message(view):
     return False
 
 
-def _fold_chain(view, parent, quiet, library_name, ends):
+def _fold_chain(view, parent, quiet, name_of_library_file, ends):
     """A run of single-child nodes without a time of their own becomes one node, when it is library code or recursion.
 
     With `ends` the run may reach the end of the branch: from the bottom, that is where the server's frames are.
@@ -198,7 +198,7 @@ def _fold_chain(view, parent, quiet, library_name, ends):
             or ends
             and not node.children
         )
-        and (node.place.library or (above is not None and _same_function(above, node.place)))
+        and (node.place.in_library or (above is not None and _same_function(above, node.place)))
     ):
         run.append(node)
         above = node.place
@@ -207,7 +207,7 @@ def _fold_chain(view, parent, quiet, library_name, ends):
         return view
     names = []
     for folded in run:
-        name = library_name(folded.place.file)
+        name = name_of_library_file(folded.place.file)
         if name not in names:
             names.append(name)
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -10,7 +10,7 @@ from ._report_costs import Places, Walk
 from ._report_graph import GraphText
 from ._report_model import Action, Model, message_task_ids
 from ._report_records import NotRecords, Reader
-from ._report_source import Shortener, Sources, library_name
+from ._report_source import Shortener, Sources, name_of_library_file
 from ._report_text import TextReport
 from ._terminal import Terminal
 
@@ -101,7 +101,7 @@ def _fail(text):
 
 
 def _report(stream, name, options, out):
-    is_library = lambda file: library_name(file) is not None and not any(text in file for text in options.own)
+    is_library = lambda file: name_of_library_file(file) is not None and not any(text in file for text in options.own)
     places = Places(is_library)
     sources = Sources(options.source_root, not options.no_source)
     if options.task is not None:
@@ -205,7 +205,7 @@ def _own_files(records, places):
     files = set()
     walk = Walk(places, leaf=False)
     for record in records:
-        files.update(place.file for place in walk.costs(record) if place.file and not place.library)
+        files.update(place.file for place in walk.costs(record) if place.file and not place.in_library)
     return files
 
 

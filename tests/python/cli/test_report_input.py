@@ -467,7 +467,7 @@ def test_moments(text, seconds):
     ],
 )
 def test_library_code_is_known_by_its_path(file, name):
-    assert _report_source.library_name(file) == name
+    assert _report_source.name_of_library_file(file) == name
 
 
 def test_paths_are_shown_below_their_common_folder():
