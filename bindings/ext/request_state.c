@@ -19,6 +19,7 @@
 #include "bindings/engine/engine.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/environ.h"
+#include "bindings/ext/meter.h"
 #include "bindings/ext/route.h"
 #include "bindings/ext/values.h"
 
@@ -158,16 +159,15 @@ pom_request_state_t *pom_request_begin(PyObject *env, PyObject *start_response) 
     return self;
 }
 
-void pom_request_enter(pom_request_state_t *self) {
+void pom_request_enter(pom_request_state_t *self, int64_t now_ns) {
     if (!pom_work_caller(&self->caller)) {
         self->caller = (pom_own_frame_t){0}; // a server in C: the anchor is the end of the chain
     }
-    pom_work_attach(&self->work, &self->caller, POM_ANCHOR_OUTSIDE);
+    pom_work_attach(&self->work, &self->caller, POM_ANCHOR_OUTSIDE, now_ns);
 }
 
 int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns) {
-    pom_work_detach(&self->work);
-    self->left_ns = pom_now_ns();
+    self->left_ns = pom_work_detach(&self->work);
     return self->left_ns - since_ns;
 }
 
@@ -249,12 +249,25 @@ static PyObject *write_call(PyObject *callable, PyObject *const *args, size_t na
     return result;
 }
 
+/* Nearly every application drops the write() it gets at once, so one is made for all of them. */
+static write_t *spare_write;
+
+static write_t *new_write(void) {
+    write_t *self = spare_write;
+    if (self == NULL) {
+        return PyObject_GC_New(write_t, write_type);
+    }
+    spare_write = NULL;
+    (void)PyObject_Init((PyObject *)self, write_type);
+    return self;
+}
+
 /* The server's write(), counted. The server's own when ours cannot be made. */
 static PyObject *counted_write(pom_request_state_t *self, PyObject *write) {
     if (pom_request_data(self) == NULL || !PyCallable_Check(write)) {
         return write;
     }
-    write_t *ours = PyObject_GC_New(write_t, write_type);
+    write_t *ours = new_write();
     if (ours == NULL) {
         PyErr_Clear();
         return write;
@@ -266,6 +279,8 @@ static PyObject *counted_write(pom_request_state_t *self, PyObject *write) {
     return (PyObject *)ours;
 }
 
+static pom_meter_t started_meter = {.cost_ns = 100};
+
 static PyObject *request_call(PyObject *callable, PyObject *const *args, size_t nargsf,
                               PyObject *names) {
     pom_request_state_t *self = (pom_request_state_t *)callable;
@@ -275,7 +290,10 @@ static PyObject *request_call(PyObject *callable, PyObject *const *args, size_t 
         return NULL;
     }
     PyObject *start_response = Py_NewRef(self->start_response); // it may end the request
+    int64_t timed_ns = pom_meter_start(&started_meter);
     started(self, args, PyVectorcall_NARGS(nargsf));
+    pom_meter_stop(&started_meter, timed_ns);
+    pom_work_charge(&self->work, started_meter.cost_ns);
     PyObject *write = PyObject_Vectorcall(start_response, args, nargsf, names);
     Py_DECREF(start_response);
     return write == NULL ? NULL : counted_write(self, write);
@@ -454,7 +472,11 @@ static void listener_dealloc(PyObject *op) {
     PyObject_GC_UnTrack(op);
     Py_DECREF(((write_t *)op)->write);
     Py_DECREF((PyObject *)((write_t *)op)->request);
-    PyObject_GC_Del(op);
+    if (type == write_type && spare_write == NULL) {
+        spare_write = (write_t *)op;
+    } else {
+        PyObject_GC_Del(op);
+    }
     Py_DECREF(type);
 }
 

@@ -48,8 +48,8 @@ void pom_route_read(pom_request_state_t *self) {
     }
     PyObject *request =
         pom_environ_get(self->environ, pom_s_werkzeug); // borrowed: the environ keeps it
-    if (request == NULL) {
-        return;
+    if (request == NULL || request == Py_None) {
+        return; // Flask leaves None behind: asking that for attributes took 1 us, for the exception
     }
     Py_INCREF(request);
     PyObject *url_rule = PyObject_GetAttr(request, pom_s_url_rule);

@@ -27,32 +27,16 @@
 #include "bindings/ext/threads.h"
 #include "bindings/ext/values.h"
 
-/* One begin and one end in 16 are timed, and stand for all: a clock read is a tenth of what it would measure. */
-#define TIMED_EVERY 16
-
 /* A message that took longer was interrupted: the rest of that time was another thread's. */
 #define MESSAGE_MOST_NS (50 * POM_NS_PER_US)
 
 /* Frames of ours that app threads look at before they give up: a cycle is not possible under the GIL. */
 #define FRAMES_MAX POM_STACK_MAX
 
-/* Shed actions that ended on another thread than the one they began on, and that their thread has not heard of; beyond so
- * many, a thread that slept through them stays shed until its anchor frame is used anew. */
-#define SHED_ELSEWHERE_MAX 256
-
 /* So long after a reading of its CPU clock a thread is taken to have run on. The attaches of one request (a body's chunks, its close) and
  * those of a loop of short actions come so close together that one reading serves many. What a guess is wrong by, the next
  * reading puts right, so an action's CPU time is off by less than this, however many stretches it has. */
 #define CPU_GUESS_NS (20 * POM_NS_PER_US)
-
-static int64_t begin_cost_ns = 300, end_cost_ns = 500; // until measured
-static unsigned begins, ends;
-
-/* A moving average that a lost core cannot spoil: what took many times as long was not spent by us, but on somebody else's turn. */
-static int64_t learn(int64_t cost_ns, int64_t took_ns) {
-    int64_t most_ns = 2 * cost_ns + 100;
-    return cost_ns + ((took_ns < most_ns ? took_ns : most_ns) - cost_ns) / 8;
-}
 
 bool pom_work_engine_runs(void) {
     return pom_engine_state == POM_ENGINE_RUNNING ||
@@ -243,7 +227,8 @@ static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
     return slot->cpu_read_ns;
 }
 
-void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind) {
+void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
+                     int64_t now_ns) {
     if (work->kind == POM_WORK_SHED) {
         attach_shed(work, frame);
         return;
@@ -255,8 +240,11 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     if (slot == NULL) {
         return;
     }
-    pom_anchor_t anchor = {
-        .at = {.frame = frame->frame, .code = frame->code}, .action = work->action, .kind = kind};
+    pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code},
+                           .action = work->action,
+                           .since_ns = now_ns,
+                           .since_cpu_ns = cpu_at(slot, now_ns),
+                           .kind = kind};
     if (kind == POM_ANCHOR_INSIDE && !frame->generator) {
         pom_own_frame_t caller = *frame;
         for (int i = 0; i < POM_ANCHOR_CALLERS && caller.previous != 0; i++) {
@@ -266,44 +254,42 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
             anchor.callers[i] = (pom_frame_id_t){.frame = caller.frame, .code = caller.code};
         }
     }
-    anchor.since_ns = pom_now_ns();
-    anchor.since_cpu_ns = work->attached_cpu_ns = cpu_at(slot, anchor.since_ns);
     if (pom_slot_attach(slot, &anchor) != POM_OK) {
         return; // runs unsampled: its times are right, its tree is bare
     }
     work->slot = slot;
     work->slot_serial = slot->serial;
+    work->attached_cpu_ns = anchor.since_cpu_ns;
     slot->attaches++;
     bool alone = atomic_load_explicit(&slot->count, memory_order_relaxed) == 1;
     work->attached_as = alone ? slot->attaches : 0;
     pom_sampler_notify(pom_engine_sampler());
-    int64_t cost = begin_cost_ns;
-    if (begins++ % TIMED_EVERY == 0) {
-        // From the start of the request's bookkeeping; later attaches (a body's chunks) cost about as much.
-        int64_t since = work->action->cost_ns == 0 ? work->action->start_ns : anchor.since_ns;
-        int64_t took = pom_now_ns() - since;
-        begin_cost_ns = learn(begin_cost_ns, took);
-    }
-    pom_registry_charge(pom_engine_registry(), work->action, cost);
 }
 
-void pom_work_detach(pom_work_t *work) {
+int64_t pom_work_detach(pom_work_t *work) {
     if (work->kind == POM_WORK_SHED) {
         detach_shed(work);
-        return;
+        return 0;
     }
     pom_slot_t *slot = work->slot;
     work->slot = NULL;
-    if (slot == NULL || !pom_work_is_live(work) || slot->serial != work->slot_serial) {
-        return; // its engine has been stopped, or its thread's state is gone and the slot with it
+    bool there = slot != NULL && pom_work_is_live(work) && slot->serial == work->slot_serial;
+    if (!there) {
+        return pom_now_ns(); // its engine has been stopped, or its thread's state is gone and the slot with it
     }
     (void)pom_slot_detach(slot, work->action); // false only when stop() has withdrawn it
-    if (slot->attaches != work->attached_as) {
-        return; // other actions took turns with it on this thread: only samples tell whose CPU time it was
-    }
-    if (slot == pom_threads_slot()) {
+    int64_t now_ns = pom_now_ns();             // after it: no sample is later
+    // When other actions took turns with it on this thread, only samples tell whose CPU time it was.
+    if (slot->attaches == work->attached_as && slot == pom_threads_slot()) {
         // Less than nothing where the attach guessed too high: the sum is what counts.
-        work->action->cpu_ns += cpu_at(slot, pom_now_ns()) - work->attached_cpu_ns;
+        work->action->cpu_ns += cpu_at(slot, now_ns) - work->attached_cpu_ns;
+    }
+    return now_ns;
+}
+
+void pom_work_charge(const pom_work_t *work, int64_t cost_ns) {
+    if (pom_work_is_live(work)) {
+        pom_registry_charge(pom_engine_registry(), work->action, cost_ns);
     }
 }
 
@@ -356,9 +342,7 @@ static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *nam
     action->reason = keep_text(action, text);
     action->outcome = outcome;
     action->end_ns = pom_now_ns(); // after the detach: no sample is later than the end
-    pom_registry_t *registry = pom_engine_registry();
-    pom_registry_charge(registry, action, end_cost_ns);
-    tell_sampler(pom_registry_end(registry, action));
+    tell_sampler(pom_registry_end(pom_engine_registry(), action));
 }
 
 void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception) {
@@ -369,18 +353,15 @@ void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception) 
     if (exception != NULL && work->kind == POM_WORK_OUTERMOST) {
         describe_exception(exception, &name, &text);
     }
-    bool timed = work->kind == POM_WORK_OUTERMOST && ends++ % TIMED_EVERY == 0;
-    int64_t start_ns = timed ? pom_now_ns() : 0;
-    pom_work_detach(work);
+    if (work->slot != NULL) {
+        (void)pom_work_detach(work);
+    }
     if (pom_work_is_live(work)) {
         if (work->kind == POM_WORK_OUTERMOST) {
             end_outermost(work, outcome, name, text);
         } else if (work->kind == POM_WORK_NESTED) {
             end_nested(work);
         }
-    }
-    if (timed) {
-        end_cost_ns = learn(end_cost_ns, pom_now_ns() - start_ns);
     }
     work->kind = POM_WORK_NONE;
     work->action = NULL;
