@@ -21,6 +21,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/prefetch.h"
 
 #define ARENA_CAP (8u << 20) /* max_nodes nodes and max_messages small messages */
 /* Ended actions that wait for the sampler: a tick's worth at 100 000 a second. At HURRY_AT it is woken early, so that a storm of tiny
@@ -59,6 +60,7 @@ typedef struct known_frame_s {
     int32_t lasti, line;
 } known_frame_t;
 
+/* What one side writes for each action is a cache line apart from what the other side does (by size, as malloc aligns to 16 bytes). */
 struct pom_registry_s {
     /* constant after new */
     pom_sampler_client_t client;
@@ -66,31 +68,33 @@ struct pom_registry_s {
     pom_profile_sink_t *sink;
     pom_cost_source_t cost_source;
     void *cost_context;
-    pom_admission_t admission;
+    char engine[32];
+    int32_t pid; /* a forked child makes a registry of its own */
+    /* rarely written: [app], or the sampler at a window's end */
+    source_t *sources;
+    _Atomic(const char *) source; /* of the newest in sources */
+    _Atomic(int) granularity;
+    char apart_from_app[64];
     /* [app], under the interpreter's lock */
+    pom_admission_t admission;
     pom_action_t *live;
     pom_action_t *free_actions;
     pom_event_t *free_events[EVENT_CLASSES];
-    source_t *sources;
-    /* across */
-    pom_queue_t events;
-    pom_queue_t recycled_actions;
+    pom_queue_t events; /* taken by the sampler */
+    _Atomic(int64_t) started, profiled, shed, dropped_events, in_request_ns;
+    _Atomic(int64_t) taken_actions, taken_events[EVENT_CLASSES]; /* out of the pools */
+    char apart_from_sampler[64];
+    /* sampler thread */
+    pom_queue_t recycled_actions; /* taken by app threads, likewise the next */
     pom_queue_t recycled_events[EVENT_CLASSES];
-    _Atomic(int64_t) pooled_actions, pooled_events[EVENT_CLASSES]; /* a bound, not an exact count */
-    _Atomic(int) granularity;
-    _Atomic(const char *) source; /* of the newest in sources */
-    char engine[32];
-    int32_t pid; /* constant: a forked child makes a registry of its own */
-    /* sampler thread only */
+    _Atomic(int64_t) finished, lost, no_memory;
+    _Atomic(int64_t) pooled_actions, pooled_events[EVENT_CLASSES]; /* into the pools */
     pom_event_t *pending, *pending_last;
-    pom_place_t places[POM_STACK_MAX];
-    known_frame_t known[POM_STACK_MAX]; /* of the last stacks, root first */
     int32_t known_depth;
     uint64_t known_removals; /* the code table's, while known is good */
     pom_window_t window;
-    /* counters; [app] writes the first group, the sampler the second */
-    _Atomic(int64_t) started, profiled, shed, dropped_events, in_request_ns;
-    _Atomic(int64_t) finished, lost, no_memory;
+    pom_place_t places[POM_STACK_MAX];
+    known_frame_t known[POM_STACK_MAX]; /* of the last stacks, root first */
 };
 
 static void bump(_Atomic(int64_t) *counter, int64_t by) {
@@ -113,7 +117,7 @@ static int64_t peek(const _Atomic(int64_t) *counter) {
  * one action ahead they are there in time. */
 static void prefetch_action(const pom_action_t *a) {
     for (size_t at = HOT_FROM; at < HOT_TO; at += 64) {
-        __builtin_prefetch((const char *)a + at, 1, 3); // a hint: never faults
+        pom_prefetch_write((const char *)a + at);
     }
 }
 
@@ -131,7 +135,7 @@ static pom_action_t *take_action(pom_registry_t *r) {
     if (r->free_actions != NULL) {
         prefetch_action(r->free_actions);
     }
-    atomic_fetch_sub_explicit(&r->pooled_actions, 1, memory_order_relaxed);
+    bump(&r->taken_actions, 1);
     return action;
 }
 
@@ -178,11 +182,11 @@ static void unlink_live(pom_registry_t *r, pom_action_t *a) {
 }
 
 static void recycle_action(pom_registry_t *r, pom_action_t *a) {
-    if (peek(&r->pooled_actions) >= POOLED_ACTIONS_MAX) {
+    if (peek(&r->pooled_actions) - peek(&r->taken_actions) >= POOLED_ACTIONS_MAX) {
         pom_free(a);
         return;
     }
-    atomic_fetch_add_explicit(&r->pooled_actions, 1, memory_order_relaxed);
+    bump(&r->pooled_actions, 1);
     // Here, where its lines are, and not at the next begin. The text is read only up to text_used.
     memset(a, 0, offsetof(pom_action_t, text));
     (void)pom_queue_push(&r->recycled_actions, &a->link);
@@ -226,7 +230,7 @@ static pom_event_t *take_event(pom_registry_t *r, int size_class) {
     }
     pom_link_t *next = event->link.next;
     r->free_events[size_class] = next == NULL ? NULL : POM_CONTAINER(next, pom_event_t, link);
-    atomic_fetch_sub_explicit(&r->pooled_events[size_class], 1, memory_order_relaxed);
+    bump(&r->taken_events[size_class], 1);
     return event;
 }
 
@@ -353,13 +357,14 @@ static void apply_message(pom_registry_t *r, pom_event_t *event) {
         pom_tree_message(&profile->tree, r->places, depth, event->at_ns, pom_event_fields(event),
                          event->fields_size);
     }
-    _Atomic(int64_t) *pooled = &r->pooled_events[event->size_class];
-    atomic_fetch_sub_explicit(&a->events_queued, units_of(event->size_class), memory_order_relaxed);
-    if (peek(pooled) >= POOLED_EVENT_BYTES / event_class_bytes[event->size_class]) {
+    int size_class = event->size_class;
+    int64_t pooled = peek(&r->pooled_events[size_class]) - peek(&r->taken_events[size_class]);
+    atomic_fetch_sub_explicit(&a->events_queued, units_of(size_class), memory_order_relaxed);
+    if (pooled >= POOLED_EVENT_BYTES / event_class_bytes[size_class]) {
         pom_free(event);
         return;
     }
-    atomic_fetch_add_explicit(pooled, 1, memory_order_relaxed);
+    bump(&r->pooled_events[size_class], 1);
     (void)pom_queue_push(&r->recycled_events[event->size_class], &event->link);
 }
 

@@ -243,6 +243,13 @@ static bool stands_still(const pom_slot_t *slot, const pom_slot_view_t *view, in
            cpu_ns == slot->look_cpu_ns && cpu_ns != 0;
 }
 
+/* Enough CPU, since it was last seen on one, to ask whether it waits for one. What is less is carried until it is more: a thread that waits
+ * for the interpreter's lock wakes up each 5 ms to ask for it. */
+static bool used_cpu(const pom_slot_t *slot, const pom_sample_t *sample) {
+    int64_t wall_ns = sample->since_ns > 0 ? sample->at_ns - sample->since_ns : 0;
+    return (sample->cpu_ns - slot->last_cpu_ns) * 50 > wall_ns;
+}
+
 /* One stack of one thread, or a counted miss. */
 static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
     pom_slot_view_t view;
@@ -310,10 +317,12 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
         // By the view's id: `walking` is over, and the slot may be another thread's by now.
         (void)pom_tid_cpu_ns(view.tid, &cpu_after);
         sample.running = cpu_after > cpu_before;
-        if (!sample.running && cpu_before != slot->last_cpu_ns) {
+        if (!sample.running && used_cpu(slot, &sample)) {
             sample.running = thread_is_runnable(s, slot, view.tid);
         }
-        slot->last_cpu_ns = cpu_before;
+        if (sample.running) {
+            slot->last_cpu_ns = cpu_before;
+        }
         bool taken = s->client->sample(s->client, anchor, &sample, &s->stack);
         remember_look(slot, &view, &sample, taken);
         if (taken) {
