@@ -355,6 +355,7 @@ static void test_code_table_survives_failing_allocations(void **state) {
 #define ADDRESSES 24
 #define FRAMES    6
 #define APP_TURNS 15000
+#define CHECKED_LEAST 20
 
 /* What an app thread tells the sampler: a code it has looked up, without a reference. */
 typedef struct event_s {
@@ -439,7 +440,8 @@ static void take_events(heap_t *heap) {
 static void *app_main(void *arg) {
     heap_t *heap = arg;
     uint64_t random = atomic_fetch_add(&heap->seed, 1); // a sequence of its own
-    for (int i = 0; i < APP_TURNS; i++) {
+    // And until the sampler has had its share: on a busy machine it may get no core for all these turns.
+    for (int i = 0; i < APP_TURNS || atomic_load(&heap->checked_by_sampler) < CHECKED_LEAST; i++) {
         pthread_mutex_lock(&heap->gil);
         app_turn(heap, &random);
         pthread_mutex_unlock(&heap->gil);
@@ -530,7 +532,6 @@ static void test_code_table_threads_never_see_a_predecessor(void **state) {
     run_threads(&heap);
     assert_int_equal(heap.stale_for_app, 0);
     assert_int_equal(heap.stale_for_sampler, 0);
-    assert_true(heap.checked_by_sampler > 0);
 }
 
 static void test_code_table_torn_frames_never_mislead_a_gil_holder(void **state) {
@@ -544,7 +545,6 @@ static void test_code_table_announced_births_heal_torn_frames(void **state) {
     run_threads(&heap);
     assert_int_equal(heap.stale_for_app, 0);
     assert_int_equal(heap.stale_for_sampler, 0);
-    assert_true(heap.checked_by_sampler > 0);
 }
 
 int main(void) {
