@@ -82,7 +82,7 @@ class Run:
         self._active_ns = self._last_ns = 0
         self._hand_over = []
         self.wake = _pure_native.WakeUp()
-        self.delivery = _pure_delivery.DeliveryThread(engine.destinations)
+        self.delivery = engine.delivery_thread()
         self.sampler = _pure_native.NativeThread("profilomatic-sampler", self._sample)
 
     def configure(self, options):
@@ -330,6 +330,9 @@ class Run:
         self.stopping = True
         self.wake.set()
         ended = self.sampler.join(deadline - time.monotonic())
+        for event in list(self.events):
+            if event[0] == "ticket":
+                event[1].set()  # of a flush that came too late for the sampler: there is nothing to wait for
         return self.delivery.close(deadline) and ended
 
 
@@ -341,9 +344,10 @@ class Engine:
         self.last_run = None  # for stats() after a stop
         self.options = None
         self.destinations = _pure_delivery.Destinations()
+        self._delivery = None  # the newest delivery thread
         self.faults = {}
         self.route_names = _values.RouteNames()
-        self._lock = _pure_native._original("_thread", "allocate_lock")()
+        self._lock = _pure_native.new_lock()
         self._restart_in_child = False
         self._hooked = False
         self._reset_counters()
@@ -392,6 +396,12 @@ class Engine:
             self.run = self.last_run = Run(self)
             self._restart_in_child = False  # only now: until then a second thread must come here and wait for the run
 
+    def delivery_thread(self):
+        """One that serves: the one that a stop could not end, else a new one."""
+        if self._delivery is None or not self._delivery.take_on():
+            self._delivery = _pure_delivery.DeliveryThread(self.destinations)
+        return self._delivery
+
     def stop(self, timeout):
         with self._lock:
             self._restart_in_child = False
@@ -407,6 +417,8 @@ class Engine:
         passed = _pure_native.WakeUp()
         run.events.append(("ticket", passed))
         run.wake.set()
+        if self.run is not run:
+            passed.set()  # a stop may have looked for tickets already
         return passed.wait(timeout)
 
     def _at_exit(self):
@@ -414,9 +426,9 @@ class Engine:
 
     def _after_fork_in_child(self):
         """The threads are gone; what they were about to do is the parent's to finish."""
-        self._lock = _pure_native._original("_thread", "allocate_lock")()
+        self._lock = _pure_native.new_lock()
         self._restart_in_child = self.run is not None or self._restart_in_child
-        self.run = self.last_run = None
+        self.run = self.last_run = self._delivery = None
         self._reset_counters()
         for entry in self.destinations.entries:
             entry.forget()
