@@ -15,6 +15,7 @@
 #include "bindings/ext/asyncio.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/values.h"
+#include "middleware/trace.h"
 
 #define FIELDS_MAX 2048 /* of the 4 KiB of text an action has */
 
@@ -28,8 +29,8 @@ typedef struct action_s {
     PyObject *weakrefs;
 } action_t;
 
-static const pom_action_kind_t code_kind = {.name = "code"};
-static const pom_action_kind_t eliot_kind = {.name = "eliot"};
+static const pom_action_kind_t code_kind = {.name = "code", .describe = pom_trace_describe};
+static const pom_action_kind_t eliot_kind = {.name = "eliot", .describe = pom_trace_describe};
 
 static PyObject
     *contextlib_file; // of contextlib.__file__'s code, found at first use; NULL = not yet

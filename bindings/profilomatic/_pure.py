@@ -175,6 +175,8 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
     if run is not _engine.run:
         return
     details = dict(fields) if fields else {}
+    if work.outermost and live is not None:
+        details.update(live.trace.fields())
     if raised is not None:
         details["exception"], details["reason"] = raised
     if live is None:
@@ -367,7 +369,15 @@ def strip_leaf(prefix):
 
 def current_task_uuid():
     work = _innermost()
-    return work.task_uuid if work is not None else None
+    return work.task_uuid if work is not None and work.live is not None else None
+
+
+def trace_span():
+    work = _innermost()
+    if work is None or work.live is None:
+        return None
+    trace = work.live.trace
+    return trace.own_span(), trace.flags & 3 if work.task_uuid == work.live.task_uuid else 1
 
 
 def stats():

@@ -28,7 +28,7 @@ class Live:
 
     __slots__ = ("task_uuid", "type", "kind", "fields", "thread", "thread_name", "begin_ns", "begin_wall_ns", "spot",
                  "cpu_ns", "last_ns", "last_cpu_ns", "last_tid", "tree", "samples", "missed", "cost_ns", "dropped",
-                 "cut", "ended")
+                 "cut", "trace", "ended")
 
     def __init__(self, action_type, kind, fields, task_uuid):
         self.task_uuid = task_uuid
@@ -37,6 +37,7 @@ class Live:
         self.fields, self.cut = _values.encode_fields(fields)
         self.thread = _pure_native.get_ident()
         self.thread_name = _pure_native.thread_name(self.thread)
+        self.trace = _values.Trace()
         self.begin_ns = _ns()
         self.begin_wall_ns = time.time_ns()
         self.spot = None
@@ -322,7 +323,7 @@ class Run:
 
     def _stop(self, now_ns):
         for live in list(self.live):
-            self._end(live, now_ns, "lost", None, 0)
+            self._end(live, now_ns, "lost", live.trace.fields(), 0)
 
     def close(self, timeout):
         """Stops both threads. True when all was delivered."""
