@@ -400,6 +400,15 @@ def stats():
     }
 
 
+def counters():
+    """What stats() does not promise, for the metrics: open actions, new ones allowed a cycle (-1: no limit), looks."""
+    run = _engine.run
+    if run is None:
+        return {"in_flight": 0, "allowed": -1, "wakeups": _engine.looks}
+    allowance = run.schedule.allowance
+    return {"in_flight": len(run.live), "allowed": -1 if allowance is None else allowance, "wakeups": _engine.looks}
+
+
 def engine_info():
     """Which engine this is, for `profilomatic check`."""
     from . import _backend

@@ -170,6 +170,7 @@ class Run:
         self._look_now()
         looks, cost_ns = self._looks
         self._looks = looks + 1, cost_ns + _pure_native.own_cpu_ns() - before
+        self.engine.looks += 1
 
     def _look_now(self):
         by_thread = {}
@@ -355,7 +356,7 @@ class Engine:
 
     def _reset_counters(self):
         # All counted by the sampler thread, so that they always agree; the last one only where the queue was full.
-        self.profiled = self.shed = self.finished = self.lost = self.samples = 0
+        self.profiled = self.shed = self.finished = self.lost = self.samples = self.looks = 0
         self.overflow = 0
         self.missed = {}
 

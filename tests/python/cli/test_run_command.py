@@ -316,6 +316,20 @@ def test_integrations_are_switched_on_or_explained(command, actions, option, mod
     assert run.stderr.count(b"\n") == 1 and b"pip install" in run.stderr
 
 
+@pytest.mark.acceptance("PM26", "PM28")
+def test_the_switch_for_metrics_registers_them(command, tmp_path):
+    pytest.importorskip("prometheus_client")
+    (tmp_path / "scraped.py").write_text(
+        "import profilomatic, prometheus_client\n"
+        "with profilomatic.action('job'):\n"
+        "    pass\n"
+        "profilomatic.flush(30)\n"
+        "print(int(prometheus_client.REGISTRY.get_sample_value('profiler_tasks_profiled_total')))\n"
+    )
+    run = command("-m", "profilomatic", "run", "-x", "-n", "0", "-o", "out", "scraped.py", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (0, b"1\n"), run.stderr
+
+
 def test_whole_makes_the_program_one_action(command, tmp_path):
     (tmp_path / "plain.py").write_text(
         "import sys, time\ndef work():\n    time.sleep(0.15)\nwork()\nsys.exit(0)\n"

@@ -75,6 +75,7 @@ def test_a_thousand_asyncio_tasks_keep_their_own_samples(engine, tmp_path):
     assert len(records) == 1000
     assert len({record["task_uuid"] for record in records}) == 1000
     planted_shares_hold(records)
+    assert found["grown"] < 64 << 10, "KiB"
     if engine == "c":
         sums_are_no_more_than_there_was(found, records)
 
@@ -84,6 +85,7 @@ def test_a_thousand_greenlets_keep_their_own_samples(engine, tmp_path):
     found, records = run(engine, "greenlets", tmp_path / "profiles.jsonl")
     assert len(records) == 1000
     planted_shares_hold(records)
+    assert found["grown"] < 64 << 10, "KiB"
     if engine == "c":
         sums_are_no_more_than_there_was(found, records)
 
@@ -254,18 +256,19 @@ def test_work_in_a_thread_pool_is_linked_by_its_parent(profiles, given):
     assert "parent" not in children[0]["action"], "it is no field"
 
 
-def test_work_in_an_executor_of_asyncio_is_linked_by_its_parent(profiles):
-    def work(parent):
+def test_work_in_an_executor_of_asyncio_is_linked_by_its_parent_and_has_its_own_samples(profiles):
+    def in_the_executor(parent):
         with profilomatic.action("child", parent=parent):
-            pass
+            burn_until_sampled(3)
 
     async def main():
         with profilomatic.action("parent") as parent:
-            await asyncio.get_running_loop().run_in_executor(None, work, parent)
+            await asyncio.get_running_loop().run_in_executor(None, in_the_executor, parent)
 
     asyncio.run(main())
     child, parent = profiles.flushed(2)
-    assert child["task_uuid"] == parent["task_uuid"]
+    assert child["task_uuid"] == parent["task_uuid"] and child["thread"] != parent["thread"]
+    assert "in_the_executor" in names(child) and "in_the_executor" not in names(parent)
 
 
 def test_asyncio_tasks_are_linked_by_their_parent_and_only_by_that(profiles):

@@ -157,6 +157,48 @@ def test_unpatching_in_the_middle_ends_what_is_open_as_lost(profiles, log):
     profilomatic.eliot.unpatch()
 
 
+@pytest.mark.acceptance("PM17")
+def test_patching_and_unpatching_in_the_middle_leaks_nothing(python):
+    python("""
+import gc, sys
+import eliot, profilomatic, profilomatic.eliot
+
+def one():
+    profilomatic.eliot.patch()
+    outer = eliot.start_action(action_type="open", value=[1, 2])
+    with outer.context():
+        inner = eliot.start_action(action_type="inside")
+    handed = outer.serialize_task_id()
+    profilomatic.eliot.unpatch()
+    with eliot.start_action(action_type="unseen"):
+        pass
+    inner.finish()
+    outer.finish()
+
+def rounds(count):
+    for _ in range(count):
+        one()
+    del seen[:]
+    gc.collect()
+    assert profilomatic.flush(30)
+    del seen[:]
+    gc.collect()
+    return sys.getallocatedblocks(), len(gc.get_objects())
+
+seen = []
+eliot.add_destinations(lambda message: None)
+profilomatic.configure(max_actions_per_run=0)
+profilomatic.add_destination(seen.append)
+rounds(100)
+blocks, objects = rounds(100)
+more_blocks, more_objects = rounds(500)
+assert more_objects - objects < 50, more_objects - objects
+assert more_blocks - blocks < 250, more_blocks - blocks
+assert profilomatic.stats()["actions"]["lost"] == profilomatic.stats()["actions"]["started"] == 700
+assert profilomatic.stop(30)
+""")
+
+
 def test_patching_in_the_middle_sees_what_begins_from_then_on(profiles, log):
     with eliot.start_action(action_type="before"):
         profilomatic.eliot.patch()
