@@ -22,6 +22,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/prefetch.h"
+#include "sampler/stages.h"
 
 #define ARENA_CAP (8u << 20) /* max_nodes nodes and max_messages small messages */
 /* Ended actions that wait for the sampler: a tick's worth at 100 000 a second. At HURRY_AT it is woken early, so that a storm of tiny
@@ -486,7 +487,9 @@ static bool apply(pom_registry_t *r, int64_t until_ns, const pom_action_t *keep)
         }
         any = true;
         if (event->kind == POM_EVENT_END) {
+            pom_sampler_enter(POM_SAMPLER_SEAL);
             seal(r, event->action);
+            pom_sampler_leave();
         } else {
             apply_message(r, event);
         }
@@ -546,7 +549,9 @@ static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
     pom_action_t *a = anchor->action;
     (void)apply(r, sample->at_ns, a);
+    pom_sampler_enter(POM_SAMPLER_RESOLVE);
     int32_t depth = resolve_stack(r, stack, sample->code_epoch);
+    pom_sampler_leave();
     if (depth < 0) {
         return false;
     }

@@ -15,8 +15,10 @@
 
 #include "actions/action.h"
 #include "base/status.h"
+#include "middleware/trace.h"
 
 typedef struct pom_request_s {
+    pom_trace_t trace; /* first, as in every kind's data */
     pom_text_t method, host, script_name, path_info, query;
     pom_text_t route; /* the mount point and the framework's rule; empty = nobody said */
     int32_t status;   /* 0 = start_response was not called */
@@ -28,6 +30,7 @@ typedef struct pom_request_s {
 } pom_request_t;
 
 _Static_assert(sizeof(pom_request_t) <= POM_ACTION_KIND_DATA, "a request fits its action");
+_Static_assert(offsetof(pom_request_t, trace) == 0, "trace.c finds it there");
 
 extern const pom_action_kind_t pom_request_kind; /* "wsgi" */
 

@@ -34,6 +34,7 @@ int pom_wsgi_init(PyObject *module);
 int pom_body_init(PyObject *module);
 int pom_action_init(PyObject *module);
 int pom_stats_init(PyObject *module);
+int pom_stages_py_init(PyObject *module);
 int pom_wire_init(PyObject *module);
 
 #endif

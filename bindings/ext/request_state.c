@@ -45,6 +45,9 @@ static int settle_task_id(pom_request_state_t *self, PyObject *env) {
         if (pom_request_task_id(uuid, uuid_size, parent, parent_size, &id, &text)) {
             pom_work_set_task(&self->work, id, text.size > 0 ? given : NULL);
         }
+        if (parent != NULL && self->work.kind == POM_WORK_OUTERMOST) {
+            pom_trace_keep(self->work.action, parent, parent_size);
+        }
     }
     PyObject *text = pom_work_task_uuid(&self->work);
     int status = text == NULL ? -1 : PyDict_SetItem(env, pom_s_task_uuid, text);

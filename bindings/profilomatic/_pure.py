@@ -175,6 +175,8 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
     if run is not _engine.run:
         return
     details = dict(fields) if fields else {}
+    if work.outermost and live is not None:
+        details.update(live.trace.fields())
     if raised is not None:
         details["exception"], details["reason"] = raised
     if live is None:
@@ -367,7 +369,15 @@ def strip_leaf(prefix):
 
 def current_task_uuid():
     work = _innermost()
-    return work.task_uuid if work is not None else None
+    return work.task_uuid if work is not None and work.live is not None else None
+
+
+def trace_span():
+    work = _innermost()
+    if work is None or work.live is None:
+        return None
+    trace = work.live.trace
+    return trace.own_span(), trace.flags & 3 if work.task_uuid == work.live.task_uuid else 1
 
 
 def stats():
@@ -388,6 +398,15 @@ def stats():
         "samples": {"taken": engine.samples, "missed": dict(engine.missed)},
         "destinations": [entry.stats() for entry in engine.destinations.entries],
     }
+
+
+def counters():
+    """What stats() does not promise, for the metrics: open actions, new ones allowed a cycle (-1: no limit), looks."""
+    run = _engine.run
+    if run is None:
+        return {"in_flight": 0, "allowed": -1, "wakeups": _engine.looks}
+    allowance = run.schedule.allowance
+    return {"in_flight": len(run.live), "allowed": -1 if allowance is None else allowance, "wakeups": _engine.looks}
 
 
 def engine_info():

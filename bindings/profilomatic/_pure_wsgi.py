@@ -137,6 +137,8 @@ class Request:
         self.file_bodies = None
         self.called_at = _ns()
         environ["HTTP_X_TASK_UUID"] = work.task_uuid
+        if work.outermost and work.live is not None:
+            work.live.trace = _values.Trace(environ, work.task_uuid)
         self._swap_file_wrapper(environ)
         return self
 

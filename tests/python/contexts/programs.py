@@ -70,6 +70,8 @@ def tasks(path, count=1000, turns=2):
     """Asyncio tasks that take turns on one thread, two kinds of them."""
     import asyncio
 
+    grown = 0
+
     async def work(kind):
         heavy, light = WORK[kind]
         with profilomatic.action(kind) as action:
@@ -82,11 +84,17 @@ def tasks(path, count=1000, turns=2):
                 await asyncio.sleep(0)
 
     async def main():
-        await asyncio.gather(*(work("ab"[number % 2]) for number in range(count)))
+        nonlocal grown
+        before = resident()
+        waiting = [asyncio.create_task(work("ab"[number % 2])) for number in range(count)]
+        for _ in range(3):
+            await asyncio.sleep(0)  # now all of them are open
+        grown = resident() - before
+        await asyncio.gather(*waiting)
 
     begin(path)
     asyncio.run(main())
-    finish()
+    finish(grown=grown)
 
 
 def greenlets(path, count=1000, turns=2):
@@ -107,15 +115,24 @@ def greenlets(path, count=1000, turns=2):
                 gevent.sleep(0)
 
     begin(path)
-    gevent.joinall([gevent.spawn(work, "ab"[number % 2]) for number in range(count)], raise_error=True)
-    finish()
+    before = resident()
+    waiting = [gevent.spawn(work, "ab"[number % 2]) for number in range(count)]
+    for _ in range(3):
+        gevent.sleep(0)  # now all of them are open
+    grown = resident() - before
+    gevent.joinall(waiting, raise_error=True)
+    finish(grown=grown)
 
 
-def generators(path, count=40):
-    """Generators that hold an action while their consumer, in another action, works between two items."""
+def generators(path):
+    """Generators that hold an action while their consumer, in another action, works between two items. Not by a count of
+    rounds: on a busy machine they are sampled rarely. Of the samples, those of suspended generators are waiting."""
+    go_on = True
+    samples = 200 if profilomatic.stats()["engine"] == "pure" else 600  # which takes none of what is suspended
+
     def produce():
         with profilomatic.action("a"):
-            for _ in range(count):
+            while go_on:
                 heavy_a()
                 light_a()
                 yield
@@ -125,11 +142,12 @@ def generators(path, count=40):
     for producer in producers:
         next(producer)  # else their actions would begin inside the consumer's, and be part of it
     with profilomatic.action("b"):
-        for _ in range(count - 1):
+        while profilomatic.stats()["samples"]["taken"] < samples:
             for producer in producers:
                 next(producer)
             heavy_b()
             light_b()
+    go_on = False
     for producer in producers:
         assert next(producer, "over") == "over"
     finish()

@@ -75,6 +75,7 @@ def test_a_thousand_asyncio_tasks_keep_their_own_samples(engine, tmp_path):
     assert len(records) == 1000
     assert len({record["task_uuid"] for record in records}) == 1000
     planted_shares_hold(records)
+    assert found["grown"] < 64 << 10, "KiB"
     if engine == "c":
         sums_are_no_more_than_there_was(found, records)
 
@@ -84,6 +85,7 @@ def test_a_thousand_greenlets_keep_their_own_samples(engine, tmp_path):
     found, records = run(engine, "greenlets", tmp_path / "profiles.jsonl")
     assert len(records) == 1000
     planted_shares_hold(records)
+    assert found["grown"] < 64 << 10, "KiB"
     if engine == "c":
         sums_are_no_more_than_there_was(found, records)
 
@@ -254,18 +256,19 @@ def test_work_in_a_thread_pool_is_linked_by_its_parent(profiles, given):
     assert "parent" not in children[0]["action"], "it is no field"
 
 
-def test_work_in_an_executor_of_asyncio_is_linked_by_its_parent(profiles):
-    def work(parent):
+def test_work_in_an_executor_of_asyncio_is_linked_by_its_parent_and_has_its_own_samples(profiles):
+    def in_the_executor(parent):
         with profilomatic.action("child", parent=parent):
-            pass
+            burn_until_sampled(3)
 
     async def main():
         with profilomatic.action("parent") as parent:
-            await asyncio.get_running_loop().run_in_executor(None, work, parent)
+            await asyncio.get_running_loop().run_in_executor(None, in_the_executor, parent)
 
     asyncio.run(main())
     child, parent = profiles.flushed(2)
-    assert child["task_uuid"] == parent["task_uuid"]
+    assert child["task_uuid"] == parent["task_uuid"] and child["thread"] != parent["thread"]
+    assert "in_the_executor" in names(child) and "in_the_executor" not in names(parent)
 
 
 def test_asyncio_tasks_are_linked_by_their_parent_and_only_by_that(profiles):
@@ -324,12 +327,58 @@ def test_the_headers_of_an_action_make_the_other_sides_request_part_of_its_task(
         headers, again = profilomatic.propagation_headers(), profilomatic.propagation_headers()
     assert headers["X-Task-UUID"] == caller_id(profiles)
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", headers["traceparent"])
-    assert headers["traceparent"][:36] == again["traceparent"][:36]
-    assert headers["traceparent"] != again["traceparent"], "a span id for each call"
+    assert headers == again
     given = {"HTTP_" + header.upper().replace("-", "_"): headers[header]}
     Server(profilomatic.wsgi.wrap(listed), environ(**given)).run()
     first, second = profiles.flushed(2)
     assert first["task_uuid"] == second["task_uuid"] and second["action"]["kind"] == "wsgi"
+    assert first["action"]["span"] == headers["traceparent"][36:52]
+    assert second["action"].get("parent_span") == (first["action"]["span"] if header == "traceparent" else None)
+    assert "parent_span" not in first["action"] and "span" not in second["action"], "nobody knows them"
+
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TASK = "4bf92f35-77b3-4da6-a3ce-929d0e0e4736"
+
+
+@pytest.mark.acceptance("PM20")
+@pytest.mark.parametrize("flags,sent", [("00", "00"), ("01", "01"), ("03", "03"), ("ff", "03"), ("02", "02")])
+def test_a_trace_keeps_its_parent_and_goes_on_under_our_own_span(profiles, flags, sent):
+    sys.path.insert(0, str(HERE.parent / "api"))
+    from wsgi_server import Server, environ, listed
+
+    went_on = []
+
+    def app(env, start_response):
+        went_on.append(profilomatic.propagation_headers())
+        with profilomatic.action("inside"):
+            went_on.append(profilomatic.propagation_headers())
+        with profilomatic.action("of another task", parent="0af76519-16cd-43dd-8448-eb211c80319c"):
+            went_on.append(profilomatic.propagation_headers())
+        return listed(env, start_response)
+
+    parent = "00-%s-%s-%s" % (TRACE, PARENT, flags)
+    Server(profilomatic.wsgi.wrap(app), environ(HTTP_TRACEPARENT=parent)).run()
+    record = profiles.one()
+    action = record["action"]
+    assert (record["task_uuid"], action["parent_span"]) == (TASK, PARENT)
+    assert action["span"] not in (PARENT, "0" * 16) and len(action["span"]) == 16
+    for headers in went_on[:2]:
+        assert headers == {"X-Task-UUID": TASK, "traceparent": "00-%s-%s-%s" % (TRACE, action["span"], sent)}
+    other = "00-0af7651916cd43dd8448eb211c80319c-%s-01" % action["span"]
+    assert went_on[2]["traceparent"] == other, "the flags were not of its trace"
+
+
+@pytest.mark.acceptance("PM20")
+@pytest.mark.parametrize("uuid,kept", [(TASK, PARENT), ("0af76519-16cd-43dd-8448-eb211c80319c", None), ("order-7", None)])
+def test_the_parent_span_is_kept_only_where_its_trace_is_the_task(profiles, uuid, kept):
+    sys.path.insert(0, str(HERE.parent / "api"))
+    from wsgi_server import Server, environ, listed
+
+    given = {"HTTP_X_TASK_UUID": uuid, "HTTP_TRACEPARENT": "00-%s-%s-00" % (TRACE, PARENT)}
+    Server(profilomatic.wsgi.wrap(listed), environ(**given)).run()
+    record = profiles.one()
+    assert (record["task_uuid"], record["action"].get("parent_span")) == (uuid, kept)
 
 
 def caller_id(profiles):

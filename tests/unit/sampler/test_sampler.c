@@ -94,7 +94,8 @@ static void test_sampler_hands_on_the_sample_of_the_anchor_met(void **state) {
     assert_int_equal(atomic_load(&rig.client.depth), 3);
     assert_int_equal(atomic_load(&rig.client.early), 0);
     assert_int_equal(stats(&rig).taken, atomic_load(&rig.client.samples));
-    assert_int_equal(atomic_load(&rig.walker.walks), atomic_load(&rig.client.samples));
+    // A walk that this thread was interrupted in is taken again.
+    assert_true(atomic_load(&rig.walker.walks) >= atomic_load(&rig.client.samples));
     for (int i = 0; i < POM_MISS_COUNT; i++) {
         assert_int_equal(stats(&rig).missed[i], 0);
     }
