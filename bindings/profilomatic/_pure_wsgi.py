@@ -54,7 +54,7 @@ class WrappedApplication:
 
 
 def _begin(environ):
-    if _pure._engine.active_run() is None:
+    if type(environ) is not dict or _pure._engine.active_run() is None:  # PEP 3333 wants a dict; no code of a subclass runs
         return None
     try:
         return Request.begin(environ)
@@ -92,6 +92,15 @@ def _server_frame():
 def _text_of(environ, key):
     value = environ.get(key)
     return _values.display(value) if isinstance(value, str) else ""
+
+
+def _declared_length(headers):
+    """The first Content-Length that can be one, or None."""
+    for pair in headers:
+        if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str) and \
+                pair[0].lower() == "content-length" and len(pair[1]) <= 18:
+            return int(pair[1]) if pair[1].isascii() and pair[1].isdigit() else None
+    return None
 
 
 class Request:
@@ -203,14 +212,17 @@ class Request:
             self.status = int(args[0][:3])
         self.declared = None
         if len(args) > 1 and isinstance(args[1], list):
-            for name, value in args[1]:
-                if isinstance(name, str) and name.lower() == "content-length" and value.isdigit():
-                    self.declared = int(value)
+            self.declared = _declared_length(args[1])
         self.read_route()
 
-    @_guarded("wsgi write")
     def wrote(self, data):
-        self.sent += len(data[0])
+        if data:
+            self.count(data[0])
+
+    def count(self, chunk):
+        """What is no bytes is the server's to complain about."""
+        if isinstance(chunk, bytes) and not self.head:
+            self.sent += len(chunk)
 
     @_guarded("wsgi route")
     def read_route(self):
@@ -219,7 +231,10 @@ class Request:
         if environ is None:
             return
         request = environ.get("werkzeug.request")
-        rule = getattr(getattr(request, "url_rule", None), "rule", None)
+        try:
+            rule = getattr(getattr(request, "url_rule", None), "rule", None)
+        except Exception:
+            return  # a framework's own trouble: no route then
         if isinstance(rule, str):
             self.route = _text_of(environ, "SCRIPT_NAME") + _values.text(rule, 512)
 
@@ -255,9 +270,8 @@ class Request:
         try:
             kind = type(result)
             if kind is list or kind is tuple:
-                if not self.head:
-                    for chunk in result:
-                        self.sent += len(chunk)
+                for chunk in result:
+                    self.count(chunk)
                 self.finish("succeeded")
                 return result
             if self._is_file(result) or not (hasattr(result, "__iter__") or hasattr(result, "__getitem__")):
@@ -314,43 +328,48 @@ class Request:
 class Body:
     """Hands on an iterable's chunks, one for one, and knows when the request is over."""
 
-    __slots__ = ("_request", "_iterable", "_iterator", "_iterated", "_exhausted", "_failure", "_closed", "_left_at",
-                 "__weakref__")
+    __slots__ = ("_request", "_iterable", "_iterated", "_exhausted", "_failure", "_closed", "_left_at", "__weakref__")
 
     def __init__(self, request, iterable):
         self._request = request
         self._iterable = iterable
-        self._iterator = None
         self._iterated = self._exhausted = self._closed = False
         self._failure = None  # (outcome, (name, text)) of the first exception
         self._left_at = None
 
     def __iter__(self):
-        if self._iterator is None:
-            request = self._request
-            if request is None:
-                self._iterator = iter(self._iterable)
-            else:
-                request.attach(sys._getframe())
-                try:
-                    self._iterator = iter(self._iterable)
-                finally:
-                    request.detach()
-        return self
+        return self._iterate(self._iterable, self)
 
     def __next__(self):
-        if self._iterator is None:
-            iter(self)
+        return self._next(self._iterable)
+
+    def _iterate(self, of, ours):
+        """iter() of an object of the application's, whenever ours is asked for its own; itself gives ourselves."""
         request = self._request
         if request is None:
-            return next(self._iterator)
+            iterator = iter(of)
+        else:
+            request.attach(sys._getframe())
+            try:
+                iterator = iter(of)
+            except BaseException as error:
+                request.detach()
+                self._failed(error)
+                raise
+            request.detach()
+        return ours if iterator is of else Chunks(self, iterator)
+
+    def _next(self, iterator):
+        request = self._request
+        if request is None:
+            return next(iterator)
         entered_at = _ns()
         if self._left_at is not None:
             request.phases["client"] = request.phases.get("client", 0) + entered_at - self._left_at
         first = not request.sent
         request.attach(sys._getframe())
         try:
-            chunk = next(self._iterator)
+            chunk = next(iterator)
         except StopIteration:
             request.detach()
             request.spend("body", entered_at)
@@ -366,10 +385,7 @@ class Body:
             raise
         request.detach()
         self._iterated = True
-        try:
-            request.sent += len(chunk)
-        except Exception:
-            pass  # a chunk without a length is the server's to complain about
+        request.count(chunk)
         request.spend("first_byte" if first else "body", entered_at)
         self._left_at = _ns()
         return chunk
@@ -377,20 +393,19 @@ class Body:
     def close(self):
         """Closes the iterable, not its iterator, once, and ends the request after it."""
         if self._closed:
-            return
+            return None
         self._closed = True
         request = self._request
         close = getattr(self._iterable, "close", None)
         if close is None:
             self._finish(self._outcome())
-            return
+            return None
         if request is None:
-            close()
-            return
+            return close()
         entered_at = _ns()
         request.attach(sys._getframe())
         try:
-            close()
+            answer = close()
         except BaseException as error:
             request.detach()
             request.spend("close", entered_at)
@@ -400,6 +415,7 @@ class Body:
         request.detach()
         request.spend("close", entered_at)
         self._finish(self._outcome())
+        return answer
 
     def _failed(self, error):
         """Remembers the first failure without its traceback, which would keep the application's frames."""
@@ -439,3 +455,19 @@ class SizedBody(Body):
 
     def __len__(self):
         return len(self._iterable)
+
+
+class Chunks:
+    """What iter() of a body gives whose iterator is another object than its iterable; keeps the body's request open."""
+
+    __slots__ = ("_body", "_iterator")
+
+    def __init__(self, body, iterator):
+        self._body = body
+        self._iterator = iterator
+
+    def __iter__(self):
+        return self._body._iterate(self._iterator, self)
+
+    def __next__(self):
+        return self._body._next(self._iterator)
