@@ -42,14 +42,14 @@ class WrappedApplication:
         request = _begin(environ)
         if request is None:
             return self.__wrapped__(environ, start_response)
-        request.attach(sys._getframe())
+        outside = request.attach(sys._getframe())
         try:
             result = self.__wrapped__(environ, request.start_response(start_response))
         except BaseException as error:
-            request.called()
+            request.called(outside)
             request.finish(_outcome_of(error), error)
             raise
-        request.called()
+        request.called(outside)
         return request.body(result)
 
 
@@ -107,7 +107,7 @@ class Request:
     """One request from the call of the application to its end."""
 
     __slots__ = ("work", "environ", "status", "declared", "sent", "route", "path", "head", "phases", "inside",
-                 "outside", "swapped", "file_bodies", "called_at")
+                 "swapped", "file_bodies", "called_at")
 
     @classmethod
     def begin(cls, environ):
@@ -141,7 +141,6 @@ class Request:
         self.head = method == "HEAD"
         self.phases = {}
         self.inside = work  # the innermost action when the application last ran
-        self.outside = None
         self.swapped = None
         self.file_bodies = None
         self.called_at = _ns()
@@ -152,10 +151,13 @@ class Request:
     # attaching
 
     def attach(self, frame):
-        """Application code is about to run below `frame`, on this thread."""
+        """Application code is about to run below `frame`, on this thread. Returns what detach() is to be told."""
+        outside = None
         try:
             work = self.work
-            self.outside = _pure._current.get()
+            outside = _pure._current.get()
+            if work is None:  # closed elsewhere, while it ran here
+                return outside
             work.thread = _pure._pure_native.get_ident()
             work.asyncio_task = _pure._asyncio_task()
             inside = each = self.inside
@@ -169,15 +171,17 @@ class Request:
                 work.run.attached()
         except Exception as error:
             _pure._engine.fault("wsgi attach", error)
+        return outside
 
-    def detach(self):
+    def detach(self, outside):
         """Application code has returned to the server."""
         try:
             work = self.work
             inside = _pure._current.get()
-            self.inside = inside if inside is not None and inside is not self.outside else work
-            outside, self.outside = self.outside, None
             _pure._current.set(outside)
+            if work is None:
+                return
+            self.inside = inside if inside is not None and inside is not outside else work
             live = work.live
             if live is not None and work.outermost:
                 live.detach()
@@ -255,9 +259,9 @@ class Request:
         environ["wsgi.file_wrapper"] = file_wrapper
 
     @_guarded("wsgi call")
-    def called(self):
+    def called(self, outside):
         """The application's call returned or raised."""
-        self.detach()
+        self.detach(outside)
         self.spend("app", self.called_at)
         if self.swapped is not None:
             factory, ours = self.swapped
@@ -307,7 +311,7 @@ class Request:
             try:
                 fields = self._fields()
             finally:  # the action ends, whatever goes wrong in naming it
-                self.environ = self.file_bodies = self.inside = self.outside = None
+                self.environ = self.file_bodies = self.inside = None
                 _pure.end(work, outcome, _server_frame(), fields, raised, traceback, True)
         except Exception as fault:
             _pure._engine.fault("wsgi end", fault)
@@ -349,14 +353,14 @@ class Body:
         if request is None:
             iterator = iter(of)
         else:
-            request.attach(sys._getframe())
+            outside = request.attach(sys._getframe())
             try:
                 iterator = iter(of)
             except BaseException as error:
-                request.detach()
+                request.detach(outside)
                 self._failed(error)
                 raise
-            request.detach()
+            request.detach(outside)
         return ours if iterator is of else Chunks(self, iterator)
 
     def _next(self, iterator):
@@ -367,23 +371,23 @@ class Body:
         if self._left_at is not None:
             request.phases["client"] = request.phases.get("client", 0) + entered_at - self._left_at
         first = not request.sent
-        request.attach(sys._getframe())
+        outside = request.attach(sys._getframe())
         try:
             chunk = next(iterator)
         except StopIteration:
-            request.detach()
+            request.detach(outside)
             request.spend("body", entered_at)
             self._iterated = self._exhausted = True
             if not hasattr(self._iterable, "close"):  # nothing of the application can run any more
                 self._finish("succeeded")
             raise
         except BaseException as error:
-            request.detach()
+            request.detach(outside)
             request.spend("body", entered_at)
             self._iterated = True
             self._failed(error)
             raise
-        request.detach()
+        request.detach(outside)
         self._iterated = True
         request.count(chunk)
         request.spend("first_byte" if first else "body", entered_at)
@@ -403,16 +407,16 @@ class Body:
         if request is None:
             return close()
         entered_at = _ns()
-        request.attach(sys._getframe())
+        outside = request.attach(sys._getframe())
         try:
             answer = close()
         except BaseException as error:
-            request.detach()
+            request.detach(outside)
             request.spend("close", entered_at)
             self._failed(error)
             self._finish(self._outcome())
             raise
-        request.detach()
+        request.detach(outside)
         request.spend("close", entered_at)
         self._finish(self._outcome())
         return answer
