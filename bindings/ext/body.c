@@ -221,6 +221,18 @@ static Py_ssize_t body_length(PyObject *op) {
     return PyObject_Size(((body_t *)op)->iterable);
 }
 
+/* What else somebody looks for, such as the status_code of a framework's response, is the iterable's to answer. */
+static PyObject *body_getattr(PyObject *op, PyObject *name) {
+    PyObject *value = PyObject_GenericGetAttr(op, name);
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        PyObject *iterable = Py_NewRef(((body_t *)op)->iterable);
+        value = PyObject_GetAttr(iterable, name);
+        Py_DECREF(iterable);
+    }
+    return value;
+}
+
 static PyObject *body_repr(PyObject *op) {
     return PyUnicode_FromFormat("<profilomatic body of %R>", ((body_t *)op)->iterable);
 }
@@ -311,8 +323,8 @@ static PyMemberDef body_members[] = {
 
 #define COMMON_SLOTS                                                                               \
     {Py_tp_iter, body_iter}, {Py_tp_iternext, body_next}, {Py_tp_repr, body_repr},                 \
-        {Py_tp_methods, body_methods}, {Py_tp_members, body_members},                              \
-        {Py_tp_traverse, body_traverse}, {Py_tp_clear, body_clear},                                \
+        {Py_tp_getattro, body_getattr}, {Py_tp_methods, body_methods},                             \
+        {Py_tp_members, body_members}, {Py_tp_traverse, body_traverse}, {Py_tp_clear, body_clear}, \
         {Py_tp_finalize, body_finalize}, {Py_tp_dealloc, body_dealloc}, {                          \
         Py_tp_doc, "The body of a profiled request."                                               \
     }

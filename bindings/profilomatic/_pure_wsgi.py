@@ -341,6 +341,12 @@ class Body:
         self._failure = None  # (outcome, (name, text)) of the first exception
         self._left_at = None
 
+    def __getattr__(self, name):
+        """What else somebody looks for, such as the status_code of a framework's response, is the iterable's to answer."""
+        if name in Body.__slots__:  # not initialised yet: copy and pickle ask before __init__
+            raise AttributeError(name)
+        return getattr(self._iterable, name)
+
     def __iter__(self):
         return self._iterate(self._iterable, self)
 

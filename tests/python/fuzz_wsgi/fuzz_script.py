@@ -61,7 +61,7 @@ RESPONDERS = ("server", "server", "server", "loose", "partial", "refuses", "no w
 WRITES = ("takes", "takes", "counts", "breaks", "breaks second")
 PLANS = ("loop", "loop", "loop", "loop", "loop", "steps", "steps", "steps", "steps", "close", "drop", "nothing")
 STEPS = ("next", "next", "iter", "all", "close", "len", "next", "drop", "collect", "iter", "close", "check", "next", "stop",
-         "start", "rest", "bare next")
+         "start", "rest", "bare next", "attribute")
 PLACES = ("here", "here", "here", "here", "here", "thread", "greenlet", "greenlet")
 RARE = tuple(number == 63 for number in range(64))
 YES = (False, True)

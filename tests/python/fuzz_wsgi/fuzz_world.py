@@ -306,6 +306,9 @@ class Run:
     def step_len(self):
         self.note("len", len(self.body) if hasattr(type(self.body), "__len__") else None)
 
+    def step_attribute(self):
+        self.note("attribute", getattr(self.body, "status_code", None))
+
     def step_close(self):
         """Of the application's own body once, so that a second close() of ours is compared with none at all."""
         if self.body is None or self.closed and self.body_is_theirs:
@@ -673,7 +676,9 @@ class ClosingIterator(Closing, Iterator):
 
 
 class Iterable:
-    """Its iterator is another object, with a close() that is nobody's to call."""
+    """Its iterator is another object, with a close() that is nobody's to call; it is some framework's response."""
+
+    status_code = 200
 
     def __init__(self, app):
         self.app = app

@@ -30,6 +30,8 @@ CASES = [
      one(App(body="iterator", call=(), close=(), chunks=(("one", (START,)),)), steps=steps("call", "iter", "close", "next"))),
     ("next() without iter() worked where it does not bare",
      one(App(body="iterable"), steps=steps("call", "bare next", "close"))),
+    ("a body did not have the attributes of the framework's response",
+     one(App(body="iterable"), steps=steps("call", "attribute", "close"))),
     ("what close() returned was lost",
      one(App(body="iterator", close=()))),
     ("code of an environ that is a subclass of dict ran, and its second close() was swallowed",
