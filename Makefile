@@ -64,6 +64,11 @@ fuzz: ## a million random WSGI applications and servers, bare against wrapped, u
 	@tools/setup.sh all
 	@$(run_tests) $(if $(SCRIPTS),--scripts $(SCRIPTS),) $(if $(SEED),--seed $(SEED),) --brief fuzz
 
+suites: ## the test suites of werkzeug, flask, bottle, Django and wsgiref, bare and with every application wrapped
+	@tools/setup.sh all
+	@$(run_tests) --brief build
+	@$(TOOL_PYTHON) tools/suites.py $(only)
+
 bench: ## what the profiler costs and how true it is; tables, and JSON in build/bench
 	@$(call one_python); exec "$$python" bench/run.py
 
