@@ -33,8 +33,8 @@ DJANGO_PARTS = ("wsgi", "servers", "handlers", "responses", "httpwrappers", "fil
 
 
 class Suite:
-    """package: its source distribution, None = the interpreter's own tests. told_apart: tests that pass bare and fail wrapped, for a
-    reason that is documented behaviour of the wrapper; one that does so no more is an error too."""
+    """package: its source distribution, None = the interpreter's own tests. told_apart: tests that pass bare and fail
+    wrapped, for a reason that is documented behaviour of the wrapper; one that does so no more is an error too."""
 
     def __init__(self, name, package, command, folder="", told_apart=()):
         self.name = name
@@ -85,7 +85,8 @@ def environment(minor, python):
         os.makedirs(os.path.dirname(place), exist_ok=True)
         log = os.path.join(PLACE, minor, "pip.log")
         check([python, "-m", "venv", place], log)
-        check([inside, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--prefer-binary", "-r", REQUIREMENTS], log)
+        check([inside, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--prefer-binary",
+               "-r", REQUIREMENTS], log)
         with open(stamp, "w", encoding="utf-8") as f:
             f.write(now)
     install_hook(inside, minor)
@@ -110,8 +111,8 @@ def source(python, package):
         say("  fetching the sources of %s %s" % (package, version))
         archives = os.path.join(PLACE, "sdist")
         os.makedirs(archives, exist_ok=True)
-        check([python, "-m", "pip", "download", "--disable-pip-version-check", "--no-binary", ":all:", "--no-deps", "-d", archives,
-               "%s==%s" % (package, version)], os.path.join(PLACE, "download.log"))
+        check([python, "-m", "pip", "download", "--disable-pip-version-check", "--no-binary", ":all:", "--no-deps",
+               "-d", archives, "%s==%s" % (package, version)], os.path.join(PLACE, "download.log"))
         with tarfile.open(os.path.join(archives, "%s-%s.tar.gz" % (package, version))) as archive:
             archive.extractall(os.path.join(PLACE, "src"))
     return folder
@@ -202,6 +203,13 @@ def compare(suite, bare, wrapped):
     return wrong
 
 
+def row(suite, minor, bare, wrapped, wrong, seconds):
+    counts = ", ".join("%d %s" % (bare.count(word), word) for word in ("passed", "failed", "skipped"))
+    profiled = sum(each["actions"]["profiled"] for each in wrapped.stats)
+    return "%-4s %-9s %s  %s bare; %d requests profiled, %d tests told apart, %d differences, %.0f s" % (
+        "FAIL" if wrong else "ok", suite.name, minor, counts, profiled, len(suite.told_apart), len(wrong), seconds)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="out of: " + " ".join(suite.name for suite in SUITES))
@@ -226,10 +234,7 @@ def main(argv=None):
             differences += len(wrong)
             for sentence in wrong:
                 say("  " + sentence)
-            rows.append("%-4s %-10s %-5s %5d passed %4d failed %4d skipped, %6d requests profiled, %d told apart, %d differences, %.0f s"
-                        % ("FAIL" if wrong else "ok", suite.name, minor, bare.count("passed"), bare.count("failed"),
-                           bare.count("skipped"), sum(each["actions"]["profiled"] for each in wrapped.stats),
-                           len(suite.told_apart), len(wrong), time.monotonic() - begun))
+            rows.append(row(suite, minor, bare, wrapped, wrong, time.monotonic() - begun))
             say("  " + rows[-1])
     say("")
     say("\n".join(rows))

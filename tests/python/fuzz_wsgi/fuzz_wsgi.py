@@ -162,7 +162,7 @@ def report(fuzzer, data, difference):
         return
     small = fuzzer.shrunk(data)
     found = fuzzer.compare(decode(small)) or difference
-    print("different: %s (from %s)\n%s\n%s" % (small.hex(), data.hex(), told(decode(small)), show(found)))
+    print("different: %s (from %s)\n%s\n%s" % (small.hex() or "00", data.hex(), told(decode(small)), show(found)))
 
 
 def main(argv=None):
