@@ -203,7 +203,7 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
                     exception, false);
     }
     pom_work_end(&self->work, outcome, exception);
-    Py_CLEAR(self->start_response);
+    // start_response stays: as the server's own it may be called after an error, or by a file that the server reads later.
     Py_CLEAR(self->environ);
     Py_CLEAR(self->headers);
     Py_CLEAR(self->file_body);
@@ -289,7 +289,7 @@ static PyObject *request_call(PyObject *callable, PyObject *const *args, size_t 
     pom_request_state_t *self = (pom_request_state_t *)callable;
     if (self->start_response == NULL) {
         PyErr_SetString(PyExc_RuntimeError,
-                        "start_response was called after the request had ended");
+                        "start_response was called while its request was being collected");
         return NULL;
     }
     PyObject *start_response = Py_NewRef(self->start_response); // it may end the request

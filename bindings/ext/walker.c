@@ -51,8 +51,16 @@ typedef struct frame_head_s {
     unsigned owner;
 } frame_head_t;
 
-static inline uintptr_t load(uintptr_t address) {
+/* Memory of a thread that goes on running. AddressSanitizer would take the guard zones that come and go in its C stack meanwhile
+ * for an error of ours. */
+#define NOT_OURS __attribute__((no_sanitize("address")))
+
+NOT_OURS static inline uintptr_t load(uintptr_t address) {
     return *(volatile uintptr_t *)address;
+}
+
+NOT_OURS static inline unsigned char load_byte(uintptr_t address) {
+    return *(volatile unsigned char *)address;
 }
 
 static inline bool within(const span_t *span, uintptr_t address, size_t size) {
@@ -113,7 +121,7 @@ static inline void load_head(uintptr_t at, frame_head_t *head) {
     head->code = load(at + POM_FRAME_CODE) & POM_CODE_MASK;
     head->previous = load(at + POM_FRAME_PREVIOUS);
     head->ip = load(at + POM_FRAME_IP);
-    head->owner = *(volatile unsigned char *)(at + POM_FRAME_OWNER);
+    head->owner = load_byte(at + POM_FRAME_OWNER);
 }
 
 /* A frame outside of the chunk at hand: in an older chunk, on the C stack, or in the heap. */
@@ -359,7 +367,7 @@ bool pom_own_frame(uintptr_t tstate, uintptr_t frame, pom_own_frame_t *out) {
             .code = load(frame + POM_FRAME_CODE) & POM_CODE_MASK,
             .previous = load(frame + POM_FRAME_PREVIOUS),
             .ip = load(frame + POM_FRAME_IP),
-            .owner = *(volatile unsigned char *)(frame + POM_FRAME_OWNER),
+            .owner = load_byte(frame + POM_FRAME_OWNER),
         };
         if (head.owner < POM_OWNER_SHIM) {
             out->frame = frame;
