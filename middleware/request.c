@@ -314,6 +314,9 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     write_text(w, "path_info", r->path_info.data, r->path_info.size);
     size_t size = pom_request_scrub(r->query.data, r->query.size, query, sizeof query);
     write_text(w, "query_string", query, size);
+    if (r->client.size > 0) {
+        write_text(w, "client", r->client.data, r->client.size);
+    }
     pom_value_key(w, "status", 6);
     if (r->status > 0) {
         pom_value_integer(w, r->status);
@@ -334,3 +337,4 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
 }
 
 const pom_action_kind_t pom_request_kind = {.name = "wsgi", .describe = describe};
+const pom_action_kind_t pom_asgi_kind = {.name = "asgi", .describe = describe};
