@@ -329,6 +329,15 @@ def wrap(app):
     return _pure_wsgi.wrap(app)
 
 
+def __getattr__(name):
+    """asgi_begin() for profilomatic.asgi, loaded when that is used."""
+    if name == "asgi_begin":
+        from . import _pure_asgi
+
+        return _pure_asgi.begin
+    raise AttributeError("module %r has no attribute %r" % (__name__, name))
+
+
 def apply_options(options):
     """Takes a complete, validated dict of options."""
     _engine.options = dict(options)

@@ -99,7 +99,7 @@ def _takes_all_three(app):
     """False for an application of ASGI 2: it is called with the scope, and what it returns with the rest."""
     import inspect
 
-    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):
+    if not inspect.isclass(app) and (inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__)):
         return True
     try:
         inspect.signature(app).bind(None, None, None)
