@@ -21,6 +21,7 @@
 
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
+#include "bindings/ext/context.h"
 #include "bindings/ext/scope.h"
 #include "bindings/ext/works.h"
 #include "middleware/request.h"
@@ -39,6 +40,7 @@ typedef struct asgi_request_s {
     PyObject_HEAD
     pom_work_t work;
     PyObject *scope;  /* NULL after the end */
+    PyObject *mark;   /* of the context it was begun in; NULL = none */
     int64_t since_ns; /* the current phase, or the wait, has run since then */
     int64_t phase_ns[PHASES];
     int64_t client_ns;
@@ -143,6 +145,12 @@ static void post_start(asgi_request_t *self, const pom_scope_t *seen) {
     post(self, &(pom_work_head_t){.status = "started"}, seen->path, fields);
 }
 
+static void leave(asgi_request_t *self) {
+    PyObject *mark = self->mark;
+    self->mark = NULL;
+    pom_context_leave(mark);
+}
+
 /* asgi_begin(scope): the request, anchored at the coroutine that calls; None where the application runs bare. */
 static PyObject *begin(PyObject *module, PyObject *scope) {
     (void)module;
@@ -157,9 +165,15 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
     }
     memset((char *)self + sizeof(PyObject), 0, sizeof *self - sizeof(PyObject));
     PyObject_GC_Track(self);
+    // Before the begin: a server may have made this request's task in the context of the one before it. Only a scope that has come
+    // through a request is part of it.
+    if (!pom_scope_has_task(scope)) {
+        self->mark = pom_context_enter((PyObject *)self, &self->work);
+    }
     pom_work_begin(&self->work, &pom_asgi_kind);
     pom_own_frame_t frame;
     if (self->work.kind == POM_WORK_NONE || !pom_work_caller(&frame)) {
+        leave(self);
         Py_DECREF(self);
         Py_RETURN_NONE;
     }
@@ -181,6 +195,11 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
         }
     }
     pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE);
+    if (self->work.kind != POM_WORK_OUTERMOST) {
+        leave(self);
+    } else if (self->mark == NULL) {
+        self->mark = pom_context_enter((PyObject *)self, &self->work);
+    }
     charge(self, SHELL_COST_NS);
     return (PyObject *)self;
 }
@@ -379,6 +398,7 @@ static PyObject *request_finish(PyObject *op, PyObject *error) {
         post_end(self, outcome, error, route);
     }
     pom_work_end(&self->work, outcome, outcome == POM_OUTCOME_FAILED ? error : NULL);
+    leave(self);
     Py_CLEAR(self->scope);
     Py_RETURN_NONE;
 }
@@ -388,11 +408,13 @@ static PyObject *request_finish(PyObject *op, PyObject *error) {
 static int request_traverse(PyObject *op, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((asgi_request_t *)op)->scope);
+    Py_VISIT(((asgi_request_t *)op)->mark);
     return 0;
 }
 
 static int request_clear(PyObject *op) {
     Py_CLEAR(((asgi_request_t *)op)->scope);
+    Py_CLEAR(((asgi_request_t *)op)->mark);
     return 0;
 }
 
@@ -401,7 +423,7 @@ static void request_dealloc(PyObject *op) {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     pom_work_end(&self->work, POM_OUTCOME_LOST, NULL); // no-op when it has ended
-    Py_CLEAR(self->scope);
+    (void)request_clear(op);
     PyObject_GC_Del(op);
     Py_DECREF(type);
 }
@@ -456,6 +478,7 @@ int pom_asgi_init(PyObject *module) {
         }
     }
     request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
-    return request_type == NULL || pom_scope_init() < 0 ? -1
-                                                        : PyModule_AddFunctions(module, functions);
+    return request_type == NULL || pom_scope_init() < 0 || pom_context_init() < 0
+               ? -1
+               : PyModule_AddFunctions(module, functions);
 }

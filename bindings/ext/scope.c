@@ -153,6 +153,10 @@ void pom_scope_read(PyObject *scope, pom_scope_t *out) {
     out->client = two == 2 ? pom_scope_text(client[0]) : (pom_text_t){0};
 }
 
+bool pom_scope_has_task(PyObject *scope) {
+    return pom_scope_get(scope, s_our_task) != NULL;
+}
+
 int pom_scope_set_task(PyObject *scope, PyObject *task_uuid) {
     return PyDict_SetItem(scope, s_our_task, task_uuid);
 }

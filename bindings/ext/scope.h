@@ -28,6 +28,9 @@ bool pom_scope_is_http(PyObject *scope);
 
 void pom_scope_read(PyObject *scope, pom_scope_t *out);
 
+/* An application around this one was told its task id: it has handed on its scope. */
+bool pom_scope_has_task(PyObject *scope);
+
 /* Tells the application its task id, under "profilomatic.task_uuid"; -1 with an exception. */
 int pom_scope_set_task(PyObject *scope, PyObject *task_uuid);
 
