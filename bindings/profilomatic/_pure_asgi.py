@@ -146,9 +146,13 @@ class Request:
         peer = _peer(scope)
         if peer:
             fields["client"] = peer
+        around = _pure._current.get()
+        if "profilomatic.task_uuid" not in scope and around is not None and around.spreads and not _pure.runs_inside(around):
+            _pure._current.set(None)  # a server may make a request's task in the context of the one before it
         work = _pure.begin(path or "asgi_task", "asgi", fields, _asked_task(scope, headers), frame.f_back, frame, False)
         if work is None:
             return None
+        work.spreads = True
         self = cls()
         self.work = work
         self.profiled = work.live is not None

@@ -540,6 +540,99 @@ def test_actions_and_messages_inside_a_request_are_in_its_tree(profiles):
         == ["started", 1, "succeeded"]
 
 
+# Tasks and threads that a request starts.
+
+def test_an_asyncio_task_of_a_request_is_part_of_it(profiles):
+    async def child():
+        await asyncio.sleep(0)
+        with profilomatic.action("step") as action:
+            assert action.task_uuid == profilomatic.current_task_uuid()
+        return profilomatic.current_task_uuid()
+
+    async def app(scope, receive, send):
+        assert await asyncio.create_task(child()) == scope["profilomatic.task_uuid"]
+        await hello(scope, receive, send)
+
+    assert Server(wrap(app)).run().error is None
+    record = profiles.one()
+    assert [message["action_status"] for message in messages(record)] == ["started", "succeeded"]
+    for node in walk(record):
+        assert "child" in node["function"] or "app" in node["function"] or node["function"] == "hello", node["function"]
+
+
+def test_a_thread_that_works_for_a_request_knows_its_task_and_is_no_part_of_it(profiles):
+    def work():
+        with profilomatic.action("in a thread", parent=profilomatic.current_task_uuid()):
+            return profilomatic.current_task_uuid()
+
+    async def app(scope, receive, send):
+        assert await asyncio.to_thread(profilomatic.current_task_uuid) == scope["profilomatic.task_uuid"]
+        assert await asyncio.to_thread(work) == scope["profilomatic.task_uuid"]
+        await hello(scope, receive, send)
+
+    assert Server(wrap(app)).run().error is None
+    kinds = [(record["action"]["kind"], record["task_uuid"]) for record in profiles.flushed(2)]
+    assert [kind for kind, _ in kinds] == ["code", "asgi"] and len({task for _, task in kinds}) == 1
+
+
+def test_a_task_that_outlives_its_request_is_nobodys(profiles):
+    over = asyncio.Event()
+
+    async def child():
+        await over.wait()
+        with profilomatic.action("afterwards"):
+            pass
+        return profilomatic.current_task_uuid()
+
+    async def app(scope, receive, send):
+        scope["task"] = asyncio.create_task(child())
+        await asyncio.sleep(0)
+        await hello(scope, receive, send)
+
+    async def main():
+        server = await Server(wrap(app)).handle()
+        over.set()
+        return await server.scope["task"]
+
+    assert asyncio.run(main()) is None
+    first, second = profiles.flushed(2)
+    assert (first["action"]["kind"], second["action"]["kind"]) == ("asgi", "code")
+    assert first["task_uuid"] != second["task_uuid"]
+
+
+def test_a_request_that_a_server_begins_in_the_context_of_another_is_its_own(profiles):
+    """As with pipelined requests: the next one's task is made within the first one's send()."""
+    tasks = []
+
+    async def main():
+        first = Server(wrap(hello))
+        original = first.send
+
+        async def send(message):
+            if not tasks:
+                tasks.append(asyncio.create_task(Server(wrap(hello)).handle()))
+                await tasks[0]
+            await original(message)
+
+        first.send = send
+        await first.handle()
+
+    asyncio.run(main())
+    records = profiles.flushed(2)
+    assert len({record["task_uuid"] for record in records}) == 2
+    assert not any(messages(record) for record in records)
+
+
+def test_a_mounted_request_in_a_task_of_its_own_is_a_pair_of_messages(profiles):
+    async def outer(scope, receive, send):
+        await asyncio.create_task(wrap(hello)({**scope, "path": "/below"}, receive, send))
+
+    server = Server(wrap(outer)).run()
+    record = profiles.one()
+    assert server.error is None
+    assert [message["action_type"] for message in messages(record)] == ["/below", "/below"]
+
+
 # The wrapper itself.
 
 def test_wrapping_twice_is_wrapping_once():
