@@ -328,6 +328,7 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     pom_value_integer(w, r->bytes);
     pom_value_key(w, "phases", 6);
     pom_value_map_begin(w);
+    write_phase(w, "queue", r->queue_ns);
     write_phase(w, "app", r->app_ns);
     write_phase(w, "first_byte", r->first_byte_ns);
     write_phase(w, "body", r->body_ns);

@@ -25,6 +25,7 @@ typedef struct pom_request_s {
     int64_t bytes;     /* of body sent, write() included */
     /* phases, one behind the other; 0 = none: the call, next() up to the first byte, next() after it, the server between two
      * calls, close() */
+    int64_t queue_ns; /* before the request began, so not in its time */
     int64_t app_ns, first_byte_ns, body_ns, client_ns, close_ns;
 } pom_request_t;
 
