@@ -24,6 +24,7 @@
 #include "bindings/ext/context.h"
 #include "bindings/ext/scope.h"
 #include "bindings/ext/works.h"
+#include "middleware/queue_time.h"
 #include "middleware/request.h"
 
 /* What the wrapper's own Python takes for a request and for a message: coroutines, closures and calls, which no clock of ours sees from
@@ -85,6 +86,8 @@ static void keep_scope(pom_action_t *action, const pom_scope_t *seen) {
     r->path_info = keep(action, seen->path);
     r->query = keep(action, seen->query);
     r->client = keep(action, seen->client);
+    r->queue_ns = pom_request_queue_ns(seen->request_start.data, seen->request_start.size,
+                                       action->start_wall_ns);
     action->type = r->path_info.size > 0 ? r->path_info : pom_action_text(action, "asgi_task", 9);
 }
 

@@ -9,7 +9,7 @@
  * is over. Three exceptions:
  *   - a mount that is itself the last match (static files) has moved root_path by its own path already;
  *   - a route of a router that FastAPI includes lazily knows its path but not its prefix: the context beside it does;
- *   - who sets scope["profilomatic.route"] is believed.
+ *   - who sets scope["profilomatic.route"] is believed before the framework, as with WSGI.
  *
  * Headers are looked at only in a list or a tuple: any other iterable might be used up by that.
  */
@@ -107,6 +107,8 @@ static void read_headers(PyObject *headers, pom_scope_t *out) {
             out->task_uuid = bytes_of(pair[1]);
         } else if (is(name, "traceparent", 11)) {
             out->traceparent = bytes_of(pair[1]);
+        } else if (is(name, "x-request-start", 15)) {
+            out->request_start = bytes_of(pair[1]);
         }
     }
 }
@@ -216,7 +218,8 @@ size_t pom_scope_route(PyObject *scope, char *out, size_t room) {
     pom_text_t given = pom_scope_text(pom_scope_get(scope, s_our_route));
     PyObject *matched = pom_scope_get(scope, s_route);
     if (given.size > 0) {
-        return put(out, room, 0, given);
+        size_t size = put(out, room, 0, pom_scope_text(pom_scope_get(scope, s_root_path)));
+        return put(out, room, size, given);
     }
     if (matched == NULL || matched == Py_None) {
         return 0;

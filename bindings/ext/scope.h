@@ -18,7 +18,7 @@ typedef struct pom_scope_s {
     pom_text_t root_path; /* where the application is mounted */
     pom_text_t path;      /* below it */
     /* headers, empty when absent */
-    pom_text_t task_uuid, traceparent;
+    pom_text_t task_uuid, traceparent, request_start;
     PyObject *task;   /* the id that an application around this one was given; NULL = none */
     char server[280]; /* what host points to without a Host header */
 } pom_scope_t;

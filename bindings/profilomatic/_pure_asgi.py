@@ -13,6 +13,7 @@ from . import _pure, _values
 
 _ns = time.monotonic_ns
 
+_HEADERS = (b"host", b"x-task-uuid", b"traceparent", b"x-request-start")
 _APP, _FIRST_BYTE, _BODY, _CLOSE = "app", "first_byte", "body", "close"
 
 
@@ -50,13 +51,13 @@ def _below(root, path):
 
 
 def _headers(scope):
-    """The three that matter, as text."""
+    """Those that matter, as text."""
     found = {}
     headers = scope.get("headers")
     for pair in headers if isinstance(headers, (list, tuple)) else ():
         if isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], bytes):
             name, value = pair
-            if name in (b"host", b"x-task-uuid", b"traceparent") and isinstance(value, bytes):
+            if name in _HEADERS and isinstance(value, bytes):
                 found[name] = value.decode("latin-1")
     return found
 
@@ -97,7 +98,7 @@ def _route_of(scope):
     """The name of the matched route with its mount point once, or None; see bindings/ext/scope.c."""
     given = scope.get("profilomatic.route")
     if isinstance(given, str) and given:
-        return _values.text(given, 512)
+        return _values.text(_text(scope.get("root_path")) + given, 512)
     route = scope.get("route")
     fastapi = scope.get("fastapi")
     context = fastapi.get("effective_route_context") if type(fastapi) is dict else None
@@ -158,7 +159,7 @@ class Request:
         self.profiled = work.live is not None
         self.scope = scope if self.profiled else None
         self.since = _ns()
-        self.spent = {_APP: 0, _FIRST_BYTE: 0, _BODY: 0, "client": 0, _CLOSE: 0}
+        self.spent = {"queue": _values.queue_ns(headers.get(b"x-request-start"), time.time_ns()), _APP: 0, _FIRST_BYTE: 0, _BODY: 0, "client": 0, _CLOSE: 0}
         self.sent_bytes = self.waits = 0
         self.status = None
         self.phase = _APP

@@ -8,11 +8,12 @@ import gc
 import inspect
 import os
 import sys
+import time
 import weakref
 
 import pytest
 from asgi_server import APPS, DISCONNECT, NO_BODY, START, Server, body, echo, hello, scope, streamed
-from pom_support import burn_until_sampled, messages, walk
+from pom_support import PATIENCE, burn_until_sampled, messages, walk
 
 import profilomatic
 
@@ -115,7 +116,7 @@ class Hostile:
 @pytest.mark.parametrize("path, keys, name", [
     ("/users/7", {"route": Route("/users/{id}", "/users/{id}")}, "/m/users/{id}"),
     ("/static/a.css", {"route": Route("/static", "/static/{path}"), "root_path": "/m/static"}, "/m/static/{path}"),
-    ("/users/7", {"profilomatic.route": "users-detail"}, "users-detail"),
+    ("/users/7", {"profilomatic.route": "/users/<n>", "route": Route("/other")}, "/m/users/<n>"),
     ("/users/7", {"route": Hostile()}, "/m/users/<id>"),
     ("/users/7", {"route": None}, "/m/users/<id>"),
     ("/users/7", {"route": Route(17), "profilomatic.route": 17}, "/m/users/<id>"),
@@ -196,6 +197,13 @@ def test_waiting_for_the_server_is_the_clients_time(profiles):
     server.run()
     phases = profiles.one()["action"]["phases"]
     assert phases["client"] > sum(phases.values()) / 2
+
+
+@pytest.mark.parametrize("header, waited", [("t=%.3f", 2.0), ("%.3f", 2.0), ("t=%.3f", -2.0), ("t=%.3f", 7200.0), ("nonsense %.3f", 2.0)])
+def test_what_a_proxy_wrote_is_the_queues_time(profiles, header, waited):
+    Server(wrap(hello), scope(headers=[("x-request-start", header % (time.time() - waited))])).run()
+    queue = profiles.one()["action"]["phases"].get("queue", 0)
+    assert (1.9 < queue < 2 + PATIENCE) == (waited == 2 and "nonsense" not in header)
 
 
 # Nothing changes.

@@ -258,7 +258,7 @@ def django_app():
         return HttpResponse(profilomatic.current_task_uuid() or "none")
 
     async def named(request, id):
-        request.scope["profilomatic.route"] = request.resolver_match.route
+        request.scope["profilomatic.route"] = "/" + request.resolver_match.route
         return HttpResponse("named")
 
     async def stream(request):
@@ -287,7 +287,7 @@ def test_djangos_responses_and_routes(profiles, django_app):
     same_as_bare(django_app, "/users/7", "/stream", "/named/7", "/fail", "/no/such")
     records = profiles.flushed(5)
     assert [(record["action"]["route"], record["action"]["status"]) for record in records] == [
-        ("/users/<id>", 200), ("/stream", 200), ("named/<int:id>", 200), ("/fail", 500), ("<not found>", 404)]
+        ("/users/<id>", 200), ("/stream", 200), ("/named/<int:id>", 200), ("/fail", 500), ("<not found>", 404)]
 
 
 def test_the_view_of_django_is_in_the_tree(profiles, django_app):
