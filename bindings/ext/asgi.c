@@ -171,7 +171,7 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
     // Before the begin: a server may have made this request's task in the context of the one before it. Only a scope that has come
     // through a request is part of it.
     if (!pom_scope_has_task(scope)) {
-        self->mark = pom_context_enter((PyObject *)self, &self->work);
+        self->mark = pom_context_enter((PyObject *)self);
     }
     pom_work_begin(&self->work, &pom_asgi_kind);
     pom_own_frame_t frame;
@@ -201,7 +201,7 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
     if (self->work.kind != POM_WORK_OUTERMOST) {
         leave(self);
     } else if (self->mark == NULL) {
-        self->mark = pom_context_enter((PyObject *)self, &self->work);
+        self->mark = pom_context_enter((PyObject *)self);
     }
     charge(self, SHELL_COST_NS);
     return (PyObject *)self;
@@ -481,7 +481,8 @@ int pom_asgi_init(PyObject *module) {
         }
     }
     request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
-    return request_type == NULL || pom_scope_init() < 0 || pom_context_init() < 0
+    return request_type == NULL || pom_scope_init() < 0 ||
+                   pom_context_init(request_type, offsetof(asgi_request_t, work)) < 0
                ? -1
                : PyModule_AddFunctions(module, functions);
 }

@@ -37,18 +37,47 @@ typedef struct array_node_s {
     Py_ssize_t count;
 } array_node_t;
 
+/* constant after init */
 static PyObject *variable;
-static uint32_t variable_hash; // as the trie folds it
-static size_t work_offset;     // in every owner
-static uintptr_t bitmap_type;  // of bitmap nodes
-static _Atomic(uintptr_t) array_type,
-    owners_type; // 0 until one has been seen; relaxed: each stands alone
+static uint32_t variable_hash;            // as the trie folds it
+static uintptr_t bitmap_type, array_type; // of the two kinds of node; 0 = not known
+static PyTypeObject *owners;              // what the variable's values are
+static size_t work_offset;                // in each of them
+/* written by app threads, read by the sampler; relaxed: it stands alone */
+static _Atomic(bool) used; // there has been an owner
 
-int pom_context_init(void) {
+/* The types of nodes have no public names, but the roots of contexts have types. Few variables make the one kind, and more than 16
+ * on one level, which this many are, the other. */
+static int learn_node_types(void) {
+    PyObject *context = PyContext_New();
+    if (context == NULL || PyContext_Enter(context) < 0) {
+        Py_XDECREF(context);
+        return -1;
+    }
+    const PyContext *inside = (PyContext *)context;
+    int status = 0;
+    bitmap_type = (uintptr_t)Py_TYPE(inside->ctx_vars->h_root);
+    for (int i = 0; status == 0 && array_type == 0 && i < 8 * FANOUT; i++) {
+        PyObject *other = PyContextVar_New("", NULL);
+        PyObject *mark = other == NULL ? NULL : PyContextVar_Set(other, Py_None);
+        status = mark == NULL ? -1 : 0;
+        uintptr_t type = (uintptr_t)Py_TYPE(inside->ctx_vars->h_root);
+        array_type = type == bitmap_type ? 0 : type;
+        Py_XDECREF(mark);
+        Py_XDECREF(other);
+    }
+    if (PyContext_Exit(context) < 0) {
+        status = -1;
+    }
+    Py_DECREF(context);
+    return status;
+}
+
+int pom_context_init(PyTypeObject *type, size_t offset) {
+    owners = type;
+    work_offset = offset;
     variable = PyContextVar_New("profilomatic.request", NULL);
-    PyObject *empty = PyContext_New();
-    if (variable == NULL || empty == NULL) {
-        Py_XDECREF(empty);
+    if (variable == NULL || learn_node_types() < 0) {
         return -1;
     }
     Py_hash_t hash = ((PyContextVar *)variable)->var_hash;
@@ -56,30 +85,16 @@ int pom_context_init(void) {
     if (variable_hash == UINT32_MAX) {
         variable_hash = UINT32_MAX - 1; // the trie has no -1
     }
-    bitmap_type = (uintptr_t)Py_TYPE(((PyContext *)empty)->ctx_vars->h_root);
-    Py_DECREF(empty);
     return 0;
 }
 
-/* Nodes of the other kind are known by the first that is met at a root: their type has no public name. */
-static void learn_array_type(void) {
-    PyContext *context = (PyContext *)PyThreadState_Get()->context;
-    PyTypeObject *root = context == NULL ? NULL : Py_TYPE(context->ctx_vars->h_root);
-    if (root != NULL && (uintptr_t)root != bitmap_type &&
-        strcmp(root->tp_name, "hamt_array_node") == 0) {
-        atomic_store_explicit(&array_type, (uintptr_t)root, memory_order_relaxed);
-    }
-}
-
-PyObject *pom_context_enter(PyObject *owner, const pom_work_t *work) {
-    work_offset = (size_t)((const char *)work - (const char *)owner);
+PyObject *pom_context_enter(PyObject *owner) {
     PyObject *mark = PyContextVar_Set(variable, owner);
     if (mark == NULL) {
         PyErr_Clear(); // its tasks are nobody's then
         return NULL;
     }
-    learn_array_type();
-    atomic_store_explicit(&owners_type, (uintptr_t)Py_TYPE(owner), memory_order_relaxed);
+    atomic_store_explicit(&used, true, memory_order_relaxed);
     return mark;
 }
 
@@ -92,7 +107,7 @@ void pom_context_leave(PyObject *mark) {
 
 pom_work_t *pom_context_work(void) {
     PyObject *owner = NULL;
-    if (owners_type == 0 || PyContextVar_Get(variable, NULL, &owner) < 0 || owner == NULL) {
+    if (!used || PyContextVar_Get(variable, NULL, &owner) < 0 || owner == NULL) {
         PyErr_Clear();
         return NULL;
     }
@@ -147,7 +162,7 @@ static bool descend(uintptr_t *at, uint32_t index) {
         if (node.bitmap.entries[place] != 0) {
             *at = 0; // another variable
         }
-    } else if (type == atomic_load_explicit(&array_type, memory_order_relaxed)) {
+    } else if (type == array_type && array_type != 0) {
         *at = node.array.children[index];
     }
     return false;
@@ -168,9 +183,8 @@ static uintptr_t owner_in(uintptr_t tstate) {
 }
 
 int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view) {
-    uintptr_t type = atomic_load_explicit(&owners_type, memory_order_relaxed);
-    uintptr_t owner = type == 0 ? 0 : owner_in(tstate);
-    if (owner == 0 || word(owner + offsetof(PyObject, ob_type)) != type) {
+    uintptr_t owner = atomic_load_explicit(&used, memory_order_relaxed) ? owner_in(tstate) : 0;
+    if (owner == 0 || word(owner + offsetof(PyObject, ob_type)) != (uintptr_t)owners) {
         return -1;
     }
     uintptr_t action = word(owner + work_offset + offsetof(pom_work_t, action));

@@ -5,9 +5,9 @@
  * They stand on the event loop's stack, not on the request's, so no walk from them meets its anchor; but they inherit its
  * context. So the request puts its work into a context variable of ours, and the walker asks the running context for it.
  *
- *     pom_context_enter(&mark, self, &self->work);   [app] in the request's own context
+ *     mark = pom_context_enter(self);                [app] in the request's own context
  *     pom_context_anchor(tstate, view);              [sampler] while it runs
- *     pom_context_leave(&mark);                      [app] in the same one; in another it does nothing
+ *     pom_context_leave(mark);                       [app] in the same one; in another it does nothing
  */
 #ifndef POM_EXT_CONTEXT_H
 #define POM_EXT_CONTEXT_H
@@ -18,9 +18,9 @@
 
 #include "bindings/ext/works.h"
 
-/* Makes the calling context, and what is copied from it from now on, that of the owner's work. The owner embeds the work, all
- * owners at one offset. Returns what undoes it, owned; NULL when there was no memory, without an exception. [app] */
-PyObject *pom_context_enter(PyObject *owner, const pom_work_t *work);
+/* Makes the calling context, and what is copied from it from now on, that of the owner's work. Returns what undoes it, owned; NULL
+ * when there was no memory, without an exception. [app] */
+PyObject *pom_context_enter(PyObject *owner);
 
 /* Undoes it; takes ownership, NULL is fine. [app] */
 void pom_context_leave(PyObject *mark);
@@ -31,7 +31,7 @@ int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view);
 /* The open outermost work that the calling context has; NULL = none; borrowed. [app] */
 pom_work_t *pom_context_work(void);
 
-/* -1 with an exception. */
-int pom_context_init(void);
+/* The type of all owners, and where in them the work lies. -1 with an exception. */
+int pom_context_init(PyTypeObject *owners, size_t work_offset);
 
 #endif

@@ -166,8 +166,12 @@ def requests(path, count=1000, turns=2):
 
 
 def children(path, count=40):
-    """Requests of ASGI whose work is done by tasks that they start: two at a time, each with its own kind of work."""
+    """Requests of ASGI whose work is done by tasks that they start: two at a time, each with its own kind of work. One of the two
+    has so many context variables that the interpreter keeps them in another form."""
     import asyncio
+    import contextvars
+
+    variables = [contextvars.ContextVar("variable %d" % number) for number in range(100)]
 
     async def child(kind):
         heavy, light = WORK[kind]
@@ -178,6 +182,9 @@ def children(path, count=40):
             await asyncio.sleep(0)
 
     async def app(scope, receive, send):
+        if scope["path"] == "/b":
+            for variable in variables:
+                variable.set(scope)
         async with asyncio.TaskGroup() as group:
             for _ in range(3):
                 group.create_task(child(scope["path"][1:]))

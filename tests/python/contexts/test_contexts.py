@@ -114,6 +114,9 @@ def test_the_tasks_that_a_request_starts_are_its_own(tmp_path):
     found, records = run("c", "children", tmp_path / "profiles.jsonl", CONTEXT_ROUNDS="10000")
     assert len(records) == 40
     planted_shares_hold(records)
+    for kind in "ab":
+        work = sum(own_time(records, name + kind) for name in ("heavy_", "light_"))
+        assert work > 0.8 * sum(record["cpu_time"] for record in records if record["action"]["type"] == "/" + kind)
     sums_are_no_more_than_there_was(found, records)
     for record in records:
         assert not names(record) & {"run_forever", "_run_once", "_run"}
