@@ -14,6 +14,8 @@
  * the server's send() is awaited is the client's, and so is what passes until the server has a piece of the request's body.
  *
  * A guest never breaks the house: no method raises, and none keeps a message.
+ *
+ * Over 400 lines: begin, messages and end share one small state, and the Python type that shows them is declared at the end.
  */
 #include "bindings/ext/core.h"
 
