@@ -50,6 +50,15 @@ typedef struct source_s {
     char text[];
 } source_t;
 
+/* A frame and where it stands. The frames near the root are the same from sample to sample, whatever request they belong to. Met again
+ * they cost one look here, where the code table and a line table are four or five lines of memory each, which after
+ * some milliseconds of sleep are in no cache. */
+typedef struct known_frame_s {
+    uintptr_t key; /* 0 = none */
+    pom_code_t *code; /* NULL = never shown */
+    int32_t lasti, line;
+} known_frame_t;
+
 struct pom_registry_s {
     /* constant after new */
     pom_sampler_client_t client;
@@ -71,9 +80,13 @@ struct pom_registry_s {
     _Atomic(int) granularity;
     _Atomic(const char *) source; /* of the newest in sources */
     char engine[32];
+    int32_t pid; /* constant: a forked child makes a registry of its own */
     /* sampler thread only */
     pom_event_t *pending, *pending_last;
     pom_place_t places[POM_STACK_MAX];
+    known_frame_t known[POM_STACK_MAX]; /* of the last stacks, root first */
+    int32_t known_depth;
+    uint64_t known_removals; /* the code table's, while known is good */
     pom_window_t window;
     /* counters; [app] writes the first group, the sampler the second */
     _Atomic(int64_t) started, profiled, shed, dropped_events, in_request_ns;
@@ -92,13 +105,14 @@ static int64_t peek(const _Atomic(int64_t) *counter) {
 
 /* ---- app side: actions ------------------------------------------------------------------------ */
 
-/* The parts of an action that every request writes: all but the rear of its text. */
-#define ACTION_HOT_BYTES (offsetof(pom_action_t, text) + 256)
+/* What every request writes into its action: from the link on, with the front of the text. */
+#define HOT_FROM offsetof(pom_action_t, link)
+#define HOT_TO   (offsetof(pom_action_t, text) + 192)
 
-/* An action comes back from the sampler's core, and fetching its lines one by one cost a request 1.5 us. Asked for a request ahead they
- * are there in time. */
+/* An action's lines are in the other side's cache, and fetching them one by one took 1.5 us on the app side, 1 us on the sampler's. Asked for
+ * one action ahead they are there in time. */
 static void prefetch_action(const pom_action_t *a) {
-    for (size_t at = 0; at < ACTION_HOT_BYTES; at += 64) {
+    for (size_t at = HOT_FROM; at < HOT_TO; at += 64) {
         __builtin_prefetch((const char *)a + at, 1, 3); // a hint: never faults
     }
 }
@@ -140,12 +154,10 @@ pom_action_t *pom_registry_begin(pom_registry_t *r, const pom_action_kind_t *kin
         return NULL;
     }
     bump(&r->profiled, 1);
-    // Everything but the text, which is read only up to text_used.
-    memset(a, 0, offsetof(pom_action_t, text));
     a->kind = kind;
-    a->outcome = POM_OUTCOME_SUCCEEDED;
     a->end_event.kind = POM_EVENT_END;
     a->end_event.action = a;
+    a->live_prev = NULL;
     a->live_next = r->live;
     if (r->live != NULL) {
         r->live->live_prev = a;
@@ -171,6 +183,8 @@ static void recycle_action(pom_registry_t *r, pom_action_t *a) {
         return;
     }
     atomic_fetch_add_explicit(&r->pooled_actions, 1, memory_order_relaxed);
+    // Here, where its lines are, and not at the next begin. The text is read only up to text_used.
+    memset(a, 0, offsetof(pom_action_t, text));
     (void)pom_queue_push(&r->recycled_actions, &a->link);
 }
 
@@ -279,21 +293,42 @@ static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
     return a->profile;
 }
 
+static void look_up(pom_registry_t *r, const pom_raw_frame_t *raw, known_frame_t *known,
+                    bool *fresh) {
+    pom_code_t *code = pom_code_table_get(r->codes, raw->code, false, fresh);
+    *known = (known_frame_t){.key = code->unknown ? 0 : raw->code, // unknown: tried again next time
+                             .code = code->internal ? NULL : code,
+                             .lasti = raw->lasti,
+                             .line = pom_code_line(code, raw->lasti)};
+}
+
 /* Root first, without the interpreter's own helper frames; -1 when a code died under our eyes. */
 static int32_t resolve_stack(pom_registry_t *r, const pom_stack_t *stack, uint64_t epoch) {
     bool fresh = false;
     int32_t depth = 0;
-    for (int32_t i = stack->depth - 1; i >= 0; i--) {
-        pom_code_t *code = pom_code_table_get(r->codes, stack->frames[i].code, false, &fresh);
-        if (!code->internal) {
-            r->places[depth].code = code;
-            r->places[depth].line = pom_code_line(code, stack->frames[i].lasti);
-            depth++;
+    // After the walk, before the look-ups.
+    uint64_t removals = pom_code_table_removals(r->codes);
+    if (removals != r->known_removals) {
+        r->known_removals = removals;
+        r->known_depth = 0;
+    }
+    for (int32_t i = 0; i < stack->depth; i++) {
+        const pom_raw_frame_t *raw = &stack->frames[stack->depth - 1 - i];
+        known_frame_t *known = &r->known[i];
+        if (i >= r->known_depth || known->key != raw->code || known->lasti != raw->lasti) {
+            look_up(r, raw, known, &fresh);
         }
+        if (known->code != NULL) {
+            r->places[depth++] = (pom_place_t){.code = known->code, .line = known->line};
+        }
+    }
+    if (r->known_depth < stack->depth) {
+        r->known_depth = stack->depth;
     }
     if (fresh && pom_code_table_epoch(r->codes) != epoch) {
         // What we have just read may be a successor at a dead object's address. All claims of this stack go, which of them
         // are fresh is not worth remembering: the others are read again.
+        r->known_depth = 0;
         for (int32_t i = 0; i < stack->depth; i++) {
             pom_code_table_discard(r->codes, stack->frames[i].code);
         }
@@ -390,7 +425,7 @@ static void seal(pom_registry_t *r, pom_action_t *a) {
     profile->engine = keep_text(arena, r->engine, strlen(r->engine));
     profile->type = keep_text(arena, a->type.data, a->type.size);
     profile->kind = (pom_text_t){.data = a->kind->name, .size = (uint32_t)strlen(a->kind->name)};
-    profile->pid = (int32_t)getpid();
+    profile->pid = r->pid;
     profile->start_wall_ns = a->start_wall_ns;
     profile->start_ns = a->start_ns;
     profile->end_ns = a->end_ns;
@@ -441,6 +476,9 @@ static bool apply(pom_registry_t *r, int64_t until_ns, const pom_action_t *keep)
         }
         pom_link_t *next = event->link.next;
         r->pending = next == NULL ? NULL : POM_CONTAINER(next, pom_event_t, link);
+        if (r->pending != NULL && r->pending->kind == POM_EVENT_END) {
+            prefetch_action(r->pending->action);
+        }
         any = true;
         if (event->kind == POM_EVENT_END) {
             seal(r, event->action);
@@ -470,19 +508,8 @@ static int64_t foreign_until(pom_action_t *a, int64_t from_ns, int64_t until_ns)
     return until_ns;
 }
 
-static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
-                      const pom_sample_t *sample, const pom_stack_t *stack) {
-    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
-    pom_action_t *a = anchor->action;
-    (void)apply(r, sample->at_ns, a);
-    int32_t depth = resolve_stack(r, stack, sample->code_epoch);
-    if (depth < 0) {
-        return false;
-    }
-    pom_profile_t *profile = profile_of(r, a);
-    if (profile == NULL) {
-        return true; // no memory now; the seal counts it if that lasts
-    }
+/* What a sample of an action stands for, and with it when the next one's begins. */
+static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom_sample_t *sample) {
     bool same_stretch = a->last_sample_ns >= anchor->since_ns;
     int64_t base_ns = same_stretch ? a->last_sample_ns : anchor->since_ns;
     int64_t base_cpu_ns = same_stretch ? a->last_cpu_ns : anchor->since_cpu_ns;
@@ -506,11 +533,40 @@ static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
     // A clock that could not be read says 0: the next delta must not count from there.
     a->last_cpu_ns = sample->cpu_ns > base_cpu_ns ? sample->cpu_ns : base_cpu_ns;
     a->samples++;
+    return weight;
+}
+
+static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+                      const pom_sample_t *sample, const pom_stack_t *stack) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    pom_action_t *a = anchor->action;
+    (void)apply(r, sample->at_ns, a);
+    int32_t depth = resolve_stack(r, stack, sample->code_epoch);
+    if (depth < 0) {
+        return false;
+    }
+    pom_profile_t *profile = profile_of(r, a);
+    if (profile == NULL) {
+        return true; // no memory now; the seal counts it if that lasts
+    }
+    pom_weight_t weight = weigh(a, anchor, sample);
     if (stack->truncated) {
         profile->tree.cuts.depth++;
     }
     pom_tree_add(&profile->tree, r->places, depth, &weight);
     return true;
+}
+
+static bool on_again(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+                     const pom_sample_t *sample) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    pom_action_t *a = anchor->action;
+    (void)apply(r, sample->at_ns, a);
+    if (a->profile == NULL || a->profile->tree.last_leaf == NULL) {
+        return false; // another thread's message has come in between
+    }
+    pom_weight_t weight = weigh(a, anchor, sample);
+    return pom_tree_add_again(&a->profile->tree, &weight);
 }
 
 static void on_missed(pom_sampler_client_t *self, const pom_anchor_t *anchor, pom_miss_t reason) {
@@ -578,10 +634,12 @@ pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code
     r->sink = sink;
     r->client = (pom_sampler_client_t){.tick = on_tick,
                                        .sample = on_sample,
+                                       .again = on_again,
                                        .missed = on_missed,
                                        .idle = on_idle,
                                        .other_cost_ns = on_other_cost,
                                        .window = on_window};
+    r->pid = (int32_t)getpid(); // here, as it is a system call
     (void)strncpy(r->engine, options->engine, sizeof r->engine - 1);
     pom_admission_init(&r->admission, options->max_actions_per_run);
     r->window.period_ns = options->period_ns;

@@ -84,6 +84,7 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
     slot->who = *who;
     slot->claimed = true;
     slot->shed_count = 0;
+    slot->cpu_read_at_ns = 0;
     return slot;
 }
 

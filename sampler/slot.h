@@ -94,6 +94,8 @@ typedef struct pom_slot_s {
     bool claimed;    /* [app] */
     uint64_t serial; /* [app] the owner's mark: tells a claim from the next one of the same slot */
     uint64_t attaches;   /* [app] ever: tells the owner whether a stretch had company */
+    int64_t cpu_read_ns; /* [app] the thread's CPU clock at the owner's last reading of it */
+    int64_t cpu_read_at_ns; /* [app] when that was, monotonic; 0 = not yet */
     uint32_t shed_count; /* [app], never looked at by the sampler, likewise shed */
     pom_shed_anchor_t shed[POM_SHED_MAX];
     uint8_t *marks; /* [app] how many frames fall on each; 255 = lost count; NULL = few anchors */
@@ -110,6 +112,7 @@ typedef struct pom_slot_s {
     int64_t look_ns;      /* the last look that showed what the thread did; 0 = none */
     int64_t look_cpu_ns;  /* CPU clock then */
     int32_t look_tid;     /* of which thread */
+    uint32_t look_seq;    /* seq then, if one anchor was attached and met; odd = no such look */
     uint32_t parked_next; /* whose turn it is among the anchors that do not run */
     int stat_fd;          /* /proc/self/task/<tid>/stat, -1 = not open */
     int32_t stat_tid;     /* the thread that descriptor is of */

@@ -14,6 +14,7 @@
 #include "bindings/engine/engine.h"
 #include "bindings/ext/asyncio.h"
 #include "bindings/ext/core.h"
+#include "bindings/ext/meter.h"
 #include "bindings/ext/values.h"
 
 #define FIELDS_MAX 2048 /* of the 4 KiB of text an action has */
@@ -146,7 +147,7 @@ static bool begin(action_t *self, const pom_action_kind_t *kind,
         action->fields_size = size;
         action->type = pom_action_text(action, type, (size_t)type_size);
     }
-    pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE);
+    pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE, pom_now_ns());
     return self->work.kind != POM_WORK_NONE;
 }
 
@@ -185,9 +186,13 @@ static PyObject *parents_task(const action_t *self) {
     return task_uuid;
 }
 
+/* Of outermost ones: nested ones are two messages, which bill themselves. */
+static pom_meter_t enter_meter = {.cost_ns = 500}, exit_meter = {.cost_ns = 300};
+
 static PyObject *action_enter(PyObject *op, PyObject *unused) {
     (void)unused;
     action_t *self = (action_t *)op;
+    int64_t timed_ns = pom_meter_start(&enter_meter);
     if (self->work.kind != POM_WORK_NONE) {
         return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
     }
@@ -204,6 +209,9 @@ static PyObject *action_enter(PyObject *op, PyObject *unused) {
     }
     if (self->work.kind == POM_WORK_NESTED) {
         post(self, "started", NULL, NULL, self->fields, NULL);
+    } else if (self->work.kind == POM_WORK_OUTERMOST) {
+        pom_meter_stop(&enter_meter, timed_ns);
+        pom_work_charge(&self->work, enter_meter.cost_ns + exit_meter.cost_ns);
     }
     return Py_NewRef(op);
 }
@@ -222,7 +230,10 @@ static PyObject *action_exit(PyObject *op, PyObject *const *args, Py_ssize_t nar
         post(self, outcome == POM_OUTCOME_FAILED ? "failed" : "succeeded",
              aborted ? "aborted" : NULL, exception, NULL, exception == NULL ? NULL : traceback);
     }
+    int64_t timed_ns =
+        self->work.kind == POM_WORK_OUTERMOST ? pom_meter_start(&exit_meter) : 0;
     pom_work_end(&self->work, outcome, exception);
+    pom_meter_stop(&exit_meter, timed_ns);
     Py_RETURN_FALSE;
 }
 

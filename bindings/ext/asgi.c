@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/context.h"
+#include "bindings/ext/meter.h"
 #include "bindings/ext/scope.h"
 #include "bindings/ext/works.h"
 #include "middleware/queue_time.h"
@@ -34,6 +35,7 @@
  * bill would be too low without. */
 #define SHELL_COST_NS   700
 #define MESSAGE_COST_NS 350
+#define SHED_COST_NS    300 // of a refused one, all of it
 
 #define ROUTE_MAX 512
 
@@ -58,6 +60,9 @@ typedef struct asgi_request_s {
     bool gone;              /* the client, before the response was complete */
 } asgi_request_t;
 
+/* What we do before the application is called, and after, in C. */
+static pom_meter_t begin_meter = {.cost_ns = 600}, end_meter = {.cost_ns = 400};
+
 static PyTypeObject *request_type;
 static PyObject *s_type, *s_status, *s_body, *s_more_body, *s_count, *s_method, *s_host,
     *s_script_name, *s_path_info, *s_route, *s_bytes;
@@ -66,12 +71,6 @@ static pom_request_t *data_of(const asgi_request_t *self) {
     return self->work.kind == POM_WORK_OUTERMOST && pom_work_is_live(&self->work)
                ? pom_request_of(self->work.action)
                : NULL;
-}
-
-static void charge(const asgi_request_t *self, int64_t cost_ns) {
-    if (data_of(self) != NULL) {
-        pom_registry_charge(pom_engine_registry(), self->work.action, cost_ns);
-    }
 }
 
 /* ---- begin ------------------------------------------------------------------------------------- */
@@ -163,6 +162,7 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
         !pom_work_engine_runs()) {
         Py_RETURN_NONE;
     }
+    int64_t timed_ns = pom_meter_start(&begin_meter);
     asgi_request_t *self = PyObject_GC_New(asgi_request_t, request_type);
     if (self == NULL) {
         PyErr_Clear();
@@ -199,13 +199,19 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
             post_start(self, &seen);
         }
     }
-    pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE);
+    pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE,
+                    self->since_ns > 0 ? self->since_ns : pom_now_ns());
     if (self->work.kind != POM_WORK_OUTERMOST) {
         leave(self);
     } else if (self->mark == NULL) {
         self->mark = pom_context_enter((PyObject *)self);
     }
-    charge(self, SHELL_COST_NS);
+    if (self->profiled) {
+        pom_meter_stop(&begin_meter, timed_ns);
+        pom_work_charge(&self->work, begin_meter.cost_ns + end_meter.cost_ns + SHELL_COST_NS);
+    } else {
+        pom_work_charge(&self->work, SHED_COST_NS);
+    }
     return (PyObject *)self;
 }
 
@@ -286,7 +292,7 @@ static PyObject *request_sending(PyObject *op, PyObject *message) {
             settle(self, &self->phase_ns[self->phase]);
         }
         note(self, message);
-        charge(self, MESSAGE_COST_NS);
+        pom_work_charge(&self->work, MESSAGE_COST_NS);
     }
     Py_RETURN_NONE;
 }
@@ -328,7 +334,7 @@ static PyObject *request_received(PyObject *op, PyObject *const *args, Py_ssize_
         self->client_ns += now_ns - since_ns;
         self->since_ns = now_ns;
     }
-    charge(self, MESSAGE_COST_NS);
+    pom_work_charge(&self->work, MESSAGE_COST_NS);
     Py_RETURN_NONE;
 }
 
@@ -390,6 +396,7 @@ static PyObject *request_finish(PyObject *op, PyObject *error) {
     if (self->work.kind == POM_WORK_NONE) {
         Py_RETURN_NONE;
     }
+    int64_t timed_ns = pom_meter_start(&end_meter);
     pom_outcome_t outcome = outcome_of(self, error);
     if (self->scope != NULL) {
         settle(self, self->waits > 0 ? &self->client_ns : &self->phase_ns[self->phase]);
@@ -405,6 +412,7 @@ static PyObject *request_finish(PyObject *op, PyObject *error) {
     pom_work_end(&self->work, outcome, outcome == POM_OUTCOME_FAILED ? error : NULL);
     leave(self);
     Py_CLEAR(self->scope);
+    pom_meter_stop(&end_meter, timed_ns);
     Py_RETURN_NONE;
 }
 

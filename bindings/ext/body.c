@@ -18,6 +18,7 @@
 
 #include "base/clock.h"
 #include "bindings/ext/core.h"
+#include "bindings/ext/meter.h"
 
 typedef struct body_s {
     PyObject_HEAD
@@ -31,6 +32,8 @@ typedef struct body_s {
 
 static PyTypeObject *body_type, *sized_body_type;
 static PyObject *s_close;
+
+static pom_meter_t next_meter = {.cost_ns = 150}, close_meter = {.cost_ns = 400};
 
 /* The exception that is pending ends the request; it stays pending. */
 static void fail(body_t *self) {
@@ -63,7 +66,10 @@ static PyObject *body_next(PyObject *op) {
     int64_t now_ns = pom_now_ns();
     int64_t waited_ns = since_left(self, now_ns);
     self->begun = true;
-    pom_request_enter(self->request);
+    pom_request_enter(self->request, now_ns);
+    pom_work_charge(&self->request->work, next_meter.cost_ns);
+    bool timed = next_meter.turn++ % POM_METER_EVERY == 0;
+    int64_t ours_ns = timed ? pom_now_ns() - now_ns : 0;
     if (self->iterator == NULL) {
         PyObject *fresh = PyObject_GetIter(self->iterable); // its __iter__ may come back here
         Py_XSETREF(self->iterator, fresh);
@@ -71,8 +77,12 @@ static PyObject *body_next(PyObject *op) {
     PyObject *iterator = Py_XNewRef(self->iterator); // a close() on another thread may drop ours
     PyObject *chunk = iterator == NULL ? NULL : Py_TYPE(iterator)->tp_iternext(iterator);
     Py_XDECREF(iterator);
+    int64_t back_ns = timed ? pom_now_ns() : 0;
     int64_t took_ns = pom_request_leave(self->request, now_ns);
     spend(self, took_ns, waited_ns);
+    if (timed) {
+        pom_meter_learn(&next_meter, ours_ns + pom_now_ns() - back_ns);
+    }
     if (chunk != NULL) {
         pom_request_count(self->request, chunk);
         return chunk;
@@ -116,8 +126,12 @@ static PyObject *body_close(PyObject *op, PyObject *unused) {
     int64_t now_ns = pom_now_ns();
     pom_outcome_t outcome = outcome_at_close(self);
     spend(self, 0, since_left(self, now_ns));
-    pom_request_enter(self->request);
+    pom_request_enter(self->request, now_ns);
+    pom_work_charge(&self->request->work, close_meter.cost_ns);
+    bool timed = close_meter.turn++ % POM_METER_EVERY == 0;
+    int64_t ours_ns = timed ? pom_now_ns() - now_ns : 0;
     PyObject *result = close_iterable(self);
+    int64_t back_ns = timed ? pom_now_ns() : 0;
     int64_t took_ns = pom_request_leave(self->request, now_ns);
     pom_request_t *data = pom_request_data(self->request);
     if (data != NULL) {
@@ -127,6 +141,9 @@ static PyObject *body_close(PyObject *op, PyObject *unused) {
         fail(self);
     } else {
         pom_request_finish(self->request, outcome, NULL);
+    }
+    if (timed) {
+        pom_meter_learn(&close_meter, ours_ns + pom_now_ns() - back_ns);
     }
     return result;
 }

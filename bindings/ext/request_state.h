@@ -44,9 +44,9 @@ int pom_request_init(void);
 /* The request's data; NULL while the action is nested or shed. */
 pom_request_t *pom_request_data(pom_request_state_t *self);
 
-/* Application code is about to run below the caller's frame. */
-void pom_request_enter(pom_request_state_t *self);
-/* It has returned; the time since `since_ns` goes to a phase (may be NULL). */
+/* Application code is about to run below the caller's frame; now_ns is this moment or the request's start. */
+void pom_request_enter(pom_request_state_t *self, int64_t now_ns);
+/* It has returned: the time since `since_ns`. */
 int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns);
 
 /* A chunk of the body was sent. */

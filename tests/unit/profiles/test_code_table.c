@@ -106,6 +106,23 @@ static void test_code_table_forgets_a_dead_object(void **state) {
     pom_code_table_free(table);
 }
 
+static void test_code_table_removals_move_whoever_removes(void **state) {
+    pom_code_table_t *table = new_table(64);
+    uint64_t seen = pom_code_table_removals(table);
+    (void)pom_code_table_get(table, 0x1000, SAMPLER, NULL);
+    (void)pom_code_table_get(table, 0x2000, SAMPLER, NULL);
+    (void)pom_code_table_get(table, 0x3000, SAMPLER, NULL);
+    pom_code_table_forget(table, 0x9000); /* not there */
+    assert_int_equal(pom_code_table_removals(table), seen);
+    pom_code_table_forget(table, 0x1000);
+    assert_int_equal(pom_code_table_removals(table), ++seen);
+    pom_code_table_discard(table, 0x2000);
+    assert_int_equal(pom_code_table_removals(table), ++seen);
+    (void)pom_code_table_get(table, 0x3000, APP, NULL); /* replaces the claim */
+    assert_int_equal(pom_code_table_removals(table), ++seen);
+    pom_code_table_free(table);
+}
+
 static void test_code_table_epoch_moves_for_unknown_objects_too(void **state) {
     pom_code_table_t *table = new_table(64);
     uint64_t epoch = pom_code_table_epoch(table);
@@ -535,6 +552,7 @@ int main(void) {
         POM_TEST(test_code_table_reads_an_object_once),
         POM_TEST(test_code_table_takes_any_key),
         POM_TEST(test_code_table_forgets_a_dead_object),
+        POM_TEST(test_code_table_removals_move_whoever_removes),
         POM_TEST(test_code_table_epoch_moves_for_unknown_objects_too),
         POM_TEST(test_code_table_keeps_removed_codes_until_the_second_reap),
         POM_TEST(test_code_table_gil_holder_reads_a_claim_anew),
