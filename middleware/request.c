@@ -292,6 +292,9 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     write_text(w, "path_info", r->path_info.data, r->path_info.size);
     size_t size = pom_request_scrub(r->query.data, r->query.size, query, sizeof query);
     write_text(w, "query_string", query, size);
+    if (r->client.size > 0) {
+        write_text(w, "client", r->client.data, r->client.size);
+    }
     pom_value_key(w, "status", 6);
     if (r->status > 0) {
         pom_value_integer(w, r->status);
@@ -303,6 +306,7 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     pom_value_integer(w, r->bytes);
     pom_value_key(w, "phases", 6);
     pom_value_map_begin(w);
+    write_phase(w, "queue", r->queue_ns);
     write_phase(w, "app", r->app_ns);
     write_phase(w, "first_byte", r->first_byte_ns);
     write_phase(w, "body", r->body_ns);
@@ -313,3 +317,4 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
 }
 
 const pom_action_kind_t pom_request_kind = {.name = "wsgi", .describe = describe};
+const pom_action_kind_t pom_asgi_kind = {.name = "asgi", .describe = describe};

@@ -48,7 +48,7 @@ CTEST_START = re.compile(rb"^ +Start +\d+:")  # ctest says each name twice when 
 
 # What the sanitizers read along with: 30 s together, where all of tests/python would be six minutes, and tests of how much
 # memory a process needs would measure the sanitizer.
-ASAN_PYTHON = ("tests/python/api/test_wsgi_rules.py", "tests/python/memory", "--deselect",
+ASAN_PYTHON = ("tests/python/api/test_wsgi_rules.py", "tests/python/api/test_asgi_rules.py", "tests/python/memory", "--deselect",
                "tests/python/memory/test_leaks.py::test_a_million_tiny_requests_need_no_more_than_a_fifth_of_them",
                "tests/python/stress/test_stress.py::test_survives_and_adds_up[generators]",
                "tests/python/stress/test_stress.py::test_survives_and_adds_up[callbacks]",

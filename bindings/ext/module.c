@@ -519,8 +519,8 @@ static int exec_module(PyObject *module) {
     if (pom_threads_init() < 0 || pom_delivery_init(module) < 0 || pom_file_py_init(module) < 0 ||
         pom_http_py_init(module) < 0 || pom_stats_init(module) < 0 || pom_wire_init(module) < 0 ||
         pom_environ_init() < 0 || pom_request_init() < 0 || pom_wsgi_init(module) < 0 ||
-        pom_body_init(module) < 0 || pom_action_init(module) < 0 || pom_probe_init(module) < 0 ||
-        pom_asyncio_init() < 0 || pom_stages_py_init(module) < 0 ||
+        pom_asgi_init(module) < 0 || pom_body_init(module) < 0 || pom_action_init(module) < 0 ||
+        pom_probe_init(module) < 0 || pom_asyncio_init() < 0 || pom_stages_py_init(module) < 0 ||
         PyModule_AddFunctions(module, functions) < 0) {
         return -1;
     }

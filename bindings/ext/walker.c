@@ -24,6 +24,7 @@
 
 #include <stdio.h>
 
+#include "bindings/ext/context.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/parked.h"
 
@@ -271,8 +272,8 @@ static void prefetch(reader_t *r, uintptr_t leaf) {
 static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filter,
                               pom_stack_t *stack, uint32_t *anchor) {
     reader_t reader;
-    uintptr_t frame, leaf = 0;
-    int32_t depth = 0;
+    uintptr_t frame, leaf = 0, task = 0; // task: the last frame in the heap, of an asyncio task
+    int32_t depth = 0, task_depth = 0;
     match_t found = {.anchor = -1};
     stack->truncated = false;
     reader_start(&reader, &view->slot->who);
@@ -313,6 +314,10 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
         } else {
             stack->truncated = true;
         }
+        if (head.owner == POM_OWNER_GENERATOR) {
+            task = frame;
+            task_depth = depth;
+        }
         if (depth <= 2) {
             if (depth == 1) {
                 leaf = frame;
@@ -327,6 +332,12 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     }
     if (found.anchor < 0) {
         found.anchor = anchor_at(view, 0, 0); // an anchor outside of all Python: a server in C
+    }
+    if (found.anchor < 0 && depth > task_depth && pom_frame_is_coroutine(task)) {
+        // A task that a request has started, perhaps: a coroutine, and below it the event loop. A chain that ends in the heap
+        // was cut by a generator that was left.
+        found.anchor = pom_context_anchor(reader.tstate, view);
+        depth = task_depth;
     }
     if (load(reader.tstate + POM_TSTATE_CHUNK) != newest_chunk) {
         return POM_ETORN;

@@ -22,6 +22,7 @@
 
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
+#include "bindings/ext/context.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/gil_walker.h"
 #include "bindings/ext/threads.h"
@@ -113,6 +114,10 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
         if (anchors[i].at.frame == 0) {
             return anchors[i].action; // anchored outside of all Python
         }
+    }
+    const pom_work_t *request = pom_context_work(); // that started the asyncio task we are in
+    if (request != NULL && request->slot == slot) {
+        return request->action;
     }
     *is_shed = shed_at(slot, 0);
     return NULL;
@@ -436,12 +441,12 @@ static bool is_stripped(const pom_own_frame_t *frame) {
 static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames, int32_t raised,
                             uintptr_t handler) {
     const pom_anchor_t *anchor = anchor_of(action);
-    int32_t depth = raised;
-    bool handled = raised == 0;
+    int32_t depth = raised, task_depth = 0; // up to the last frame in the heap: of an asyncio task
+    bool handled = raised == 0, anchored = false;
     pom_own_frame_t frame;
     bool more = pom_work_frame(0, &frame);
     while (more && depth < POM_EVENT_FRAMES_MAX) {
-        bool anchored = anchor != NULL && is_anchor(anchor, &frame);
+        anchored = anchor != NULL && is_anchor(anchor, &frame);
         if (anchored && anchor->kind == POM_ANCHOR_OUTSIDE) {
             break;
         }
@@ -454,7 +459,11 @@ static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames,
         if (anchored) {
             break;
         }
+        task_depth = frame.generator ? depth : task_depth;
         more = frame.previous != 0 && pom_work_frame(frame.previous, &frame);
+    }
+    if (!anchored && task_depth > 0 && anchor != NULL) {
+        depth = task_depth; // a task of the request's: below it is the event loop
     }
     return handled ? depth : 0;
 }
@@ -563,8 +572,11 @@ pom_work_t *pom_work_current(void) {
         return NULL;
     }
     pom_slot_t *slot = pom_threads_slot();
-    bool is_shed;
+    bool is_shed = false;
     pom_action_t *action = slot == NULL ? NULL : find_action(slot, &is_shed);
+    if (action == NULL && !is_shed) {
+        return pom_context_work(); // a thread that works for a request, in a copy of its context
+    }
     pom_work_t *outermost = action == NULL ? NULL : action->holder;
     return outermost != NULL && outermost->nested != NULL ? outermost->nested : outermost;
 }

@@ -7,10 +7,10 @@
 Importing starts nothing: no thread, no file, no hook. The first `add_destination()` starts the engine.
 """
 
-from . import _backend, _options, _propagation, wsgi
+from . import _backend, _options, _propagation, asgi, wsgi
 
 __all__ = [
-    "RestDestination", "action", "add_destination", "configure", "current_task_uuid", "directory_destination",
+    "RestDestination", "action", "add_destination", "asgi", "configure", "current_task_uuid", "directory_destination",
     "file_destination", "flush", "no_flush_destination", "propagation_headers", "remove_destination", "start", "stats", "stop", "wsgi",
 ]
 

@@ -39,7 +39,7 @@ class Work:
     `live` is the tree's owner: its own, the outer one's, or None where refused.
     """
 
-    __slots__ = ("run", "live", "outermost", "parent", "ended", "task_uuid", "type", "thread", "asyncio_task")
+    __slots__ = ("run", "live", "outermost", "parent", "ended", "task_uuid", "type", "thread", "asyncio_task", "spreads")
 
     def __init__(self, run, live, outermost, parent, task_uuid, action_type):
         self.run = run
@@ -51,6 +51,7 @@ class Work:
         self.type = action_type
         self.thread = _pure_native.get_ident()
         self.asyncio_task = _asyncio_task()
+        self.spreads = False  # to the asyncio tasks that inherit its context: a request of ASGI
 
 
 def _running_task():
@@ -77,13 +78,13 @@ def _innermost():
     run = _engine.run
     while work is not None:
         if not work.ended and work.run is run and work.thread == _pure_native.get_ident() \
-                and work.asyncio_task == _asyncio_task() and _runs_inside(work):
+                and (work.spreads or (work.asyncio_task == _asyncio_task() and runs_inside(work))):
             return work
         work = work.parent
     return None
 
 
-def _runs_inside(work):
+def runs_inside(work):
     """False for the action of a generator that is suspended: its consumer's work is not its own."""
     spot = work.live.spot if work.live is not None else None
     if spot is None or not spot.code.co_flags & _pure_anchor.GENERATOR_FLAGS:
@@ -331,6 +332,15 @@ def wrap(app):
     return _pure_wsgi.wrap(app)
 
 
+def __getattr__(name):
+    """asgi_begin() for profilomatic.asgi, loaded when that is used."""
+    if name == "asgi_begin":
+        from . import _pure_asgi
+
+        return _pure_asgi.begin
+    raise AttributeError("module %r has no attribute %r" % (__name__, name))
+
+
 def apply_options(options):
     """Takes a complete, validated dict of options."""
     _engine.options = dict(options)
@@ -369,7 +379,11 @@ def strip_leaf(prefix):
 
 def current_task_uuid():
     work = _innermost()
-    return work.task_uuid if work is not None and work.live is not None else None
+    if work is None:
+        work = _current.get()  # on a thread that works for a request, in a copy of its context
+        if work is None or not work.spreads or work.ended or work.run is not _engine.run:
+            return None
+    return work.task_uuid if work.live is not None else None
 
 
 def trace_span():

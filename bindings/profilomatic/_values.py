@@ -198,6 +198,20 @@ def scrubbed_query(query, patterns):
     return "".join(parts)
 
 
+_MOMENT = re.compile(r"(?:t=)?([0-9]{10}|[0-9]{13}|[0-9]{16}|[0-9]{19})(?:\.([0-9]*))?\Z")
+
+
+def queue_ns(header, now_wall_ns):
+    """From the moment in an X-Request-Start header to now; 0 where there is none to believe. See middleware/queue_time.c."""
+    match = _MOMENT.match(header) if header else None
+    if match is None:
+        return 0
+    digits, fraction = match.groups()
+    moment_ns = int((digits + (fraction or "")).ljust(19, "0")[:19])
+    waited_ns = now_wall_ns - moment_ns
+    return waited_ns if 0 < waited_ns <= 3600 * 10**9 else 0
+
+
 _ID_SEGMENT = re.compile(
     r"(?:[0-9]+"
     r"|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"

@@ -2,7 +2,7 @@
 
 The same as `python -m profilomatic.run_profiled`. The program sees what it would see under `python script` or
 `python -m module`: its arguments, its sys.path, itself as `__main__`, its exit status, its tracebacks. Nothing is
-wrapped: profiles come from the actions that the program has (wsgi.wrap, profilomatic.action, Eliot with -e); with
+wrapped: profiles come from the actions that the program has (wsgi.wrap, asgi.wrap, profilomatic.action, Eliot with -e); with
 --whole the run itself is one action, which suits scripts and not servers.
 """
 
