@@ -2,9 +2,12 @@
 """Print the CPython interpreters that can build and test the extension, one a line.
 
 Each line is `MINOR PATH VERSION`, such as `3.11 /usr/bin/python3.11 3.11.2`; one interpreter for each
-minor version that the project supports, pyenv's first, then those on PATH. An interpreter counts when
-it is a CPython with the GIL, has its headers and can make a virtual environment. With `--why` the ones
-that were passed over are named on stderr, with the reason.
+minor version that the project supports, pyenv's first, then those on PATH, then what tools/get_python.sh
+fetched. An interpreter counts when it is a CPython with the GIL, has its headers and can make a virtual
+environment. With `--why` the ones that were passed over are named on stderr, with the reason.
+
+`--optional` prints instead the minor versions that the tests use where they can be had, and `--missing`
+those of them that were not found.
 
 Runs on any Python 3.6 or later, because it is what finds the newer ones.
 """
@@ -15,7 +18,9 @@ import shutil
 import subprocess
 import sys
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MINORS = ("3.11", "3.12", "3.13")
+OPTIONAL = ("3.14", "3.15")  # used where they can be had: few systems have them yet
 
 PROBE = """
 import os, platform, sys, sysconfig
@@ -38,6 +43,11 @@ print(why)
 """
 
 
+def fetched(minor):
+    """Where tools/get_python.sh puts it."""
+    return os.path.join(ROOT, ".venv", ".pythons", minor, "usr", "bin", "python" + minor)
+
+
 def candidates(minor, home=None, path=None):
     """Yield the paths to try for one minor version, best first."""
     home = home if home is not None else os.path.expanduser("~")
@@ -55,6 +65,7 @@ def candidates(minor, home=None, path=None):
     generic = shutil.which("python3", path=path)
     if generic:
         yield generic
+    yield fetched(minor)
 
 
 def probe(path):
@@ -70,7 +81,7 @@ def probe(path):
     return lines[0], lines[1], lines[2], lines[3] if len(lines) > 3 else ""
 
 
-def find(minors=MINORS, home=None, path=None):
+def find(minors=MINORS + OPTIONAL, home=None, path=None):
     """Return ([(minor, path, version)], [(path, reason)])."""
     found, passed = [], []
     probed = {}
@@ -93,7 +104,14 @@ def find(minors=MINORS, home=None, path=None):
 
 
 def main(argv):
+    if "--optional" in argv:
+        print(" ".join(OPTIONAL))
+        return 0
     found, passed = find()
+    if "--missing" in argv:
+        here = [row[0] for row in found]
+        print(" ".join(minor for minor in OPTIONAL if minor not in here))
+        return 0
     for row in found:
         print(" ".join(row))
     if "--why" in argv:

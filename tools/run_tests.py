@@ -19,7 +19,8 @@
     format      clang-format, when it is there
 
 `all` (the default) is every step but valgrind and fuzz. `--python 3.12` restricts build, tools and python to one
-interpreter. A failing step does not stop the ones after it; the exit code is 0 only when all passed. The last line
+interpreter. The optional ones of tools/interpreters.py are built and tested where they are, once: the pure twin and the GIL
+engine are tested on the others, and so is what the sanitizers and clang see. A failing step does not stop the ones after it; the exit code is 0 only when all passed. The last line
 is `N passed, N failed`: cmocka test functions and pytest tests together, a step that failed without a failing test
 counting as one. Logs are in build/log.
 """
@@ -34,6 +35,8 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
+
+from interpreters import OPTIONAL
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOG = os.path.join(ROOT, "build", "log")
@@ -329,6 +332,7 @@ def main(argv=None):
     os.chdir(ROOT)
     totals = Totals()
     found = interpreters(args.python)
+    required = [row for row in found if row[0] not in OPTIONAL]
     built = {}
 
     def step(name, function, *arguments, **environment):
@@ -361,22 +365,24 @@ def main(argv=None):
                 step("build", lambda: say("  no environment in .venv: run tools/setup.sh"))
             for minor, python in found:
                 built[minor] = step("build %s" % minor, lambda m=minor, p=python: build_python(m, p) == 0)
-        elif name == "tools" and found:
-            minor, python = found[0]
+        elif name == "tools" and required:
+            minor, python = required[0]
             step("tests of the tools", pytest, minor, python, "tests/tools", "pytest-tools")
         elif name == "python":
             for minor, python in found:
                 if built.get(minor, True):
                     step("python tests %s" % minor, pytest, minor, python, "tests/python", "pytest-" + minor)
+                    if minor in OPTIONAL and args.python is None:
+                        continue
                     step("pure twin %s" % minor, pytest, minor, python, "tests/python/api", "pytest-pure-" + minor,
                          PROFILOMATIC_PURE="1")
                     step("GIL engine %s" % minor, pytest, minor, python, "tests/python/api", "pytest-gil-" + minor,
                          PROFILOMATIC_ENGINE="gil")
-        elif name == "asan-python" and found:
-            minor, python = found[-1]
+        elif name == "asan-python" and required:
+            minor, python = required[-1]
             step("python tests %s, address" % minor, asan_python, minor, python)
-        elif name == "fuzz" and found:
-            minor, python = found[-1]
+        elif name == "fuzz" and required:
+            minor, python = required[-1]
             step("fuzz %s, address" % minor, fuzz, minor, python, args.scripts, args.seed)
         elif name == "acceptance":
             step(name, lambda: run(tool + ["tools/acceptance.py", "-q", "--require-file", "tools/acceptance_required.txt"],
@@ -384,7 +390,7 @@ def main(argv=None):
         elif name == "docs":
             step(name, lambda: run(tool + ["tools/check_links.py"], "links.log") == 0)
         elif name == "lint":
-            step(name, check_clang, found)
+            step(name, check_clang, required or found)
         elif name == "format":
             step(name, check_format)
 
@@ -395,6 +401,10 @@ def main(argv=None):
     for name, passed, failed, skipped, ok, seconds in totals.rows:
         counts = "%4d passed %3d failed %3d skipped" % (passed, failed, skipped) if passed or failed or skipped else ""
         say("%-4s %-32s %6.1f s  %s" % ("ok" if ok else "FAIL", name, seconds, counts))
+    if args.python is None and built:
+        for minor in OPTIONAL:
+            if minor not in built:
+                say("     CPython %s is not here: left out (tools/setup.sh says why)" % minor)
     say("%d passed, %d failed" % (totals.passed, totals.failed))
     return 0 if ok else 1
 

@@ -5,7 +5,8 @@
 #
 # c      what the C part needs: compiler, CMake, Ninja, libuv, msgpack-c, OpenSSL, zlib, cmocka
 # first  that, and a virtual environment for one interpreter
-# all    that, and a virtual environment for each interpreter of tools/interpreters.py (the default)
+# all    that, and a virtual environment for each interpreter of tools/interpreters.py (the default). The optional
+#        ones among them are fetched first (tools/get_python.sh); where they cannot be had, a line says so
 # +tool  also a program such as +valgrind or +clang-format
 #
 # System packages come from apt, only those that are missing, as root or through sudo. Environments are
@@ -114,28 +115,74 @@ fi
 
 [ "$scope" = c ] && exit 0
 
+# Debian's interpreters look for pip's wheel where their packages would have put it; of one that was only unpacked it lies
+# beside it.
+make_environment() {
+  local place=$1 python=$2 wheel
+  rm -rf "$place"
+  for wheel in "$(dirname "$python")"/../share/python-wheels/pip-*.whl; do
+    if [ -e "$wheel" ]; then
+      "$python" -m venv --without-pip "$place" && "$place/bin/python" "$wheel/pip" install --disable-pip-version-check "$wheel"
+      return
+    fi
+  done
+  "$python" -m venv "$place"
+}
+
+is_optional() { [[ " $optional " = *" $1 "* ]]; }
+
+install_requirements() {
+  local place=$1 minor=$2 requirement
+  local pip=("$place/bin/python" -m pip install --disable-pip-version-check --no-input --prefer-binary)
+  "${pip[@]}" -r requirements/test.txt && return 0
+  is_optional "$minor" || return 1
+  # Packages come late to the newest interpreters: what cannot be had there yet is left out, and its tests skip themselves.
+  while read -r requirement; do
+    [ -z "$requirement" ] || [ "${requirement:0:1}" = '#' ] || "${pip[@]}" "$requirement" ||
+      say "CPython $minor goes without ${requirement%%[<>=]*}: it could not be installed there" >&3
+  done <requirements/test.txt
+  "$place/bin/python" -c 'import pytest'
+}
+
 fill_environment() {
-  local minor=$1 python=$2 version=$3 place stamp now
+  local minor=$1 python=$2 version=$3 place stamp now log
   place=.venv/$minor
   stamp=$place/.filled
+  log=build/log/pip-$minor.log
   now="$python $version $(sha256sum <requirements/test.txt | cut -d' ' -f1)"
   if [ -x "$place/bin/python" ] && [ -e "$stamp" ] && [ "$(<"$stamp")" = "$now" ]; then
     return 0
   fi
-  say "filling $place for CPython $version (log: build/log/pip-$minor.log)"
-  rm -rf "$place"
-  "$python" -m venv "$place" >"build/log/pip-$minor.log" 2>&1 </dev/null &&
-    "$place/bin/python" -m pip install --disable-pip-version-check --no-input --prefer-binary \
-      -r requirements/test.txt >>"build/log/pip-$minor.log" 2>&1 </dev/null ||
-    { tail -n 15 "build/log/pip-$minor.log" >&2; die "could not fill $place; the whole log is build/log/pip-$minor.log"; }
-  printf '%s' "$now" >"$stamp"
+  say "filling $place for CPython $version (log: $log)"
+  if { make_environment "$place" "$python" && install_requirements "$place" "$minor"; } 3>&1 >"$log" 2>&1 </dev/null; then
+    printf '%s' "$now" >"$stamp"
+  elif is_optional "$minor"; then
+    say "CPython $minor is left out: $place could not be filled (log: $log)"
+  else
+    tail -n 15 "$log" >&2
+    die "could not fill $place; the whole log is $log"
+  fi
 }
 
-count=0
-while read -r minor python version; do
-  fill_environment "$minor" "$python" "$version" 9>&-
-  count=$((count + 1))
-  [ "$scope" = first ] && break
-done < <(interpreters)
+fill_environments() {
+  local minor python version
+  count=0
+  while read -r minor python version; do
+    fill_environment "$minor" "$python" "$version" 9>&-
+    count=$((count + 1))
+    [ "$scope" = first ] && break
+  done < <(interpreters)
+  return 0
+}
+
+optional=$(interpreters --optional)
+fill_environments
 [ $count -gt 0 ] || die "no CPython 3.11, 3.12 or 3.13 with Python.h and venv was found (tools/interpreters.py --why)"
+if [ "$scope" = all ]; then
+  read -r -a missing <<<"$(interpreters --missing)"
+  if [ ${#missing[@]} -gt 0 ]; then
+    tools/get_python.sh "${missing[@]}" 9>&-
+    fill_environments
+  fi
+fi
 exit 0

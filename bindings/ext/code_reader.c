@@ -42,7 +42,8 @@ void pom_code_reader_set_own(const char *prefix) {
 /* ---- one object ---------------------------------------------------------------------------- */
 
 static bool is_object_of(const PyObject *copy, const PyTypeObject *type) {
-    return copy->ob_type == type && copy->ob_refcnt > 0 && copy->ob_refcnt < REFS_MAX;
+    Py_ssize_t refs = (Py_ssize_t)copy->ob_refcnt; // 32 bits of it since 3.14
+    return copy->ob_type == type && refs > 0 && refs < REFS_MAX;
 }
 
 /* UTF-8 of one character into out; returns its bytes. */
@@ -228,7 +229,7 @@ static pom_code_t *resolve(pom_code_resolver_t *self, uintptr_t key, bool gil_he
     if (runs == NULL) {
         return NULL;
     }
-    // The frame that finishes Class() on 3.13 has file and name "__init__" and no line of the program.
+    // The frame that finishes Class() since 3.13 has file and name "__init__" and no line of the program.
     bool helper = file_len == 8 && function_len == 8 && memcmp(file, "__init__", 8) == 0 &&
                   memcmp(function, "__init__", 8) == 0;
     pom_code_spec_t spec = {

@@ -37,6 +37,14 @@ static bool offsets_match(char *why, size_t size) {
            same(why, size, "frame: executable", o->interpreter_frame.executable, POM_FRAME_CODE) &&
            same(why, size, "frame: instr_ptr", o->interpreter_frame.instr_ptr, POM_FRAME_IP) &&
            same(why, size, "frame: owner", o->interpreter_frame.owner, POM_FRAME_OWNER) &&
+           same(why, size, "frame: localsplus", o->interpreter_frame.localsplus,
+                offsetof(_PyInterpreterFrame, localsplus)) &&
+#if PY_VERSION_HEX >= 0x030e0000
+           same(why, size, "frame: stackpointer", o->interpreter_frame.stackpointer,
+                offsetof(_PyInterpreterFrame, stackpointer)) &&
+           same(why, size, "generator: gi_iframe", o->gen_object.gi_iframe,
+                offsetof(PyCoroObject, cr_iframe)) &&
+#endif
            same(why, size, "code: co_code_adaptive", o->code_object.co_code_adaptive,
                 POM_CODE_START) &&
            same(why, size, "code: filename", o->code_object.filename,

@@ -5,8 +5,8 @@
  * the same for every version. Offsets come from the headers the extension is built with; layout.c compares them at start with
  * what the running interpreter says of itself, since structs do change within a minor version.
  *
- * A new CPython version is a new branch here and nothing elsewhere: 3.14 and 3.15 differ in the tag bits of the code
- * reference (POM_CODE_MASK) and in the numbers of the owners.
+ * A new CPython version is a new branch here and nothing elsewhere. From 3.14 on the references in a frame carry tag bits
+ * (POM_REF_MASK), and its stack top is a pointer.
  */
 #ifndef POM_EXT_LAYOUT_H
 #define POM_EXT_LAYOUT_H
@@ -18,16 +18,20 @@
 
 #include <internal/pycore_frame.h>
 #include <internal/pycore_runtime.h>
+#if PY_VERSION_HEX >= 0x030e0000
+#include <internal/pycore_interpframe_structs.h>
+#endif
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef Py_GIL_DISABLED
 #error "free-threaded builds of CPython are not supported"
 #endif
-#if PY_VERSION_HEX < 0x030b0000 || PY_VERSION_HEX >= 0x030e0000
-#error "this extension knows the frames of CPython 3.11 to 3.13"
+#if PY_VERSION_HEX < 0x030b0000 || PY_VERSION_HEX >= 0x03100000
+#error "this extension knows the frames of CPython 3.11 to 3.15"
 #endif
 
 #define POM_FRAME_PREVIOUS offsetof(_PyInterpreterFrame, previous)
@@ -36,17 +40,23 @@
 #if PY_VERSION_HEX >= 0x030d0000
 #define POM_FRAME_CODE offsetof(_PyInterpreterFrame, f_executable)
 #define POM_FRAME_IP   offsetof(_PyInterpreterFrame, instr_ptr)
-#define POM_CODE_MASK  (~(uintptr_t)0)
 #else
 #define POM_FRAME_CODE offsetof(_PyInterpreterFrame, f_code)
 #define POM_FRAME_IP   offsetof(_PyInterpreterFrame, prev_instr)
-#define POM_CODE_MASK  (~(uintptr_t)0)
 #endif
 
-/* Frames of C code between two runs of the interpreter loop: no code of their own. 3.11 has none. */
+/* What is a pointer in a frame's reference: the low bits say who owns it, or that it is no object at all (3.14). */
+#if PY_VERSION_HEX >= 0x030e0000
+#define POM_REF_MASK (~(uintptr_t)7)
+#else
+#define POM_REF_MASK (~(uintptr_t)0)
+#endif
+
+/* Shims: frames of C code between two runs of the interpreter loop, and of 3.15 the one below all others; no code of their own.
+ * 3.11 has none. */
 #define POM_OWNER_THREAD    0 // lies in a chunk of its thread
-#define POM_OWNER_SHIM      3
 #define POM_OWNER_GENERATOR 1
+#define POM_OWNER_SHIM      3
 #define POM_OWNER_LAST      4
 
 /* From the code object to its first instruction; an instruction pointer counts in units of 2 bytes from there. */
@@ -67,6 +77,23 @@ static inline bool pom_layout_current(uintptr_t tstate, uintptr_t *where) {
     *where = cframe + offsetof(_PyCFrame, current_frame);
     return cframe != 0;
 #endif
+}
+
+/* The slot of a suspended coroutine's frame that holds what it awaits, from a copy of the frame's front; 0 = none, or torn. It is
+ * the top of the frame's stack, on 3.15 the one below. */
+static inline uintptr_t pom_layout_awaited(uintptr_t frame, const unsigned char *front) {
+    const intptr_t most = 1 << 20; // slots of one frame; more is torn
+    uintptr_t first = frame + offsetof(_PyInterpreterFrame, localsplus);
+#if PY_VERSION_HEX >= 0x030e0000
+    uintptr_t top;
+    memcpy(&top, front + offsetof(_PyInterpreterFrame, stackpointer), sizeof top);
+    intptr_t slots = (intptr_t)(top - first) / (intptr_t)sizeof(uintptr_t);
+#else
+    int slots;
+    memcpy(&slots, front + offsetof(_PyInterpreterFrame, stacktop), sizeof slots);
+#endif
+    const int down = PY_VERSION_HEX >= 0x030f0000 ? 2 : 1;
+    return slots < down || slots > most ? 0 : first + (uintptr_t)(slots - down) * sizeof(uintptr_t);
 }
 
 #define POM_TSTATE_CHUNK offsetof(PyThreadState, datastack_chunk)

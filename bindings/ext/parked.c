@@ -3,8 +3,8 @@
  *
  * Runs on the sampler thread. Such an action is not on its thread's stack, so a walk cannot meet it, yet its time passes: under
  * the line that waits. The anchor frame still lies where it was: in the coroutine or generator object, or in the stack chunks that
- * a greenlet took with it. From a coroutine the chain of awaits is followed down (what `cr_await` says: the top of the suspended
- * frame's stack), so that the leaf is the innermost await. Of a greenlet only the anchor frame itself can be found.
+ * a greenlet took with it. From a coroutine the chain of awaits is followed down (what `cr_await` says: it lies on the
+ * suspended frame's stack), so that the leaf is the innermost await. Of a greenlet only the anchor frame itself can be found.
  *
  * Everything is read by the kernel's safe copy, for the application runs on and may free what is read: two copies a level. The
  * anchor frame is looked at again at the end; if it has moved, the chain is thrown away. Codes are only claims, as everywhere.
@@ -17,17 +17,16 @@
 
 #include "bindings/ext/memory.h"
 
-#define AWAITS_MAX    64 // levels; a chain this deep is cut at the leaf
-#define CHUNKS_MAX    64
-#define STACK_TOP_MAX (1 << 20) // slots of one frame; more is torn
-#define LASTI_MAX     (1 << 24)
+#define AWAITS_MAX 64 // levels; a chain this deep is cut at the leaf
+#define CHUNKS_MAX 64
+#define LASTI_MAX  (1 << 24)
 
 /* The front of a frame, as much as is looked at. */
 #define FRONT (offsetof(_PyInterpreterFrame, localsplus))
 
 typedef struct parked_frame_s {
     uintptr_t code, previous, ip;
-    int stack_top; /* in slots */
+    uintptr_t awaited; /* where the reference to what it awaits lies, if it does; 0 = nowhere */
     unsigned owner;
 } parked_frame_t;
 
@@ -37,12 +36,11 @@ static uintptr_t word(const unsigned char *at) {
     return value;
 }
 
-static void parse_frame(const unsigned char *front, parked_frame_t *frame) {
-    frame->code = word(front + POM_FRAME_CODE) & POM_CODE_MASK;
+static void parse_frame(uintptr_t at, const unsigned char *front, parked_frame_t *frame) {
+    frame->code = word(front + POM_FRAME_CODE) & POM_REF_MASK;
     frame->previous = word(front + POM_FRAME_PREVIOUS);
     frame->ip = word(front + POM_FRAME_IP);
-    memcpy(&frame->stack_top, front + offsetof(_PyInterpreterFrame, stacktop),
-           sizeof frame->stack_top);
+    frame->awaited = pom_layout_awaited(at, front);
     frame->owner = front[POM_FRAME_OWNER];
 }
 
@@ -51,7 +49,7 @@ static bool read_frame(uintptr_t at, parked_frame_t *frame) {
     if ((at & 7) != 0 || pom_memory_read(at, front, sizeof front) != POM_OK) {
         return false;
     }
-    parse_frame(front, frame);
+    parse_frame(at, front, frame);
     return true;
 }
 
@@ -67,18 +65,19 @@ static bool push(pom_stack_t *stack, const parked_frame_t *frame) {
 }
 
 /* What a suspended coroutine awaits, when that is a suspended coroutine too. */
-static bool awaited(uintptr_t *at, parked_frame_t *frame) {
-    uintptr_t slot = *at + FRONT + ((uintptr_t)frame->stack_top - 1) * sizeof(uintptr_t);
+static bool awaited(parked_frame_t *frame) {
     uintptr_t object;
     unsigned char copy[offsetof(PyCoroObject, cr_iframe) + FRONT];
-    if (frame->stack_top < 1 || frame->stack_top > STACK_TOP_MAX ||
-        pom_memory_read(slot, &object, sizeof object) != POM_OK || object == 0 ||
-        (object & 7) != 0 || pom_memory_read(object, copy, sizeof copy) != POM_OK ||
+    if (frame->awaited == 0 || pom_memory_read(frame->awaited, &object, sizeof object) != POM_OK) {
+        return false;
+    }
+    object &= POM_REF_MASK;
+    if (object == 0 || (object & 7) != 0 || pom_memory_read(object, copy, sizeof copy) != POM_OK ||
         word(copy + offsetof(PyObject, ob_type)) != (uintptr_t)&PyCoro_Type) {
         return false;
     }
-    parse_frame(copy + offsetof(PyCoroObject, cr_iframe), frame);
-    *at = object + offsetof(PyCoroObject, cr_iframe);
+    size_t inside = offsetof(PyCoroObject, cr_iframe);
+    parse_frame(object + inside, copy + inside, frame);
     return frame->owner == POM_OWNER_GENERATOR && frame->previous == 0;
 }
 
@@ -139,7 +138,7 @@ pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, ui
     }
     first = frame;
     if (pom_frame_is_coroutine(at)) {
-        for (int i = 0; i < AWAITS_MAX && awaited(&at, &frame) && push(stack, &frame); i++) {
+        for (int i = 0; i < AWAITS_MAX && awaited(&frame) && push(stack, &frame); i++) {
         }
     }
     leaf_first(stack);

@@ -119,7 +119,7 @@ static inline bool is_plain(reader_t *r, uintptr_t address, size_t size) {
 }
 
 static inline void load_head(uintptr_t at, frame_head_t *head) {
-    head->code = load(at + POM_FRAME_CODE) & POM_CODE_MASK;
+    head->code = load(at + POM_FRAME_CODE) & POM_REF_MASK;
     head->previous = load(at + POM_FRAME_PREVIOUS);
     head->ip = load(at + POM_FRAME_IP);
     head->owner = load_byte(at + POM_FRAME_OWNER);
@@ -375,7 +375,7 @@ bool pom_own_frame(uintptr_t tstate, uintptr_t frame, pom_own_frame_t *out) {
     }
     while (frame != 0) {
         frame_head_t head = {
-            .code = load(frame + POM_FRAME_CODE) & POM_CODE_MASK,
+            .code = load(frame + POM_FRAME_CODE) & POM_REF_MASK,
             .previous = load(frame + POM_FRAME_PREVIOUS),
             .ip = load(frame + POM_FRAME_IP),
             .owner = load_byte(frame + POM_FRAME_OWNER),

@@ -32,7 +32,7 @@ def describe():
 
 
 def findings():
-    probes = (extension, free_threading, sub_interpreter, remote_reads, thread_clock, uwsgi, gevent)
+    probes = (extension, free_threading, jit, sub_interpreter, remote_reads, thread_clock, uwsgi, gevent)
     return [found for found in (probe() for probe in probes) if found is not None]
 
 
@@ -66,6 +66,20 @@ def free_threading():
         + (", its GIL is on" if running else "")
         + "; the native engine does not support such builds",
         "use a standard build of the interpreter",
+    )
+
+
+def jit():
+    """Compiled loops do not say which instruction they are at: samples stand at the line of their entry."""
+    compiler = getattr(sys, "_jit", None)  # 3.14
+    if compiler is None or not compiler.is_enabled():
+        return None
+    return Finding(
+        "degraded",
+        "JIT",
+        "this interpreter's JIT compiler is on: functions and times are right, but samples in a compiled loop "
+        "may stand at another of its lines",
+        "run with PYTHON_JIT=0 where lines matter",
     )
 
 

@@ -36,6 +36,14 @@ def name_of_library_file(file):
     return match.group(1) if match else None
 
 
+def _common_start(lists):
+    first, last = min(lists), max(lists)  # the others lie between
+    same = 0
+    while same < len(first) and first[same] == last[same]:
+        same += 1
+    return first[:same]
+
+
 class Shortener:
     """Shows paths short: library code by its importable name, other files below their common folder (`root`)."""
 
@@ -48,7 +56,7 @@ class Shortener:
                 if "/" in path:
                     folders.append(path.rsplit("/", 1)[0].split("/"))
         # The last common folder stays visible: "shop/cart.py" tells more than "cart.py".
-        self.root = "/".join(os.path.commonprefix(folders)[:-1]) if folders else ""
+        self.root = "/".join(_common_start(folders)[:-1]) if folders else ""
 
     def _library(self, file):
         return None if any(text in file for text in self.own) else name_of_library_file(file)

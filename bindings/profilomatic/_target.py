@@ -98,7 +98,8 @@ def _program(main, source, full):
     import importlib.machinery
 
     main.__file__ = full
-    main.__cached__ = None
+    if sys.version_info < (3, 15):  # which has no such name any more
+        main.__cached__ = None
     if full == "<stdin>":
         main.__loader__ = importlib.machinery.BuiltinImporter
     elif full.endswith(".pyc"):

@@ -1,5 +1,6 @@
 import importlib.util
 import pathlib
+import sys
 
 import pytest
 
@@ -8,7 +9,8 @@ TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 
 @pytest.fixture(scope="session")
 def load_tool():
-    """Import a script of tools/ as a module."""
+    """Import a script of tools/ as a module; it may import others there."""
+    sys.path.insert(0, str(TOOLS))
 
     def load(name):
         spec = importlib.util.spec_from_file_location("tool_" + name, TOOLS / (name + ".py"))

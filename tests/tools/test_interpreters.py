@@ -21,6 +21,7 @@ def fake(tmp_path):
 def find(load_tool, tmp_path, monkeypatch):
     monkeypatch.delenv("PYENV_ROOT", raising=False)
     tool = load_tool("interpreters")
+    monkeypatch.setattr(tool, "ROOT", str(tmp_path / "checkout"))
     return lambda: tool.find(home=str(tmp_path / "home"), path=str(tmp_path / "bin"))
 
 
@@ -43,3 +44,17 @@ def test_a_shim_that_fails_or_lies_is_ignored(fake, find):
     fake("bin/python3.12", "3.10", "3.10.4")
     plain = fake("bin/python3", "3.13", "3.13.1")
     assert find() == ([("3.13", plain, "3.13.1")], [])
+
+
+def test_a_fetched_one_is_found_when_the_machine_has_none(fake, find):
+    fetched = fake("checkout/.venv/.pythons/3.14/usr/bin/python3.14", "3.14", "3.14.2")
+    assert find() == ([("3.14", fetched, "3.14.2")], [])
+    own = fake("bin/python3.14", "3.14", "3.14.1")
+    assert find() == ([("3.14", own, "3.14.1")], [])
+
+
+def test_what_is_optional_and_missing_is_named(load_tool, monkeypatch, capsys):
+    tool = load_tool("interpreters")
+    monkeypatch.setattr(tool, "find", lambda: ([("3.12", "/a", "3.12.1"), ("3.15", "/b", "3.15.0")], []))
+    assert tool.main(["interpreters.py", "--missing"]) == 0
+    assert capsys.readouterr().out == "3.14\n"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import threading
 
 import pytest
@@ -128,7 +129,7 @@ def test_decorated_coroutine_functions_last_as_long_as_they_are_awaited(profiles
             raise OSError("down")
         return profilomatic.current_task_uuid()
 
-    assert asyncio.iscoroutinefunction(fetch) or fetch.__code__.co_flags & 0x80
+    assert inspect.iscoroutinefunction(fetch)
     task_uuid = asyncio.run(fetch())
     with pytest.raises(OSError):
         asyncio.run(fetch(fail=True))

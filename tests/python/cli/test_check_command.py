@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import pytest
 
@@ -224,9 +225,15 @@ def test_probes_find_this_machine_usable():
     assert "sub-interpreter" not in levels
 
 
-def test_uwsgi_without_threads_is_broken(monkeypatch):
-    import types
+@pytest.mark.parametrize("on, level", [(True, "degraded"), (False, None)])
+def test_a_jit_that_is_on_is_told_with_a_remedy(monkeypatch, on, level):
+    monkeypatch.setattr(sys, "_jit", types.SimpleNamespace(is_enabled=lambda: on), raising=False)
+    finding = _check_platform.jit()
+    assert getattr(finding, "level", None) == level
+    assert not on or "PYTHON_JIT=0" in finding.remedy
 
+
+def test_uwsgi_without_threads_is_broken(monkeypatch):
     module = types.ModuleType("uwsgi")
     module.opt = {}
     monkeypatch.setitem(sys.modules, "uwsgi", module)

@@ -31,7 +31,7 @@ def crash(how):
 print(json.dumps({
     "argv": sys.argv, "path": sys.path[0], "name": __name__, "file": globals().get("__file__"), "same": __main__.__dict__ is globals(),
     "names": sorted(k for k in globals() if k.startswith("__") and k != "__warningregistry__"), "spec": str(__spec__ and __spec__.name),
-    "package": __package__, "loader": type(__loader__).__name__, "cached": __cached__ is None}))
+    "package": __package__, "loader": type(__loader__).__name__, "cached": globals().get("__cached__", "none") is None}))
 sys.stdout.flush()
 crash(os.environ.get("HOW"))
 """

@@ -3,17 +3,32 @@
     python programs.py NAME PROFILES
 
 The work is counted in rounds of one loop, so that its shares are known: in each action a `heavy` function does three times what a
-`light` one does. What a program finds out by itself it prints as JSON.
+`light` one does. How many rounds are long enough for samples depends on the interpreter: some need half the time of others. What a
+program finds out by itself it prints as JSON.
 """
 
 import json
 import os
 import resource
 import sys
+import timeit
 
 import profilomatic
 
-UNIT = int(os.environ.get("CONTEXT_ROUNDS", "3000"))  # rounds of a light stretch, some 150 us
+
+def spin(rounds):
+    total = 0
+    for number in range(rounds):
+        total += number * number
+
+
+def rounds_for(seconds, probe=3000):
+    """Of the loop below; what the fastest of some runs says, since others were interrupted."""
+    fastest = min(timeit.repeat(lambda: spin(probe), number=1, repeat=20))
+    return max(int(probe * seconds / fastest), 1000)
+
+
+UNIT = rounds_for(float(os.environ.get("CONTEXT_STRETCH", "150e-6")))  # rounds of a light stretch
 
 
 # The same work under names of its own for each kind of action; inlined, so that its time is these functions' self time. Thrice
@@ -308,9 +323,10 @@ def lost(path, count=3000):
         action.__enter__()
         action.message(number=number)
         del action
+        if number % 250 == 100:  # not so many at once that some are shed
+            assert profilomatic.flush(60)
         if number == 100:
             gc.collect()
-            assert profilomatic.flush(60)
             before = resident()
     gc.collect()
     assert profilomatic.current_task_uuid() is None

@@ -129,7 +129,7 @@ def test_the_tasks_that_a_request_starts_are_its_own(tmp_path):
 
 
 def test_a_consumers_work_is_not_its_producers(engine, tmp_path):
-    found, records = run(engine, "generators", tmp_path / "profiles.jsonl", CONTEXT_ROUNDS="20000")
+    found, records = run(engine, "generators", tmp_path / "profiles.jsonl", CONTEXT_STRETCH="2e-3")
     producers = [record for record in records if record["action"]["type"] == "a"]
     consumer, = [record for record in records if record["action"]["type"] == "b"]
     assert len(producers) == 2

@@ -5,12 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from pom_support import burn_until_sampled
 
 import profilomatic
 
 
-def work(n):
-    return sum(i * i for i in range(n))
+def work():
+    return sum(i * i for i in range(20000))
 
 
 @pytest.fixture
@@ -26,9 +27,9 @@ def both(tmp_path):
         profilomatic.add_destination(each)
     for number in range(5):
         with profilomatic.action("wire", number=number, text="naïve \u2603") as a:
-            work(20000)
+            work()
             a.message(step=number)
-            work(20000)
+            burn_until_sampled(1, work)
     assert profilomatic.flush(30)
     for each in destinations:
         profilomatic.remove_destination(each)
