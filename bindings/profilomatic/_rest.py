@@ -79,6 +79,16 @@ def _port(port, tls):
     return port
 
 
+def _report_every(seconds):
+    if seconds is None:
+        return 0.0
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError("report_every must be a number of seconds or None, not %r" % (seconds,))
+    if not 0.001 <= seconds <= 86400:
+        raise ValueError("report_every=%r: must be 0.001 to 86400 seconds, or None" % (seconds,))
+    return float(seconds)
+
+
 def _timeout(timeout):
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError("timeout must be a number of seconds, not %r" % (timeout,))
@@ -96,7 +106,7 @@ def _headers(headers):
 
 
 def destination(host, port, timeout, ssl_context, path, format, headers, token, compress, spool_dir, tls, ca_file, cert,
-                key):
+                key, report_every):
     """What profilomatic.RestDestination() returns."""
     from . import _backend
 
@@ -121,16 +131,16 @@ def destination(host, port, timeout, ssl_context, path, format, headers, token, 
     backend = _backend.load()
     make = _native_destination if backend.NAME == "c" else _pure_destination
     return make(backend, host, _port(port, options is not None), _timeout(timeout), path, format,
-                                    _headers(headers), token, bool(compress), _path(spool_dir), options)
+                                    _headers(headers), token, bool(compress), _path(spool_dir), options, _report_every(report_every))
 
 
-def _native_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls):
+def _native_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls, report_every):
     arguments = {}
     if tls is not None:
         arguments = {name: getattr(tls, name) for name in (
             "ca_file", "ca_path", "ca_pem", "cert", "key", "verify", "check_hostname", "min_version", "verify_flags")}
     return backend.HttpDestination(host, port, path, timeout, headers, token, compress, format == "msgpack",
-                                   tls is not None, spool_dir=spool_dir, **arguments)
+                                   tls is not None, spool_dir=spool_dir, report_every=report_every, **arguments)
 
 
 class PureRestDestination:
@@ -215,7 +225,7 @@ class PureRestDestination:
         return "<profilomatic destination: %s>" % self.name
 
 
-def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls):
+def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls, report_every):
     if format != "json":
         raise ValueError("format=%r needs the C extension; pass format='json'" % (format,))
     if spool_dir is not None:
