@@ -446,6 +446,23 @@ def test_msgpack_batches_arrive(sender, only_c):
         assert all(isinstance(body, bytes) and len(body) > 12 for _, body in server.requests)
 
 
+@pytest.mark.acceptance("PM25")
+@pytest.mark.parametrize("format", ["json", "msgpack"])
+def test_the_server_is_told_what_it_did_not_get(sender, only_c, format):
+    with Server([answer("400 No"), OK]) as server:
+        one = sender("127.0.0.1", server.port, format=format, report_every=0.05)
+        one.flushed()
+        wait_until(lambda: len(server.requests) >= 2, "a client report")
+        body = server.requests[1][1]
+        report, = body if format == "json" else profilomatic._core.read_wire(body)
+        # What the original's server asks of each line.
+        assert report["start_time"] and report["task_uuid"] and report["source"] and report["thread"]
+        assert report["action"]["kind"] == "report"
+        lost = report["action"]["dropped"]["rejected"]
+        assert lost >= 1 and report["action"]["produced"] == lost + report["action"]["sent"] + report["action"]["queued"]
+        assert one.counters()["sent"] + lost == one.produced
+
+
 def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
     context = ssl.SSLContext(protocol)
     for name, value in attributes.items():
@@ -462,6 +479,8 @@ def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
     ({"port": "80"}, TypeError, "port"),
     ({"timeout": 0}, ValueError, "timeout=0"),
     ({"timeout": None}, TypeError, "timeout"),
+    ({"report_every": 0}, ValueError, "report_every=0"),
+    ({"report_every": "1"}, TypeError, "report_every"),
     ({"path": "no-slash"}, ValueError, "path"),
     ({"path": "/a b"}, ValueError, "path|URL"),
     ({"format": "xml"}, ValueError, "format='xml'"),

@@ -186,13 +186,13 @@ def test_a_damaged_wire_file_is_read_behind_the_damage(damage, bad, torn, too_lo
     def decode(data):
         if data != batch:
             raise ValueError
-        return [1]
+        return [{}]
 
     reader = _wire.Reader(io.BytesIO(batch + damage + batch + batch), "x", decode)
-    assert list(reader) == [1, 1, 1]
+    assert list(reader) == [{}, {}, {}]
     assert (reader.bad, reader.torn, reader.too_long) == (bad, torn, too_long)
     reader = _wire.Reader(io.BytesIO(batch + damage + batch[:-1]), "x", decode)
-    assert list(reader) == [1] and reader.torn == 1
+    assert list(reader) == [{}] and reader.torn == 1
 
 
 def test_a_wire_file_converts_as_its_json_does(converted, backend):
