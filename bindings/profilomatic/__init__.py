@@ -57,35 +57,42 @@ def remove_destination(destination):
     _backend.load().remove_destination(destination)
 
 
-def file_destination(path_or_file, format="json", flush=True, append=False):
+def file_destination(path_or_file, format="json", flush=True, append=False, rotate_bytes=None, rotate_seconds=None,
+                     keep=5):
     """A destination that writes profiles to a file: one JSON record a line, or batches of the wire form.
 
     path_or_file: a path (text or os.PathLike), opened now and overwritten unless append=True; OSError names the
     path. Or an open file object, text or binary, which stays the caller's to close; `append` says nothing about it.
     flush: hand every record to the operating system at once; else when a buffer is full, at flush() and at stop().
     format: "json", or "msgpack" (docs/wire-format.md; a path only, and only with the extension); ValueError for another.
+    rotate_bytes, rotate_seconds: before a write that would make the file larger, or finds it older, it is renamed to
+    PATH.1, what was PATH.1 to PATH.2, and so on; `keep` of them stay. A path of a regular file only, which any number of
+    processes may share (with append=True, or forked from the one that opened it). ValueError for less than 1.
     Errors while writing are counted in stats(), and profiling goes on.
     """
     import os
 
+    from ._files import rotation
+
     if isinstance(path_or_file, (str, os.PathLike)):
         path, backend = os.fsdecode(path_or_file), _backend.load()
-        if format == "json":
-            return backend.FileDestination(path, bool(flush), bool(append))
-        if format == "msgpack" and backend.NAME == "c":
-            return backend.FileDestination(path, bool(flush), bool(append), format)
+        if format == "json" or (format == "msgpack" and backend.NAME == "c"):
+            return backend.FileDestination(path, bool(flush), bool(append), format,
+                                           *rotation(rotate_bytes, rotate_seconds, keep))
     if format != "json":
         raise ValueError("format=%r: must be 'json', or 'msgpack' for a path with the C extension" % (format,))
     if callable(getattr(path_or_file, "write", None)):
         from ._files import FileObjectDestination
 
+        if rotate_bytes is not None or rotate_seconds is not None:
+            raise ValueError("only a path can be rotated, not a file object")
         return FileObjectDestination(path_or_file, bool(flush))
     raise TypeError("file_destination() takes a path or a file object, not %r" % (path_or_file,))
 
 
-def no_flush_destination(path_or_file, format="json", append=False):
+def no_flush_destination(path_or_file, format="json", append=False, rotate_bytes=None, rotate_seconds=None, keep=5):
     """As file_destination(), with flush=False."""
-    return file_destination(path_or_file, format, False, append)
+    return file_destination(path_or_file, format, False, append, rotate_bytes, rotate_seconds, keep)
 
 
 def directory_destination(directory, format="speedscope", clock="wall"):
