@@ -120,9 +120,9 @@ def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/dat
     process, at most a day. Without it they wait in memory.
     ca_file: PEM of the authorities to trust instead of the system's; cert, key: PEM files of a client certificate,
     the key without a passphrase (None: it is in cert).
-    ssl_context: its authorities, verify_mode, verify_flags, check_hostname and minimum_version are taken over, once; one
-    without certificates in it stands for the system's authorities. Its client certificate and its capath cannot be
-    read: give cert= and key=, ca_file=. ValueError for one with an sni_callback, a keylog_filename or a maximum_version.
+    ssl_context: used as it is, client certificate and all, and never changed; change it no more either. Where Python's
+    OpenSSL is not ours, or with ca_file or cert, what can be read out of it is taken over instead (docs/destinations.md).
+    ValueError for one with callbacks or a keylog_filename.
 
     report_every: seconds between client reports at least: what was lost or sent again is told to the server, as a record
     of kind "report" (docs/destinations.md); None: never.
