@@ -36,7 +36,7 @@ class TlsOptions:
         if context.protocol == ssl.PROTOCOL_TLS_SERVER:
             raise ValueError("ssl_context is one of a server: pass ssl.create_default_context()")
         if _has_callbacks(context):
-            raise ValueError("ssl_context has a callback (for pre-shared keys or messages, say), which cannot be used: pass "
+            raise ValueError("ssl_context has a callback (for messages, say), which cannot be used: pass "
                              "a context without it, or tls=True with ca_file=, cert= and key=")
         self.verify = context.verify_mode != ssl.CERT_NONE
         self.check_hostname = context.check_hostname
@@ -78,7 +78,8 @@ class TlsOptions:
 
 
 def _has_callbacks(context):
-    """The C part of a context refers to its callbacks, whether or not an attribute tells of them."""
+    """The C part of a context refers to its callbacks, whether or not an attribute tells of them. Not to those for pre-shared
+    keys: these destinations/tls.c leaves out of its connections."""
     return any(callable(each) and not isinstance(each, type) for each in gc.get_referents(context))
 
 
