@@ -1,6 +1,7 @@
 """A file in the wire form holds the same records as a file of JSON lines, and convert and report read it."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -113,6 +114,25 @@ def test_report_tells_what_never_arrived(both, tmp_path, form):
         from profilomatic import _core
 
         assert _core.read_wire(report) == [json.loads((WIRE / "report.jsonl").read_bytes())]
+
+
+@pytest.mark.parametrize("arguments", [("convert", "--to", "collapsed"), ("convert", "--to", "pprof"), ("report",)], ids=" ".join)
+def test_memory_stays_flat_over_a_wire_file(arguments, tmp_path, backend):
+    """Ten times the batches, the same memory: one of them is held at a time."""
+    if backend != "c":
+        pytest.skip("the wire form needs the extension")
+    batch = (WIRE / "batch.msgpack").read_bytes()
+    peaks = []
+    for count in (300, 3000):
+        path = tmp_path / str(count)
+        path.write_bytes(batch * count)
+        code = ("import os, re, sys; from profilomatic.__main__ import main; sys.stdout = open(os.devnull, 'w'); "
+                "status = main(sys.argv[1:]); print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr)")
+        command, *options = arguments
+        options += ["-o", os.devnull] if command == "convert" else []
+        done = subprocess.run([sys.executable, "-c", code, command, str(path), *options], capture_output=True, text=True)
+        peaks.append(int(done.stderr.splitlines()[-1]))
+    assert peaks[1] - peaks[0] < 2048, peaks  # KiB
 
 
 def test_report_without_the_extension_says_so(monkeypatch, capsys):
