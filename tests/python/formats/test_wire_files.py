@@ -62,7 +62,7 @@ def test_convert_reads_the_wire_form(both):
     _, wire = both
     done = command("convert", wire, "--to", "collapsed")
     assert done.returncode == 0, done.stderr
-    assert b"work" in done.stdout
+    assert b"wire" in done.stdout  # the actions; whether a sample met work() is chance
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--bottom-up", "--json"), ("--task",)])
