@@ -351,22 +351,27 @@ def test_twenty_destinations_keep_their_own_counts(only_c, tmp_path):
         assert profilomatic.stats()["destinations"] == []
 
 
+def send_from_a_child():
+    """One call graph, of a forked process that has the destination from its parent."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            with profilomatic.action("child"):
+                pass
+            code = 0 if profilomatic.flush(PATIENCE) and profilomatic.stats()["destinations"][0]["sent"] == 1 else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 @pytest.mark.acceptance("PM25")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_sends_its_own(sender):
     with Server() as server:
         one = sender("127.0.0.1", server.port)
         one.flushed(2)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                with profilomatic.action("child"):
-                    pass
-                code = 0 if profilomatic.flush(PATIENCE) and profilomatic.stats()["destinations"][0]["sent"] == 1 else 2
-            finally:
-                os._exit(code)
-        assert os.waitpid(pid, 0)[1] == 0
+        send_from_a_child()
         assert one.flushed(1)["sent"] == 3
         assert len(server.records()) == 4
 
@@ -529,16 +534,7 @@ def test_a_forked_child_uses_the_context_too(sender, certificates, only_c):
     with Server(context=certificates.server("good", ask_client=True)) as server:
         one = sender("127.0.0.1", server.port, ssl_context=context)
         one.flushed()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                with profilomatic.action("child"):
-                    pass
-                code = 0 if profilomatic.flush(PATIENCE) and profilomatic.stats()["destinations"][0]["sent"] == 1 else 2
-            finally:
-                os._exit(code)
-        assert os.waitpid(pid, 0)[1] == 0
+        send_from_a_child()
         assert one.flushed(1)["sent"] == 2
         assert len(server.records()) == 3
 
