@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     raise ImportError("profilomatic.eliot needs the library eliot: pip install eliot", name="eliot") from error
 
-from . import _backend, _options
+from . import _backend, _options, _values
 
 __all__ = ["patch", "stats", "unpatch"]
 
@@ -35,7 +35,9 @@ DEPTH_MAX = 8  # of nested fields; deeper ones are cut when they are recorded
 EARLY_MAX = 1000  # what Eliot itself keeps for the first destination
 
 # What Eliot says of each action by itself; the rest are the user's fields.
-_BOOKKEEPING = frozenset(("task_uuid", "task_level", "timestamp", "action_type", "action_status"))
+_BOOKKEEPING = {"task_uuid", "task_level", "timestamp", "action_type", "action_status"}
+
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 _listener = None  # the destination while patched
 _lock = threading.Lock()  # of patch() and unpatch(); no logging call takes it
@@ -200,12 +202,13 @@ class _Listener:
             return message
         known = self._known_keys
         if known.issuperset(message):
+            level = message.get("task_level")
             for value in message.values():
-                if type(value) is dict:
+                if type(value) not in _PLAIN and value is not level:
                     break
             else:
                 return message
-        return _masked(message, self._secret, known, 0)
+        return _Mask(self._secret, known).of_message(message)
 
     # what leaves no message
 
@@ -332,20 +335,60 @@ def _action_class(base):
     return _EliotAction
 
 
-def _masked(fields, secret, known, depth):
-    masked = {}
-    for name, value in fields.items():
-        if name not in known:
-            text = name.lower() if isinstance(name, str) else ""
-            if any(word in text for word in secret):
-                masked[name] = "[scrubbed]"
-                continue
-            if len(known) < KEYS_MAX and type(name) is str:
-                known.add(name)
-        if type(value) is dict and depth < DEPTH_MAX:
-            value = _masked(value, secret, known, depth + 1)
-        masked[name] = value
-    return masked
+class _Mask:
+    """Copies the fields of one message without the values of secret-looking names, also in dicts inside of dicts, lists and
+    tuples. Not beyond what a backend records of a message: a small dict that holds itself ten times has no end."""
+
+    __slots__ = ("_secret", "_known", "_room")
+
+    def __init__(self, secret, known):
+        self._secret = secret
+        self._known = known
+        self._room = _values.ITEMS_MAX + 1  # one more, so that a cut is noticed
+
+    def of_message(self, message):
+        """What Eliot says by itself comes first: what is huge in the rest must not push it out."""
+        masked = {name: message[name] for name in _BOOKKEEPING if name in message}
+        masked.update(self.of_dict({name: value for name, value in message.items() if name not in masked}, 0))
+        return masked
+
+    def of_dict(self, fields, depth):
+        masked = {}
+        for name, value in list(dict.items(fields)):
+            if self._room <= 0:
+                break
+            self._room -= 1
+            masked[name] = "[scrubbed]" if self._is_secret(name) else self._value(value, depth)
+        return masked
+
+    def _is_secret(self, name):
+        if type(name) is not str:
+            name = _values.as_text(name)  # as it is recorded
+        if name in self._known:
+            return False
+        text = name.lower()
+        if any(word in text for word in self._secret):
+            return True
+        if len(self._known) < KEYS_MAX:
+            self._known.add(name)
+        return False
+
+    def _value(self, value, depth):
+        # By type and not by isinstance(), which asks the object for its __class__.
+        kind = type(value)
+        if kind in _PLAIN or depth >= DEPTH_MAX:
+            return value
+        if issubclass(kind, dict):
+            return self.of_dict(value, depth + 1)
+        if issubclass(kind, (list, tuple)):
+            masked = []
+            for item in (list if issubclass(kind, list) else tuple).__iter__(value):
+                if self._room <= 0:
+                    break
+                self._room -= 1
+                masked.append(self._value(item, depth + 1))
+            return masked
+        return value
 
 
 def _key(message):
