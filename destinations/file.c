@@ -25,13 +25,20 @@
  * descriptor is still our file, and opens the path again, appending, when it is not. Opening
  * anew in each child would fail where workers have given up the rights to do so.
  *
- * Not here: rotation. A renamed file is written on.
+ * Rotation (rotate.c moves the files) happens between two writes, so no line or batch is ever
+ * split. A file that is rotated by us is followed by its path: before each write the path is
+ * looked up (stat, 0.5 us), and when it names another file, since another process has rotated,
+ * that one is opened. When rotating or opening fails the old descriptor is written on, the failure is
+ * counted in last_error, and it is tried again a minute later: a file that is too large is better
+ * than none. Without rotation a renamed file is written on.
  */
 #include "destinations/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -40,6 +47,8 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/clock.h"
+#include "destinations/rotate.h"
 #include "destinations/stages.h"
 #include "profiles/formats/json.h"
 #include "profiles/formats/msgpack.h"
@@ -51,8 +60,10 @@
  * budget of 16 MiB. */
 #define LINE_BYTES ((size_t)64 << 20)
 
-#define RETRY_MS     1000 /* a full disk or a quota does not change faster than people react */
-#define FULL_PIPE_MS 20   /* a pipe holds 64 KiB, so this is 3 MB/s at worst */
+#define RETRY_MS        1000 /* a full disk or a quota does not change faster than people react */
+#define ROTATE_RETRY_NS (60 * POM_NS_PER_S) /* rights and folders change when people act */
+
+#define FULL_PIPE_MS 20 /* a pipe holds 64 KiB, so this is 3 MB/s at worst */
 
 /* A batch of the wire form in `out`. */
 typedef struct unit_s {
@@ -68,11 +79,18 @@ typedef struct file_s {
     char *path; /* absolute */
     bool flush;
     pom_file_format_t format;
-    mode_t type; /* S_IFREG, S_IFIFO ... */
+    mode_t type;                     /* S_IFREG, S_IFIFO ... */
+    int64_t rotate_bytes, rotate_ns; /* 0: not */
+    uint32_t keep;
+    size_t write_bytes; /* a write is begun when this much is encoded */
     /* loop thread only, but for new, after_fork and free */
     int fd;
     dev_t dev; /* what fd was when it was opened */
     ino_t ino;
+    mode_t mode;            /* rights of the file that was opened last, for the next one */
+    int64_t opened_ns;      /* this file */
+    int64_t next_rotate_ns; /* after a failure: not before */
+    int64_t rotate_failures;
     bool torn;          /* the file ends inside a line */
     pom_buf_t line;     /* one record being encoded */
     pom_buf_t out;      /* whole lines, encoded, not written */
@@ -92,7 +110,7 @@ static const char *errno_text(int error, char *text, size_t size) {
 }
 
 pom_file_options_t pom_file_options_default(void) {
-    return (pom_file_options_t){.append = false, .flush = true};
+    return (pom_file_options_t){.append = false, .flush = true, .keep = 5};
 }
 
 /* ---- the descriptor ---- */
@@ -101,8 +119,9 @@ pom_file_options_t pom_file_options_default(void) {
 static int open_path(file_t *f, int flags) {
     int fd;
     do {
-        fd = open(f->path,
-                  O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | flags, 0666);
+        fd =
+            open(f->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | flags,
+                 f->mode);
     } while (fd < 0 && errno == EINTR);
     if (fd < 0) {
         return errno;
@@ -117,6 +136,8 @@ static int open_path(file_t *f, int flags) {
     f->dev = st.st_dev;
     f->ino = st.st_ino;
     f->type = st.st_mode & S_IFMT;
+    f->mode = st.st_mode & 0777;
+    f->opened_ns = pom_now_ns();
     return 0;
 }
 
@@ -142,6 +163,61 @@ static bool ends_inside_line(const file_t *f) {
 static bool is_ours(const file_t *f) {
     struct stat st;
     return f->fd >= 0 && fstat(f->fd, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino;
+}
+
+/* ---- rotation ---- */
+
+static bool rotates(const file_t *f) {
+    return f->rotate_bytes > 0 || f->rotate_ns > 0;
+}
+
+static void rotation_failed(file_t *f, const char *doing, int error) {
+    char text[128];
+    f->next_rotate_ns = pom_now_ns() + ROTATE_RETRY_NS;
+    f->rotate_failures++;
+    pom_destination_error(&f->base, "cannot %s '%s': %s (%lld times so far)", doing, f->path,
+                          errno_text(error, text, sizeof text), (long long)f->rotate_failures);
+}
+
+/* Goes over to what the path names now, if that is another file. Otherwise, and when it cannot be
+ * opened, the present one stays. */
+static void follow_path(file_t *f) {
+    struct stat st;
+    if (stat(f->path, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino) {
+        return;
+    }
+    int before = f->fd;
+    int error = open_path(f, 0);
+    if (error != 0) {
+        rotation_failed(f, "open", error);
+        return;
+    }
+    (void)close(before); /* each write to it was checked */
+    f->torn = ends_inside_line(f);
+}
+
+static bool is_full(const file_t *f, int64_t now_ns) {
+    struct stat st;
+    if (now_ns < f->next_rotate_ns || fstat(f->fd, &st) != 0 || st.st_size == 0) {
+        return false;
+    }
+    return (f->rotate_bytes > 0 && st.st_size + (int64_t)f->out.len > f->rotate_bytes) ||
+           (f->rotate_ns > 0 && now_ns - f->opened_ns >= f->rotate_ns);
+}
+
+/* The descriptor is the file to write to next. */
+static void turn(file_t *f) {
+    if (pom_now_ns() >= f->next_rotate_ns) {
+        follow_path(f);
+    }
+    if (is_full(f, pom_now_ns())) {
+        int error = pom__rotate(f->path, f->keep, f->dev, f->ino);
+        if (error != 0) {
+            rotation_failed(f, "rotate", error);
+        } else {
+            follow_path(f);
+        }
+    }
 }
 
 /* ---- writing ---- */
@@ -237,6 +313,9 @@ static int attempt(file_t *f) {
             return error;
         }
         f->torn = ends_inside_line(f);
+    }
+    if (rotates(f)) {
+        turn(f);
     }
     size_t newline = f->torn ? 1 : 0;
     size_t written = 0;
@@ -392,7 +471,7 @@ static void work(file_t *f, bool at_once) {
     bool done = false;
     while (!done) {
         pom_batch_t *batch = f->batch;
-        while (batch != NULL && batch->taken < batch->count && f->out.len < WRITE_BYTES) {
+        while (batch != NULL && batch->taken < batch->count && f->out.len < f->write_bytes) {
             pom__loop_enter(POM_LOOP_ENCODE);
             encode(f, batch);
             pom__loop_leave();
@@ -521,6 +600,21 @@ static char *absolute(const char *path, int *error) {
     return joined;
 }
 
+/* The path of a link's target, so that the target is rotated and not the link. 0 or errno. */
+static int follow_links(file_t *f) {
+    char target[PATH_MAX];
+    if (realpath(f->path, target) == NULL) {
+        return errno == ENOENT ? 0 : errno; /* a new file, or open_path() knows better */
+    }
+    char *path = absolute(target, &(int){0});
+    if (path == NULL) {
+        return ENOMEM;
+    }
+    pom_free(f->path);
+    f->path = path;
+    return 0;
+}
+
 pom_status_t pom_file_new(const char *path, const pom_file_options_t *options,
                           pom_destination_t **out, char *error, size_t error_size) {
     int failure = ENOMEM;
@@ -530,12 +624,27 @@ pom_status_t pom_file_new(const char *path, const pom_file_options_t *options,
     }
     f->flush = options->flush;
     f->format = options->format;
+    f->rotate_bytes = options->rotate_bytes;
+    f->rotate_ns = options->rotate_ns;
+    f->keep = options->keep;
+    f->mode = 0666;
+    f->write_bytes = f->rotate_bytes > 0 && f->rotate_bytes < (int64_t)WRITE_BYTES
+                         ? (size_t)f->rotate_bytes
+                         : WRITE_BYTES;
     f->path = absolute(path, &failure);
     if (f->path == NULL) {
         goto fail_path;
     }
-    failure = open_path(f, options->append ? 0 : O_TRUNC);
+    failure = rotates(f) ? follow_links(f) : 0;
+    if (failure == 0) {
+        failure = open_path(f, options->append ? 0 : O_TRUNC);
+    }
     if (failure != 0) {
+        goto fail_open;
+    }
+    if (rotates(f) && f->type != S_IFREG) {
+        (void)close(f->fd);
+        failure = EINVAL;
         goto fail_open;
     }
     f->torn = ends_inside_line(f);

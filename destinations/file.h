@@ -26,14 +26,18 @@ typedef struct pom_file_options_s {
     bool append; /* false: what is there is overwritten, once, at creation */
     bool flush;  /* true: each batch is written when it comes; false: 64 KiB at a time */
     pom_file_format_t format;
+    /* Rotation, of regular files: before a write that finds the file so large or so old. */
+    int64_t rotate_bytes; /* 0: at no size */
+    int64_t rotate_ns;    /* since this process opened the file; 0: at no age */
+    uint32_t keep;        /* rotated files that stay, 5 */
 } pom_file_options_t;
 
-pom_file_options_t pom_file_options_default(void); /* append false, flush true, JSON */
+pom_file_options_t pom_file_options_default(void); /* append false, flush true, JSON, no rotation */
 
 /* Opens the path on the caller's thread, so that a wrong path fails here and now. Returns owned
  * in *out. POM_EIO with the reason in words in error (may be NULL) and in errno, POM_ENOMEM. A relative path
  * is made absolute: later chdir does not matter. A FIFO without a reader is an error, not a
- * wait. [any] */
+ * wait; so is anything but a regular file that is to be rotated. [any] */
 POM_MUST_USE pom_status_t pom_file_new(const char *path, const pom_file_options_t *options,
                                        pom_destination_t **out, char *error, size_t error_size);
 

@@ -16,6 +16,9 @@
  * ones after it until an attempt succeeds; then new batches go first, and the spool's in between.
  * A disk that takes nothing is as if there were no spool.
  *
+ * What was lost or repeated is told to the server as well (self_report.c): a request like the
+ * others, between them, that is never spooled and whose loss does not matter.
+ *
  * Redirects are not followed: profiles and tokens go where the user has said, nowhere else.
  *
  * Fork: the child leaves the connection, closing its copy of the descriptor without a word to the
@@ -37,12 +40,14 @@
 #include "destinations/http_body.h"
 #include "destinations/http_connection.h"
 #include "destinations/resolver.h"
+#include "destinations/self_report.h"
 #include "destinations/spool.h"
 #include "destinations/stages.h"
 
 #define HEAD_MAX   ((size_t)16 << 10) /* what common servers take */
 #define PATH_BYTES 2048
 #define HOST_MAX   254 /* a name of the DNS; an address is shorter */
+#define SOURCE_MAX 256 /* of a client report; longer is cut */
 
 /* Halving a batch until it can be encoded: a batch has at most 2^32 profiles, and each halving
  * leaves one half waiting. */
@@ -62,6 +67,7 @@ typedef struct request_s {
     range_t range;
     uint32_t count; /* profiles in the body */
     bool spooled;   /* it is the spool's oldest entry */
+    bool is_report; /* no profiles; fails without a trace */
     pom__spool_entry_t entry;
     int64_t made_ns;
     size_t head_size;
@@ -78,8 +84,9 @@ typedef struct http_s {
     pom__target_t target;
     /* loop thread, but for new, after_fork and free */
     uv_loop_t *loop;
-    uv_timer_t timer; /* the back-off's */
-    int handles;      /* the timer, and each connection that is not gone */
+    uv_timer_t timer;        /* the back-off's */
+    uv_timer_t report_timer; /* until the next client report may go */
+    int handles;             /* the timers, and each connection that is not gone */
     pom__connection_t *connection;
     _Atomic(int) fd; /* its socket, for a forked child */
     dev_t fd_dev;
@@ -94,6 +101,9 @@ typedef struct http_s {
     pom__http_body_t body;
     pom_buf_t spooled_body;
     pom__backoff_t backoff;
+    pom__self_report_t report;
+    char source[SOURCE_MAX]; /* of the last batch */
+    uint32_t source_size;
     bool busy;         /* an attempt is under way */
     bool waiting;      /* for the timer */
     bool told_to_wait; /* by the server */
@@ -114,6 +124,7 @@ pom_http_options_t pom_http_options_default(void) {
         .compress = true,
         .give_up_ns = 3600 * POM_NS_PER_S,
         .spool_bytes = POM__SPOOL_CAP,
+        .report_ns = 60 * POM_NS_PER_S,
     };
 }
 
@@ -156,7 +167,7 @@ static void note_socket(http_t *h) {
 /* ---- requests ---- */
 
 static void end_request(http_t *h) {
-    h->request.is_set = false;
+    h->request.is_set = h->request.is_report = false;
     h->request.repeated = false;
 }
 
@@ -247,6 +258,24 @@ static void end_batch(http_t *h) {
     }
 }
 
+/* Makes a request of the present counters. False: no memory, so another time. */
+static bool next_report(http_t *h) {
+    pom_client_report_t report;
+    pom_id_t key = new_key();
+    pom__self_report_make(&h->report, &h->base, pom_wall_ns(), &report);
+    if (pom__http_body_encode_report(&h->body, &report, (pom_text_t){h->source, h->source_size},
+                                     key) != POM_OK) {
+        return false;
+    }
+    h->request.range = (range_t){0, 0, false};
+    h->request.spooled = false;
+    h->request.is_report = true;
+    h->request.entry = (pom__spool_entry_t){
+        .key = key, .format = (uint8_t)h->body.format, .compressed = h->body.compress};
+    begin_request(h, &h->body.out);
+    return true;
+}
+
 /* ---- the spool ---- */
 
 /* What the spool has lost leaves `spooled` for another fate. */
@@ -272,7 +301,7 @@ static void count_lost(http_t *h, const pom__spool_lost_t *lost) {
 static bool spool_request(http_t *h) {
     request_t *r = &h->request;
     pom__spool_lost_t lost = {0, 0, 0};
-    if (h->spool == NULL || r->spooled) {
+    if (h->spool == NULL || r->spooled || r->is_report) {
         return false;
     }
     pom_status_t status =
@@ -293,8 +322,8 @@ static bool spool_batch(http_t *h) {
     if (h->spool == NULL) {
         return false;
     }
-    if (h->request.is_set && h->request.spooled) {
-        end_request(h); /* it is on the disk anyway */
+    if (h->request.is_set && (h->request.spooled || h->request.is_report)) {
+        end_request(h); /* it is on the disk anyway, or made again */
     }
     while (h->request.is_set || next_request(h)) {
         if (!spool_request(h)) {
@@ -363,8 +392,8 @@ static void drop_request(http_t *h, pom_drop_t reason) {
 
 static void failed(http_t *h, int64_t at_least_ns) {
     h->busy = false;
-    if (h->request.spooled) {
-        end_request(h); /* read again when its turn comes */
+    if (h->request.spooled || h->request.is_report) {
+        end_request(h); /* read, or made, again when its turn comes */
     } else if (!spool_request(h) && pom_now_ns() - h->request.made_ns > h->give_up_ns) {
         drop_request(h, POM_DROP_TOO_OLD);
     }
@@ -389,6 +418,24 @@ static void attempt(http_t *h) {
     pom__connection_send(h->connection, r->head, r->head_size, body->data, body->len);
 }
 
+static bool report_is_due(http_t *h) {
+    return pom__self_report_wait_ns(&h->report, &h->base, pom_now_ns()) == 0;
+}
+
+static void on_report_timer(uv_timer_t *timer) {
+    work(timer->data);
+}
+
+/* Idle: if there is something to tell, but not yet, the timer comes back to it. */
+static void wait_for_report(http_t *h) {
+    int64_t wait_ns = pom__self_report_wait_ns(&h->report, &h->base, pom_now_ns());
+    if (wait_ns > 0 && !uv_is_active((uv_handle_t *)&h->report_timer)) {
+        (void)uv_timer_start(&h->report_timer, on_report_timer,
+                             (uint64_t)(wait_ns / POM_NS_PER_MS) + 1,
+                             0); /* fails only without a callback */
+    }
+}
+
 /* Goes on until something is awaited. */
 static void work(http_t *h) {
     if (h->busy || h->closing) {
@@ -403,6 +450,8 @@ static void work(http_t *h) {
     if (h->request.is_set) {
         pom_destination_retried(&h->base, h->request.count);
         attempt(h);
+    } else if (report_is_due(h) && next_report(h)) {
+        attempt(h);
     } else if (h->batch != NULL && next_request(h)) {
         attempt(h);
     } else {
@@ -410,6 +459,8 @@ static void work(http_t *h) {
         if (next_spooled(h)) {
             pom_destination_retried(&h->base, h->request.count);
             attempt(h);
+        } else {
+            wait_for_report(h);
         }
     }
 }
@@ -417,7 +468,7 @@ static void work(http_t *h) {
 /* ---- closing ---- */
 
 static void drop_rest(http_t *h) {
-    if (h->request.is_set && h->request.spooled) {
+    if (h->request.is_set && (h->request.spooled || h->request.is_report)) {
         end_request(h);
     }
     if (spool_batch(h)) {
@@ -446,6 +497,7 @@ static void finish_close(http_t *h) {
     drop_connection(h);
     if (!uv_is_closing((uv_handle_t *)&h->timer)) {
         uv_close((uv_handle_t *)&h->timer, on_timer_closed);
+        uv_close((uv_handle_t *)&h->report_timer, on_timer_closed);
     }
 }
 
@@ -498,6 +550,22 @@ static void note_answer(http_t *h, const pom__http_parser_t *reply, const char *
                           what, n > 0 ? ": " : "", start);
 }
 
+static bool is_for_later(int status) {
+    return status == 429 || status == 502 || status == 503 || status == 504;
+}
+
+/* A server that does not want reports is not asked again before there is more to tell. */
+static void settle_report(http_t *h, const pom__http_parser_t *reply) {
+    if (is_for_later(reply->status)) {
+        note_answer(h, reply, "");
+        failed(h,
+               pom__retry_after_ns(reply->retry_after, strlen(reply->retry_after), pom_wall_ns()));
+    } else {
+        pom__self_report_told(&h->report, pom_now_ns());
+        end_request(h);
+    }
+}
+
 static void settle(http_t *h, const pom__http_parser_t *reply) {
     request_t *r = &h->request;
     uint32_t size = r->range.to - r->range.from;
@@ -509,7 +577,7 @@ static void settle(http_t *h, const pom__http_parser_t *reply) {
         if (take_request(h)) {
             pom_destination_sent(&h->base, count, bytes);
         }
-    } else if (status == 429 || status == 502 || status == 503 || status == 504) {
+    } else if (is_for_later(status)) {
         note_answer(h, reply, "");
         failed(h,
                pom__retry_after_ns(reply->retry_after, strlen(reply->retry_after), pom_wall_ns()));
@@ -535,7 +603,11 @@ static void on_reply(void *owner, const pom__http_parser_t *reply, bool reusable
         pom__tls_ticket_free(h->ticket);
         h->ticket = pom__connection_take_ticket(h->connection);
     }
-    settle(h, reply);
+    if (h->request.is_report) {
+        settle_report(h, reply);
+    } else {
+        settle(h, reply);
+    }
     if (!reusable) {
         drop_connection(h); /* after the last look at the reply, which is the connection's */
     }
@@ -547,11 +619,13 @@ static void on_reply(void *owner, const pom__http_parser_t *reply, bool reusable
 static pom_status_t http_open(pom_destination_t *self, struct uv_loop_s *loop) {
     http_t *h = http_of(self);
     (void)uv_timer_init(loop, &h->timer); /* cannot fail */
-    h->timer.data = h;
+    (void)uv_timer_init(loop, &h->report_timer);
+    h->timer.data = h->report_timer.data = h;
     h->loop = loop;
-    h->handles = 1;
+    h->handles = 2;
     h->closing = h->waiting = h->busy = false;
     pom__backoff_reset(&h->backoff);
+    pom__self_report_begin(&h->report, pom_now_ns(), pom_wall_ns());
     int64_t adopted = 0;
     if (h->spool != NULL) {
         if (pom__spool_open(h->spool, &adopted) != POM_OK) {
@@ -566,6 +640,9 @@ static pom_status_t http_open(pom_destination_t *self, struct uv_loop_s *loop) {
 
 static void http_deliver(pom_destination_t *self, pom_batch_t *batch) {
     http_t *h = http_of(self);
+    pom_text_t source = batch->profiles[0]->source;
+    h->source_size = source.size < SOURCE_MAX ? source.size : SOURCE_MAX;
+    memcpy(h->source, source.size > 0 ? source.data : "", h->source_size);
     h->batch = batch;
     push_range(h, 0, batch->count, false);
     work(h);
@@ -608,6 +685,7 @@ static void http_after_fork(pom_destination_t *self) {
     h->handles = 0;
     h->busy = h->waiting = h->closing = false;
     end_request(h);
+    pom__self_report_init(&h->report, h->report.every_ns);
     pom__http_body_init(&h->body, h->body.format, h->body.compress);
     pom_buf_init(&h->spooled_body, POM__SPOOL_BODY_MAX);
     if (h->spool != NULL) {
@@ -832,6 +910,7 @@ pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, 
     h->target.timeout_ns = o->timeout_ns;
     atomic_init(&h->fd, -1);
     pom__http_body_init(&h->body, o->format, o->compress);
+    pom__self_report_init(&h->report, o->report_ns);
     pom_buf_init(&h->spooled_body, POM__SPOOL_BODY_MAX);
     if (status == POM_OK && o->use_tls) {
         status = pom__tls_context_new(&o->tls, &h->target.tls, error, error_size);

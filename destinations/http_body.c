@@ -23,6 +23,8 @@
 /* What a giant left behind does not stay. */
 #define KEEP_BYTES ((size_t)2 << 20)
 
+#define HOST_BYTES 256
+
 #define GZIP_WINDOW (15 + 16) /* zlib's way to say: the largest window, with a gzip header */
 
 static voidpf zlib_alloc(voidpf context, uInt count, uInt size) {
@@ -118,17 +120,24 @@ static pom_status_t encode_json(pom__http_body_t *b, pom_profile_t *const *profi
     return POM_OK;
 }
 
-static pom_status_t encode_msgpack(pom__http_body_t *b, pom_profile_t *const *profiles,
-                                   uint32_t count, pom_id_t id, uint32_t *put) {
-    char host[256] = "";
-    (void)gethostname(host, sizeof host - 1); /* empty: not told */
-    pom_msgpack_source_t source = {
-        .name = profiles[0]->source,
+/* host is borrowed by the result. */
+static pom_msgpack_source_t source_of(pom_text_t name, int32_t pid, pom_id_t id,
+                                      char host[HOST_BYTES]) {
+    memset(host, 0, HOST_BYTES);
+    (void)gethostname(host, HOST_BYTES - 1); /* empty: not told */
+    return (pom_msgpack_source_t){
+        .name = name,
         .host = {host, (uint32_t)strlen(host)},
-        .pid = profiles[0]->pid,
+        .pid = pid,
         .batch_id = id,
         .created_wall_ns = pom_wall_ns(),
     };
+}
+
+static pom_status_t encode_msgpack(pom__http_body_t *b, pom_profile_t *const *profiles,
+                                   uint32_t count, pom_id_t id, uint32_t *put) {
+    char host[HOST_BYTES];
+    pom_msgpack_source_t source = source_of(profiles[0]->source, profiles[0]->pid, id, host);
     pom_status_t status = pom_msgpack_put_batch(
         &b->line, (const pom_profile_t *const *)(const void *)profiles, count, &source);
     if (status == POM_OK && !append(b, b->line.data, b->line.len, false)) {
@@ -150,6 +159,25 @@ pom_status_t pom__http_body_encode(pom__http_body_t *b, pom_profile_t *const *pr
         status = POM_EFULL;
     }
     return status;
+}
+
+pom_status_t pom__http_body_encode_report(pom__http_body_t *b, const pom_client_report_t *report,
+                                          pom_text_t name, pom_id_t id) {
+    char host[HOST_BYTES];
+    pom_status_t status = POM_OK;
+    if (!begin(b)) {
+        return POM_ENOMEM;
+    }
+    if (b->format == POM_HTTP_JSON) {
+        pom_json_put_report(&b->line, report, name, getpid());
+    } else {
+        pom_msgpack_source_t source = source_of(name, getpid(), id, host);
+        status = pom_msgpack_put_report(&b->line, report, &source);
+    }
+    bool good = status == POM_OK && !pom_buf_failed(&b->line) &&
+                append(b, b->line.data, b->line.len, false) &&
+                (!b->compress || append(b, "", 0, true));
+    return good ? POM_OK : POM_ENOMEM; /* far from any limit */
 }
 
 const char *pom__http_body_type(pom_http_format_t format) {

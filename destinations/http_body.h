@@ -14,6 +14,7 @@
 
 #include "base/buf.h"
 #include "destinations/http.h"
+#include "profiles/formats/client_report.h"
 
 typedef struct pom__http_body_s {
     pom_buf_t out;  /* the body */
@@ -31,6 +32,11 @@ void pom__http_body_fini(pom__http_body_t *b);                                  
  * left out. POM_EFULL: too much for one body, half of it may do. POM_ENOMEM. [loop] */
 POM_MUST_USE pom_status_t pom__http_body_encode(pom__http_body_t *b, pom_profile_t *const *profiles,
                                                 uint32_t count, pom_id_t id, uint32_t *put);
+
+/* The body of a client report, anew. POM_ENOMEM. [loop] */
+POM_MUST_USE pom_status_t pom__http_body_encode_report(pom__http_body_t *b,
+                                                       const pom_client_report_t *report,
+                                                       pom_text_t source, pom_id_t id);
 
 const char *pom__http_body_type(pom_http_format_t format); /* for Content-Type [any] */
 

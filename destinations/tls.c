@@ -4,11 +4,18 @@
  *     socket --feed--> rbio --> SSL --> wbio --output--> socket
  *
  * Files are read once, into memory, when the context is made: a wrong path fails at the line that
- * names it, and a forked child that has given up its rights can still make its own SSL_CTX. It
- * has to: the parent's loop thread may hold any of OpenSSL's locks at the moment of the fork.
+ * names it, and a forked child that has given up its rights can still make an SSL_CTX of its own,
+ * with tickets of its own. The key stays in this process's memory for that reason, as it would
+ * inside the SSL_CTX; it is wiped when the context is freed.
  *
- * The key stays in this process's memory for that reason, as it would inside the SSL_CTX; it is
- * wiped when the context is freed.
+ * A context that was made by somebody else is used as it is, through a reference of our own. It is
+ * never changed: what we need differently is set on each SSL made from it, and callbacks that its
+ * owner may have set are cleared there, since they would be called on the loop thread.
+ *
+ * Fork: a lock is held around the calls, and taken by the forking thread (pthread_atfork), so that
+ * no lock inside OpenSSL is held by a thread that the child does not have. The child shares
+ * OpenSSL with the application, which must not hang there for our sake. A fork waits for one call
+ * at most, of a millisecond or two in a handshake.
  *
  * No early data, no renegotiation, no compression; ciphers are OpenSSL's (and the system
  * administrator's) choice. SSL_CTX has no callbacks of ours but the one that refuses to ask for
@@ -17,6 +24,7 @@
 #include "destinations/tls.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -36,6 +44,15 @@
 #define ERROR_MAX 256
 #define HOST_MAX  256
 
+/* That a body has ended its length tells, not the end of the connection. */
+#ifdef SSL_OP_IGNORE_UNEXPECTED_EOF
+#define OPTIONS (SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION | SSL_OP_IGNORE_UNEXPECTED_EOF)
+#else
+#define OPTIONS (SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION)
+#endif
+
+static const unsigned char alpn[] = "\x08http/1.1";
+
 typedef struct blob_s {
     char *data; /* NULL: not given */
     size_t size;
@@ -44,6 +61,7 @@ typedef struct blob_s {
 struct pom__tls_context_s {
     SSL_CTX *ctx; /* NULL in a forked child until it is needed */
     /* constant after new */
+    bool borrowed; /* made by somebody else */
     blob_t ca, more_ca, cert, key;
     char *ca_path;
     bool verify, check_hostname;
@@ -65,6 +83,24 @@ static SSL_SESSION *session_of(const pom__tls_ticket_t *ticket) {
 
 pom_tls_options_t pom_tls_options_default(void) {
     return (pom_tls_options_t){.verify = true, .check_hostname = true};
+}
+
+/* ---- the lock ---- */
+
+static pthread_mutex_t openssl_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void hold(void) {
+    (void)pthread_mutex_lock(&openssl_lock); /* cannot fail: plain, and never taken twice */
+}
+
+static void release(void) {
+    (void)pthread_mutex_unlock(&openssl_lock);
+}
+
+static void register_fork_handlers(void) {
+    /* Without memory for it a fork is as dangerous as without us, when threads use OpenSSL. */
+    (void)pthread_atfork(hold, release, release);
 }
 
 /* ---- reading ---- */
@@ -168,12 +204,8 @@ static bool use_key(SSL_CTX *ctx, const blob_t *blob) {
 
 /* NULL, or what is wrong. */
 static const char *configure(SSL_CTX *ctx, const pom__tls_context_t *c) {
-    static const unsigned char alpn[] = "\x08http/1.1";
     int version = c->min_version == 3 ? TLS1_3_VERSION : TLS1_2_VERSION;
-    (void)SSL_CTX_set_options(ctx, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
-#ifdef SSL_OP_IGNORE_UNEXPECTED_EOF
-    (void)SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF); /* lengths tell the end */
-#endif
+    (void)SSL_CTX_set_options(ctx, OPTIONS);
     (void)SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS); /* idle connections: 34 KiB less */
     if (SSL_CTX_set_min_proto_version(ctx, version) != 1 ||
         SSL_CTX_set_alpn_protos(ctx, alpn, sizeof alpn - 1) != 0) {
@@ -222,6 +254,16 @@ static SSL_CTX *make_ctx(const pom__tls_context_t *c, const char **why) {
     return ctx;
 }
 
+static pom_status_t borrow(pom__tls_context_t *c, SSL_CTX *ctx) {
+    if (SSL_CTX_up_ref(ctx) != 1) {
+        return POM_ENOMEM;
+    }
+    c->ctx = ctx;
+    c->borrowed = true;
+    c->verify = SSL_CTX_get_verify_mode(ctx) != SSL_VERIFY_NONE;
+    return POM_OK;
+}
+
 pom_status_t pom__tls_context_new(const pom_tls_options_t *o, pom__tls_context_t **out, char *error,
                                   size_t error_size) {
     pom_status_t status = POM_ENOMEM;
@@ -230,8 +272,16 @@ pom_status_t pom__tls_context_new(const pom_tls_options_t *o, pom__tls_context_t
     if (c == NULL) {
         return POM_ENOMEM;
     }
+    (void)pthread_once(&once, register_fork_handlers); /* cannot fail */
     c->verify = o->verify;
     c->check_hostname = o->check_hostname;
+    if (o->context != NULL) {
+        if (borrow(c, o->context) != POM_OK) {
+            goto fail;
+        }
+        *out = c;
+        return POM_OK;
+    }
     c->min_version = o->min_version;
     c->verify_flags = o->verify_flags;
     if (o->ca_path != NULL) {
@@ -251,7 +301,9 @@ pom_status_t pom__tls_context_new(const pom_tls_options_t *o, pom__tls_context_t
         (o->key != NULL && (status = read_file(&c->key, o->key, error, error_size)) != POM_OK)) {
         goto fail;
     }
+    hold();
     c->ctx = make_ctx(c, &why);
+    release();
     if (c->ctx == NULL) {
         status = why != NULL ? POM_EINVAL : POM_ENOMEM;
         (void)snprintf(error, error_size, "%s", why != NULL ? why : "no memory");
@@ -266,14 +318,18 @@ fail:
 }
 
 void pom__tls_context_after_fork(pom__tls_context_t *c) {
-    c->ctx = NULL; /* leaked: some 0.1 MiB, once a fork, against a hang */
+    if (!c->borrowed) {
+        c->ctx = NULL; /* leaked: some 0.1 MiB, once a fork, and its tickets are the parent's */
+    }
 }
 
 void pom__tls_context_free(pom__tls_context_t *c) {
     if (c == NULL) {
         return;
     }
+    hold();
     SSL_CTX_free(c->ctx);
+    release();
     wipe(&c->ca);
     wipe(&c->more_ca);
     wipe(&c->cert);
@@ -301,7 +357,24 @@ static bool set_host(pom__tls_t *t, const pom__tls_context_t *c, const char *hos
     return good && (is_address || SSL_set_tlsext_host_name(t->ssl, host) == 1);
 }
 
-pom__tls_t *pom__tls_new(pom__tls_context_t *c, const char *host, const pom__tls_ticket_t *ticket) {
+/* What make_ctx() sets for our own contexts, and no callback of the owner's. */
+static bool adapt(SSL *ssl) {
+    bool good = SSL_set_alpn_protos(ssl, alpn, sizeof alpn - 1) == 0;
+    if (SSL_get_min_proto_version(ssl) < TLS1_2_VERSION) { /* 0: whatever is oldest */
+        good = good && SSL_set_min_proto_version(ssl, TLS1_2_VERSION) == 1;
+    }
+    (void)SSL_set_options(ssl, OPTIONS);
+    (void)SSL_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS);
+    SSL_set_msg_callback(ssl, NULL);
+    SSL_set_info_callback(ssl, NULL);
+#ifndef OPENSSL_NO_PSK
+    SSL_set_psk_client_callback(ssl, NULL);
+#endif
+    return good;
+}
+
+static pom__tls_t *new_locked(pom__tls_context_t *c, const char *host,
+                              const pom__tls_ticket_t *ticket) {
     const char *why;
     if (c->ctx == NULL && (c->ctx = make_ctx(c, &why)) == NULL) {
         return NULL;
@@ -325,8 +398,9 @@ pom__tls_t *pom__tls_new(pom__tls_context_t *c, const char *host, const pom__tls
     (void)BIO_set_mem_eof_return(t->rbio, -1); /* empty is "not yet", not the end */
     SSL_set_bio(t->ssl, t->rbio, t->wbio);
     SSL_set_connect_state(t->ssl);
-    if (!set_host(t, c, host)) {
-        pom__tls_free(t);
+    if ((c->borrowed && !adapt(t->ssl)) || !set_host(t, c, host)) {
+        SSL_free(t->ssl);
+        pom_free(t);
         return NULL;
     }
     if (ticket != NULL) {
@@ -335,9 +409,18 @@ pom__tls_t *pom__tls_new(pom__tls_context_t *c, const char *host, const pom__tls
     return t;
 }
 
+pom__tls_t *pom__tls_new(pom__tls_context_t *c, const char *host, const pom__tls_ticket_t *ticket) {
+    hold();
+    pom__tls_t *t = new_locked(c, host, ticket);
+    release();
+    return t;
+}
+
 void pom__tls_free(pom__tls_t *t) {
     if (t != NULL) {
+        hold();
         SSL_free(t->ssl); /* and both BIOs */
+        release();
         pom_free(t);
     }
 }
@@ -401,10 +484,12 @@ static pom__tls_state_t translate(pom__tls_t *t, int result) {
 }
 
 pom__tls_state_t pom__tls_handshake(pom__tls_t *t) {
+    hold();
     ERR_clear_error();
     pom__loop_enter(POM_LOOP_HANDSHAKE);
     int result = SSL_do_handshake(t->ssl);
     pom__loop_leave();
+    release();
     if (result != 1) {
         return translate(t, result);
     }
@@ -420,10 +505,12 @@ pom__tls_state_t pom__tls_handshake(pom__tls_t *t) {
 
 pom__tls_state_t pom__tls_write(pom__tls_t *t, const void *data, size_t size) {
     size_t written = 0;
+    hold();
     ERR_clear_error();
     pom__loop_enter(POM_LOOP_ENCRYPT);
     int result = SSL_write_ex(t->ssl, data, size, &written);
     pom__loop_leave();
+    release();
     if (result == 1 && written == size) {
         return POM__TLS_OK;
     }
@@ -433,17 +520,21 @@ pom__tls_state_t pom__tls_write(pom__tls_t *t, const void *data, size_t size) {
 
 pom__tls_state_t pom__tls_read(pom__tls_t *t, void *data, size_t room, size_t *got) {
     *got = 0;
+    hold();
     ERR_clear_error();
     pom__loop_enter(POM_LOOP_DECRYPT);
     int result = SSL_read_ex(t->ssl, data, room, got);
     pom__loop_leave();
+    release();
     return result == 1 ? POM__TLS_OK : translate(t, result);
 }
 
 void pom__tls_goodbye(pom__tls_t *t) {
+    hold();
     ERR_clear_error();
     (void)SSL_shutdown(t->ssl); /* the answer is of no interest */
     ERR_clear_error();
+    release();
 }
 
 size_t pom__tls_pending(const pom__tls_t *t) {
@@ -467,14 +558,18 @@ bool pom__tls_resumed(const pom__tls_t *t) {
 }
 
 pom__tls_ticket_t *pom__tls_take_ticket(pom__tls_t *t) {
+    hold();
     SSL_SESSION *session = SSL_get1_session(t->ssl);
     if (session != NULL && SSL_SESSION_is_resumable(session) != 1) {
         SSL_SESSION_free(session);
         session = NULL;
     }
+    release();
     return (pom__tls_ticket_t *)(void *)session;
 }
 
 void pom__tls_ticket_free(pom__tls_ticket_t *ticket) {
+    hold();
     SSL_SESSION_free(session_of(ticket)); /* accepts NULL */
+    release();
 }

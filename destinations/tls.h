@@ -22,6 +22,8 @@
 
 /* Texts are borrowed until pom__tls_context_new() returns; NULL: not given. */
 typedef struct pom_tls_options_s {
+    void *context; /* an SSL_CTX of our OpenSSL (tls_borrow.h) to use as it is, never changed: we
+                    * count a reference. Of the rest only check_hostname matters then */
     const char *ca_file; /* PEM; with none of ca_file, ca_path, ca_pem: the system's authorities */
     const char *ca_path; /* a directory made by c_rehash; looked into at each handshake */
     const char *ca_pem;  /* PEM in memory, in addition to ca_file */
@@ -52,8 +54,8 @@ POM_MUST_USE pom_status_t pom__tls_context_new(const pom_tls_options_t *options,
                                                pom__tls_context_t **out, char *error,
                                                size_t error_size);
 
-/* In a forked child: OpenSSL's locks may be held by the parent's loop thread, so what it made is
- * abandoned, and made anew from what was read at creation when it is needed. [app] */
+/* In a forked child: what we made is abandoned to the parent's unfinished connections, and made anew
+ * from what was read at creation when it is needed; a borrowed one stays. [app] */
 void pom__tls_context_after_fork(pom__tls_context_t *context);
 
 void pom__tls_context_free(pom__tls_context_t *context); /* [any], accepts NULL */

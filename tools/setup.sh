@@ -7,7 +7,7 @@
 # first  that, and a virtual environment for one interpreter
 # all    that, and a virtual environment for each interpreter of tools/interpreters.py (the default). The optional
 #        ones among them are fetched first (tools/get_python.sh); where they cannot be had, a line says so
-# +tool  also a program such as +valgrind or +clang-format
+# +tool  also a program such as +valgrind, +clang-format, or +nginx for tests that are skipped without it
 #
 # System packages come from apt, only those that are missing, as root or through sudo. Environments are
 # .venv/<minor>; a stamp in each says for which interpreter and which requirements it was filled.

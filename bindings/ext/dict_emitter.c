@@ -282,15 +282,30 @@ static const pom_emitter_ops_t dict_ops = {
     .null = dict_null,
 };
 
-PyObject *pom_py_record(const pom_profile_t *profile) {
-    builder_t builder;
-    builder.emitter.ops = &dict_ops;
-    builder.root = NULL;
-    builder.depth = builder.skipping = 0;
-    builder.failed = false;
-    pom_record_emit(profile, &builder.emitter, POM_RECORD_DEPTH_JSON);
-    if (builder.root == NULL && !PyErr_Occurred()) {
+static void clear(builder_t *b) {
+    b->emitter.ops = &dict_ops;
+    b->root = NULL;
+    b->depth = b->skipping = 0;
+    b->failed = false;
+}
+
+static PyObject *finish(builder_t *b) {
+    if (b->root == NULL && !PyErr_Occurred()) {
         return PyErr_NoMemory();
     }
-    return builder.root;
+    return b->root;
+}
+
+PyObject *pom_py_record(const pom_profile_t *profile) {
+    builder_t builder;
+    clear(&builder);
+    pom_record_emit(profile, &builder.emitter, POM_RECORD_DEPTH_JSON);
+    return finish(&builder);
+}
+
+PyObject *pom_py_client_report(const pom_client_report_t *report, pom_text_t source, int32_t pid) {
+    builder_t builder;
+    clear(&builder);
+    pom_client_report_emit(report, source, pid, &builder.emitter);
+    return finish(&builder);
 }

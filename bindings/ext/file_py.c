@@ -19,12 +19,16 @@ typedef struct file_destination_s {
 static PyTypeObject *file_destination_type;
 
 static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"path", "flush", "append", "format", NULL};
+    static char *names[] = {"path",         "flush",          "append", "format",
+                            "rotate_bytes", "rotate_seconds", "keep",   NULL};
     const char *format = "json";
     PyObject *path, *bytes = NULL;
     int flush = 1, append = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|pps:FileDestination", names, &path, &flush,
-                                     &append, &format)) {
+    long long rotate_bytes = 0; // these three are checked by the package
+    double rotate_seconds = 0.0;
+    unsigned int keep = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|ppsLdI:FileDestination", names, &path, &flush,
+                                     &append, &format, &rotate_bytes, &rotate_seconds, &keep)) {
         return NULL;
     }
     bool msgpack = strcmp(format, "msgpack") == 0;
@@ -37,6 +41,9 @@ static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     pom_file_options_t options = pom_file_options_default();
     options.flush = flush != 0;
     options.append = append != 0;
+    options.rotate_bytes = rotate_bytes;
+    options.rotate_ns = (int64_t)(rotate_seconds * 1e9);
+    options.keep = keep;
     options.format = msgpack ? POM_FILE_MSGPACK : POM_FILE_JSON;
     pom_destination_t *destination = NULL;
     pom_status_t status;
@@ -80,7 +87,8 @@ static PyMemberDef file_members[] = {
     {"path", T_OBJECT, offsetof(file_destination_t, path), READONLY, "As it was given."},
     {NULL, 0, 0, 0, NULL}};
 static PyType_Slot file_slots[] = {
-    {Py_tp_doc, "FileDestination(path, flush=True, append=False, format=\"json\"): written in C."},
+    {Py_tp_doc, "FileDestination(path, flush=True, append=False, format=\"json\", rotate_bytes=0, "
+                "rotate_seconds=0, keep=0): written in C."},
     {Py_tp_new, file_new},
     {Py_tp_dealloc, file_dealloc},
     {Py_tp_repr, file_repr},

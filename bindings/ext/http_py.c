@@ -8,6 +8,7 @@
 #include "bindings/ext/http_py.h"
 
 #include "bindings/ext/core.h"
+#include "bindings/ext/ssl_context.h"
 
 #include <string.h>
 
@@ -18,6 +19,7 @@
 typedef struct http_destination_s {
     PyObject_HEAD
     pom_destination_t *destination;
+    PyObject *context; // the user's, while its SSL_CTX is in use; or NULL
 } http_destination_t;
 
 static PyTypeObject *http_destination_type;
@@ -39,30 +41,42 @@ static int read_headers(PyObject *list, pom_http_header_t *out) {
 }
 
 static PyObject *http_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"host",           "port",        "path",         "timeout",   "headers",
-                            "token",          "compress",    "msgpack",      "use_tls",   "ca_file",
-                            "ca_path",        "ca_pem",      "cert",         "key",       "verify",
-                            "check_hostname", "min_version", "verify_flags", "spool_dir", NULL};
+    static char *names[] = {
+        "host",           "port",        "path",         "timeout",   "headers",
+        "token",          "compress",    "msgpack",      "use_tls",   "ca_file",
+        "ca_path",        "ca_pem",      "cert",         "key",       "verify",
+        "check_hostname", "min_version", "verify_flags", "spool_dir", "report_every",
+        "ssl_context",    NULL};
     pom_http_options_t options = pom_http_options_default();
     pom_http_header_t headers[HEADERS_MAX];
-    PyObject *header_list;
-    double timeout;
+    PyObject *header_list, *context = Py_None;
+    double timeout, report_every = 0.0;
     int port, compress, msgpack, use_tls, verify = 1, check_hostname = 1;
     Py_ssize_t pem_size = 0;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "sisdO!zppp|zzz#zzppikz:HttpDestination", names, &options.host, &port,
+            args, kwargs, "sisdO!zppp|zzz#zzppikzdO:HttpDestination", names, &options.host, &port,
             &options.path, &timeout, &PyList_Type, &header_list, &options.token, &compress,
             &msgpack, &use_tls, &options.tls.ca_file, &options.tls.ca_path, &options.tls.ca_pem,
             &pem_size, &options.tls.cert, &options.tls.key, &verify, &check_hostname,
-            &options.tls.min_version, &options.tls.verify_flags, &options.spool_dir)) {
+            &options.tls.min_version, &options.tls.verify_flags, &options.spool_dir, &report_every,
+            &context)) {
         return NULL;
     }
     int header_count = read_headers(header_list, headers);
     if (header_count < 0) {
         return NULL;
     }
+    char error[POM_DESTINATION_ERROR_MAX] = "";
+    if (context != Py_None) {
+        options.tls.context = pom_ssl_context_take(context, error, sizeof error);
+        if (options.tls.context == NULL) {
+            return PyErr_Occurred() ? NULL
+                                    : PyErr_Format(PyExc_ValueError, "ssl_context: %s", error);
+        }
+    }
     options.port = (uint16_t)port; // checked by the package
     options.timeout_ns = (int64_t)(timeout * 1e9);
+    options.report_ns = (int64_t)(report_every * 1e9);
     options.headers = headers;
     options.header_count = (uint32_t)header_count;
     options.compress = compress != 0;
@@ -71,7 +85,6 @@ static PyObject *http_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     options.tls.ca_pem_size = (size_t)pem_size;
     options.tls.verify = verify != 0;
     options.tls.check_hostname = check_hostname != 0;
-    char error[POM_DESTINATION_ERROR_MAX] = "";
     pom_destination_t *destination = NULL;
     pom_status_t status;
     Py_BEGIN_ALLOW_THREADS; // files; the arguments are held by the caller
@@ -90,12 +103,14 @@ static PyObject *http_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         return NULL;
     }
     self->destination = destination;
+    self->context = context != Py_None ? Py_NewRef(context) : NULL;
     return (PyObject *)self;
 }
 
 static void http_dealloc(PyObject *op) {
     PyTypeObject *type = Py_TYPE(op);
     pom_destination_unref(((http_destination_t *)op)->destination);
+    Py_XDECREF(((http_destination_t *)op)->context);
     type->tp_free(op);
     Py_DECREF(type);
 }

@@ -24,6 +24,7 @@
 #include "bindings/ext/memory.h"
 #include "bindings/ext/probe.h"
 #include "bindings/ext/request_state.h"
+#include "bindings/ext/ssl_context.h"
 #include "bindings/ext/threads.h"
 #include "bindings/ext/walker.h"
 #include "bindings/ext/works.h"
@@ -518,10 +519,10 @@ static int exec_module(PyObject *module) {
     }
     if (pom_threads_init() < 0 || pom_delivery_init(module) < 0 || pom_file_py_init(module) < 0 ||
         pom_http_py_init(module) < 0 || pom_stats_init(module) < 0 || pom_wire_init(module) < 0 ||
-        pom_environ_init() < 0 || pom_request_init() < 0 || pom_wsgi_init(module) < 0 ||
-        pom_asgi_init(module) < 0 || pom_body_init(module) < 0 || pom_action_init(module) < 0 ||
-        pom_probe_init(module) < 0 || pom_asyncio_init() < 0 || pom_stages_py_init(module) < 0 ||
-        PyModule_AddFunctions(module, functions) < 0) {
+        pom_ssl_context_init(module) < 0 || pom_environ_init() < 0 || pom_request_init() < 0 ||
+        pom_wsgi_init(module) < 0 || pom_asgi_init(module) < 0 || pom_body_init(module) < 0 ||
+        pom_action_init(module) < 0 || pom_probe_init(module) < 0 || pom_asyncio_init() < 0 ||
+        pom_stages_py_init(module) < 0 || PyModule_AddFunctions(module, functions) < 0) {
         return -1;
     }
     pom_core_choose_walker();

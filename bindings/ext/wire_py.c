@@ -12,7 +12,16 @@ static PyObject *raise(pom_status_t status) {
                                                pom_status_text(status));
 }
 
-/* The profiles that can be read; one that is damaged is passed over, as the reader does. */
+/* Takes the record. */
+static void append(PyObject **records, PyObject *record) {
+    if (record == NULL || PyList_Append(*records, record) < 0) {
+        Py_CLEAR(*records);
+    }
+    Py_XDECREF(record);
+}
+
+/* The profiles that can be read; one that is damaged is passed over, as the reader does. The client
+ * report comes last, in the form it has among JSON lines. */
 static PyObject *read_profiles(pom_msgpack_reader_t *reader) {
     PyObject *records = PyList_New(0);
     pom_profile_t *profile = NULL;
@@ -22,12 +31,13 @@ static PyObject *read_profiles(pom_msgpack_reader_t *reader) {
         if (status != POM_OK) {
             continue;
         }
-        PyObject *record = pom_py_record(profile);
+        append(&records, pom_py_record(profile));
         pom_profile_unref(profile);
-        if (record == NULL || PyList_Append(records, record) < 0) {
-            Py_CLEAR(records);
-        }
-        Py_XDECREF(record);
+    }
+    const pom_client_report_t *report = pom_msgpack_reader_report(reader);
+    if (records != NULL && report != NULL) {
+        const pom_msgpack_source_t *source = pom_msgpack_reader_source(reader);
+        append(&records, pom_py_client_report(report, source->name, source->pid));
     }
     return records;
 }

@@ -57,35 +57,42 @@ def remove_destination(destination):
     _backend.load().remove_destination(destination)
 
 
-def file_destination(path_or_file, format="json", flush=True, append=False):
+def file_destination(path_or_file, format="json", flush=True, append=False, rotate_bytes=None, rotate_seconds=None,
+                     keep=5):
     """A destination that writes profiles to a file: one JSON record a line, or batches of the wire form.
 
     path_or_file: a path (text or os.PathLike), opened now and overwritten unless append=True; OSError names the
     path. Or an open file object, text or binary, which stays the caller's to close; `append` says nothing about it.
     flush: hand every record to the operating system at once; else when a buffer is full, at flush() and at stop().
     format: "json", or "msgpack" (docs/wire-format.md; a path only, and only with the extension); ValueError for another.
+    rotate_bytes, rotate_seconds: before a write that would make the file larger, or finds it older, it is renamed to
+    PATH.1, what was PATH.1 to PATH.2, and so on; `keep` of them stay. A path of a regular file only, which any number of
+    processes may share (with append=True, or forked from the one that opened it). ValueError for less than 1.
     Errors while writing are counted in stats(), and profiling goes on.
     """
     import os
 
+    from ._files import rotation
+
     if isinstance(path_or_file, (str, os.PathLike)):
         path, backend = os.fsdecode(path_or_file), _backend.load()
-        if format == "json":
-            return backend.FileDestination(path, bool(flush), bool(append))
-        if format == "msgpack" and backend.NAME == "c":
-            return backend.FileDestination(path, bool(flush), bool(append), format)
+        if format == "json" or (format == "msgpack" and backend.NAME == "c"):
+            return backend.FileDestination(path, bool(flush), bool(append), format,
+                                           *rotation(rotate_bytes, rotate_seconds, keep))
     if format != "json":
         raise ValueError("format=%r: must be 'json', or 'msgpack' for a path with the C extension" % (format,))
     if callable(getattr(path_or_file, "write", None)):
         from ._files import FileObjectDestination
 
+        if rotate_bytes is not None or rotate_seconds is not None:
+            raise ValueError("only a path can be rotated, not a file object")
         return FileObjectDestination(path_or_file, bool(flush))
     raise TypeError("file_destination() takes a path or a file object, not %r" % (path_or_file,))
 
 
-def no_flush_destination(path_or_file, format="json", append=False):
+def no_flush_destination(path_or_file, format="json", append=False, rotate_bytes=None, rotate_seconds=None, keep=5):
     """As file_destination(), with flush=False."""
-    return file_destination(path_or_file, format, False, append)
+    return file_destination(path_or_file, format, False, append, rotate_bytes, rotate_seconds, keep)
 
 
 def directory_destination(directory, format="speedscope", clock="wall"):
@@ -102,7 +109,7 @@ def directory_destination(directory, format="speedscope", clock="wall"):
 
 
 def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/data", format="json", headers=None,
-                    token=None, compress=True, spool_dir=None, tls=False, ca_file=None, cert=None, key=None):
+                    token=None, compress=True, spool_dir=None, tls=False, ca_file=None, cert=None, key=None, report_every=60):
     """A destination that posts call graphs to a server over HTTP/1.1.
 
     port: 443 with TLS, else 80. TLS is used when one of ssl_context, tls=True, ca_file, cert is given.
@@ -113,9 +120,12 @@ def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/dat
     process, at most a day. Without it they wait in memory.
     ca_file: PEM of the authorities to trust instead of the system's; cert, key: PEM files of a client certificate,
     the key without a passphrase (None: it is in cert).
-    ssl_context: its authorities, verify_mode, verify_flags, check_hostname and minimum_version are taken over, once; one
-    without certificates in it stands for the system's authorities. Its client certificate and its capath cannot be
-    read: give cert= and key=, ca_file=. ValueError for one with an sni_callback, a keylog_filename or a maximum_version.
+    ssl_context: used as it is, client certificate and all, and never changed; change it no more either. Where Python's
+    OpenSSL is not ours, or with ca_file or cert, what can be read out of it is taken over instead (docs/destinations.md).
+    ValueError for one with callbacks or a keylog_filename.
+
+    report_every: seconds between client reports at least: what was lost or sent again is told to the server, as a record
+    of kind "report" (docs/destinations.md); None: never.
 
     Nothing is connected by this call. A server that cannot be reached costs no request anything: the call graphs wait
     in the queue of 16 MiB, what does not fit is counted in stats(). ValueError, TypeError and OSError tell what is
@@ -124,7 +134,7 @@ def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/dat
     from . import _rest
 
     return _rest.destination(host, port, timeout, ssl_context, path, format, headers, token, compress, spool_dir, tls,
-                             ca_file, cert, key)
+                             ca_file, cert, key, report_every)
 
 
 def action(action_type, /, *, parent=None, **fields):

@@ -42,6 +42,19 @@ class FileObjectDestination:
         return "<profilomatic destination: %s>" % self.__qualname__
 
 
+def rotation(rotate_bytes, rotate_seconds, keep):
+    """The three options in the form that backends take: 0 for not."""
+    for name, value, kinds in (("rotate_bytes", rotate_bytes, int), ("rotate_seconds", rotate_seconds, (int, float)),
+                               ("keep", keep, int)):
+        if value is None and name != "keep":
+            continue
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise TypeError("%s must be a number, not %r" % (name, value))
+        if not 1 <= value <= 1 << 30 and not (name == "rotate_bytes" and value >= 1):
+            raise ValueError("%s=%r: must be at least 1" % (name, value))
+    return min(rotate_bytes or 0, 1 << 62), float(rotate_seconds or 0), keep
+
+
 def dump_line(record):
     """One record as a line of strict JSON, ASCII only, with its newline."""
     try:

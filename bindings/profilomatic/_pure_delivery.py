@@ -11,7 +11,7 @@ import time
 
 # Everything is imported here and nothing in a function: a fork while one thread imports would leave the child with a
 # module lock that nobody releases.
-from . import _pure_native, _values
+from . import _pure_native, _pure_rotate, _values
 from ._files import dump_line
 
 QUEUE_BYTES = 16 << 20  # of one destination
@@ -21,16 +21,26 @@ BUFFER_BYTES = 64 << 10  # of a file that is not flushed each time
 class FileDestination:
     """Writes one JSON record a line to a path, appending whole lines so that forked children may share it."""
 
-    def __init__(self, path, flush, append):
+    def __init__(self, path, flush, append, format="json", rotate_bytes=0, rotate_seconds=0.0, keep=0):
         self.path = path
         self.name = path
         self._flush = flush
         self._buffer = []
         self._buffered = 0
         self.lost = 0
+        self._rotation = None
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if append else os.O_TRUNC)
-        self._fd = os.open(path, flags, 0o666)
+        if rotate_bytes or rotate_seconds:
+            self._rotation = _pure_rotate.Rotation(path, flags, rotate_bytes, rotate_seconds, keep)
+            self._fd = self._rotation.fd
+        else:
+            self._fd = os.open(path, flags, 0o666)
         self._pid = os.getpid()
+
+    @property
+    def problem(self):
+        """What is wrong without having cost a record, or None."""
+        return self._rotation.problem if self._rotation is not None else None
 
     def write(self, record):
         """Returns the bytes taken; OSError when the file refuses."""
@@ -48,6 +58,8 @@ class FileDestination:
         """OSError when the file refuses; `lost` then says how many records went with it."""
         data, self.lost = b"".join(self._buffer), len(self._buffer)
         self._buffer, self._buffered = [], 0
+        if data and self._rotation is not None:
+            self._fd = self._rotation.turn(len(data))
         while data:
             data = data[os.write(self._fd, data):]
         self.lost = 0
@@ -115,7 +127,8 @@ class Entry:
     def stats(self):
         return {
             "name": self.name, "queued": len(self.queue) + len(self.busy), "sent": self.sent, "retried": 0, "spooled": 0,
-            "dropped": dict(self.dropped), "bytes": self.bytes, "last_error": self.last_error,
+            "dropped": dict(self.dropped), "bytes": self.bytes,
+            "last_error": self.last_error or (self.destination.problem if self.is_file else None),
         }
 
     def deliver_one(self):

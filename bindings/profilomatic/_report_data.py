@@ -80,6 +80,7 @@ def _input(reader):
         "first_bad": reader.first_bad,
         "torn": reader.torn,
         "too_long": reader.too_long,
+        "lost": reader.clients.lost(),
     }
 
 

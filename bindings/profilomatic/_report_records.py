@@ -13,6 +13,36 @@ _GIVE_UP = 100  # lines without one record: the file is something else
 _EXPECTED = "expected one profile record in JSON per line, as written by profilomatic.file_destination(PATH)"
 
 
+_MAX_CLIENTS = 1000
+
+
+class ClientReports:
+    """What destinations told a server about call graphs that never reached it: the newest report of each counts."""
+
+    def __init__(self):
+        self._newest = {}
+
+    def take(self, record):
+        """True when the record is such a report, and no action."""
+        action = record.get("action")
+        if not isinstance(action, dict) or action.get("kind") != "report" or action.get("type") != "profilomatic:report":
+            return False
+        client, moment = record["task_uuid"], str(record.get("end_time"))
+        known = self._newest.get(client)
+        if (known is None and len(self._newest) < _MAX_CLIENTS) or (known is not None and known[0] <= moment):
+            self._newest[client] = moment, action.get("dropped")
+        return True
+
+    def lost(self):
+        """Call graphs by reason."""
+        sums = {}
+        for _, dropped in self._newest.values():
+            for reason, number in dropped.items() if isinstance(dropped, dict) else ():
+                if isinstance(number, int) and number > 0:
+                    sums[reason] = sums.get(reason, 0) + number
+        return sums
+
+
 class NotRecords(Exception):
     """The file is not ours; the text is for the user."""
 
@@ -21,8 +51,10 @@ class Reader:
     """Iterates over the records (dicts) of a binary stream.
 
     `lines`, `records`, `bad` (with `first_bad`, a line number), `torn` (0 or 1: the last line) and `too_long` count
-    what was met. With `needle` (bytes) only lines that contain it are parsed: a quick first look for one task id.
+    what was met; `clients` has the client reports, which are no records. With `needle` (bytes) only lines that contain it are parsed: a quick first look for one task id.
     """
+
+    UNIT = "line"
 
     def __init__(self, stream, name, needle=None):
         self.stream = stream
@@ -30,6 +62,7 @@ class Reader:
         self.needle = needle
         self.lines = self.records = self.bad = self.torn = self.too_long = self.passed = 0
         self.first_bad = None
+        self.clients = ClientReports()
         self._first_problem = None
 
     def __iter__(self):
@@ -49,6 +82,8 @@ class Reader:
                 self.passed += 1
                 continue
             record, problem = _parse(raw)
+            if record is not None and self.clients.take(record):
+                continue
             if record is not None:
                 self.records += 1
                 yield record

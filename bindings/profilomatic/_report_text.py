@@ -51,11 +51,15 @@ class TextReport(Pieces):
     def _troubles(self, model, reader):
         said = []
         if reader.bad:
-            said.append(f"{count(reader.bad, 'line')} not read (first: line {reader.first_bad})")
+            said.append(f"{count(reader.bad, reader.UNIT)} not read (first: {reader.UNIT} {reader.first_bad})")
         if reader.torn:
-            said.append("the last line is torn (still being written, or the process died)")
+            said.append(f"the last {reader.UNIT} is torn (still being written, or the process died)")
         if reader.too_long:
-            said.append(f"{count(reader.too_long, 'line')} too long")
+            said.append(f"{count(reader.too_long, reader.UNIT)} too long")
+        lost = reader.clients.lost()
+        if lost:
+            reasons = ", ".join(f"{value:,} {clean(name, 40)}" for name, value in sorted(lost.items())[:6])
+            said.append(f"{count(sum(lost.values()), 'call graph')} never arrived at the server: {reasons}")
         if model.head.truncated:
             cut = ", ".join(
                 f"{value:,} {clean(name, 40)}" for name, value in sorted(model.head.truncated.items())[:6]

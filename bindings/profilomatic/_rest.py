@@ -1,15 +1,17 @@
 """RestDestination: call graphs posted to a server; options are checked here, for both backends.
 
-A context of the ssl module belongs to Python's own OpenSSL, which need not be the one the extension is linked to, and its callbacks
-need the GIL; so the extension never touches it. What can be read out of a context is taken over, and a context with
-something that cannot be is refused, with a sentence that says what to pass instead.
+A context of the ssl module is used as it is when the extension and Python call the same OpenSSL and the context has no
+callback, which would need the GIL (bindings/ext/ssl_context.c asks the rest). Otherwise what can be read out of it is taken
+over, and a context with something that cannot be is refused, with a sentence that says what to pass instead.
 """
 
+import gc
 import os
 
 from ._files import dump_line
 
 FORMATS = ("json", "msgpack")
+_OF_EVERY_CLASS = ("__module__", "__doc__", "__dict__", "__weakref__", "__static_attributes__", "__firstlineno__")
 
 
 class TlsOptions:
@@ -20,13 +22,12 @@ class TlsOptions:
         self.verify = self.check_hostname = True
         self.min_version = 2
         self.verify_flags = 0
+        self.as_it_is = False
 
-    def take(self, context):
-        """Takes over what an ssl.SSLContext says. TypeError, ValueError."""
+    def take(self, context, problem):
+        """Takes an ssl.SSLContext. `problem` tells why the backend cannot use it as it is, or is None. TypeError, ValueError."""
         import ssl
 
-        if not isinstance(context, ssl.SSLContext):
-            raise TypeError("ssl_context must be an ssl.SSLContext, not %r" % (context,))
         self.context = context
         for attribute in ("sni_callback", "keylog_filename"):
             if getattr(context, attribute, None) is not None:
@@ -34,22 +35,33 @@ class TlsOptions:
                                  "with ca_file=, cert= and key=" % attribute)
         if context.protocol == ssl.PROTOCOL_TLS_SERVER:
             raise ValueError("ssl_context is one of a server: pass ssl.create_default_context()")
-        if context.maximum_version not in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3):
-            raise ValueError("ssl_context has a maximum_version of %s, which cannot be used: leave it at the default"
-                             % context.maximum_version.name)
-        if context.minimum_version == ssl.TLSVersion.TLSv1_3:
-            self.min_version = 3
+        if _has_callbacks(context):
+            raise ValueError("ssl_context has a callback (for messages, say), which cannot be used: pass "
+                             "a context without it, or tls=True with ca_file=, cert= and key=")
         self.verify = context.verify_mode != ssl.CERT_NONE
         self.check_hostname = context.check_hostname
-        self.verify_flags = int(context.verify_flags)
-        authorities = context.get_ca_certs(binary_form=True)
-        if authorities:
-            self.ca_pem = "".join(map(ssl.DER_cert_to_PEM_cert, authorities))
         if not self.verify:
             import warnings
 
             warnings.warn("profilomatic: this ssl_context verifies no certificate: anybody on the way can read the call "
                           "graphs", RuntimeWarning, stacklevel=4)
+        self.as_it_is = problem is None
+        if not self.as_it_is:
+            self._take_over(context, problem)
+
+    def _take_over(self, context, problem):
+        """What can be read out of a context."""
+        import ssl
+
+        if context.maximum_version not in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3):
+            raise ValueError("ssl_context has a maximum_version of %s and cannot be used as it is (%s): leave that at the default"
+                             % (context.maximum_version.name, problem))
+        if context.minimum_version == ssl.TLSVersion.TLSv1_3:
+            self.min_version = 3
+        self.verify_flags = int(context.verify_flags)
+        authorities = context.get_ca_certs(binary_form=True)
+        if authorities:
+            self.ca_pem = "".join(map(ssl.DER_cert_to_PEM_cert, authorities))
 
     def python_context(self):
         """The same as an ssl.SSLContext."""
@@ -65,6 +77,27 @@ class TlsOptions:
         return context
 
 
+def _has_callbacks(context):
+    """The C part of a context refers to its callbacks, whether or not an attribute tells of them. Not to those for pre-shared
+    keys: these destinations/tls.c leaves out of its connections."""
+    return any(callable(each) and not isinstance(each, type) for each in gc.get_referents(context))
+
+
+def _problem_with(context, backend, others):
+    """Why a context cannot be used as it is, or None. TypeError."""
+    import ssl
+
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError("ssl_context must be an ssl.SSLContext, not %r" % (context,))
+    if others:
+        return "ca_file or cert is given as well"
+    kinds = type(context).__mro__
+    own = kinds[:kinds.index(ssl.SSLContext)]
+    if any(name in vars(kind) for kind in own for name in dir(ssl.SSLContext) if name not in _OF_EVERY_CLASS):
+        return "its class changes what an ssl.SSLContext does"
+    return backend.ssl_context_problem(context) if backend.NAME == "c" else None
+
+
 def _path(value):
     return None if value is None else os.fsdecode(value)
 
@@ -77,6 +110,16 @@ def _port(port, tls):
     if not 1 <= port <= 65535:
         raise ValueError("port=%r: must be 1 to 65535" % (port,))
     return port
+
+
+def _report_every(seconds):
+    if seconds is None:
+        return 0.0
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError("report_every must be a number of seconds or None, not %r" % (seconds,))
+    if not 0.001 <= seconds <= 86400:
+        raise ValueError("report_every=%r: must be 0.001 to 86400 seconds, or None" % (seconds,))
+    return float(seconds)
 
 
 def _timeout(timeout):
@@ -96,7 +139,7 @@ def _headers(headers):
 
 
 def destination(host, port, timeout, ssl_context, path, format, headers, token, compress, spool_dir, tls, ca_file, cert,
-                key):
+                key, report_every):
     """What profilomatic.RestDestination() returns."""
     from . import _backend
 
@@ -110,27 +153,29 @@ def destination(host, port, timeout, ssl_context, path, format, headers, token, 
         raise TypeError("token must be text")
     if key is not None and cert is None:
         raise ValueError("key= without cert=")
+    backend = _backend.load()
     options = None
     if ssl_context is not None or tls or ca_file is not None or cert is not None:
         options = TlsOptions()
         if ssl_context is not None:
-            options.take(ssl_context)
+            options.take(ssl_context, _problem_with(ssl_context, backend, ca_file is not None or cert is not None))
         if ca_file is not None:
             options.ca_file, options.ca_pem = _path(ca_file), None
         options.cert, options.key = _path(cert), _path(key)
-    backend = _backend.load()
     make = _native_destination if backend.NAME == "c" else _pure_destination
     return make(backend, host, _port(port, options is not None), _timeout(timeout), path, format,
-                                    _headers(headers), token, bool(compress), _path(spool_dir), options)
+                                    _headers(headers), token, bool(compress), _path(spool_dir), options, _report_every(report_every))
 
 
-def _native_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls):
+def _native_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls, report_every):
     arguments = {}
     if tls is not None:
         arguments = {name: getattr(tls, name) for name in (
             "ca_file", "ca_path", "ca_pem", "cert", "key", "verify", "check_hostname", "min_version", "verify_flags")}
+        if tls.as_it_is:
+            arguments["ssl_context"] = tls.context
     return backend.HttpDestination(host, port, path, timeout, headers, token, compress, format == "msgpack",
-                                   tls is not None, spool_dir=spool_dir, **arguments)
+                                   tls is not None, spool_dir=spool_dir, report_every=report_every, **arguments)
 
 
 class PureRestDestination:
@@ -215,7 +260,7 @@ class PureRestDestination:
         return "<profilomatic destination: %s>" % self.name
 
 
-def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls):
+def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls, report_every):
     if format != "json":
         raise ValueError("format=%r needs the C extension; pass format='json'" % (format,))
     if spool_dir is not None:

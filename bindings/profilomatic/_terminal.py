@@ -115,7 +115,8 @@ def count(number, noun=""):
     text = f"{number:,}"
     if not noun:
         return text
-    return f"{text} {noun}" if number == 1 else f"{text} {noun}s"
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{text} {noun}" if number == 1 else f"{text} {noun}{plural}"
 
 
 class Terminal:

@@ -5,6 +5,8 @@ was cut (a full disk, a process that died) is counted and passed over: the next 
 of another version, or one that makes no sense.
 """
 
+from ._report_records import ClientReports, Reader as LineReader
+
 MAGIC = b"\x93\xa4pomw"
 _HEAD = 12
 _MAX_BODY = 64 << 20
@@ -15,12 +17,24 @@ class NoReader(Exception):
     """This build cannot read the wire form; the text is for the user."""
 
 
+def open_reader(stream, name, needle=None):
+    """The reader that fits what the file begins with; `needle` is of use to the one for lines. NoReader."""
+    peek = getattr(stream, "peek", None)
+    if peek is not None and peek(len(MAGIC))[:len(MAGIC)] == MAGIC:
+        return Reader(stream, name)
+    return LineReader(stream, name, needle=needle)
+
+
 class Reader:
     """Iterates over the records (dicts) of a binary stream; counts as `_report_records.Reader` does, in batches."""
+
+    UNIT = "batch"
 
     def __init__(self, stream, name, decode=None):
         self.stream = stream
         self.name = name
+        self.first_bad = None
+        self.clients = ClientReports()
         self.lines = self.records = self.bad = self.torn = self.too_long = 0
         self._decode = decode or _decoder()
         self._ahead = b""  # read, not used
@@ -32,7 +46,7 @@ class Reader:
                 return
             self.lines += 1
             if not MAGIC.startswith(head[:len(MAGIC)]) or (len(head) == _HEAD and head[7] != 0xC6):
-                self.bad += 1
+                self._note_bad()
                 self._resume(head)
                 continue
             size = int.from_bytes(head[8:], "big")
@@ -46,12 +60,19 @@ class Reader:
             except ValueError:
                 records = None
             if records is not None:
-                self.records += len(records)
-                yield from records
+                for record in records:
+                    if not self.clients.take(record):
+                        self.records += 1
+                        yield record
             elif self._resume(head + body) or len(body) == size:
-                self.bad += 1
+                self._note_bad()
             else:
                 self.torn = 1
+
+    def _note_bad(self):
+        self.bad += 1
+        if self.first_bad is None:
+            self.first_bad = self.lines
 
     def _take(self, size):
         """That many bytes, fewer at the end."""

@@ -9,7 +9,7 @@ import tempfile
 from . import _formats, _wire
 from ._formats._tree import Frames, Tree
 from ._report_model import message_task_ids
-from ._report_records import NotRecords, Reader
+from ._report_records import NotRecords
 
 
 def make_parser():
@@ -85,7 +85,7 @@ def _is_about(record, wanted):
 
 def _convert(stream, name, options, out):
     task = options.task.strip().lower() if options.task is not None else None
-    reader = open_reader(stream, name, task)
+    reader = _wire.open_reader(stream, name, needle=task.encode("utf-8", "replace") if task is not None else None)
     writer = _formats.writer(options.to)
     selection = _Selection(reader, task)
     # The first record is taken before anything is written: what is no file of records leaves the output alone.
@@ -104,14 +104,6 @@ def _convert(stream, name, options, out):
 def _chain(first, rest):
     yield first
     yield from rest
-
-
-def open_reader(stream, name, task=None):
-    """The reader that fits what the file begins with."""
-    peek = getattr(stream, "peek", None)
-    if peek is not None and peek(len(_wire.MAGIC))[:len(_wire.MAGIC)] == _wire.MAGIC:
-        return _wire.Reader(stream, name)
-    return Reader(stream, name, needle=task.encode("utf-8", "replace") if task is not None else None)
 
 
 def _nothing(reader, name, task):

@@ -5,11 +5,11 @@ import json
 import os
 import sys
 
-from . import _report_causes, _report_data, _report_tree
+from . import _report_causes, _report_data, _report_tree, _wire
 from ._report_costs import Places, Walk
 from ._report_graph import GraphText
 from ._report_model import Action, Model, message_task_ids
-from ._report_records import NotRecords, Reader
+from ._report_records import NotRecords
 from ._report_source import Shortener, Sources, name_of_library_file
 from ._report_text import TextReport
 from ._terminal import Terminal
@@ -25,7 +25,7 @@ def make_parser():
         "actions slow, routes, slowest actions; or the whole call graph of one action.",
     )
     parser.add_argument(
-        "file", metavar="FILE", help="a file of JSON records, one a line; - reads standard input"
+        "file", metavar="FILE", help="a file of profile records, in either form; - reads standard input"
     )
     parser.add_argument(
         "--top", type=_positive, default=10, metavar="N", help="rows per section (default 10)"
@@ -79,7 +79,7 @@ def main(argv=None, out=None):
             return _report(sys.stdin.buffer, "standard input", options, out)
         with open(options.file, "rb") as stream:
             return _report(stream, options.file, options, out)
-    except NotRecords as error:
+    except (NotRecords, _wire.NoReader) as error:
         return _fail(str(error))
     except BrokenPipeError:
         # `report FILE | head`: the reader has seen enough. The interpreter must not flush into the pipe at exit.
@@ -108,7 +108,7 @@ def _report(stream, name, options, out):
         return _report_task(stream, name, options, out, places, sources)
     bottom_up = _report_tree.BottomUp() if options.bottom_up else None
     model = Model(places, options.by, options.leaf, options.sort, options.top, bottom_up)
-    reader = Reader(stream, name)
+    reader = _wire.open_reader(stream, name)
     for record in reader:
         model.add(record)
     if not model.head.actions:
@@ -150,7 +150,7 @@ def _nothing(name):
 
 def _report_task(stream, name, options, out, places, sources):
     wanted = options.task.strip().lower()
-    reader = Reader(stream, name, needle=wanted.encode("utf-8", "replace"))
+    reader = _wire.open_reader(stream, name, needle=wanted.encode("utf-8", "replace"))
     found, more = [], 0
     for record in reader:
         if not _is_about(record, wanted):

@@ -415,3 +415,11 @@ void pom_json_put_line(pom_buf_t *buf, const pom_profile_t *profile) {
     pom_record_emit(profile, &json.emitter, POM_RECORD_DEPTH_JSON);
     pom_buf_put_char(buf, '\n');
 }
+
+void pom_json_put_report(pom_buf_t *buf, const pom_client_report_t *report, pom_text_t source,
+                         int32_t pid) {
+    pom_json_t json;
+    pom_json_init(&json, buf);
+    pom_client_report_emit(report, source, pid, &json.emitter);
+    pom_buf_put_char(buf, '\n');
+}

@@ -11,6 +11,7 @@
 
 #include "base/buf.h"
 #include "profiles/emitter.h"
+#include "profiles/formats/client_report.h"
 #include "profiles/profile.h"
 
 typedef struct pom_json_s {
@@ -23,5 +24,9 @@ void pom_json_init(pom_json_t *json, pom_buf_t *buf); /* [any] */
 
 /* One record and a newline. The buffer is failed when it found no room. [any] */
 void pom_json_put_line(pom_buf_t *buf, const pom_profile_t *profile);
+
+/* The report as a line that is a record. [any] */
+void pom_json_put_report(pom_buf_t *buf, const pom_client_report_t *report, pom_text_t source,
+                         int32_t pid);
 
 #endif

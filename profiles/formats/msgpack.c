@@ -48,7 +48,8 @@ typedef struct batch_s {
     pom_buf_t profiles, front; /* front: all that stands before the profiles */
     msgpack_packer packer;     /* to one of the two */
     const pom_msgpack_source_t *source;
-    row_t *rows; /* of one profile, in document order */
+    const pom_client_report_t *report; /* NULL: none */
+    row_t *rows;                       /* of one profile, in document order */
     uint32_t row_count, row_room;
     uint32_t *positions; /* by index of a node: its row, or its nearest kept ancestor's */
     uint32_t position_room;
@@ -600,13 +601,38 @@ static void put_tables(batch_t *b) {
     }
 }
 
+/* Reasons are texts as they stand: a report is rare, and alone in its batch. */
+static void put_report(batch_t *b, const pom_client_report_t *r) {
+    msgpack_packer *p = &b->packer;
+    put_int(p, POM_WIRE_REPORT);
+    put_map(p, 9);
+    put_int(p, POM_WIRE_REPORT_ID);
+    put_id(p, r->id);
+    put_entry(p, POM_WIRE_REPORT_SINCE, r->since_wall_ns);
+    put_entry(p, POM_WIRE_REPORT_AT, r->at_wall_ns);
+    put_entry(p, POM_WIRE_REPORT_PRODUCED, r->produced);
+    put_entry(p, POM_WIRE_REPORT_QUEUED, r->queued);
+    put_entry(p, POM_WIRE_REPORT_SENT, r->sent);
+    put_entry(p, POM_WIRE_REPORT_SPOOLED, r->spooled);
+    put_entry(p, POM_WIRE_REPORT_RETRIED, r->retried);
+    put_int(p, POM_WIRE_REPORT_DROPPED);
+    put_map(p, r->drop_count);
+    for (uint32_t i = 0; i < r->drop_count; i++) {
+        put_text(p, r->drops[i].reason.data, r->drops[i].reason.size);
+        put_int(p, r->drops[i].count);
+    }
+}
+
 static void put_front(batch_t *b, size_t profile_count) {
     msgpack_packer *p = &b->packer;
     msgpack_packer_init(p, &b->front, write_to_buf);
-    put_map(p, 6);
+    put_map(p, b->report != NULL ? 7 : 6);
     put_entry(p, POM_WIRE_MINOR, POM_MSGPACK_MINOR);
     put_source(b);
     put_tables(b);
+    if (b->report != NULL) {
+        put_report(b, b->report);
+    }
     put_int(p, POM_WIRE_PROFILES);
     put_array(p, profile_count);
 }
@@ -650,14 +676,10 @@ static pom_status_t append(batch_t *b, pom_buf_t *buf) {
     return POM_OK;
 }
 
-pom_status_t pom_msgpack_put_batch(pom_buf_t *buf, const pom_profile_t *const *profiles,
-                                   size_t count, const pom_msgpack_source_t *source) {
-    pom_msgpack_source_t first = {0};
-    if (source == NULL && count > 0) {
-        first.name = profiles[0]->source;
-        first.pid = profiles[0]->pid;
-    }
-    batch_t b = {.source = source != NULL ? source : &first};
+static pom_status_t put_batch(pom_buf_t *buf, const pom_profile_t *const *profiles, size_t count,
+                              const pom_msgpack_source_t *source,
+                              const pom_client_report_t *report) {
+    batch_t b = {.source = source, .report = report};
     pom__wire_tables_init(&b.tables);
     /* Twice what may be sent, so that a buffer fails for want of memory only. */
     pom_buf_init(&b.profiles, 2 * POM_MSGPACK_BODY_MAX);
@@ -681,4 +703,19 @@ pom_status_t pom_msgpack_put_batch(pom_buf_t *buf, const pom_profile_t *const *p
     pom_free(b.rows);
     pom_free(b.positions);
     return status;
+}
+
+pom_status_t pom_msgpack_put_batch(pom_buf_t *buf, const pom_profile_t *const *profiles,
+                                   size_t count, const pom_msgpack_source_t *source) {
+    pom_msgpack_source_t first = {0};
+    if (source == NULL && count > 0) {
+        first.name = profiles[0]->source;
+        first.pid = profiles[0]->pid;
+    }
+    return put_batch(buf, profiles, count, source != NULL ? source : &first, NULL);
+}
+
+pom_status_t pom_msgpack_put_report(pom_buf_t *buf, const pom_client_report_t *report,
+                                    const pom_msgpack_source_t *source) {
+    return put_batch(buf, NULL, 0, source, report);
 }

@@ -12,10 +12,11 @@
 
 #include "base/buf.h"
 #include "base/status.h"
+#include "profiles/formats/client_report.h"
 #include "profiles/profile.h"
 
 #define POM_MSGPACK_VERSION 1  /* readers of another number refuse */
-#define POM_MSGPACK_MINOR   0  /* what was added since; for people, no reader depends on it */
+#define POM_MSGPACK_MINOR   1  /* what was added since; for people, no reader depends on it */
 #define POM_MSGPACK_HEAD    12 /* bytes in front of the body: magic, version, length */
 #define POM_MSGPACK_TYPE    "application/vnd.profilomatic.v1+msgpack"
 
@@ -43,6 +44,10 @@ POM_MUST_USE pom_status_t pom_msgpack_put_batch(pom_buf_t *buf,
                                                 const pom_profile_t *const *profiles, size_t count,
                                                 const pom_msgpack_source_t *source);
 
+/* Appends a batch that has no profiles but the report. Failures as above. [any] */
+POM_MUST_USE pom_status_t pom_msgpack_put_report(pom_buf_t *buf, const pom_client_report_t *report,
+                                                 const pom_msgpack_source_t *source);
+
 /* Number of keys, shared by the writer and the reader. They never change meaning. */
 enum {
     POM_WIRE_MINOR = 0, /* body */
@@ -51,6 +56,7 @@ enum {
     POM_WIRE_CODES = 3,
     POM_WIRE_STACKS = 4,
     POM_WIRE_PROFILES = 5,
+    POM_WIRE_REPORT = 6, /* since minor version 1 */
 
     POM_WIRE_SOURCE_NAME = 1,
     POM_WIRE_SOURCE_HOST = 2,
@@ -107,6 +113,16 @@ enum {
     POM_WIRE_STRETCH_NODE = 1,
     POM_WIRE_STRETCH_GAP = 2,
     POM_WIRE_STRETCH_DURATION = 3,
+
+    POM_WIRE_REPORT_ID = 1,
+    POM_WIRE_REPORT_SINCE = 2,
+    POM_WIRE_REPORT_AT = 3,
+    POM_WIRE_REPORT_PRODUCED = 4,
+    POM_WIRE_REPORT_QUEUED = 5,
+    POM_WIRE_REPORT_SENT = 6,
+    POM_WIRE_REPORT_SPOOLED = 7,
+    POM_WIRE_REPORT_RETRIED = 8,
+    POM_WIRE_REPORT_DROPPED = 9,
 
     POM_WIRE_EXT_NANOSECONDS = 1, /* ext type of a duration among a user's fields */
 };

@@ -77,6 +77,10 @@ const pom_msgpack_source_t *pom_msgpack_reader_source(const pom_msgpack_reader_t
     return &reader->source;
 }
 
+const pom_client_report_t *pom_msgpack_reader_report(const pom_msgpack_reader_t *reader) {
+    return reader->has_report ? &reader->report : NULL;
+}
+
 /* ---- the dictionaries ---- */
 
 bool pom__read_columns(pom__pull_t pull, pom__column_t columns[POM__COLUMNS_MAX], int64_t count,
@@ -162,6 +166,61 @@ static bool read_source(pom_msgpack_reader_t *reader, pom__pull_t pull) {
         }
     }
     return true;
+}
+
+/* Reasons beyond those there is room for are passed over. */
+static bool read_drops(pom_client_report_t *r, pom__pull_t pull) {
+    uint32_t entries;
+    if (!pom__pull_head(&pull, POM__MAP, &entries)) {
+        return false;
+    }
+    for (; entries > 0; entries--) {
+        pom__item_t reason;
+        int64_t count;
+        if (!pom__pull_item(&pull, &reason) || reason.kind != POM__TEXT ||
+            !pom__pull_integer(&pull, 0, INT64_MAX, &count)) {
+            return false;
+        }
+        if (r->drop_count < POM_CLIENT_REPORT_DROPS) {
+            r->drops[r->drop_count++] = (pom_client_drop_t){{reason.data, reason.size}, count};
+        }
+    }
+    return true;
+}
+
+/* False: it makes no sense. */
+static bool read_report(pom_client_report_t *r, pom__pull_t pull) {
+    int64_t *const counts[] = {
+        [POM_WIRE_REPORT_SINCE] = &r->since_wall_ns, [POM_WIRE_REPORT_AT] = &r->at_wall_ns,
+        [POM_WIRE_REPORT_PRODUCED] = &r->produced,   [POM_WIRE_REPORT_QUEUED] = &r->queued,
+        [POM_WIRE_REPORT_SENT] = &r->sent,           [POM_WIRE_REPORT_SPOOLED] = &r->spooled,
+        [POM_WIRE_REPORT_RETRIED] = &r->retried};
+    uint32_t entries;
+    bool has_id = false;
+    if (!pom__pull_head(&pull, POM__MAP, &entries)) {
+        return false;
+    }
+    for (; entries > 0; entries--) {
+        int64_t key;
+        bool known;
+        if (!pom__pull_key(&pull, &key, &known)) {
+            return false;
+        }
+        pom__pull_t value = pull;
+        pom__item_t item;
+        bool good = true;
+        if (known && key == POM_WIRE_REPORT_ID) {
+            good = has_id = pom__pull_item(&value, &item) && pom__read_id(&item, &r->id);
+        } else if (known && key == POM_WIRE_REPORT_DROPPED) {
+            good = r->drop_count == 0 && read_drops(r, value);
+        } else if (known && key >= POM_WIRE_REPORT_SINCE && key <= POM_WIRE_REPORT_RETRIED) {
+            good = pom__pull_integer(&value, 0, INT64_MAX, counts[key]);
+        }
+        if (!good || !pom__pull_skip(&pull)) {
+            return false;
+        }
+    }
+    return has_id;
 }
 
 static pom_status_t read_texts(pom_msgpack_reader_t *reader, pom__pull_t pull) {
@@ -261,8 +320,8 @@ static pom_status_t read_stacks(pom_msgpack_reader_t *reader, pom__pull_t pull) 
 }
 
 static pom_status_t read_body(pom_msgpack_reader_t *reader, pom__pull_t pull) {
-    pom__pull_t sections[POM_WIRE_PROFILES + 1];
-    bool present[POM_WIRE_PROFILES + 1] = {false};
+    pom__pull_t sections[POM_WIRE_REPORT + 1];
+    bool present[POM_WIRE_REPORT + 1] = {false};
     uint32_t entries;
     if (!pom__pull_head(&pull, POM__MAP, &entries)) {
         return POM_EINVAL;
@@ -273,7 +332,7 @@ static pom_status_t read_body(pom_msgpack_reader_t *reader, pom__pull_t pull) {
         if (!pom__pull_key(&pull, &key, &known)) {
             return POM_EINVAL;
         }
-        if (known && key >= 0 && key <= POM_WIRE_PROFILES) {
+        if (known && key >= 0 && key <= POM_WIRE_REPORT) {
             sections[key] = pull;
             present[key] = true;
         }
@@ -289,6 +348,8 @@ static pom_status_t read_body(pom_msgpack_reader_t *reader, pom__pull_t pull) {
     if (pull.at != pull.end || !read_source(reader, sections[POM_WIRE_SOURCE])) {
         return POM_EINVAL;
     }
+    reader->has_report =
+        present[POM_WIRE_REPORT] && read_report(&reader->report, sections[POM_WIRE_REPORT]);
     pom_status_t status = read_texts(reader, sections[POM_WIRE_TEXTS]);
     if (status == POM_OK) {
         status = read_codes(reader, sections[POM_WIRE_CODES]);

@@ -50,6 +50,10 @@ POM_MUST_USE pom_status_t pom_msgpack_reader_begin(pom_msgpack_reader_t *reader,
 /* Who sent the batch, as far as it says; texts are borrowed from its bytes. */
 const pom_msgpack_source_t *pom_msgpack_reader_source(const pom_msgpack_reader_t *reader);
 
+/* The client report of the batch; texts are borrowed from its bytes. NULL: it has none, or one that
+ * makes no sense, which spoils nothing else. */
+const pom_client_report_t *pom_msgpack_reader_report(const pom_msgpack_reader_t *reader);
+
 /* The next profile: returns owned in *out. POM_ENOTFOUND: there is none. Any other failure is about
  * this one profile alone (POM_EINVAL, POM_EFULL, POM_ENOMEM); the next call goes on behind it. */
 POM_MUST_USE pom_status_t pom_msgpack_reader_next(pom_msgpack_reader_t *reader,

@@ -21,6 +21,8 @@ typedef struct pom__read_stack_s {
 
 struct pom_msgpack_reader_s {
     pom_msgpack_source_t source;
+    pom_client_report_t report;
+    bool has_report;
     pom_text_t *texts; /* in the bytes of the batch */
     uint32_t text_count;
     pom_code_t **codes; /* one reference each */

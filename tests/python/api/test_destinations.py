@@ -315,6 +315,62 @@ def test_write_errors_are_counted_and_profiling_goes_on(added):
     assert "space" in entry["last_error"].lower()
 
 
+@pytest.mark.acceptance("PM23")
+@pytest.mark.parametrize("append", [False, True])
+def test_a_file_is_rotated_by_size_in_whole_lines(added, tmp_path, append):
+    path = tmp_path / "profiles.jsonl"
+    path.write_text("{}\n")
+    added(profilomatic.file_destination(path, append=append, rotate_bytes=3000, keep=100))
+    for number in range(20):
+        act(number=number)
+        assert profilomatic.flush(10)
+    count = len(list(tmp_path.iterdir()))
+    assert count > 3
+    files = [tmp_path / ("profiles.jsonl.%d" % number) for number in range(count - 1, 0, -1)] + [path]
+    assert all(0 < each.stat().st_size <= 3000 for each in files)
+    records = [json.loads(line) for each in files for line in each.read_text().splitlines()]
+    assert [record["action"]["number"] for record in records[append:]] == list(range(20))
+    assert counters(str(path))["sent"] == 20
+
+
+def test_so_many_rotated_files_are_kept(added, tmp_path):
+    path = tmp_path / "profiles.jsonl"
+    added(profilomatic.file_destination(path, rotate_seconds=3600, rotate_bytes=1, keep=2))
+    for number in range(5):
+        act(number=number)
+        assert profilomatic.flush(10)
+    numbers = {each.name[len("profiles.jsonl"):]: json.loads(each.read_text())["action"]["number"] for each in tmp_path.iterdir()}
+    assert numbers == {"": 4, ".1": 3, ".2": 2}
+
+
+@pytest.mark.acceptance("PM23")
+def test_a_file_that_cannot_be_rotated_is_written_on(added, tmp_path):
+    path = tmp_path / "profiles.jsonl"
+    (tmp_path / "profiles.jsonl.1").mkdir()  # in the way
+    added(profilomatic.file_destination(path, rotate_bytes=1, keep=1))
+    for number in range(5):
+        act(number=number)
+        assert profilomatic.flush(10)
+    assert len(path.read_text().splitlines()) == 5
+    entry = counters(str(path))
+    assert entry["sent"] == 5 and "cannot rotate" in entry["last_error"] and "(1 times so far)" in entry["last_error"]
+
+
+def test_wrong_rotations_are_refused(tmp_path):
+    for options, error, words in [
+        ({"rotate_bytes": 0}, ValueError, "rotate_bytes=0"), ({"rotate_seconds": 0.5}, ValueError, "rotate_seconds=0.5"),
+        ({"rotate_bytes": 1, "keep": 0}, ValueError, "keep=0"), ({"rotate_bytes": 1.5}, TypeError, "rotate_bytes"),
+        ({"rotate_seconds": "1"}, TypeError, "rotate_seconds"), ({"keep": None}, TypeError, "keep"),
+    ]:
+        with pytest.raises(error, match=words):
+            profilomatic.file_destination(tmp_path / "x", **options)
+    with pytest.raises(ValueError, match="file object"):
+        profilomatic.file_destination(io.StringIO(), rotate_bytes=1000)
+    with pytest.raises(OSError):
+        profilomatic.no_flush_destination("/dev/null", rotate_bytes=1000)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_format_and_wrong_kinds_are_refused(tmp_path):
     with pytest.raises(ValueError, match="json"):
         profilomatic.file_destination(tmp_path / "x", format="xml")

@@ -20,6 +20,7 @@ class Server:
         self.requests = []  # (head, records or raw body)
         self.connections = 0
         self.resumed = []
+        self.versions = []
         self.problems = []
         self._stopping = threading.Event()
         self._open = set()
@@ -71,6 +72,7 @@ class Server:
                 connection = self.context.wrap_socket(connection, server_side=True)
                 self._open.add(connection)
                 self.resumed.append(connection.session_reused)
+                self.versions.append(connection.version())
             self.connections += 1
             with connection.makefile("rb") as stream:
                 while self._one(connection, stream):

@@ -3,11 +3,13 @@
 After each test what was produced must be sent, spooled, dropped or queued.
 """
 
+import gc
 import os
 import re
 import socket
 import ssl
 import struct
+import sys
 import time
 
 import pytest
@@ -108,13 +110,15 @@ def test_call_graphs_arrive_on_one_connection(sender, compress):
 
 
 @pytest.mark.acceptance("PM25")
-@pytest.mark.parametrize("how", ["context", "ca_file", "client"])
+@pytest.mark.parametrize("how", ["context", "ca_file", "client", "client in context", "context and client"])
 def test_call_graphs_arrive_over_tls(sender, certificates, how):
-    with Server(context=certificates.server("good", ask_client=how == "client")) as server:
+    with Server(context=certificates.server("good", ask_client="client" in how)) as server:
         options = {"ca_file": certificates.ca}
-        if how == "context":
+        if "context" in how:
             options = {"ssl_context": ssl.create_default_context(cafile=certificates.ca)}
-        if how == "client":
+        if how == "client in context":
+            options["ssl_context"].load_cert_chain(certificates.other, certificates.key("other"))
+        elif "client" in how:
             options.update(cert=certificates.other, key=certificates.key("other"))
         for host in ("127.0.0.1", "localhost"):
             one = sender(host, server.port, **options)
@@ -347,22 +351,27 @@ def test_twenty_destinations_keep_their_own_counts(only_c, tmp_path):
         assert profilomatic.stats()["destinations"] == []
 
 
+def send_from_a_child():
+    """One call graph, of a forked process that has the destination from its parent."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            with profilomatic.action("child"):
+                pass
+            code = 0 if profilomatic.flush(PATIENCE) and profilomatic.stats()["destinations"][0]["sent"] == 1 else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 @pytest.mark.acceptance("PM25")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_sends_its_own(sender):
     with Server() as server:
         one = sender("127.0.0.1", server.port)
         one.flushed(2)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                with profilomatic.action("child"):
-                    pass
-                code = 0 if profilomatic.flush(PATIENCE) and profilomatic.stats()["destinations"][0]["sent"] == 1 else 2
-            finally:
-                os._exit(code)
-        assert os.waitpid(pid, 0)[1] == 0
+        send_from_a_child()
         assert one.flushed(1)["sent"] == 3
         assert len(server.records()) == 4
 
@@ -446,6 +455,23 @@ def test_msgpack_batches_arrive(sender, only_c):
         assert all(isinstance(body, bytes) and len(body) > 12 for _, body in server.requests)
 
 
+@pytest.mark.acceptance("PM25")
+@pytest.mark.parametrize("format", ["json", "msgpack"])
+def test_the_server_is_told_what_it_did_not_get(sender, only_c, format):
+    with Server([answer("400 No"), OK]) as server:
+        one = sender("127.0.0.1", server.port, format=format, report_every=0.05)
+        one.flushed()
+        wait_until(lambda: len(server.requests) >= 2, "a client report")
+        body = server.requests[1][1]
+        report, = body if format == "json" else profilomatic._core.read_wire(body)
+        # What the original's server asks of each line.
+        assert report["start_time"] and report["task_uuid"] and report["source"] and report["thread"]
+        assert report["action"]["kind"] == "report"
+        lost = report["action"]["dropped"]["rejected"]
+        assert lost >= 1 and report["action"]["produced"] == lost + report["action"]["sent"] + report["action"]["queued"]
+        assert one.counters()["sent"] + lost == one.produced
+
+
 def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
     context = ssl.SSLContext(protocol)
     for name, value in attributes.items():
@@ -462,6 +488,8 @@ def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
     ({"port": "80"}, TypeError, "port"),
     ({"timeout": 0}, ValueError, "timeout=0"),
     ({"timeout": None}, TypeError, "timeout"),
+    ({"report_every": 0}, ValueError, "report_every=0"),
+    ({"report_every": "1"}, TypeError, "report_every"),
     ({"path": "no-slash"}, ValueError, "path"),
     ({"path": "/a b"}, ValueError, "path|URL"),
     ({"format": "xml"}, ValueError, "format='xml'"),
@@ -476,12 +504,114 @@ def test_wrong_options_are_refused_here_and_now(options, error, words):
         profilomatic.RestDestination(**{"host": "h.example", **options})
 
 
+@pytest.mark.acceptance("PM25")
+def test_a_context_is_used_as_it_is(sender, certificates, only_c):
+    """Its highest version, which could not be taken over, holds; it is the same after as before."""
+    context = ssl.create_default_context(cafile=certificates.ca)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    before = context.options, context.verify_flags, context.minimum_version, context.get_ca_certs(), sys.getrefcount(context)
+    assert profilomatic._core.ssl_context_problem(context) is None
+    serving = certificates.server("good")
+    with Server(context=serving) as server:
+        one = sender("127.0.0.1", server.port, ssl_context=context)
+        assert one.flushed()["sent"] == 1
+        assert serving.session_stats()["accept_good"] == 1 and server.versions == ["TLSv1.2"]
+    assert (context.options, context.verify_flags, context.minimum_version, context.get_ca_certs()) == before[:4]
+    assert sys.getrefcount(context) == before[4] + 1  # the destination's
+
+
+def test_a_context_outlives_its_python_object(sender, certificates, only_c):
+    with Server(context=certificates.server("good")) as server:
+        one = sender("127.0.0.1", server.port, ssl_context=ssl.create_default_context(cafile=certificates.ca))
+        gc.collect()
+        assert one.flushed()["sent"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_uses_the_context_too(sender, certificates, only_c):
+    context = ssl.create_default_context(cafile=certificates.ca)
+    context.load_cert_chain(certificates.other, certificates.key("other"))
+    with Server(context=certificates.server("good", ask_client=True)) as server:
+        one = sender("127.0.0.1", server.port, ssl_context=context)
+        one.flushed()
+        send_from_a_child()
+        assert one.flushed(1)["sent"] == 2
+        assert len(server.records()) == 3
+
+
+@pytest.mark.parametrize("name, words", [("expired", "expired"), ("other", "another host"), ("self", "self-signed")])
+def test_a_context_used_as_it_is_verifies(sender, certificates, only_c, name, words):
+    with Server(context=certificates.server(name)) as server:
+        one = sender("127.0.0.1", server.port, ssl_context=ssl.create_default_context(cafile=certificates.ca))
+        assert words in one.failed()["last_error"]
+        assert server.requests == []
+
+
+class Changed(ssl.SSLContext):
+    def get_ca_certs(self, binary_form=False):
+        return super().get_ca_certs(binary_form)
+
+
+class Unchanged(ssl.SSLContext):
+    extra = 1
+
+
+@pytest.mark.skipif(not getattr(ssl, "HAS_PSK", False), reason="contexts of CPython 3.13 have pre-shared keys")
+def test_a_pre_shared_key_is_not_asked_for(sender, certificates, only_c):
+    """Its callback, which cannot be seen from outside, would take the GIL on the loop thread."""
+    asked = []
+    context = ssl.create_default_context(cafile=certificates.ca)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("PSK:ECDHE")
+    context.set_psk_client_callback(lambda hint: asked.append(hint) or (None, b"key"))
+    serving = certificates.server("good")
+    serving.set_ciphers("PSK:ECDHE")
+    serving.set_psk_server_callback(lambda identity: b"key", "hint")
+    with Server(context=serving) as server:
+        one = sender("127.0.0.1", server.port, ssl_context=context)
+        assert one.flushed()["sent"] == 1 and asked == []
+
+
+def test_which_contexts_are_used_as_they_are(certificates, only_c, monkeypatch):
+    """Of a class that changes something, or of another OpenSSL, what can be read is taken over."""
+    given = []
+
+    def make(*arguments, **options):
+        given.append(options)
+        return real(*arguments, **options)
+
+    core = profilomatic._core
+    real = core.HttpDestination
+    monkeypatch.setattr(core, "HttpDestination", make)
+    for kind, direct in ((ssl.SSLContext, True), (Unchanged, True), (Changed, False)):
+        context = kind(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(certificates.ca)
+        profilomatic.RestDestination("h.example", ssl_context=context)
+        options = given.pop()
+        assert ("ssl_context" in options) is direct and (options["ca_pem"] is None) is direct
+    monkeypatch.setattr("_ssl.__file__", "/no/such/library.so")
+    context = context_with()
+    assert "OpenSSL is not the one" in core.ssl_context_problem(context)
+    profilomatic.RestDestination("h.example", ssl_context=context)
+    assert "ssl_context" not in given.pop()
+    with pytest.raises(ValueError, match="maximum_version of TLSv1_2 and cannot be used as it is"):
+        profilomatic.RestDestination("h.example", ssl_context=context_with(maximum_version=ssl.TLSVersion.TLSv1_2))
+    for thing in (object(), 1, "text"):
+        assert "not a context" in core.ssl_context_problem(thing)
+
+
+def test_contexts_with_hidden_callbacks_are_refused():
+    context = context_with()
+    context._msg_callback = lambda *_: None
+    with pytest.raises(ValueError, match="has a callback"):
+        profilomatic.RestDestination("h.example", ssl_context=context)
+
+
 def test_contexts_that_cannot_be_used_are_refused(tmp_path):
     for context, words in [
         (context_with(keylog_filename=str(tmp_path / "keys")), "keylog_filename"),
         (context_with(ssl.PROTOCOL_TLS_SERVER, sni_callback=lambda *_: None), "sni_callback"),
         (context_with(ssl.PROTOCOL_TLS_SERVER), "of a server"),
-        (context_with(maximum_version=ssl.TLSVersion.TLSv1_2), "maximum_version"),
     ]:
         with pytest.raises(ValueError, match=words):
             profilomatic.RestDestination("h.example", ssl_context=context)

@@ -1,6 +1,8 @@
 """A file in the wire form holds the same records as a file of JSON lines, and convert and report read it."""
 
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -8,6 +10,8 @@ import pytest
 from pom_support import burn_until_sampled
 
 import profilomatic
+
+WIRE = pathlib.Path(__file__).resolve().parents[2] / "data" / "wire"
 
 
 def work():
@@ -51,11 +55,93 @@ def test_both_forms_hold_the_same_records(both):
     assert [without_noise(record) for record in found] == [without_noise(record) for record in expected]
 
 
-def test_report_reads_the_wire_form(both):
+def command(*arguments, stdin=None):
+    return subprocess.run([sys.executable, "-m", "profilomatic", *map(str, arguments)], capture_output=True, input=stdin)
+
+
+def test_convert_reads_the_wire_form(both):
     _, wire = both
-    done = subprocess.run([sys.executable, "-m", "profilomatic", "convert", str(wire), "--to", "collapsed"], capture_output=True, text=True)
+    done = command("convert", wire, "--to", "collapsed")
     assert done.returncode == 0, done.stderr
-    assert "work" in done.stdout
+    assert b"wire" in done.stdout  # the actions; whether a sample met work() is chance
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--bottom-up", "--json"), ("--task",)])
+def test_report_says_the_same_of_both_forms(both, options):
+    lines, wire = both
+    if options == ("--task",):
+        options += (json.loads(lines.read_text().splitlines()[0])["task_uuid"],)
+    said = []
+    for path in both:
+        done = command("report", path, *options)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.replace(str(path).encode(), b"FILE"))
+    if "--json" in options:
+        said = [without_noise(json.loads(text)) for text in said]
+        for data in said:
+            assert data.pop("input")["records"] == 5
+    assert said[0] == said[1]
+    assert command("report", "-", stdin=wire.read_bytes()).returncode == 0
+
+
+def test_report_passes_over_damaged_batches_and_says_so(both, tmp_path):
+    _, wire = both
+    batch = (WIRE / "batch.msgpack").read_bytes()
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(batch + b"garbage" + batch + batch[:-1])
+    done = command("report", damaged)
+    assert done.returncode == 0 and b"8 actions" in done.stdout
+    assert b"! 1 batch not read (first: batch 2)" in done.stdout
+    assert b"! the last batch is torn" in done.stdout
+    (tmp_path / "empty").write_bytes((WIRE / "empty.msgpack").read_bytes())
+    done = command("report", tmp_path / "empty")
+    assert done.returncode == 1 and b"has no record yet" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["jsonl", "msgpack"])
+def test_report_tells_what_never_arrived(both, tmp_path, form):
+    """Of two reports of one client the newer counts; neither is an action."""
+    report = (WIRE / ("report." + form)).read_bytes()
+    older = report.replace(b"12:21:30", b"12:20:30").replace(b'"queue_full":40', b'"queue_full":4')
+    path = tmp_path / "collected"
+    path.write_bytes(report + (WIRE / ("batch." + form)).read_bytes() + older)
+    done = command("report", path)
+    assert done.returncode == 0, done.stderr
+    assert b"4 actions" in done.stdout
+    assert b"! 43 call graphs never arrived at the server: 40 queue_full, 3 rejected" in done.stdout
+    done = command("report", path, "--json")
+    assert json.loads(done.stdout)["input"]["lost"] == {"queue_full": 40, "rejected": 3}
+    if form == "msgpack":
+        from profilomatic import _core
+
+        assert _core.read_wire(report) == [json.loads((WIRE / "report.jsonl").read_bytes())]
+
+
+@pytest.mark.parametrize("arguments", [("convert", "--to", "collapsed"), ("convert", "--to", "pprof"), ("report",)], ids=" ".join)
+def test_memory_stays_flat_over_a_wire_file(arguments, tmp_path, backend):
+    """Ten times the batches, the same memory: one of them is held at a time."""
+    if backend != "c":
+        pytest.skip("the wire form needs the extension")
+    batch = (WIRE / "batch.msgpack").read_bytes()
+    peaks = []
+    for count in (300, 3000):
+        path = tmp_path / str(count)
+        path.write_bytes(batch * count)
+        code = ("import os, re, sys; from profilomatic.__main__ import main; sys.stdout = open(os.devnull, 'w'); "
+                "status = main(sys.argv[1:]); print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr)")
+        command, *options = arguments
+        options += ["-o", os.devnull] if command == "convert" else []
+        done = subprocess.run([sys.executable, "-c", code, command, str(path), *options], capture_output=True, text=True)
+        peaks.append(int(done.stderr.splitlines()[-1]))
+    assert peaks[1] - peaks[0] < 2048, peaks  # KiB
+
+
+def test_report_without_the_extension_says_so(monkeypatch, capsys):
+    from profilomatic import report
+
+    monkeypatch.setitem(sys.modules, "profilomatic._core", None)
+    assert report.main([str(WIRE / "batch.msgpack")]) == 2
+    assert "MessagePack form" in capsys.readouterr().err
 
 
 def test_what_is_no_batch_is_a_value_error():

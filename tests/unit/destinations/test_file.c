@@ -611,6 +611,267 @@ static void test_file_is_shared_with_forked_children(void **state) {
     rig_down(&rig);
 }
 
+/* ---- rotation ---- */
+
+static void rotating_up(rig_t *rig, bool append, int64_t bytes, int64_t ns, uint32_t keep) {
+    pom_file_options_t options = {.append = append,
+                                  .flush = true,
+                                  .format = format,
+                                  .rotate_bytes = bytes,
+                                  .rotate_ns = ns,
+                                  .keep = keep};
+    pom_exporter_options_t exporter = pom_exporter_options_default();
+    exporter.flush_interval_ns = POM_NS_PER_MS;
+    char error[256] = "";
+    assert_int_equal(pom_exporter_new(&exporter, &rig->e), POM_OK);
+    if (pom_file_new(path, &options, &rig->d, error, sizeof error) != POM_OK) {
+        fail_msg("%s", error);
+    }
+    assert_int_equal(pom_exporter_add(rig->e, rig->d), POM_OK);
+}
+
+static const char *numbered(int number) {
+    static char text[300];
+    (void)snprintf(text, sizeof text, number > 0 ? "%s.%d" : "%s", path, number);
+    return text;
+}
+
+/* The newest has number 0; -1: not even that one. */
+static int oldest_file(void) {
+    int number = 0;
+    while (access(numbered(number), F_OK) == 0) {
+        number++;
+    }
+    return number - 1;
+}
+
+static void remove_rotated(void) {
+    for (int i = oldest_file(); i >= 0; i--) {
+        (void)unlink(numbered(i));
+    }
+}
+
+/* Puts one at a time, so that each is a write of its own. */
+static void put_each(rig_t *rig, int from, int to) {
+    for (int i = from; i < to; i++) {
+        put(rig->e, i, 0);
+        assert_true(pom_exporter_flush(rig->e, soon()));
+    }
+}
+
+/* acceptance: PM23 */
+static void test_file_rotates_by_size_between_lines(void **state) {
+    rig_t rig;
+    rotating_up(&rig, false, 4096, 0, 1000);
+    put_each(&rig, 0, 100);
+    int oldest = oldest_file();
+    assert_true(oldest > 5);
+    int next = 0;
+    for (int i = oldest; i >= 0; i--) {
+        struct stat st;
+        int broken;
+        assert_int_equal(stat(numbered(i), &st), 0);
+        assert_true(st.st_size > 0 && st.st_size <= 4096);
+        next += check_lines(numbered(i), next, &broken);
+        assert_int_equal(broken, 0);
+    }
+    assert_int_equal(next, 100);
+    assert_int_equal(counters(rig.d).sent, 100);
+    assert_string_equal(counters(rig.d).last_error, "");
+    remove_rotated();
+    rig_down(&rig);
+}
+
+static void test_file_rotates_the_wire_form_between_batches(void **state) {
+    rig_t rig;
+    format = POM_FILE_MSGPACK;
+    rotating_up(&rig, false, 1024, 0, 1000);
+    put_each(&rig, 0, 60);
+    int next = 0;
+    assert_true(oldest_file() > 2);
+    for (int i = oldest_file(); i >= 0; i--) {
+        int broken;
+        next += check_batches(numbered(i), next, &broken);
+        assert_int_equal(broken, 0);
+    }
+    assert_int_equal(next, 60);
+    remove_rotated();
+    rig_down(&rig);
+    format = POM_FILE_JSON;
+}
+
+static void test_file_a_batch_larger_than_a_file_is_divided(void **state) {
+    rig_t rig;
+    rotating_up(&rig, false, 4096, 0, 1000);
+    for (int i = 0; i < 200; i++) {
+        put(rig.e, i, 0);
+    }
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    int next = 0;
+    assert_true(oldest_file() > 10);
+    for (int i = oldest_file(); i >= 0; i--) {
+        struct stat st;
+        int broken;
+        assert_int_equal(stat(numbered(i), &st), 0);
+        assert_true(st.st_size <= 4096 + 1024); /* and a line, of some 600 bytes */
+        next += check_lines(numbered(i), next, &broken);
+    }
+    assert_int_equal(next, 200);
+    remove_rotated();
+    rig_down(&rig);
+}
+
+static void test_file_keeps_so_many_rotated_files(void **state) {
+    rig_t rig;
+    rotating_up(&rig, false, 1024, 0, 2);
+    put_each(&rig, 0, 50);
+    assert_int_equal(oldest_file(), 2);
+    int broken;
+    assert_int_equal(check_lines(path, 49, &broken), 1); /* the newest is where it always is */
+    remove_rotated();
+    rig_down(&rig);
+}
+
+static void test_file_rotates_by_age(void **state) {
+    rig_t rig;
+    int64_t began = pom_now_ns();
+    rotating_up(&rig, false, 0, POM_NS_PER_MS, 1000);
+    put_each(&rig, 0, 1);
+    int count = 1;
+    while (oldest_file() < 2) {
+        put_each(&rig, count, count + 1);
+        count++;
+        assert_true(pom_now_ns() < began + PATIENCE_NS);
+    }
+    assert_true(pom_now_ns() - began >= 2 * POM_NS_PER_MS);
+    int next = 0;
+    for (int i = oldest_file(); i >= 0; i--) {
+        int broken;
+        next += check_lines(numbered(i), next, &broken);
+        assert_int_equal(broken, 0);
+    }
+    assert_int_equal(next, count);
+    remove_rotated();
+    rig_down(&rig);
+}
+
+static void test_file_appended_to_is_rotated_too(void **state) {
+    rig_t rig;
+    for (int life = 0; life < 3; life++) {
+        rotating_up(&rig, true, 4096, 0, 1000);
+        put_each(&rig, 20 * life, 20 * life + 20);
+        pom_exporter_free(rig.e);
+        pom_destination_unref(rig.d);
+    }
+    int next = 0;
+    assert_true(oldest_file() > 3);
+    for (int i = oldest_file(); i >= 0; i--) {
+        int broken;
+        next += check_lines(numbered(i), next, &broken);
+        assert_int_equal(broken, 0);
+    }
+    assert_int_equal(next, 60);
+    remove_rotated();
+}
+
+/* acceptance: PM23 */
+static void test_file_that_cannot_be_rotated_is_written_on(void **state) {
+    rig_t rig;
+    rotating_up(&rig, false, 1024, 0, 1);
+    assert_int_equal(mkdir(numbered(1), 0700), 0); /* in the way */
+    put_each(&rig, 0, 20);
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), 20);
+    assert_int_equal(counters(rig.d).sent, 20);
+    const char *said = counters(rig.d).last_error;
+    assert_non_null(strstr(said, "cannot rotate"));
+    assert_non_null(strstr(said, "(1 times so far)")); /* not at each write */
+    assert_int_equal(rmdir(numbered(1)), 0);
+    rig_down(&rig);
+}
+
+static void test_file_rotates_what_a_link_points_to(void **state) {
+    char target[300];
+    (void)snprintf(target, sizeof target, "%s/target", directory);
+    int fd = open(target, O_WRONLY | O_CREAT, 0640);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_int_equal(symlink(target, path), 0);
+    rig_t rig;
+    rotating_up(&rig, false, 1024, 0, 1);
+    put_each(&rig, 0, 5);
+    char rotated[310];
+    (void)snprintf(rotated, sizeof rotated, "%s.1", target);
+    struct stat st;
+    assert_int_equal(lstat(path, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    assert_int_equal(stat(target, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0640); /* as before */
+    assert_int_equal(unlink(rotated), 0);
+    assert_int_equal(unlink(target), 0);
+    rig_down(&rig);
+}
+
+static void test_file_rotates_regular_files_only(void **state) {
+    pom_file_options_t options = pom_file_options_default();
+    options.rotate_bytes = 1;
+    pom_destination_t *d = NULL;
+    char error[256];
+    assert_int_equal(pom_file_new("/dev/null", &options, &d, error, sizeof error), POM_EIO);
+    assert_non_null(strstr(error, "invalid argument"));
+}
+
+/* acceptance: PM23 */
+static void test_file_forked_workers_rotate_one_path_and_lose_nothing(void **state) {
+    enum { WORKERS = 4, EACH = 150 };
+    skip_when_sanitized();
+    rig_t rig;
+    rotating_up(&rig, false, 4096, 0, 100000);
+    put_each(&rig, 0, 1); /* the descriptor is shared, the loop thread runs */
+    pid_t children[WORKERS];
+    for (int c = 0; c < WORKERS; c++) {
+        pom_exporter_before_fork(rig.e);
+        children[c] = fork();
+        if (children[c] == 0) {
+            pom_exporter_after_fork_child(rig.e);
+            for (int i = 0; i < EACH; i++) {
+                put(rig.e, 1000 * (c + 1) + i, 0);
+                (void)pom_exporter_flush(rig.e, soon());
+            }
+            bool ok = counters(rig.d).sent == EACH && counters(rig.d).last_error[0] == '\0';
+            _exit(ok && pom_exporter_stop(rig.e, soon()) == POM_OK ? 0 : 1);
+        }
+        pom_exporter_after_fork_parent(rig.e);
+    }
+    for (int c = 0; c < WORKERS; c++) {
+        int status = -1;
+        assert_int_equal(waitpid(children[c], &status, 0), children[c]);
+        assert_int_equal(status, 0);
+    }
+    static char seen[1000 * (WORKERS + 1) + EACH];
+    int lines = 0;
+    int oldest = oldest_file();
+    assert_in_range(oldest, WORKERS * EACH / 20, WORKERS * EACH);
+    for (int i = oldest; i >= 0; i--) {
+        size_t size;
+        char *text = content(numbered(i), &size);
+        assert_true(size > 0 && text[size - 1] == '\n');
+        assert_true(i == 0 || size > 3000); /* moved when full, and once */
+        for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+            const char *at = strstr(line, "\"thread\":");
+            assert_true(line[0] == '{' && at != NULL && line[strlen(line) - 1] == '}');
+            long number = strtol(at + 9, NULL, 10);
+            assert_true(number >= 0 && (size_t)number < sizeof seen);
+            assert_int_equal(seen[number]++, 0);
+            lines++;
+        }
+        free(text);
+    }
+    assert_int_equal(lines, 1 + WORKERS * EACH);
+    remove_rotated();
+    rig_down(&rig);
+}
+
 /* ---- constructors ---- */
 
 static bool make(void *arg) {
@@ -661,6 +922,16 @@ int main(void) {
         POM_TEST(test_file_wrong_path_says_why),
         POM_TEST(test_file_removed_in_mid_stream_loses_nothing_uncounted),
         POM_TEST(test_file_is_shared_with_forked_children),
+        POM_TEST(test_file_rotates_by_size_between_lines),
+        POM_TEST(test_file_rotates_the_wire_form_between_batches),
+        POM_TEST(test_file_a_batch_larger_than_a_file_is_divided),
+        POM_TEST(test_file_keeps_so_many_rotated_files),
+        POM_TEST(test_file_rotates_by_age),
+        POM_TEST(test_file_appended_to_is_rotated_too),
+        POM_TEST(test_file_that_cannot_be_rotated_is_written_on),
+        POM_TEST(test_file_rotates_what_a_link_points_to),
+        POM_TEST(test_file_rotates_regular_files_only),
+        POM_TEST(test_file_forked_workers_rotate_one_path_and_lose_nothing),
         POM_TEST(test_file_survives_failing_allocations),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);

@@ -22,6 +22,7 @@
 #include "base/alloc.h"
 #include "destinations/exporter_parts.h"
 #include "destinations/http.h"
+#include "profiles/formats/msgpack_reader.h"
 
 #define OK_REPLY     "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 #define REQUESTS_MAX 16
@@ -635,6 +636,59 @@ static void test_http_spools_while_the_server_is_away(void **state) {
 }
 
 /* acceptance: PM25 */
+static void test_http_tells_the_server_what_it_has_lost(void **state) {
+    /* The batch is refused; the first report meets a busy server, the second is taken. */
+    static const char *const script[] = {"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n",
+                                         "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n", NULL};
+    for (int msgpack = 0; msgpack < 2; msgpack++) {
+        server_t s;
+        server_start(&s, script);
+        pom_exporter_t *e = exporter();
+        pom_http_options_t o = options_for(&s);
+        o.format = msgpack ? POM_HTTP_MSGPACK : POM_HTTP_JSON;
+        o.report_ns = POM_NS_PER_MS;
+        pom_destination_t *d = add(e, &o);
+        put(e, 1, 10);
+        put(e, 2, 10);
+        assert_true(pom_exporter_flush(e, soon()));
+        wait_for(atomic_load(&s.count) == 3); /* without another profile */
+        const request_t *r = &s.requests[2];
+        if (msgpack) {
+            pom_msgpack_reader_t *reader = pom_msgpack_reader_new();
+            assert_int_equal(pom_msgpack_reader_begin(reader, r->body, r->size), POM_OK);
+            const pom_client_report_t *report = pom_msgpack_reader_report(reader);
+            assert_non_null(report);
+            assert_int_equal(report->produced, 2);
+            assert_int_equal(report->drop_count, 1);
+            assert_memory_equal(report->drops[0].reason.data, "rejected", 8);
+            assert_int_equal(report->drops[0].count, 2);
+            pom_msgpack_reader_free(reader);
+        } else {
+            assert_int_equal(lines(r), 1);
+            assert_non_null(strstr(r->body, "\"kind\":\"report\""));
+            assert_non_null(strstr(r->body, "\"produced\":2,\"queued\":0,\"sent\":0"));
+            assert_non_null(strstr(r->body, "\"dropped\":{\"rejected\":2}"));
+        }
+        char refused[37], taken[37];
+        key_of(&s.requests[1], refused);
+        key_of(&s.requests[2], taken);
+        assert_string_not_equal(refused, taken); /* made anew */
+        /* A report is no call graph, and there is nothing to tell about what goes well. */
+        put(e, 3, 10);
+        assert_true(pom_exporter_flush(e, soon()));
+        pom_destination_counters_t c = counters(d);
+        assert_int_equal(c.produced, 3);
+        assert_int_equal(c.sent, 1);
+        assert_int_equal(c.retried, 0);
+        assert_int_equal(c.bytes, s.requests[3].size);
+        assert_int_equal(atomic_load(&s.count), 4);
+        pom_exporter_free(e);
+        pom_destination_unref(d);
+        server_stop(&s);
+    }
+}
+
+/* acceptance: PM25 */
 static void test_http_works_in_a_forked_child(void **state) {
     skip_when_sanitized();
     static const char *const script[] = {NULL};
@@ -758,6 +812,7 @@ int main(void) {
         POM_TEST(test_http_names_a_refused_connection_and_an_unknown_host),
         POM_TEST(test_http_tries_each_address_of_a_name),
         POM_TEST(test_http_spools_while_the_server_is_away),
+        POM_TEST(test_http_tells_the_server_what_it_has_lost),
         POM_TEST(test_http_works_in_a_forked_child),
         POM_TEST(test_http_refuses_wrong_options),
         POM_TEST(test_http_survives_allocation_failures),

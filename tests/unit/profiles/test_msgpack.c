@@ -76,6 +76,29 @@ static void test_msgpack_batch_is_the_golden_one(void **state) {
     sample_codes_unref(&codes);
 }
 
+static void test_msgpack_report_is_the_golden_one(void **state) {
+    pom_client_report_t report = {
+        .id = {UINT64_C(0x1234567812344234), UINT64_C(0x9234567890abcdef)},
+        .since_wall_ns = SAMPLE_WALL,
+        .at_wall_ns = SAMPLE_WALL + INT64_C(90000000000),
+        .produced = 1000,
+        .queued = 7,
+        .sent = 900,
+        .spooled = 50,
+        .retried = 20};
+    pom_client_report_drop(&report, "queue_full", 40);
+    pom_client_report_drop(&report, "too_old", 0);
+    pom_client_report_drop(&report, "rejected", 3);
+    pom_buf_t buf;
+    pom_buf_init(&buf, 1 << 16);
+    assert_int_equal(pom_msgpack_put_report(&buf, &report, &source), POM_OK);
+    golden("report.msgpack", buf.data, buf.len);
+    pom_buf_reset(&buf);
+    pom_json_put_report(&buf, &report, source.name, source.pid);
+    golden("report.jsonl", buf.data, buf.len);
+    pom_buf_fini(&buf);
+}
+
 static void test_msgpack_appends_behind_what_is_there(void **state) {
     pom_profile_t *profile = sample_short();
     const pom_profile_t *const one[] = {profile};
@@ -159,6 +182,7 @@ static void test_msgpack_is_a_quarter_of_json_at_most(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_msgpack_batch_is_the_golden_one),
+        POM_TEST(test_msgpack_report_is_the_golden_one),
         POM_TEST(test_msgpack_appends_behind_what_is_there),
         POM_TEST(test_msgpack_says_full_and_leaves_the_buffer),
         POM_TEST(test_msgpack_survives_each_failing_allocation),

@@ -93,6 +93,43 @@ static void test_msgpack_reader_tells_the_source(void **state) {
     pom_msgpack_reader_free(NULL);
 }
 
+static void test_msgpack_reader_reads_a_client_report(void **state) {
+    size_t size = load("report.msgpack");
+    pom_profile_t *profile;
+    pom_buf_t out;
+    pom_msgpack_reader_t *reader = pom_msgpack_reader_new();
+    assert_int_equal(pom_msgpack_reader_begin(reader, bytes, size), POM_OK);
+    const pom_client_report_t *report = pom_msgpack_reader_report(reader);
+    const pom_msgpack_source_t *source = pom_msgpack_reader_source(reader);
+    assert_non_null(report);
+    pom_buf_init(&out, 1 << 16);
+    pom_json_put_report(&out, report, source->name, source->pid);
+    assert_int_equal(pom_msgpack_reader_next(reader, &profile), POM_ENOTFOUND);
+    /* The reasons point into the bytes, which the next load overwrites. */
+    size = load("report.jsonl");
+    assert_int_equal(out.len, size);
+    assert_memory_equal(out.data, bytes, size);
+    pom_buf_fini(&out);
+    size = load("batch.msgpack");
+    assert_int_equal(pom_msgpack_reader_begin(reader, bytes, size), POM_OK);
+    assert_null(pom_msgpack_reader_report(reader));
+    pom_msgpack_reader_free(reader);
+}
+
+static void test_msgpack_reader_passes_over_a_report_without_sense(void **state) {
+    size_t size = load("report.msgpack");
+    pom_msgpack_reader_t *reader = pom_msgpack_reader_new();
+    const unsigned char id[] = {0x01, 0xc4, 0x10, 0x12, 0x34};
+    size_t at = 0;
+    while (memcmp(bytes + at, id, sizeof id) != 0) {
+        at++;
+    }
+    bytes[at + 1] = 0xd9; /* a text where the id is bytes */
+    assert_int_equal(pom_msgpack_reader_begin(reader, bytes, size), POM_OK);
+    assert_null(pom_msgpack_reader_report(reader));
+    pom_msgpack_reader_free(reader);
+}
+
 /* The row of a node in document order without internal nodes, which is what the wire calls it. */
 static uint32_t row_of(const pom_tree_t *tree, uint32_t index) {
     uint32_t row = 0, kept[2048] = {0};
@@ -472,6 +509,8 @@ int main(void) {
         POM_TEST(test_msgpack_reader_reads_the_golden_batches),
         POM_TEST(test_msgpack_reader_passes_over_what_it_does_not_know),
         POM_TEST(test_msgpack_reader_tells_the_source),
+        POM_TEST(test_msgpack_reader_reads_a_client_report),
+        POM_TEST(test_msgpack_reader_passes_over_a_report_without_sense),
         POM_TEST(test_msgpack_reader_gives_back_any_tree),
         POM_TEST(test_msgpack_reader_keeps_full_depth),
         POM_TEST(test_msgpack_reader_tells_where_a_batch_ends),
