@@ -371,6 +371,7 @@ def current_task_uuid():
 
 
 def stats():
+    _engine.notice_fork()
     engine, run = _engine, _engine.last_run
     profiled, shed = engine.profiled, engine.shed + engine.overflow
     return {

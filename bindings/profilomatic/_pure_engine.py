@@ -346,6 +346,7 @@ class Engine:
         self._lock = _pure_native._original("_thread", "allocate_lock")()
         self._restart_in_child = False
         self._hooked = False
+        self._pid = os.getpid()
         self._reset_counters()
 
     def _reset_counters(self):
@@ -375,11 +376,13 @@ class Engine:
 
     def active_run(self):
         """The run, begun anew in a forked child whose parent had one; None while stopped."""
+        self.notice_fork()
         if self._restart_in_child:
             self.start()
         return self.run
 
     def start(self):
+        self.notice_fork()
         with self._lock:
             if self.run is not None:
                 return
@@ -393,12 +396,14 @@ class Engine:
             self._restart_in_child = False  # only now: until then a second thread must come here and wait for the run
 
     def stop(self, timeout):
+        self.notice_fork()
         with self._lock:
             self._restart_in_child = False
             run, self.run = self.run, None
         return run.close(timeout) if run is not None else True
 
     def flush(self, timeout):
+        self.notice_fork()
         run = self.run
         if run is None:
             return not any(entry.queue or entry.busy for entry in self.destinations.entries)
@@ -412,8 +417,14 @@ class Engine:
     def _at_exit(self):
         self.stop(2.0)
 
+    def notice_fork(self):
+        """For a fork that the interpreter was not told of, as uWSGI's is: there the hook below is never called."""
+        if self._pid != os.getpid():
+            self._after_fork_in_child()
+
     def _after_fork_in_child(self):
         """The threads are gone; what they were about to do is the parent's to finish."""
+        self._pid = os.getpid()
         self._lock = _pure_native._original("_thread", "allocate_lock")()
         self._restart_in_child = self.run is not None or self._restart_in_child
         self.run = self.last_run = None

@@ -290,6 +290,33 @@ def test_fork_with_busy_threads_and_queued_profiles_duplicates_nothing(python, t
 
 
 @forks
+@pytest.mark.acceptance("W24", "W25")
+def test_a_fork_that_the_interpreter_was_not_told_of_is_noticed(python, tmp_path):
+    """As a server written in C does it: no hook of os.register_at_fork is called in the child."""
+    reports, records = forked(python, tmp_path, """
+    import ctypes
+    with profilomatic.action("before"):
+        pass
+    assert profilomatic.flush(10)
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        records.clear()
+        assert profilomatic.stats()["actions"]["started"] == 0, profilomatic.stats()
+        with profilomatic.action("in child"):
+            pass
+        assert profilomatic.flush(10), profilomatic.stats()
+        report("child")
+        assert profilomatic.stop(10)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert profilomatic.flush(10)
+    report("parent")
+    """)
+    assert reports == {"child": (["in child"], True), "parent": (["before"], True)}
+    assert sorted(record["action"]["type"] for record in records) == ["before", "in child"]
+
+
+@forks
 @pytest.mark.acceptance("W24")
 def test_the_child_of_a_stopped_parent_stays_stopped(python, tmp_path):
     reports, records = forked(python, tmp_path, """
