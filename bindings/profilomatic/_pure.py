@@ -337,6 +337,11 @@ def apply_options(options):
         run.configure(options)
 
 
+def refuse():
+    """The engine never starts in this process: what is wrapped runs bare."""
+    _engine.refused = True
+
+
 def start():
     _engine.start()
 

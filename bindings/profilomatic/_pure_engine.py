@@ -344,6 +344,7 @@ class Engine:
         self.faults = {}
         self.route_names = _values.RouteNames()
         self._lock = _pure_native._original("_thread", "allocate_lock")()
+        self.refused = False  # see _pure.refuse()
         self._restart_in_child = False
         self._hooked = False
         self._pid = os.getpid()
@@ -384,7 +385,7 @@ class Engine:
     def start(self):
         self.notice_fork()
         with self._lock:
-            if self.run is not None:
+            if self.run is not None or self.refused:
                 return
             if not self._hooked:
                 self._hooked = True
