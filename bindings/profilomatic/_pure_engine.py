@@ -5,14 +5,13 @@ at the attached threads once a period, seals finished trees and hands them to th
 the GIL, being Python, which is the whole difference from the extension's.
 """
 
-import atexit
 import collections
 import os
 import random
 import sys
 import time
 
-from . import _pure_delivery, _pure_native, _pure_schedule, _pure_tree, _values
+from . import _exit, _pure_delivery, _pure_native, _pure_schedule, _pure_tree, _values
 from ._pure_anchor import STACK_MAX, Spot, stack_of
 
 EVENTS_MAX = 20000  # waiting for the sampler; beyond it messages are dropped and new actions refused
@@ -387,9 +386,9 @@ class Engine:
         with self._lock:
             if self.run is not None or self.refused:
                 return
+            _exit.register(self._at_exit)
             if not self._hooked:
                 self._hooked = True
-                atexit.register(self._at_exit)
                 if hasattr(os, "register_at_fork"):
                     os.register_at_fork(after_in_child=self._after_fork_in_child)
             _pure_native.refresh()
