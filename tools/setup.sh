@@ -5,7 +5,8 @@
 #
 # c      what the C part needs: compiler, CMake, Ninja, libuv, msgpack-c, OpenSSL, zlib, cmocka
 # first  that, and a virtual environment for one interpreter
-# all    that, and a virtual environment for each interpreter of tools/interpreters.py (the default)
+# all    that, a virtual environment for each interpreter of tools/interpreters.py, and what can be had of the servers
+#        in requirements/servers.txt (the default)
 # +tool  also a program such as +valgrind or +clang-format
 #
 # System packages come from apt, only those that are missing, as root or through sudo. Environments are
@@ -131,11 +132,49 @@ fill_environment() {
   printf '%s' "$now" >"$stamp"
 }
 
+# uWSGI for one interpreter, and mod_wsgi for it where Apache's apxs is. Wanted and not needed: the tests of a server that
+# is not there say so and are skipped. The stamp keeps a failure, too, so that it costs one attempt and not one each time.
+fill_servers() {
+  local minor=$1 place=.venv/$1 stamp=.venv/.servers now requirement
+  now="$(<"$place/.filled") $(sha256sum <requirements/servers.txt | cut -d' ' -f1)"
+  if [ -e "$stamp" ] && [ "$(<"$stamp")" = "$now" ]; then
+    return 0
+  fi
+  say "building servers for $place, a minute at most (log: build/log/servers.log)"
+  : >build/log/servers.log
+  while read -r requirement; do
+    case $requirement in
+      '' | '#'*) continue ;;
+      mod_wsgi*) have apxs || continue ;;
+    esac
+    timeout 300 "$place/bin/python" -m pip install --disable-pip-version-check --no-input "$requirement" \
+      >>build/log/servers.log 2>&1 </dev/null ||
+      say "could not install $requirement, going on without (to try again: rm $stamp)"
+  done <requirements/servers.txt
+  printf '%s' "$now" >"$stamp"
+}
+
+# Debian's mod_wsgi, for the interpreter of Debian's own minor version. apache2-bin is the program without the service.
+fill_apache() {
+  local stamp=.venv/.apache
+  if [ -e "$stamp" ] || [ -e /usr/lib/apache2/modules/mod_wsgi.so ] || ! have apt-get || ! have setpriv; then
+    return 0
+  fi
+  (install_packages apache2-bin libapache2-mod-wsgi-py3) </dev/null ||
+    say "going on without mod_wsgi (to try again: rm $stamp)"
+  : >"$stamp"
+}
+
 count=0
 while read -r minor python version; do
   fill_environment "$minor" "$python" "$version" 9>&-
+  newest=$minor
   count=$((count + 1))
   [ "$scope" = first ] && break
 done < <(interpreters)
 [ $count -gt 0 ] || die "no CPython 3.11, 3.12 or 3.13 with Python.h and venv was found (tools/interpreters.py --why)"
+if [ "$scope" = all ]; then
+  fill_apache 9>&-
+  fill_servers "$newest" 9>&-
+fi
 exit 0

@@ -216,7 +216,7 @@ _USUAL_REASONS = [
     "The actions are shorter than the period: they are there, with few samples or none; many of them add up.",
     "The file cannot be written or is another one (relative path, other user, other container): stats()['destinations'].",
     "The process died by SIGTERM or SIGKILL before the last second was flushed, or is still in its first second.",
-    "The server runs the application in a sub-interpreter, or holds the GIL between requests: see docs/servers.md.",
+    "The server runs the application in a sub-interpreter, or holds the GIL between requests: the log of logger 'profilomatic' says so.",
     "PROFILOMATIC_* variables of the environment differ between your shell and the server's.",
 ]
 

@@ -30,7 +30,7 @@ class Kind:
     reads_chunked: bool = True  # hands the body of a chunked request to the application
     file_wrapper: str | None = None  # what environ["wsgi.file_wrapper"] is: "class", "function", "any", or not there
     sendfile: str | None = None  # how it sends a file on disk: "os.sendfile", "own" in C, or not by sendfile(2)
-    drains: bool = True  # SIGTERM lets atexit run in the process that answers
+    drains: bool = True  # SIGTERM lets the process that answers deliver what it has
     greenlets: bool = False  # a request that sleeps leaves its thread to others, and threads have names of their own
     strays: tuple = ()  # of the corpus, what is not answered as PEP 3333 has it, wrapped or bare
     keeps_chunks: bool = True  # one chunk of the application is one chunk on the wire, where the answer is chunked
@@ -127,7 +127,7 @@ def mod_wsgi(server):
             scripts=HERE,
         )
     )
-    return [*unprivileged(), shutil.which("apache2"), "-f", str(settings), "-D", "FOREGROUND"]
+    return [*unprivileged(), apache(), "-f", str(settings), "-D", "FOREGROUND"]
 
 
 def unprivileged():
@@ -137,6 +137,10 @@ def unprivileged():
         return []
     rights = ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
     return [shutil.which("setpriv"), "--reuid=www-data", "--regid=www-data", "--clear-groups", *rights]
+
+
+def apache():
+    return shutil.which("apache2", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
 
 
 def apache_modules():
@@ -157,7 +161,7 @@ def mod_wsgi_settings():
 
 
 def apache_missing():
-    if shutil.which("apache2") is None:
+    if apache() is None:
         return "mod_wsgi needs apache2, which is not installed"
     if mod_wsgi_settings() is None:
         return "there is no mod_wsgi for this interpreter"
@@ -202,7 +206,6 @@ KINDS = {
             granian,
             ("granian",),
             takes_socket=False,
-            drains=False,
             strays=("/headers", "/lazy", "/write", "lines"),
         ),
         Kind(

@@ -28,6 +28,18 @@ def test_sub_interpreter_of_mod_wsgi_runs_bare_and_says_so_once(tmp_path):
     assert (stats["running"], stats["actions"]["started"]) == (False, 0)
 
 
+@pytest.mark.acceptance("PM16", "PM30")
+@pytest.mark.parametrize("kind", ["waitress", "cheroot"])
+def test_leaving_by_an_exception_at_sigterm_drains(kind, tmp_path):
+    need(kind)
+    tasks = [str(uuid.uuid4()) for _ in range(5)]
+    with Server(kind, "app:wrapped", tmp_path, env={"SERVERS_LEAVE": "1"}) as server:
+        for task in tasks:
+            server.get("/generator", headers=[f"X-Task-UUID: {task}"])
+        server.stop()
+        assert set(tasks) <= {record["task_uuid"] for record in server.records()}
+
+
 @pytest.mark.acceptance("W25")
 @pytest.mark.parametrize("engine", [{}, {"PROFILOMATIC_ENGINE": "gil"}, {"PROFILOMATIC_PURE": "1"}], ids=["native", "gil", "pure"])
 def test_uwsgi_without_threads_is_told_and_profiles_all_the_same(engine, tmp_path):
