@@ -277,6 +277,11 @@ def answer_who(environ, start_response):
     return answer_json(start_response, {"pid": os.getpid(), "ident": thread.ident, "thread": thread.name})
 
 
+@route("/flush")
+def answer_flush(environ, start_response):
+    return answer_json(start_response, profilomatic.flush(1))
+
+
 @route("/seen")
 def answer_seen(environ, start_response):
     return answer_json(start_response, SEEN)

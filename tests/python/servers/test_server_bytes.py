@@ -1,5 +1,7 @@
 """The answer of a wrapped application is byte for byte the answer of the bare one."""
 
+import concurrent.futures
+
 import pytest
 from harness import body_of, without_date
 
@@ -16,7 +18,7 @@ PATHS = (
 FORM = b"a=1&b=%C3%A9\nsecond line\n"
 CORPUS = {
     **{f"GET {path}": request(path) for path in PATHS},
-    **{f"HEAD {path}": request(path, "HEAD") for path in PATHS if path != "/raise-mid"},
+    **{f"HEAD {path}": request(path, "HEAD") for path in PATHS if path not in ("/raise-mid", "/stream")},
     **{f"HTTP/1.0 {path}": request(path, version="1.0") for path in ("/list", "/generator", "/file", "/lazy")},
     "query": request("/echo?q=caf%C3%A9&empty=&password=secret&%zz"),
     "path in UTF-8": request("/caf%C3%A9"),
@@ -56,8 +58,10 @@ def test_bytes_of_the_corpus_are_the_same_bare_and_wrapped(kind, server, bare_se
     corpus = dict(CORPUS)
     if server.kind.reads_chunked:
         corpus |= CHUNKED
-    bare = {name: comparable(bare_server, sent) for name, sent in corpus.items()}
-    wrapped = {name: comparable(server, sent) for name, sent in corpus.items()}
+    with concurrent.futures.ThreadPoolExecutor(2) as both:
+        bare, wrapped = both.map(
+            lambda asked: {name: comparable(asked, sent) for name, sent in corpus.items()}, (bare_server, server)
+        )
     different = {name: (bare[name], wrapped[name]) for name in corpus if bare[name] != wrapped[name]}
     assert different == {}
     # The corpus reaches the application: its answers are those meant.
