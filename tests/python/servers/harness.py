@@ -1,7 +1,8 @@
 """Real servers as subprocesses on 127.0.0.1, and a client that sees raw bytes.
 
 No port is guessed: the listening socket is opened here and handed down, so that a connection made early waits in the
-backlog, or the port is reserved here for a server that listens by itself. Each server is a session of its own: what is left of it after a failed stop is killed by its process group.
+backlog, or the port is reserved here for a server that listens by itself. Each server is a session of its own: what is
+left of it after a failed stop is killed by its process group.
 """
 
 import fcntl

@@ -160,6 +160,7 @@ def mod_wsgi_settings():
     return None
 
 
+@functools.cache
 def apache_missing():
     if apache() is None:
         return "mod_wsgi needs apache2, which is not installed"
@@ -167,6 +168,8 @@ def apache_missing():
         return "there is no mod_wsgi for this interpreter"
     if unprivileged() and None in unprivileged():
         return "mod_wsgi as root needs setpriv"
+    if subprocess.run([*unprivileged(), "true"], capture_output=True, timeout=10).returncode != 0:
+        return "mod_wsgi as root needs the user www-data and the capability dac_override"
     return None
 
 
