@@ -5,8 +5,9 @@
 #
 # c      what the C part needs: compiler, CMake, Ninja, libuv, msgpack-c, OpenSSL, zlib, cmocka
 # first  that, and a virtual environment for one interpreter
-# all    that, and a virtual environment for each interpreter of tools/interpreters.py (the default). The optional
-#        ones among them are fetched first (tools/get_python.sh); where they cannot be had, a line says so
+# all    that, a virtual environment for each interpreter of tools/interpreters.py, and what can be had of the servers
+#        in requirements/servers.txt (the default). The optional interpreters are fetched first (tools/get_python.sh);
+#        where they cannot be had, a line says so
 # +tool  also a program such as +valgrind, +clang-format, or +nginx for tests that are skipped without it
 #
 # System packages come from apt, only those that are missing, as root or through sudo. Environments are
@@ -164,12 +165,46 @@ fill_environment() {
   fi
 }
 
+# uWSGI for one interpreter, and mod_wsgi for it where Apache's apxs is. Wanted and not needed: the tests of a server that
+# is not there say so and are skipped. The stamp keeps a failure, too, so that it costs one attempt and not one each time.
+fill_servers() {
+  local minor=$1 place=.venv/$1 stamp=.venv/.servers now requirement
+  now="$(<"$place/.filled") $(sha256sum <requirements/servers.txt | cut -d' ' -f1)"
+  if [ -e "$stamp" ] && [ "$(<"$stamp")" = "$now" ]; then
+    return 0
+  fi
+  say "building servers for $place, a minute at most (log: build/log/servers.log)"
+  : >build/log/servers.log
+  while read -r requirement; do
+    case $requirement in
+      '' | '#'*) continue ;;
+      mod_wsgi*) have apxs || continue ;;
+    esac
+    timeout 300 "$place/bin/python" -m pip install --disable-pip-version-check --no-input "$requirement" \
+      >>build/log/servers.log 2>&1 </dev/null ||
+      say "could not install $requirement, going on without (to try again: rm $stamp)"
+  done <requirements/servers.txt
+  printf '%s' "$now" >"$stamp"
+}
+
+# Debian's mod_wsgi, for the interpreter of Debian's own minor version. apache2-bin is the program without the service.
+fill_apache() {
+  local stamp=.venv/.apache
+  if [ -e "$stamp" ] || [ -e /usr/lib/apache2/modules/mod_wsgi.so ] || ! have apt-get || ! have setpriv; then
+    return 0
+  fi
+  (install_packages apache2-bin libapache2-mod-wsgi-py3) </dev/null ||
+    say "going on without mod_wsgi (to try again: rm $stamp)"
+  : >"$stamp"
+}
+
 fill_environments() {
   local minor python version
   count=0
   while read -r minor python version; do
     fill_environment "$minor" "$python" "$version" 9>&-
     count=$((count + 1))
+    is_optional "$minor" || newest=$minor
     [ "$scope" = first ] && break
   done < <(interpreters)
   return 0
@@ -184,5 +219,7 @@ if [ "$scope" = all ]; then
     tools/get_python.sh "${missing[@]}" 9>&-
     fill_environments
   fi
+  fill_apache 9>&-
+  fill_servers "$newest" 9>&-
 fi
 exit 0

@@ -39,7 +39,7 @@ static pthread_mutex_t lifecycle_lock =
     PTHREAD_MUTEX_INITIALIZER;    // one start, stop or flush at a time; GIL released to wait
 static pthread_t lifecycle_owner; // while lifecycle_owned; both under the GIL
 static bool lifecycle_owned;
-static bool at_exit_registered, exiting;
+static bool exiting;
 static bool restart_failed; // in this process: not tried again for each request
 
 static struct {
@@ -175,20 +175,18 @@ static void unlock_lifecycle(void) {
 static PyObject *at_exit(PyObject *module, PyObject *unused);
 static PyMethodDef at_exit_def = {"_at_exit", at_exit, METH_NOARGS, NULL};
 
+/* At each start, since a child of multiprocessing needs it anew; see _exit.py. */
 static int register_at_exit(void) {
-    if (at_exit_registered) {
-        return 0;
-    }
-    PyObject *atexit = PyImport_ImportModule("atexit");
+    PyObject *exits = PyImport_ImportModule("profilomatic._exit");
     PyObject *function = PyCFunction_New(&at_exit_def, NULL);
-    PyObject *done = atexit == NULL || function == NULL
+    PyObject *done = exits == NULL || function == NULL
                          ? NULL
-                         : PyObject_CallMethod(atexit, "register", "O", function);
-    at_exit_registered = done != NULL;
-    Py_XDECREF(atexit);
+                         : PyObject_CallMethod(exits, "register", "O", function);
+    int status = done != NULL ? 0 : -1;
+    Py_XDECREF(exits);
     Py_XDECREF(function);
     Py_XDECREF(done);
-    return at_exit_registered ? 0 : -1;
+    return status;
 }
 
 static int64_t deadline_after(double timeout) {
@@ -216,7 +214,7 @@ bool pom_core_restart(void) {
     if (status != POM_OK) {
         (void)raise_status(status);
     }
-    restart_failed = status != POM_OK || pom_delivery_ensure() < 0;
+    restart_failed = status != POM_OK || register_at_exit() < 0 || pom_delivery_ensure() < 0;
     if (restart_failed) {
         pom_core_fault("restart after fork");
     }

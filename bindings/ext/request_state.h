@@ -58,7 +58,7 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
 /* What the pending exception means for the request: a server giving up (GeneratorExit, StopIteration) or a failure. */
 pom_outcome_t pom_request_outcome_of(PyObject *type);
 
-/* As much of the body was sent as its Content-Length promised. */
+/* As much of the body was sent as its Content-Length promised; for HEAD that is nothing. */
 bool pom_request_is_complete(pom_request_state_t *self);
 
 /* Wraps what the application returned (stolen); never fails: what cannot be wrapped is returned as it is. */

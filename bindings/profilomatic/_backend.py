@@ -2,12 +2,13 @@
 
 Chosen at the first use and not at import, so that `import profilomatic` costs next to nothing. PROFILOMATIC_PURE=1
 forces the twin; an extension that cannot be imported leads to it too, and `reason` keeps why for `profilomatic check`.
+In a sub-interpreter it is the twin with its engine locked: everything can be called, and nothing ever starts.
 """
 
 import _thread
 import os
 
-from . import _options
+from . import _hosting, _options
 
 module = None  # the backend, once something needed it
 reason = None  # why it is not the C extension; None when it is
@@ -18,6 +19,11 @@ _lock = _thread.allocate_lock()
 
 
 def _choose():
+    if _hosting.in_sub_interpreter():
+        from . import _pure
+
+        _pure.refuse()
+        return _pure, "this is a sub-interpreter"
     if os.environ.get("PROFILOMATIC_PURE", "").strip().lower() in ("1", "true", "yes", "on"):
         from . import _pure
 
@@ -44,6 +50,7 @@ def load():
             chosen.apply_options(_options.for_backend())
             action_class = _action.action_class(chosen)
             module = chosen
+            _hosting.warn()
     return module
 
 

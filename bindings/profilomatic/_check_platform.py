@@ -9,6 +9,8 @@ import sys
 import sysconfig
 import time
 
+from . import _hosting
+
 
 class Finding:
     """`level` is "ok", "note" (works, worth knowing), "degraded" (works less well) or "broken"."""
@@ -32,8 +34,8 @@ def describe():
 
 
 def findings():
-    probes = (extension, free_threading, jit, sub_interpreter, remote_reads, thread_clock, uwsgi, gevent)
-    return [found for found in (probe() for probe in probes) if found is not None]
+    probes = (extension, free_threading, jit, remote_reads, thread_clock, gevent)
+    return [found for found in (probe() for probe in probes) if found is not None] + hosting()
 
 
 def extension():
@@ -81,24 +83,6 @@ def jit():
         "may stand at another of its lines",
         "run with PYTHON_JIT=0 where lines matter",
     )
-
-
-def sub_interpreter():
-    for name in ("_interpreters", "_xxsubinterpreters"):
-        try:
-            module = __import__(name)
-            current, main = module.get_current(), module.get_main()
-        except (ImportError, AttributeError, RuntimeError):
-            continue
-        if current != main:
-            return Finding(
-                "broken",
-                "sub-interpreter",
-                "this is a sub-interpreter, which is not supported",
-                "under mod_wsgi: WSGIApplicationGroup %{GLOBAL}; under uWSGI: single-interpreter = true",
-            )
-        return None
-    return None
 
 
 def remote_reads():
@@ -161,24 +145,15 @@ def thread_clock():
     return Finding("ok", "thread CPU clock", f"{best / 1000:.2f} µs a reading")
 
 
-def uwsgi():
-    module = sys.modules.get("uwsgi")
-    if module is None:
-        return None
-    options = getattr(module, "opt", {})
-    if not (
-        options.get("enable-threads")
-        or options.get(b"enable-threads")
-        or options.get("threads")
-        or options.get(b"threads")
-    ):
-        return Finding(
-            "broken",
-            "uWSGI",
-            "uWSGI runs without Python threads: the sampler's thread would never run",
-            "set enable-threads = true",
-        )
-    return Finding("ok", "uWSGI", "threads are enabled")
+def hosting():
+    """What the server around us is set to; nothing where no server is."""
+    found = [
+        Finding("broken" if caveat.refuses else "degraded", caveat.topic, caveat.text, caveat.remedy)
+        for caveat in _hosting.caveats()
+    ]
+    if _hosting.uwsgi_options() is not None and _hosting.uwsgi_has_threads():
+        found.append(Finding("ok", "uWSGI", "threads are enabled"))
+    return found
 
 
 def gevent():

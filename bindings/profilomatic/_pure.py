@@ -349,6 +349,11 @@ def apply_options(options):
         run.configure(options)
 
 
+def refuse():
+    """The engine never starts in this process: what is wrapped runs bare."""
+    _engine.refused = True
+
+
 def start():
     _engine.start()
 
@@ -395,6 +400,7 @@ def trace_span():
 
 
 def stats():
+    _engine.notice_fork()
     engine, run = _engine, _engine.last_run
     profiled, shed = engine.profiled, engine.shed + engine.overflow
     return {

@@ -5,14 +5,13 @@ at the attached threads once a period, seals finished trees and hands them to th
 the GIL, being Python, which is the whole difference from the extension's.
 """
 
-import atexit
 import collections
 import os
 import random
 import sys
 import time
 
-from . import _pure_delivery, _pure_native, _pure_schedule, _pure_tree, _values
+from . import _exit, _pure_delivery, _pure_native, _pure_schedule, _pure_tree, _values
 from ._pure_anchor import STACK_MAX, Spot, stack_of
 
 EVENTS_MAX = 20000  # waiting for the sampler; beyond it messages are dropped and new actions refused
@@ -350,8 +349,10 @@ class Engine:
         self.faults = {}
         self.route_names = _values.RouteNames()
         self._lock = _pure_native.new_lock()
+        self.refused = False  # see _pure.refuse()
         self._restart_in_child = False
         self._hooked = False
+        self._pid = os.getpid()
         self._reset_counters()
 
     def _reset_counters(self):
@@ -381,17 +382,19 @@ class Engine:
 
     def active_run(self):
         """The run, begun anew in a forked child whose parent had one; None while stopped."""
+        self.notice_fork()
         if self._restart_in_child:
             self.start()
         return self.run
 
     def start(self):
+        self.notice_fork()
         with self._lock:
-            if self.run is not None:
+            if self.run is not None or self.refused:
                 return
+            _exit.register(self._at_exit)
             if not self._hooked:
                 self._hooked = True
-                atexit.register(self._at_exit)
                 if hasattr(os, "register_at_fork"):
                     os.register_at_fork(after_in_child=self._after_fork_in_child)
             _pure_native.refresh()
@@ -405,12 +408,14 @@ class Engine:
         return self._delivery
 
     def stop(self, timeout):
+        self.notice_fork()
         with self._lock:
             self._restart_in_child = False
             run, self.run = self.run, None
         return run.close(timeout) if run is not None else True
 
     def flush(self, timeout):
+        self.notice_fork()
         run = self.run
         if run is None:
             return not any(entry.queue or entry.busy for entry in self.destinations.entries)
@@ -426,8 +431,14 @@ class Engine:
     def _at_exit(self):
         self.stop(2.0)
 
+    def notice_fork(self):
+        """For a fork that the interpreter was not told of, as uWSGI's is: there the hook below is never called."""
+        if self._pid != os.getpid():
+            self._after_fork_in_child()
+
     def _after_fork_in_child(self):
         """The threads are gone; what they were about to do is the parent's to finish."""
+        self._pid = os.getpid()
         self._lock = _pure_native.new_lock()
         self._restart_in_child = self.run is not None or self._restart_in_child
         self.run = self.last_run = self._delivery = None

@@ -445,7 +445,8 @@ class Body:
             return self._failure[0]
         if self._exhausted or not self._iterated:
             return "succeeded"
-        if request is not None and request.declared is not None and request.sent >= request.declared:
+        if request is not None and (
+                request.head or request.declared is not None and request.sent >= request.declared):
             return "succeeded"
         return "aborted"
 

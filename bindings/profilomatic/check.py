@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 
+from . import _hosting
 from ._check_platform import Finding, describe, findings
 
 _NATIVE = ("native", "core", "_core")
@@ -215,6 +216,7 @@ _USUAL_REASONS = [
     "The actions are shorter than the period: they are there, with few samples or none; many of them add up.",
     "The file cannot be written or is another one (relative path, other user, other container): stats()['destinations'].",
     "The process died by SIGTERM or SIGKILL before the last second was flushed, or is still in its first second.",
+    "The server runs the application in a sub-interpreter, or holds the GIL between requests: the log of logger 'profilomatic' says so.",
     "PROFILOMATIC_* variables of the environment differ between your shell and the server's.",
 ]
 
@@ -226,7 +228,7 @@ def explain(stats=None):
 
         stats = profilomatic.stats()
     actions, destinations, samples = stats["actions"], stats["destinations"], stats["samples"]
-    said = []
+    said = [f"{caveat.text[0].upper()}{caveat.text[1:]}: {caveat.remedy}." for caveat in _hosting.caveats()]
     if not destinations:
         said.append(
             "There is no destination: call profilomatic.add_destination(profilomatic.file_destination(PATH))."

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -287,6 +288,70 @@ def test_fork_with_busy_threads_and_queued_profiles_duplicates_nothing(python, t
     ids = [record["task_uuid"] for record in records]
     assert len(ids) == len(set(ids))
     assert set(reports["parent"][0]) <= {"busy"}
+
+
+@forks
+@pytest.mark.acceptance("PM30", "W24")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("parent_profiles", [True, False])
+def test_a_child_of_multiprocessing_delivers_at_its_end(tmp_path, method, parent_profiles):
+    """Such a child leaves by os._exit(), where atexit is silent."""
+    path, script = tmp_path / "profiles.jsonl", tmp_path / "script.py"
+    script.write_text(f"""if True:
+        import multiprocessing, sys
+        import profilomatic
+
+        def child(first):
+            if first:
+                start()
+            with profilomatic.action("in child"):
+                pass
+
+        def start():
+            profilomatic.configure(max_actions_per_run=0)
+            profilomatic.add_destination(profilomatic.file_destination({str(path)!r}, append=True))
+
+        if __name__ == "__main__":
+            if {parent_profiles}:
+                start()
+            for number in range(2):
+                process = multiprocessing.get_context({method!r}).Process(
+                    target=child, args=({method == "spawn" or not parent_profiles},))
+                process.start()
+                process.join()
+                assert process.exitcode == 0
+    """)
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(profilomatic.__file__))}
+    subprocess.run([sys.executable, str(script)], env=environment, timeout=60, check=True)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["action"]["type"] for record in records] == ["in child"] * 2
+
+
+@forks
+@pytest.mark.acceptance("W24", "W25")
+def test_a_fork_that_the_interpreter_was_not_told_of_is_noticed(python, tmp_path):
+    """As a server written in C does it: no hook of os.register_at_fork is called in the child."""
+    reports, records = forked(python, tmp_path, """
+    import ctypes
+    with profilomatic.action("before"):
+        pass
+    assert profilomatic.flush(10)
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        records.clear()
+        assert profilomatic.stats()["actions"]["started"] == 0, profilomatic.stats()
+        with profilomatic.action("in child"):
+            pass
+        assert profilomatic.flush(10), profilomatic.stats()
+        report("child")
+        assert profilomatic.stop(10)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert profilomatic.flush(10)
+    report("parent")
+    """)
+    assert reports == {"child": (["in child"], True), "parent": (["before"], True)}
+    assert sorted(record["action"]["type"] for record in records) == ["before", "in child"]
 
 
 @forks

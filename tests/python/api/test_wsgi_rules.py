@@ -265,6 +265,16 @@ def test_w4_closed_after_its_declared_length_succeeded(profiles):
     assert profiles.one()["action"]["outcome"] == "succeeded"
 
 
+@pytest.mark.acceptance("W4", "W13")
+@pytest.mark.parametrize("headers", [(), (("Content-Length", "6"),)], ids=["no length", "length"])
+def test_w4_an_answer_to_head_that_is_closed_in_mid_body_succeeded(profiles, headers):
+    """Nothing of its body is sent: a server that closes it early has been answered in full."""
+    server = Server(wrap(returning(Body([b"abc", b"def"]), *headers)), environ(REQUEST_METHOD="HEAD"))
+    assert next(iter(server.call())) == b"abc"
+    server.close()
+    assert profiles.one()["action"]["outcome"] == "succeeded"
+
+
 @pytest.mark.acceptance("W4", "W6")
 def test_w4_only_the_last_start_response_declares_a_length(profiles):
     def app(env, start_response):

@@ -233,13 +233,23 @@ def test_a_jit_that_is_on_is_told_with_a_remedy(monkeypatch, on, level):
     assert not on or "PYTHON_JIT=0" in finding.remedy
 
 
-def test_uwsgi_without_threads_is_broken(monkeypatch):
+def of_uwsgi(monkeypatch, options):
     module = types.ModuleType("uwsgi")
-    module.opt = {}
+    module.opt = options
     monkeypatch.setitem(sys.modules, "uwsgi", module)
-    assert _check_platform.uwsgi().level == "broken"
-    module.opt = {"enable-threads": b"true"}
-    assert _check_platform.uwsgi().level == "ok"
+    return [finding for finding in _check_platform.findings() if finding.topic == "uWSGI"]
+
+
+@pytest.mark.acceptance("W25")
+def test_uwsgi_without_threads_is_told_with_a_remedy(monkeypatch):
+    for options in ({}, {"threads": b"0"}, {b"enable-threads": b"false"}, {"master": True}):
+        (finding,) = of_uwsgi(monkeypatch, options)
+        assert (finding.level, finding.remedy) == ("degraded", "set enable-threads = true")
+    assert "holds the GIL" in check.explain(stats())[0]
+    for options in ({"enable-threads": b"true"}, {"enable-threads": True}, {b"threads": b"4"}):
+        (finding,) = of_uwsgi(monkeypatch, options)
+        assert finding.level == "ok"
+    assert check.explain(stats()) == []
 
 
 def test_missing_extension_is_told_with_a_remedy(monkeypatch):

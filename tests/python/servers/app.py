@@ -9,9 +9,11 @@ import hashlib
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import time
+import wsgiref.util
 from urllib.parse import parse_qs
 
 import profilomatic
@@ -212,7 +214,7 @@ def answer_error_in_close(environ, start_response):
 def answer_file(environ, start_response):
     file = NotedFile(os.environ["SERVERS_FILE"])
     start_response("200 OK", text(("Content-Length", str(os.fstat(file.fileno()).st_size))))
-    return environ["wsgi.file_wrapper"](file, 8192)
+    return environ.get("wsgi.file_wrapper", wsgiref.util.FileWrapper)(file, 8192)
 
 
 @route("/long")
@@ -271,7 +273,13 @@ def answer_json(start_response, value):
 @route("/who")
 def answer_who(environ, start_response):
     nap(0.05)  # long enough for the next request to go to another worker
-    return answer_json(start_response, {"pid": os.getpid(), "thread": threading.current_thread().name})
+    thread = threading.current_thread()
+    return answer_json(start_response, {"pid": os.getpid(), "ident": thread.ident, "thread": thread.name})
+
+
+@route("/flush")
+def answer_flush(environ, start_response):
+    return answer_json(start_response, profilomatic.flush(1))
 
 
 @route("/seen")
@@ -326,6 +334,9 @@ def count_sendfile():
 
 if "SERVERS_COUNT_SENDFILE" in os.environ:
     count_sendfile()
+
+if "SERVERS_LEAVE" in os.environ:  # what docs/servers.md gives servers that a SIGTERM just ends
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 if "SERVERS_RECORDS" in os.environ:
     profilomatic.configure(max_actions_per_run=0, max_overhead=0.2)

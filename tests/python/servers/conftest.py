@@ -6,7 +6,8 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from harness import KINDS, Server, need  # noqa: E402
+from harness import Server, need  # noqa: E402
+from kinds import KINDS  # noqa: E402
 
 
 @pytest.fixture(scope="session", params=list(KINDS))

@@ -1,11 +1,11 @@
 """Real servers as subprocesses on 127.0.0.1, and a client that sees raw bytes.
 
-The listening socket is opened here and handed down, so no port is guessed and a connection made early waits in the
-backlog. Each server is a session of its own: what is left of it after a failed stop is killed by its process group.
+No port is guessed: the listening socket is opened here and handed down, so that a connection made early waits in the
+backlog, or the port is reserved here for a server that listens by itself. Each server is a session of its own: what is
+left of it after a failed stop is killed by its process group.
 """
 
 import fcntl
-import importlib.util
 import json
 import os
 import pathlib
@@ -20,29 +20,23 @@ import time
 
 import pytest
 
+from kinds import KINDS, why_missing
+
 import profilomatic
 
 HERE = pathlib.Path(__file__).parent
 PACKAGE = str(pathlib.Path(profilomatic.__file__).parent.parent)
 START_SECONDS = 20
 STOP_SECONDS = 10
+CRASH = re.compile(r"(?i)segmentation|sigsegv|sigabrt|core dump|fatal python|signal 11|signal 6\b|exit signal (?!killed)")
 FILE_SIZE = 12 << 20  # more than the socket buffers of both sides hold
-
-# kind: (modules it needs, worker class of gunicorn or None)
-KINDS = {
-    "gunicorn-sync": (("gunicorn",), "sync"),
-    "gunicorn-gthread": (("gunicorn",), "gthread"),
-    "gunicorn-gevent": (("gunicorn", "gevent", "packaging"), "gevent"),
-    "waitress": (("waitress",), None),
-    "wsgiref": ((), None),
-}
 
 
 def need(kind):
-    """Skip the test when this kind of server is not installed."""
-    for module in KINDS[kind][0]:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{kind} needs {module}, which is not installed")
+    """Skip the test when this kind of server cannot run here."""
+    why = why_missing(KINDS[kind])
+    if why is not None:
+        pytest.skip(why)
 
 
 def wait_until(condition, seconds, what):
@@ -60,15 +54,18 @@ def wait_until(condition, seconds, what):
 class Server:
     """start -> requests -> stop (or kill_process) -> records; also a context manager."""
 
-    def __init__(self, kind, target, folder, *, workers=1, preload=False, env=None):
-        self.kind = kind
+    def __init__(self, kind, target, folder, *, workers=1, preload=False, options=None, env=None):
+        self.kind = KINDS[kind]
+        self.target = target
+        self.workers = workers
+        self.preload = preload
+        self.options = options  # instead of those that the server's kind has
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.records_path = self.folder / "records.jsonl"
         self.log_path = self.folder / "server.log"
         self.file_path = self.folder / "served.bin"
         self.file_path.write_bytes(bytes(range(256)) * (FILE_SIZE // 256))
-        self.command = self._command(target, workers, preload)
         self.env = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([PACKAGE, str(HERE)]),
@@ -80,18 +77,6 @@ class Server:
             self.env["SERVERS_RECORDS"] = str(self.records_path)
         self.process = None
 
-    def _command(self, target, workers, preload):
-        worker_class = KINDS[self.kind][1]
-        if worker_class is None:
-            return [sys.executable, str(HERE / "serve.py"), self.kind, "{fd}", target]
-        command = [sys.executable, "-m", "gunicorn", "--bind", "fd://{fd}", "--config", str(HERE / "gunicorn_conf.py")]
-        command += ["--worker-class", worker_class, "--workers", str(workers), "--worker-tmp-dir", str(self.folder)]
-        if worker_class == "gthread":
-            command += ["--threads", "4"]
-        if preload:
-            command.append("--preload")
-        return [*command, target]
-
     def __enter__(self):
         return self.start()
 
@@ -99,44 +84,58 @@ class Server:
         self.close()
 
     def start(self):
-        with socket.socket() as listener, open(self.log_path, "wb") as log:
+        with socket.socket() as listener, open(self.log_path, "ab") as log:
+            # A port that is bound here stays ours until the server, which also reuses addresses, listens on it.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", 0))
-            listener.listen(64)
             self.address = listener.getsockname()
+            if self.kind.takes_socket:
+                listener.listen(64)
             fd = listener.fileno()
             self.process = subprocess.Popen(
-                [part.format(fd=fd) for part in self.command],
+                [part.replace("{fd}", str(fd)) for part in self.kind.command(self)],
                 env=self.env,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[fd],
+                pass_fds=[fd] if self.kind.takes_socket else [],
                 start_new_session=True,
             )
+            self._wait_until_ready()
+        return self
+
+    @property
+    def port(self):
+        return self.address[1]
+
+    def _wait_until_ready(self):
         try:
-            wait_until(self._is_ready, START_SECONDS, f"an answer of {self.kind}")
+            wait_until(self._is_ready, START_SECONDS, f"an answer of {self.kind.name}")
         except BaseException:
             self.close()
             raise
-        return self
 
     def _is_ready(self):
         if self.process.poll() is not None:
-            raise AssertionError(f"{self.kind} ended with {self.process.returncode}:\n{self.log()}")
+            raise AssertionError(f"{self.kind.name} ended with {self.process.returncode}:\n{self.log()[-4000:]}")
         try:
             return self.get("/ready", timeout=2).startswith((b"HTTP/1.1 404", b"HTTP/1.0 404"))
         except OSError:
             return False
 
     def stop(self, number=signal.SIGTERM):
-        """Stop by signal to the process started here; its return code. A server that stays fails the test."""
+        """Stop by signal to the process started here; its return code. A server that stays, or that tells of a crash of
+        itself or of a worker, fails the test."""
         self.process.send_signal(number)
         try:
-            return self.process.wait(STOP_SECONDS)
+            code = self.process.wait(STOP_SECONDS)
+            assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM), (code, self.log()[-4000:])
+            assert not CRASH.search(self.log()), self.log()[-4000:]
+            return code
         except subprocess.TimeoutExpired:
             self.close()
-            raise AssertionError(f"{self.kind} was still there {STOP_SECONDS} s after its signal:\n{self.log()}") from None
+            raise AssertionError(f"{self.kind.name} was still there {STOP_SECONDS} s after its signal:\n{self.log()[-4000:]}") from None
 
     def close(self):
         """Leave nothing behind, whatever happened."""
@@ -155,7 +154,7 @@ class Server:
         self.process.wait()
 
     def log(self):
-        return self.log_path.read_text(errors="replace")[-4000:]
+        return self.log_path.read_text(errors="replace")
 
     def connect(self, timeout=10):
         return socket.create_connection(self.address, timeout=timeout)
@@ -166,9 +165,9 @@ class Server:
             connection.sendall(request)
             return read_to_end(connection)
 
-    def get(self, target, timeout=10, headers=(), method="GET"):
+    def get(self, target, timeout=10, headers=(), method="GET", body=b""):
         lines = [f"{method} {target} HTTP/1.1", "Host: test", "Connection: close", *headers]
-        return self.exchange("\r\n".join([*lines, "", ""]).encode("latin-1"), timeout)
+        return self.exchange("\r\n".join([*lines, "", ""]).encode("latin-1") + body, timeout)
 
     def get_json(self, target):
         return json.loads(body_of(self.get(target)))
@@ -182,11 +181,18 @@ class Server:
         return [json.loads(line) for line in text.splitlines()]
 
     def wait_for_records(self, enough, seconds=8):
-        """Poll the file while the server runs until enough(records) is true; the records."""
+        """Poll the file while the server runs until enough(records) is true; the records. The process that happens to
+        answer is asked to flush, so that few tests wait for the second after which it does so by itself."""
 
         def look():
             records = self.records()
-            return records if enough(records) else None
+            if enough(records):
+                return records
+            try:
+                self.get("/flush", timeout=2)
+            except OSError:
+                pass  # met a worker that goes
+            return None
 
         return wait_until(look, seconds, "the record in the file")
 

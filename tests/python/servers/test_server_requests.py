@@ -2,13 +2,12 @@
 
 import concurrent.futures
 import http.client
+import json
 import time
 import uuid
 
 import pytest
-from harness import abort, body_of, chunks_of, nodes, time_by_function
-
-KEEPS_ALIVE = ("gunicorn-gthread", "gunicorn-gevent", "waitress")
+from harness import CRASH, abort, body_of, chunks_of, nodes, time_by_function, wait_until
 
 
 @pytest.mark.acceptance("PM19", "PM20")
@@ -26,7 +25,7 @@ def test_request_makes_one_record_under_its_task_id(server, task):
 
 @pytest.mark.acceptance("PM19")
 def test_keep_alive_connection_makes_one_record_a_request(kind, server):
-    if kind not in KEEPS_ALIVE:
+    if not server.kind.keeps_alive:
         pytest.skip(f"{kind} closes the connection after each answer")
     tasks = [str(uuid.uuid4()) for _ in range(20)]
     connection = http.client.HTTPConnection(*server.address, timeout=10)
@@ -99,14 +98,14 @@ def test_streamed_body_has_its_time_under_its_own_lines(kind, server, task):
     assert record["time"] > 0.3
     times = time_by_function(record)
     assert any(name.endswith("spin") for name in times), times
-    if kind != "gunicorn-gevent":  # there a sleeping greenlet is switched out, and nobody samples it
+    if not server.kind.greenlets:  # a sleeping greenlet is switched out, and nobody samples it
         sleeping = sum(seconds for name, seconds in times.items() if name.endswith("chunks"))
         assert sleeping > 0.2, times
 
 
 @pytest.mark.acceptance("W11")
 def test_samples_of_concurrent_requests_do_not_mix(kind, server):
-    if kind in ("gunicorn-sync", "wsgiref"):
+    if not server.kind.at_once:
         pytest.skip(f"{kind} serves one request at a time")
     spinning = [str(uuid.uuid4()) for _ in range(4)]
     napping = [str(uuid.uuid4()) for _ in range(4)]
@@ -127,8 +126,43 @@ def test_samples_of_concurrent_requests_do_not_mix(kind, server):
     for task in napping:
         names = {node["function"].rpartition(".")[2] for node in nodes(by_task[task]) if "function" in node}
         assert not names & {"spin", "answer_spin"}
-        if kind != "gunicorn-gevent":
+        if not server.kind.greenlets:
             assert "nap" in names
+
+
+@pytest.mark.acceptance("PM19", "W11")
+def test_record_names_the_process_and_thread_that_answered(server, task):
+    answer = json.loads(body_of(server.get("/who", headers=[f"X-Task-UUID: {task}"])))
+    record = server.record_of(task)
+    assert record["pid"] == answer["pid"]
+    if server.kind.greenlets:
+        return
+    assert record["thread"] == answer["ident"]
+    if not answer["thread"].startswith("Dummy-"):  # what `threading` calls a thread that it did not make
+        assert record["thread_name"] == answer["thread"]
+
+
+@pytest.mark.acceptance("PM19", "W7", "W17")
+def test_large_upload_and_its_answer_are_one_record(server, task):
+    sent = b"u" * 2_000_000
+    headers = [f"X-Task-UUID: {task}", f"Content-Length: {len(sent)}"]
+    answer = server.get("/echo", method="POST", headers=headers, body=sent)
+    assert json.loads(body_of(answer))["body"][0] == len(sent)
+    action = server.record_of(task)["action"]
+    assert (action["outcome"], action["method"], action["bytes"]) == ("succeeded", "POST", len(body_of(answer)))
+
+
+@pytest.mark.acceptance("W13", "W17")
+def test_client_that_goes_away_in_mid_upload_harms_nobody(server, task):
+    """Whether the application is called at all is the server's to say: some read the whole body first."""
+    connection = server.connect()
+    head = f"POST /echo HTTP/1.1\r\nHost: test\r\nX-Task-UUID: {task}\r\nContent-Length: 1000000\r\n\r\n"
+    connection.sendall(head.encode() + b"u" * 100_000)
+    abort(connection)
+    after = str(uuid.uuid4())
+    assert body_of(server.get("/list", headers=[f"X-Task-UUID: {after}"])) == b"one two\n"
+    server.record_of(after)
+    assert len([record for record in server.records() if record["task_uuid"] == task]) <= 1
 
 
 @pytest.mark.acceptance("PM20")
@@ -141,3 +175,23 @@ def test_malformed_id_is_replaced_by_a_fresh_one(server, header):
     )
     (fresh,) = [r for r in records if r["action"]["type"] == "/tuple" and r["task_uuid"] not in before]
     assert uuid.UUID(fresh["task_uuid"])
+
+
+@pytest.mark.acceptance("PM18", "PM30", "W13")
+def test_the_books_balance_at_rest(server):
+    """After all the tests above: each request that began is accounted for, and the log has no complaint of ours."""
+
+    def at_rest():
+        """The request for the figures is itself under way."""
+        stats = server.get_json("/stats")
+        actions = stats["actions"]
+        return stats if actions["profiled"] == actions["finished"] + actions["lost"] + 1 else None
+
+    actions = wait_until(at_rest, 8, "the end of every request")["actions"]
+    assert actions["started"] == actions["profiled"] + actions["shed"]
+    assert (actions["shed"], actions["lost"]) == (0, 0)
+    assert len(server.records()) <= actions["finished"] + 1
+    server.wait_for_records(lambda records: len(records) >= actions["finished"])
+    assert "profiling failed" not in server.log()
+    assert "set enable-threads" not in server.log()
+    assert not CRASH.search(server.log())
