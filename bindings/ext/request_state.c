@@ -19,6 +19,7 @@
 #include "bindings/engine/engine.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/environ.h"
+#include "bindings/ext/route.h"
 #include "bindings/ext/values.h"
 
 /* Requests open at once that are kept for reuse; 300 bytes each. */
@@ -179,64 +180,13 @@ void pom_request_count(pom_request_state_t *self, PyObject *chunk) {
     self->first_byte = self->first_byte || size > 0;
 }
 
-/* The mount point as it is now (a dispatcher moves it), then the framework's rule, which does not know where it is mounted. */
-static void keep_route(pom_request_state_t *self, PyObject *rule) {
-    pom_request_t *r = pom_request_data(self);
-    const char *mount = "";
-    size_t mount_size = 0;
-    Py_ssize_t size = 0;
-    (void)pom_wire_bytes(pom_environ_get(self->environ, pom_s_script_name), &mount,
-                         &mount_size); // absent: not mounted
-    const char *text = PyUnicode_AsUTF8AndSize(rule, &size);
-    if (text == NULL) {
-        return;
-    }
-    if (r == NULL) {
-        PyObject *prefix = PyUnicode_DecodeUTF8(mount, (Py_ssize_t)mount_size, "replace");
-        Py_XSETREF(self->nested_route, prefix == NULL ? NULL : PyUnicode_Concat(prefix, rule));
-        Py_XDECREF(prefix);
-        return;
-    }
-    if (r->route.size == mount_size + (size_t)size &&
-        memcmp(r->route.data + mount_size, text, (size_t)size) == 0) {
-        return; // read before
-    }
-    pom_text_t first = pom_action_text(self->work.action, mount, mount_size);
-    pom_text_t second = pom_action_text(self->work.action, text, (size_t)size);
-    r->route =
-        (pom_text_t){.data = first.data, .size = first.size + second.size}; // one behind the other
-}
-
-/* What werkzeug matched, while it is there. getattr may run a framework's code, so the action is looked up again after. */
-static void read_route(pom_request_state_t *self) {
-    if (self->environ == NULL || self->work.kind == POM_WORK_SHED) {
-        return;
-    }
-    PyObject *request =
-        pom_environ_get(self->environ, pom_s_werkzeug); // borrowed: the environ keeps it
-    if (request == NULL) {
-        return;
-    }
-    Py_INCREF(request);
-    PyObject *url_rule = PyObject_GetAttr(request, pom_s_url_rule);
-    PyObject *rule =
-        url_rule == NULL || url_rule == Py_None ? NULL : PyObject_GetAttr(url_rule, pom_s_rule);
-    if (rule != NULL && PyUnicode_Check(rule) && self->environ != NULL) {
-        keep_route(self, rule);
-    }
-    PyErr_Clear(); // no route then
-    Py_DECREF(request);
-    Py_XDECREF(url_rule);
-    Py_XDECREF(rule);
-}
-
 void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObject *exception) {
     if (self->work.kind == POM_WORK_NONE) {
         return;
     }
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    read_route(self);
+    pom_route_read(self);
     pom_request_restore_file_wrapper(self);
     pom_request_t *data = pom_request_data(self);
     if (data != NULL) {
@@ -279,7 +229,7 @@ static void started(pom_request_state_t *self, PyObject *const *args, Py_ssize_t
         self->status = code > 0 ? code : 0;
     }
     Py_XSETREF(self->headers, nargs > 1 ? Py_NewRef(args[1]) : NULL);
-    read_route(self);
+    pom_route_read(self);
 }
 
 typedef struct write_s {
