@@ -13,6 +13,7 @@
 #include "bindings/ext/core.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/walker.h"
+#include "middleware/request.h"
 
 static PyObject *missed_dict(const int64_t missed[POM_MISS_COUNT]) {
     PyObject *dict = PyDict_New();
@@ -101,14 +102,17 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
 /* What stats() does not promise: for the metrics, the benches and check. */
 static PyObject *counters_dict(void) {
     pom_engine_stats_t s = pom_engine_stats();
+    int64_t routes, routes_other;
+    pom_request_routes(&routes, &routes_other);
     return Py_BuildValue(
-        "{sLsLsdsLsLsLsLsLsLsL}", "in_flight", (long long)s.registry.in_flight, "allowed",
+        "{sLsLsdsLsLsLsLsLsLsLsLsL}", "in_flight", (long long)s.registry.in_flight, "allowed",
         (long long)s.registry.allowed, "recent_overhead", (double)s.sampler.overhead_ppm / 1e6,
         "wakeups", (long long)s.sampler.wakeups, "dropped_events",
         (long long)s.registry.dropped_events, "codes_live", (long long)s.codes.live,
         "codes_unknown", (long long)s.codes.unknown, "codes_overflowed",
         (long long)s.codes.overflowed, "no_memory", (long long)s.registry.no_memory, "memory",
-        (long long)pom_alloc_live_bytes());
+        (long long)pom_alloc_live_bytes(), "routes", (long long)routes, "routes_other",
+        (long long)routes_other);
 }
 
 static PyObject *engine_info(PyObject *module, PyObject *unused) {
