@@ -114,8 +114,7 @@ class Request:
             "host": _values.text(host, 255),
             "script_name": script,
             "path_info": path,
-            "query_string": _values.scrubbed_query(query, _pure._engine.options["scrub"])
-            if isinstance(query, str) else "",
+            "query_string": _values.scrubbed_query(query) if isinstance(query, str) else "",
         }
         work = _pure.begin(path or "wsgi_task", "wsgi", fields, _values.task_uuid_of(environ),
                            _server_frame())
@@ -288,7 +287,7 @@ class Request:
             if outcome != "failed":
                 raised = None
             elif error is not None:
-                raised, traceback = _pure.described(error), error.__traceback__
+                raised, traceback = _values.described(error), error.__traceback__
             fields = {}
             try:
                 fields = self._fields()
@@ -406,7 +405,7 @@ class Body:
         if self._failure is None:
             outcome = _outcome_of(error)
             try:
-                self._failure = outcome, _pure.described(error)
+                self._failure = outcome, _values.described(error)
             except Exception as fault:
                 self._failure = outcome, None
                 _pure._engine.fault("wsgi end", fault)

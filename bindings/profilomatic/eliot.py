@@ -30,8 +30,6 @@ from . import _backend, _options
 __all__ = ["patch", "stats", "unpatch"]
 
 OPEN_MAX = 10000  # actions open at once; further ones are dropped. 10 000 take some 60 MiB in the engine.
-KEYS_MAX = 1000  # names of fields that are remembered as harmless
-DEPTH_MAX = 8  # of nested fields; deeper ones are cut when they are recorded
 EARLY_MAX = 1000  # what Eliot itself keeps for the first destination
 
 # What Eliot says of each action by itself; the rest are the user's fields.
@@ -88,8 +86,6 @@ class _Listener:
         self.dropped = 0
         self.faults = 0
         self._all_logs = False
-        self._secret = None
-        self._known_keys = set()
         self._early = None  # messages for destinations to come, see _keep_for_others()
         self._wrapped = []  # (name, what eliot.Action had, what it has)
 
@@ -126,8 +122,6 @@ class _Listener:
 
     def read_options(self):
         self._all_logs = _options.effective()["store_all_logs"]
-        self._known_keys = set()  # that are not secret; written and read without a lock, since it only saves time
-        self._secret = _options.for_backend()["scrub"]
 
     def fault(self, error):
         self.faults += 1
@@ -151,7 +145,7 @@ class _Listener:
                 if self._all_logs:
                     action = self.open.get(_key(message))
                     if action is not None:
-                        action.post(self._scrubbed(message))
+                        action.post(message)
             elif status == "started":
                 self._started(message)
             else:
@@ -169,7 +163,6 @@ class _Listener:
         if before is not None:  # one id continued twice
             before.tie = None
             before.close("lost")
-        message = self._scrubbed(message)
         fields = {name: value for name, value in message.items() if name not in _BOOKKEEPING}
         action_type = message.get("action_type", "")
         action = self._make(action_type if isinstance(action_type, str) else repr(action_type), fields)
@@ -186,26 +179,13 @@ class _Listener:
         if action is None:
             return  # began before patch(), was dropped, or has ended already
         action.tie = None
-        action.post(self._scrubbed(message))
+        action.post(message)
         if status == "succeeded":
             action.close("succeeded")
         elif message.get("exception") == "builtins.GeneratorExit":
             action.close("aborted")
         else:
             action.close("failed", _handled(message))
-
-    def _scrubbed(self, message):
-        """The message with the values of secret-looking keys masked; itself when it has none, as nearly always."""
-        if self._secret is None:
-            return message
-        known = self._known_keys
-        if known.issuperset(message):
-            for value in message.values():
-                if type(value) is dict:
-                    break
-            else:
-                return message
-        return _masked(message, self._secret, known, 0)
 
     # what leaves no message
 
@@ -330,22 +310,6 @@ def _action_class(base):
         __slots__ = ("tie",)
 
     return _EliotAction
-
-
-def _masked(fields, secret, known, depth):
-    masked = {}
-    for name, value in fields.items():
-        if name not in known:
-            text = name.lower() if isinstance(name, str) else ""
-            if any(word in text for word in secret):
-                masked[name] = "[scrubbed]"
-                continue
-            if len(known) < KEYS_MAX and type(name) is str:
-                known.add(name)
-        if type(value) is dict and depth < DEPTH_MAX:
-            value = _masked(value, secret, known, depth + 1)
-        masked[name] = value
-    return masked
 
 
 def _key(message):
