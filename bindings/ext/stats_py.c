@@ -102,17 +102,14 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
 /* What stats() does not promise: for the metrics, the benches and check. */
 static PyObject *counters_dict(void) {
     pom_engine_stats_t s = pom_engine_stats();
-    int64_t routes, routes_other;
-    pom_request_routes(&routes, &routes_other);
     return Py_BuildValue(
-        "{sLsLsdsLsLsLsLsLsLsLsLsL}", "in_flight", (long long)s.registry.in_flight, "allowed",
+        "{sLsLsdsLsLsLsLsLsLsL}", "in_flight", (long long)s.registry.in_flight, "allowed",
         (long long)s.registry.allowed, "recent_overhead", (double)s.sampler.overhead_ppm / 1e6,
         "wakeups", (long long)s.sampler.wakeups, "dropped_events",
         (long long)s.registry.dropped_events, "codes_live", (long long)s.codes.live,
         "codes_unknown", (long long)s.codes.unknown, "codes_overflowed",
         (long long)s.codes.overflowed, "no_memory", (long long)s.registry.no_memory, "memory",
-        (long long)pom_alloc_live_bytes(), "routes", (long long)routes, "routes_other",
-        (long long)routes_other);
+        (long long)pom_alloc_live_bytes());
 }
 
 static PyObject *engine_info(PyObject *module, PyObject *unused) {
@@ -132,10 +129,13 @@ static PyObject *engine_info(PyObject *module, PyObject *unused) {
     PyObject *reason = pom_core_gil_reason()[0] == '\0'
                            ? Py_NewRef(Py_None)
                            : PyUnicode_FromString(pom_core_gil_reason());
+    int64_t routes, routes_other;
+    pom_request_routes(&routes, &routes_other);
     return Py_BuildValue(
-        "{sssNsNs{sssNsNsN}}", "engine", pom_core_gil_mode() ? "gil" : "native", "reason", reason,
-        "layout_ok", PyBool_FromLong(layout), "details", "built_for", PY_VERSION, "memory_readable",
-        PyBool_FromLong(pom_memory_readable()), "faults", counts, "counters", counters);
+        "{sssNsNs{sssNsNsNs{sLsL}}}", "engine", pom_core_gil_mode() ? "gil" : "native", "reason",
+        reason, "layout_ok", PyBool_FromLong(layout), "details", "built_for", PY_VERSION,
+        "memory_readable", PyBool_FromLong(pom_memory_readable()), "faults", counts, "counters",
+        counters, "routes", "names", (long long)routes, "other", (long long)routes_other);
 }
 
 static PyMethodDef functions[] = {

@@ -395,6 +395,6 @@ def engine_info():
             "implementation": sys.implementation.name,
             "thread_cpu_clock": _pure_native.cpu_ns_of(_pure_native.native_id()) is not None,
             "faults": dict(_engine.faults),
-            "counters": {"routes": len(_engine.route_names), "routes_other": _engine.route_names.others},
+            "routes": {"names": len(_engine.route_names), "other": _engine.route_names.others},
         },
     }
