@@ -1,6 +1,7 @@
 """The rules of PEP 3333 for our wrapper, each on a small application, bare against wrapped."""
 
 import gc
+import inspect
 import io
 import os
 import sys
@@ -120,6 +121,9 @@ def test_wrap_refuses_what_cannot_be_called_and_keeps_attributes():
     assert wrapped.name == "mine" and wrapped.helper() is app
     with pytest.raises(AttributeError):
         wrapped.absent
+    for look in (lambda app: inspect.signature(app).parameters, lambda app: inspect.getfullargspec(app).args[-2:]):
+        assert len(look(wrapped)) == len(look(app)) == 2
+    assert not hasattr(wrap(type), "__signature__")
 
 
 @pytest.mark.acceptance("W1")
