@@ -85,8 +85,10 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
         return NULL;
     }
     double base = (double)s.sampler.base_cpu_ns;
+    int64_t names, others;
+    pom_request_routes(&names, &others);
     const pom_registry_stats_t *g = &s.registry;
-    return Py_BuildValue("{sssNsds{sdsdsdsd}s{sLsLsLsLsL}s{sLsN}sN}", "engine",
+    return Py_BuildValue("{sssNsds{sdsdsdsd}s{sLsLsLsLsL}s{sLsN}s{sLsL}sN}", "engine",
                          pom_core_gil_mode() ? "gil" : "native", "running",
                          PyBool_FromLong(pom_engine_state == POM_ENGINE_RUNNING), "period",
                          seconds(s.sampler.period_ns), "overhead", "fraction",
@@ -96,7 +98,8 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
                          "started", (long long)g->started, "profiled", (long long)g->profiled,
                          "shed", (long long)g->shed, "finished", (long long)(g->finished + g->shed),
                          "lost", (long long)g->lost, "samples", "taken", (long long)s.sampler.taken,
-                         "missed", missed, "destinations", destinations);
+                         "missed", missed, "routes", "names", (long long)names, "other",
+                         (long long)others, "destinations", destinations);
 }
 
 /* What stats() does not promise: for the metrics, the benches and check. */
@@ -129,13 +132,10 @@ static PyObject *engine_info(PyObject *module, PyObject *unused) {
     PyObject *reason = pom_core_gil_reason()[0] == '\0'
                            ? Py_NewRef(Py_None)
                            : PyUnicode_FromString(pom_core_gil_reason());
-    int64_t routes, routes_other;
-    pom_request_routes(&routes, &routes_other);
     return Py_BuildValue(
-        "{sssNsNs{sssNsNsNs{sLsL}}}", "engine", pom_core_gil_mode() ? "gil" : "native", "reason",
-        reason, "layout_ok", PyBool_FromLong(layout), "details", "built_for", PY_VERSION,
-        "memory_readable", PyBool_FromLong(pom_memory_readable()), "faults", counts, "counters",
-        counters, "routes", "names", (long long)routes, "other", (long long)routes_other);
+        "{sssNsNs{sssNsNsN}}", "engine", pom_core_gil_mode() ? "gil" : "native", "reason", reason,
+        "layout_ok", PyBool_FromLong(layout), "details", "built_for", PY_VERSION, "memory_readable",
+        PyBool_FromLong(pom_memory_readable()), "faults", counts, "counters", counters);
 }
 
 static PyMethodDef functions[] = {

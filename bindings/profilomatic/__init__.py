@@ -178,7 +178,7 @@ def stats():
     """What the engine does and what it costs, as a dict; times in seconds, counts since the process began profiling.
 
     {"engine", "running", "period", "overhead": {"fraction", "sampler_cpu", "in_request", "delivery_cpu"},
-     "actions": {"started", "profiled", "shed", "finished", "lost"}, "samples": {"taken", "missed": {reason: n}},
+     "actions": {"started", "profiled", "shed", "finished", "lost"}, "samples": {"taken", "missed": {reason: n}}, "routes": {"names", "other"},
      "destinations": [{"name", "queued", "sent", "retried", "spooled", "dropped": {reason: n}, "bytes", "last_error"}]}
     """
     return _backend.load().stats()

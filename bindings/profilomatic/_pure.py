@@ -379,6 +379,7 @@ def stats():
         "actions": {"started": profiled + shed, "profiled": profiled, "shed": shed, "finished": engine.finished,
                     "lost": engine.lost},
         "samples": {"taken": engine.samples, "missed": dict(engine.missed)},
+        "routes": {"names": len(engine.route_names), "other": engine.route_names.others},
         "destinations": [entry.stats() for entry in engine.destinations.entries],
     }
 
@@ -395,6 +396,5 @@ def engine_info():
             "implementation": sys.implementation.name,
             "thread_cpu_clock": _pure_native.cpu_ns_of(_pure_native.native_id()) is not None,
             "faults": dict(_engine.faults),
-            "routes": {"names": len(_engine.route_names), "other": _engine.route_names.others},
         },
     }
