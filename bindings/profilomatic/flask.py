@@ -10,7 +10,7 @@ except ImportError as error:
 
 from . import wsgi
 
-__all__ = ["init_app"]
+__all__ = ["init_app", "link_exceptions"]
 
 
 def init_app(app):
@@ -23,6 +23,11 @@ def init_app(app):
         return
     app.extensions["profilomatic"] = True
     app.wsgi_app = wsgi.wrap(app.wsgi_app)
+    link_exceptions(app)
+
+
+def link_exceptions(app):
+    """The second half of init_app(), for an application that is wrapped elsewhere."""
     flask.got_request_exception.connect(_link, app)
 
 
