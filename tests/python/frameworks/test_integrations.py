@@ -1,6 +1,8 @@
 """What is special in each framework: its own test client, its own ways to mount, to handle errors, to be configured."""
 
 import asyncio
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -192,9 +194,6 @@ def test_importing_an_integration_starts_nothing(framework):
     pytest.importorskip(framework)
     code = "import profilomatic.%s, threading; assert profilomatic._backend.module is None, 'loaded'" \
            "; assert threading.active_count() == 1" % framework
-    import os
-    import pathlib
-
     package = str(pathlib.Path(profilomatic.__file__).parent.parent)
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env={**os.environ, "PYTHONPATH": package},
                           capture_output=True, text=True, timeout=60)
