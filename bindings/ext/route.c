@@ -20,12 +20,12 @@
 
 /* ---- the route --------------------------------------------------------------------------------- */
 
-#define PATH_MAX_STEPS 2
+#define STEPS_MAX 2
 
 /* Where a framework leaves its rule: a key of the environ, then attributes. */
 typedef struct place_s {
     PyObject *const *key;
-    PyObject *const *path[PATH_MAX_STEPS]; /* NULL = fewer steps */
+    PyObject *const *path[STEPS_MAX]; /* NULL = fewer steps */
 } place_t;
 
 static const place_t places[] = {
@@ -38,7 +38,7 @@ static const place_t places[] = {
 /* A new reference to a str, NULL without an exception. Attributes may run a framework's code. */
 static PyObject *rule_at(PyObject *env, const place_t *place) {
     PyObject *object = Py_XNewRef(pom_environ_get(env, *place->key));
-    for (int i = 0; object != NULL && i < PATH_MAX_STEPS && place->path[i] != NULL; i++) {
+    for (int i = 0; object != NULL && i < STEPS_MAX && place->path[i] != NULL; i++) {
         Py_SETREF(object, PyObject_GetAttr(object, *place->path[i]));
     }
     if (object != NULL && !PyUnicode_Check(object)) {

@@ -23,14 +23,19 @@ class _Finder:
 
     def _listen(self, name, loader):
         plain = getattr(loader, "exec_module", None)
+        if plain is None:
+            return  # of the old protocol
 
         def exec_module(module):
-            plain(module)
-            if module.__name__ == name:  # a loader may serve many modules, as an archive's does
+            if module.__name__ != name:  # a loader may serve many modules, as an archive's does
+                return plain(module)
+            try:
+                plain(module)
+            finally:
                 loader.__dict__.pop("exec_module", None)
-                function = self.waiting.pop(name, None)
-                if function is not None:
-                    function(module)
+            function = self.waiting.pop(name, None)
+            if function is not None:
+                function(module)
 
         try:
             loader.exec_module = exec_module

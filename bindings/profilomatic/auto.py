@@ -24,10 +24,11 @@ __all__ = ["destination", "install"]
 # How middleware calls what it stands around: Flask, werkzeug's and many others', WhiteNoise, functools.wraps.
 _INNER = ("wsgi_app", "app", "application", "__wrapped__")
 _DEPTH = 16
+_PREPARED_MAX = 64  # they are kept alive; a process serves one or two
 
 _installed = False
 _named = None  # the destination to add with the first application; None: done, or somebody else's business
-_prepared = []  # applications whose framework has been told
+_prepared = []  # applications whose framework has been told; a server may load one twice
 
 
 def install(from_environment=True):
@@ -90,7 +91,7 @@ def _wrapped(app):
     if any(type(each) is type(ours) for each in chain):
         return app  # explicitly, by whoever knows better
     for each in chain:
-        if not any(each is known for known in _prepared):
+        if len(_prepared) < _PREPARED_MAX and not any(each is known for known in _prepared):
             _prepared.append(each)
             _tell_framework(each)
     return ours

@@ -88,12 +88,13 @@ def test_django_names_what_is_missing_and_makes_the_application_once():
         profilomatic.django.applicatoin
 
 
-def test_bottle_through_webtest(profiles):
-    pytest.importorskip("bottle")
+@pytest.mark.parametrize("make, route", [(make_bottle, "/item/<number:int>"), (make_pyramid, "/item/{number:\\d+}")])
+def test_bottle_and_pyramid_through_webtest(profiles, make, route):
+    pytest.importorskip(make.__name__.partition("_")[2])
     TestApp = pytest.importorskip("webtest").TestApp
-    app, _ = make_bottle()
+    app, _ = make()
     assert TestApp(app).get("/item/7").text == "item 7"
-    assert profiles.one()["action"]["route"] == "/item/<number:int>"
+    assert profiles.one()["action"]["route"] == route
 
 
 @pytest.mark.acceptance("W19")
@@ -115,14 +116,6 @@ def test_bottle_without_catchall_fails(profiles):
     action = profiles.one()["action"]
     assert (action["outcome"], action["exception"]) == ("failed", "LookupError")
     assert action["route"] == "/raise/<number:int>"
-
-
-def test_pyramid_through_webtest(profiles):
-    pytest.importorskip("pyramid")
-    TestApp = pytest.importorskip("webtest").TestApp
-    app, _ = make_pyramid()
-    assert TestApp(app).get("/item/7").text == "item 7"
-    assert profiles.one()["action"]["route"] == "/item/{number:\\d+}"
 
 
 @pytest.mark.acceptance("W19")

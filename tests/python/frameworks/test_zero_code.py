@@ -11,6 +11,7 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
+import zipfile
 
 import pytest
 
@@ -243,6 +244,41 @@ def test_install_is_idempotent_and_takes_modules_that_are_imported_already(pytho
         import importlib
         importlib.reload(gevent.pywsgi)  # as it comes from its file again
         """)
+
+
+def test_a_function_is_called_after_an_import_whatever_loads_the_module(python, tmp_path):
+    with zipfile.ZipFile(tmp_path / "modules.zip", "w") as archive:
+        for name in ("one", "two", "fails"):
+            archive.writestr(name + ".py", "import late\n" if name == "fails" else "name = %r\n" % name)
+    python("""if True:
+        import sys, types
+        from profilomatic import _after_import
+        called = []
+        for name in ("one", "two", "fails", "old", "json.tool", "absent"):
+            _after_import.call(name, lambda module: called.append((module.__name__, len(vars(module)) > 5)))
+
+        class OldLoader:  # no exec_module, and no place for one
+            __slots__ = ()
+            def load_module(self, name):
+                sys.modules[name] = types.ModuleType(name)
+                return sys.modules[name]
+        class OldFinder:
+            def find_spec(self, name, path, target=None):
+                from importlib.machinery import ModuleSpec
+                return ModuleSpec(name, OldLoader()) if name == "old" else None
+        sys.meta_path += [OldFinder(), object()]
+        sys.path.insert(0, %r)
+        import two, one, json.tool, old
+        for name in ("absent", "fails"):
+            try:
+                __import__(name)
+            except ImportError as error:
+                print(error)
+        assert called == [("two", True), ("one", True), ("json.tool", True)], called
+        assert one.name == "one" and "exec_module" not in vars(one.__loader__)
+        _after_import.call("one", lambda module: called.append(module.name))  # at once
+        assert called[-1] == "one"
+        """ % str(tmp_path / "modules.zip"))
 
 
 def test_a_bad_destination_leaves_the_application_served_bare(python, tmp_path):
