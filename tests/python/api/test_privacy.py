@@ -56,9 +56,12 @@ def test_secrets_are_masked_however_deep_and_whatever_they_are(profiles):
         def __hash__(self):
             return 7
 
+    class Unhashable(str):
+        __hash__ = None
+
     class Named:
         def __str__(self):
-            return "auth_token"
+            return Unhashable("auth_token")
 
     class Telling:
         def __str__(self):

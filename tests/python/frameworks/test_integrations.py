@@ -1,14 +1,17 @@
 """What is special in each framework: its own test client, its own ways to mount, to handle errors, to be configured."""
 
 import asyncio
+import io
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 from applications import MESSAGE, make_bottle, make_django, make_falcon, make_flask, make_pyramid
 from asking import ask
+from pom_support import messages
 
 import profilomatic
 
@@ -51,9 +54,12 @@ def test_flask_blueprints_and_extensions_of_an_application_that_is_wrapped_alrea
     wrapped = app.wsgi_app
     profilomatic.flask.init_app(app)
     assert app.wsgi_app is wrapped
+    app.wsgi_app = around = lambda environ, start_response: wrapped(environ, start_response)
+    profilomatic.flask.init_app(app)
+    assert app.wsgi_app is around
     ask(app, "/api/item/7")
     record = profiles.one()
-    assert record["action"]["route"] == "/api/item/<number>" and record["children"] == []
+    assert record["action"]["route"] == "/api/item/<number>" and messages(record) == []
 
 
 @pytest.mark.acceptance("W19")
@@ -76,6 +82,19 @@ def test_django_middleware_serves_the_test_client_and_asynchronous_handlers(prof
     answer = asyncio.run(AsyncClient(raise_request_exception=False).get("/item/7"))
     assert answer.content == b"item 7"
     assert profiles.flushed() == []  # neither goes through WSGI
+
+
+def test_django_middleware_is_of_the_kind_of_what_it_is_around():
+    pytest.importorskip("django")
+    make_django()
+    from asgiref.sync import iscoroutinefunction
+
+    from profilomatic.django import Middleware
+
+    async def asynchronous(request):
+        return request
+
+    assert iscoroutinefunction(Middleware(asynchronous)) and not iscoroutinefunction(Middleware(lambda request: request))
 
 
 def test_django_names_what_is_missing_and_makes_the_application_once():
@@ -153,7 +172,13 @@ def test_falcon_through_its_test_client(profiles):
     assert TestClient(app).simulate_get("/item/7").text == "item 7"
     ours, theirs = (TestClient(each).simulate_get("/raise/7") for each in (app, bare))
     assert (ours.status, ours.headers, ours.text) == (theirs.status, theirs.headers, theirs.text)
-    assert [record["action"]["route"] for record in profiles.flushed(2)] == ["/item/{number:int}", "/raise/{number}"]
+    logs = io.StringIO(), io.StringIO()
+    for each, log in zip((app, bare), logs):
+        TestClient(each).simulate_get("/raise/7", wsgierrors=log)
+    assert MESSAGE in logs[0].getvalue()
+    assert re.sub("line [0-9]+", "", logs[0].getvalue()) == re.sub("line [0-9]+", "", logs[1].getvalue())
+    routes = [record["action"]["route"] for record in profiles.flushed(3)]
+    assert routes == ["/item/{number:int}", "/raise/{number}", "/raise/{number}"]
 
 
 def test_falcons_own_handlers_come_first(profiles):
