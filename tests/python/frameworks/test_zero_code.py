@@ -267,7 +267,7 @@ def test_a_function_is_called_after_an_import_whatever_loads_the_module(python, 
             def find_spec(self, name, path, target=None):
                 from importlib.machinery import ModuleSpec
                 return ModuleSpec(name, OldLoader()) if name == "old" else None
-        sys.meta_path += [OldFinder(), object()]
+        sys.meta_path.append(OldFinder())
         sys.path.insert(0, %r)
         import two, one, json.tool, old
         for name in ("absent", "fails"):
