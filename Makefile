@@ -20,7 +20,7 @@ export PYTHONPATH="$$PWD/build/py$$minor/stage" PATH="$$PWD/.venv/$$minor/bin:$$
 endef
 
 .PHONY: help demo test setup build test-c asan tsan valgrind bench bench-check acceptance layers format lint docs \
-        test-python check-install clean distclean
+        test-python fuzz suites check-install clean distclean
 
 help: ## list the commands
 	@echo "make COMMAND [PY=3.12]"
@@ -59,6 +59,15 @@ valgrind: ## cmocka tests under valgrind
 test-python: ## pytest on each interpreter
 	@tools/setup.sh all
 	@$(run_tests) python
+
+fuzz: ## a million random WSGI applications and servers, bare against wrapped, under AddressSanitizer (SEED=, SCRIPTS=)
+	@tools/setup.sh all
+	@$(run_tests) $(if $(SCRIPTS),--scripts $(SCRIPTS),) $(if $(SEED),--seed $(SEED),) --brief fuzz
+
+suites: ## the test suites of werkzeug, flask, bottle, Django and wsgiref, bare and with every application wrapped
+	@tools/setup.sh all
+	@$(run_tests) --brief build
+	@$(TOOL_PYTHON) tools/suites.py $(only)
 
 bench: ## what the profiler costs and how true it is; tables, and JSON in build/bench
 	@$(call one_python); exec "$$python" bench/run.py

@@ -52,29 +52,9 @@ typedef struct pom_event_s {
     uint32_t fields_size;
 } pom_event_t;
 
+/* What crosses between two cores costs some 100 ns a cache line, so the lines that the app side writes are few and in a row, and what the
+ * sampler side builds lies apart. In the pool everything before `text` is zero. */
 struct pom_action_s {
-    pom_link_t link; /* in the pool */
-    /* written by the app side before the action is published */
-    const pom_action_kind_t *kind;
-    pom_id_t task_id;
-    uint64_t thread;
-    char thread_name[64];
-    int64_t start_ns, start_wall_ns;
-    /* written by the app side until the end event is queued */
-    int64_t cpu_ns;  /* thread CPU while attached, of all stretches */
-    int64_t cost_ns; /* what begin, events and end took */
-    int64_t end_ns;
-    pom_outcome_t outcome;
-    pom_text_t exception, reason; /* what left a failed one: its class and its text */
-    void *
-        holder; /* whoever ends it, for whoever finds it on the stack; never looked into below the bindings */
-    int32_t dropped_events;
-    pom_text_t task_text; /* a task id from outside that is no UUID; empty: task_id is it */
-    pom_action_t *live_prev, *live_next; /* the registry's list of live ones */
-    uint32_t text_used;
-    uint32_t text_cut; /* pieces that did not fit */
-    pom_event_t end_event;
-    _Atomic(int32_t) events_queued; /* KiB of events; app adds, sampler subtracts */
     /* sampler side */
     pom_profile_t *profile; /* being built; NULL before the first sample or event */
     int64_t last_sample_ns, last_cpu_ns;
@@ -83,11 +63,34 @@ struct pom_action_s {
     int64_t pending_cpu_ns; /* CPU time seen while not running: goes to the next stack that runs */
     int64_t samples;
     int64_t missed[POM_MISS_COUNT];
+    /* written by the app side before the action is published */
+    pom_link_t link; /* in the pool */
+    const pom_action_kind_t *kind;
+    pom_id_t task_id;
+    uint64_t thread;
+    int64_t start_ns, start_wall_ns;
+    void *
+        holder; /* whoever ends it, for whoever finds it on the stack; never looked into below the bindings */
+    pom_text_t type; /* in text */
+    char thread_name[64];
+    /* written by the app side until the end event is queued */
+    pom_event_t end_event;
+    pom_action_t *live_prev, *live_next; /* the registry's list of live ones */
+    int64_t cpu_ns;  /* thread CPU while attached, of all stretches; off by some microseconds, either way */
+    int64_t cost_ns; /* what begin, events and end took */
+    int64_t end_ns;
+    uint32_t text_used;
+    uint32_t text_cut; /* pieces that did not fit */
     /* the kind's own data (a struct of the floor above), written by the app side */
     _Alignas(8) unsigned char kind_data[POM_ACTION_KIND_DATA];
-    pom_text_t type;    /* in text */
-    const void *fields; /* a value stream of the user's fields, in text; NULL = none */
+    /* likewise, by few actions */
+    pom_outcome_t outcome; /* 0 = succeeded */
+    int32_t dropped_events;
+    _Atomic(int32_t) events_queued; /* KiB of events; app adds, sampler subtracts */
     uint32_t fields_size;
+    const void *fields; /* a value stream of the user's fields, in text; NULL = none */
+    pom_text_t exception, reason; /* what left a failed one: its class and its text */
+    pom_text_t task_text; /* a task id from outside that is no UUID; empty: task_id is it */
     char text[POM_ACTION_TEXT_MAX];
 };
 

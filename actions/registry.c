@@ -21,6 +21,8 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/prefetch.h"
+#include "sampler/stages.h"
 
 #define ARENA_CAP (8u << 20) /* max_nodes nodes and max_messages small messages */
 /* Ended actions that wait for the sampler: a tick's worth at 100 000 a second. At HURRY_AT it is woken early, so that a storm of tiny
@@ -50,6 +52,16 @@ typedef struct source_s {
     char text[];
 } source_t;
 
+/* A frame and where it stands. The frames near the root are the same from sample to sample, whatever request they belong to. Met again
+ * they cost one look here, where the code table and a line table are four or five lines of memory each, which after
+ * some milliseconds of sleep are in no cache. */
+typedef struct known_frame_s {
+    uintptr_t key; /* 0 = none */
+    pom_code_t *code; /* NULL = never shown */
+    int32_t lasti, line;
+} known_frame_t;
+
+/* What one side writes for each action is a cache line apart from what the other side does (by size, as malloc aligns to 16 bytes). */
 struct pom_registry_s {
     /* constant after new */
     pom_sampler_client_t client;
@@ -57,27 +69,33 @@ struct pom_registry_s {
     pom_profile_sink_t *sink;
     pom_cost_source_t cost_source;
     void *cost_context;
-    pom_admission_t admission;
+    char engine[32];
+    int32_t pid; /* a forked child makes a registry of its own */
+    /* rarely written: [app], or the sampler at a window's end */
+    source_t *sources;
+    _Atomic(const char *) source; /* of the newest in sources */
+    _Atomic(int) granularity;
+    char apart_from_app[64];
     /* [app], under the interpreter's lock */
+    pom_admission_t admission;
     pom_action_t *live;
     pom_action_t *free_actions;
     pom_event_t *free_events[EVENT_CLASSES];
-    source_t *sources;
-    /* across */
-    pom_queue_t events;
-    pom_queue_t recycled_actions;
-    pom_queue_t recycled_events[EVENT_CLASSES];
-    _Atomic(int64_t) pooled_actions, pooled_events[EVENT_CLASSES]; /* a bound, not an exact count */
-    _Atomic(int) granularity;
-    _Atomic(const char *) source; /* of the newest in sources */
-    char engine[32];
-    /* sampler thread only */
-    pom_event_t *pending, *pending_last;
-    pom_place_t places[POM_STACK_MAX];
-    pom_window_t window;
-    /* counters; [app] writes the first group, the sampler the second */
+    pom_queue_t events; /* taken by the sampler */
     _Atomic(int64_t) started, profiled, shed, dropped_events, in_request_ns;
+    _Atomic(int64_t) taken_actions, taken_events[EVENT_CLASSES]; /* out of the pools */
+    char apart_from_sampler[64];
+    /* sampler thread */
+    pom_queue_t recycled_actions; /* taken by app threads, likewise the next */
+    pom_queue_t recycled_events[EVENT_CLASSES];
     _Atomic(int64_t) finished, lost, no_memory;
+    _Atomic(int64_t) pooled_actions, pooled_events[EVENT_CLASSES]; /* into the pools */
+    pom_event_t *pending, *pending_last;
+    int32_t known_depth;
+    uint64_t known_removals; /* the code table's, while known is good */
+    pom_window_t window;
+    pom_place_t places[POM_STACK_MAX];
+    known_frame_t known[POM_STACK_MAX]; /* of the last stacks, root first */
 };
 
 static void bump(_Atomic(int64_t) *counter, int64_t by) {
@@ -92,14 +110,15 @@ static int64_t peek(const _Atomic(int64_t) *counter) {
 
 /* ---- app side: actions ------------------------------------------------------------------------ */
 
-/* The parts of an action that every request writes: all but the rear of its text. */
-#define ACTION_HOT_BYTES (offsetof(pom_action_t, text) + 256)
+/* What every request writes into its action: from the link on, with the front of the text. */
+#define HOT_FROM offsetof(pom_action_t, link)
+#define HOT_TO   (offsetof(pom_action_t, text) + 192)
 
-/* An action comes back from the sampler's core, and fetching its lines one by one cost a request 1.5 us. Asked for a request ahead they
- * are there in time. */
+/* An action's lines are in the other side's cache, and fetching them one by one took 1.5 us on the app side, 1 us on the sampler's. Asked for
+ * one action ahead they are there in time. */
 static void prefetch_action(const pom_action_t *a) {
-    for (size_t at = 0; at < ACTION_HOT_BYTES; at += 64) {
-        __builtin_prefetch((const char *)a + at, 1, 3); // a hint: never faults
+    for (size_t at = HOT_FROM; at < HOT_TO; at += 64) {
+        pom_prefetch_write((const char *)a + at);
     }
 }
 
@@ -117,7 +136,7 @@ static pom_action_t *take_action(pom_registry_t *r) {
     if (r->free_actions != NULL) {
         prefetch_action(r->free_actions);
     }
-    atomic_fetch_sub_explicit(&r->pooled_actions, 1, memory_order_relaxed);
+    bump(&r->taken_actions, 1);
     return action;
 }
 
@@ -140,12 +159,10 @@ pom_action_t *pom_registry_begin(pom_registry_t *r, const pom_action_kind_t *kin
         return NULL;
     }
     bump(&r->profiled, 1);
-    // Everything but the text, which is read only up to text_used.
-    memset(a, 0, offsetof(pom_action_t, text));
     a->kind = kind;
-    a->outcome = POM_OUTCOME_SUCCEEDED;
     a->end_event.kind = POM_EVENT_END;
     a->end_event.action = a;
+    a->live_prev = NULL;
     a->live_next = r->live;
     if (r->live != NULL) {
         r->live->live_prev = a;
@@ -166,11 +183,13 @@ static void unlink_live(pom_registry_t *r, pom_action_t *a) {
 }
 
 static void recycle_action(pom_registry_t *r, pom_action_t *a) {
-    if (peek(&r->pooled_actions) >= POOLED_ACTIONS_MAX) {
+    if (peek(&r->pooled_actions) - peek(&r->taken_actions) >= POOLED_ACTIONS_MAX) {
         pom_free(a);
         return;
     }
-    atomic_fetch_add_explicit(&r->pooled_actions, 1, memory_order_relaxed);
+    bump(&r->pooled_actions, 1);
+    // Here, where its lines are, and not at the next begin. The text is read only up to text_used.
+    memset(a, 0, offsetof(pom_action_t, text));
     (void)pom_queue_push(&r->recycled_actions, &a->link);
 }
 
@@ -212,7 +231,7 @@ static pom_event_t *take_event(pom_registry_t *r, int size_class) {
     }
     pom_link_t *next = event->link.next;
     r->free_events[size_class] = next == NULL ? NULL : POM_CONTAINER(next, pom_event_t, link);
-    atomic_fetch_sub_explicit(&r->pooled_events[size_class], 1, memory_order_relaxed);
+    bump(&r->taken_events[size_class], 1);
     return event;
 }
 
@@ -279,21 +298,42 @@ static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
     return a->profile;
 }
 
+static void look_up(pom_registry_t *r, const pom_raw_frame_t *raw, known_frame_t *known,
+                    bool *fresh) {
+    pom_code_t *code = pom_code_table_get(r->codes, raw->code, false, fresh);
+    *known = (known_frame_t){.key = code->unknown ? 0 : raw->code, // unknown: tried again next time
+                             .code = code->internal ? NULL : code,
+                             .lasti = raw->lasti,
+                             .line = pom_code_line(code, raw->lasti)};
+}
+
 /* Root first, without the interpreter's own helper frames; -1 when a code died under our eyes. */
 static int32_t resolve_stack(pom_registry_t *r, const pom_stack_t *stack, uint64_t epoch) {
     bool fresh = false;
     int32_t depth = 0;
-    for (int32_t i = stack->depth - 1; i >= 0; i--) {
-        pom_code_t *code = pom_code_table_get(r->codes, stack->frames[i].code, false, &fresh);
-        if (!code->internal) {
-            r->places[depth].code = code;
-            r->places[depth].line = pom_code_line(code, stack->frames[i].lasti);
-            depth++;
+    // After the walk, before the look-ups.
+    uint64_t removals = pom_code_table_removals(r->codes);
+    if (removals != r->known_removals) {
+        r->known_removals = removals;
+        r->known_depth = 0;
+    }
+    for (int32_t i = 0; i < stack->depth; i++) {
+        const pom_raw_frame_t *raw = &stack->frames[stack->depth - 1 - i];
+        known_frame_t *known = &r->known[i];
+        if (i >= r->known_depth || known->key != raw->code || known->lasti != raw->lasti) {
+            look_up(r, raw, known, &fresh);
         }
+        if (known->code != NULL) {
+            r->places[depth++] = (pom_place_t){.code = known->code, .line = known->line};
+        }
+    }
+    if (r->known_depth < stack->depth) {
+        r->known_depth = stack->depth;
     }
     if (fresh && pom_code_table_epoch(r->codes) != epoch) {
         // What we have just read may be a successor at a dead object's address. All claims of this stack go, which of them
         // are fresh is not worth remembering: the others are read again.
+        r->known_depth = 0;
         for (int32_t i = 0; i < stack->depth; i++) {
             pom_code_table_discard(r->codes, stack->frames[i].code);
         }
@@ -318,13 +358,14 @@ static void apply_message(pom_registry_t *r, pom_event_t *event) {
         pom_tree_message(&profile->tree, r->places, depth, event->at_ns, pom_event_fields(event),
                          event->fields_size);
     }
-    _Atomic(int64_t) *pooled = &r->pooled_events[event->size_class];
-    atomic_fetch_sub_explicit(&a->events_queued, units_of(event->size_class), memory_order_relaxed);
-    if (peek(pooled) >= POOLED_EVENT_BYTES / event_class_bytes[event->size_class]) {
+    int size_class = event->size_class;
+    int64_t pooled = peek(&r->pooled_events[size_class]) - peek(&r->taken_events[size_class]);
+    atomic_fetch_sub_explicit(&a->events_queued, units_of(size_class), memory_order_relaxed);
+    if (pooled >= POOLED_EVENT_BYTES / event_class_bytes[size_class]) {
         pom_free(event);
         return;
     }
-    atomic_fetch_add_explicit(pooled, 1, memory_order_relaxed);
+    bump(&r->pooled_events[size_class], 1);
     (void)pom_queue_push(&r->recycled_events[event->size_class], &event->link);
 }
 
@@ -390,7 +431,7 @@ static void seal(pom_registry_t *r, pom_action_t *a) {
     profile->engine = keep_text(arena, r->engine, strlen(r->engine));
     profile->type = keep_text(arena, a->type.data, a->type.size);
     profile->kind = (pom_text_t){.data = a->kind->name, .size = (uint32_t)strlen(a->kind->name)};
-    profile->pid = (int32_t)getpid();
+    profile->pid = r->pid;
     profile->start_wall_ns = a->start_wall_ns;
     profile->start_ns = a->start_ns;
     profile->end_ns = a->end_ns;
@@ -441,9 +482,14 @@ static bool apply(pom_registry_t *r, int64_t until_ns, const pom_action_t *keep)
         }
         pom_link_t *next = event->link.next;
         r->pending = next == NULL ? NULL : POM_CONTAINER(next, pom_event_t, link);
+        if (r->pending != NULL && r->pending->kind == POM_EVENT_END) {
+            prefetch_action(r->pending->action);
+        }
         any = true;
         if (event->kind == POM_EVENT_END) {
+            pom_sampler_enter(POM_SAMPLER_SEAL);
             seal(r, event->action);
+            pom_sampler_leave();
         } else {
             apply_message(r, event);
         }
@@ -470,19 +516,8 @@ static int64_t foreign_until(pom_action_t *a, int64_t from_ns, int64_t until_ns)
     return until_ns;
 }
 
-static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
-                      const pom_sample_t *sample, const pom_stack_t *stack) {
-    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
-    pom_action_t *a = anchor->action;
-    (void)apply(r, sample->at_ns, a);
-    int32_t depth = resolve_stack(r, stack, sample->code_epoch);
-    if (depth < 0) {
-        return false;
-    }
-    pom_profile_t *profile = profile_of(r, a);
-    if (profile == NULL) {
-        return true; // no memory now; the seal counts it if that lasts
-    }
+/* What a sample of an action stands for, and with it when the next one's begins. */
+static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom_sample_t *sample) {
     bool same_stretch = a->last_sample_ns >= anchor->since_ns;
     int64_t base_ns = same_stretch ? a->last_sample_ns : anchor->since_ns;
     int64_t base_cpu_ns = same_stretch ? a->last_cpu_ns : anchor->since_cpu_ns;
@@ -506,11 +541,42 @@ static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
     // A clock that could not be read says 0: the next delta must not count from there.
     a->last_cpu_ns = sample->cpu_ns > base_cpu_ns ? sample->cpu_ns : base_cpu_ns;
     a->samples++;
+    return weight;
+}
+
+static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+                      const pom_sample_t *sample, const pom_stack_t *stack) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    pom_action_t *a = anchor->action;
+    (void)apply(r, sample->at_ns, a);
+    pom_sampler_enter(POM_SAMPLER_RESOLVE);
+    int32_t depth = resolve_stack(r, stack, sample->code_epoch);
+    pom_sampler_leave();
+    if (depth < 0) {
+        return false;
+    }
+    pom_profile_t *profile = profile_of(r, a);
+    if (profile == NULL) {
+        return true; // no memory now; the seal counts it if that lasts
+    }
+    pom_weight_t weight = weigh(a, anchor, sample);
     if (stack->truncated) {
         profile->tree.cuts.depth++;
     }
     pom_tree_add(&profile->tree, r->places, depth, &weight);
     return true;
+}
+
+static bool on_again(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+                     const pom_sample_t *sample) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    pom_action_t *a = anchor->action;
+    (void)apply(r, sample->at_ns, a);
+    if (a->profile == NULL || a->profile->tree.last_leaf == NULL) {
+        return false; // another thread's message has come in between
+    }
+    pom_weight_t weight = weigh(a, anchor, sample);
+    return pom_tree_add_again(&a->profile->tree, &weight);
 }
 
 static void on_missed(pom_sampler_client_t *self, const pom_anchor_t *anchor, pom_miss_t reason) {
@@ -536,8 +602,10 @@ static int64_t on_other_cost(pom_sampler_client_t *self) {
 
 static void on_window(pom_sampler_client_t *self, const pom_window_t *window) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    // The first window over budget coarsens the period, which is enough for most; actions are refused when the next one is over
+    // too. A window has some 20 ticks, so one in ten is over by chance where the average is at the aim.
+    pom_admission_cycle(&r->admission, window->over_budget && r->window.over_budget);
     r->window = *window;
-    pom_admission_cycle(&r->admission, window->over_budget);
 }
 
 pom_sampler_client_t *pom_registry_client(pom_registry_t *r) {
@@ -578,10 +646,12 @@ pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code
     r->sink = sink;
     r->client = (pom_sampler_client_t){.tick = on_tick,
                                        .sample = on_sample,
+                                       .again = on_again,
                                        .missed = on_missed,
                                        .idle = on_idle,
                                        .other_cost_ns = on_other_cost,
                                        .window = on_window};
+    r->pid = (int32_t)getpid(); // here, as it is a system call
     (void)strncpy(r->engine, options->engine, sizeof r->engine - 1);
     pom_admission_init(&r->admission, options->max_actions_per_run);
     r->window.period_ns = options->period_ns;

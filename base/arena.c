@@ -75,6 +75,18 @@ void pom_arena_init(pom_arena_t *arena, size_t cap) {
     arena->blocks = NULL;
     arena->cap = cap;
     arena->reserved = 0;
+    arena->lent = NULL;
+}
+
+void pom_arena_init_in(pom_arena_t *arena, size_t cap, void *memory, size_t size) {
+    pom_arena_init(arena, cap);
+    struct pom_arena_block_s *block = memory;
+    block->next = NULL;
+    block->size = size;
+    block->used = sizeof *block;
+    arena->blocks = block;
+    arena->lent = block;
+    arena->reserved = size;
 }
 
 void *pom_arena_alloc(pom_arena_t *arena, size_t size) {
@@ -116,7 +128,9 @@ void pom_arena_fini(pom_arena_t *arena) {
     struct pom_arena_block_s *block = arena->blocks;
     while (block != NULL) {
         struct pom_arena_block_s *next = block->next;
-        pom_free(block);
+        if (block != arena->lent) {
+            pom_free(block);
+        }
         block = next;
     }
     pom_arena_init(arena, arena->cap);

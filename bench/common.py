@@ -46,9 +46,14 @@ class Paired:
         self.on.append(on)
 
     def ratio(self):
-        ratios = [on / off for off, on in zip(self.off, self.on)]
-        low, high = bootstrap(ratios)
-        return {"median": statistics.median(ratios), "low": low, "high": high, "pairs": len(ratios),
+        return self.observe([on / off for off, on in zip(self.off, self.on)])
+
+    def difference(self):
+        return self.observe([on - off for off, on in zip(self.off, self.on)])
+
+    def observe(self, values):
+        low, high = bootstrap(values)
+        return {"median": statistics.median(values), "low": low, "high": high, "pairs": len(values),
                 "off": statistics.median(self.off), "on": statistics.median(self.on)}
 
 

@@ -25,6 +25,7 @@
 #endif
 
 #include "destinations/exporter_parts.h"
+#include "destinations/stages.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -39,6 +40,12 @@
 /* A TLS handshake and the encoders need some 50 KiB; thread-local storage of the host's
  * libraries comes out of it too. Only touched pages cost memory. */
 #define STACK_BYTES ((size_t)512 << 10)
+
+#define X(name, text) text,
+static const char *const stage_names[] = {NULL, POM_LOOP_STAGE_LIST(X)};
+#undef X
+
+pom_stages_t pom_loop_stages = POM_STAGES("pom-loop", stage_names);
 
 static void lock(pom_exporter_t *e) {
     (void)pthread_mutex_lock(&e->exporter_lock); /* cannot fail: plain, and never taken twice */
@@ -141,7 +148,9 @@ static void deliver_locked(pom_exporter_t *e, pom__member_t *m) {
         }
         e->worked = true;
         unlock(e);
+        pom__loop_enter(POM_LOOP_DELIVER);
         m->destination->ops->deliver(m->destination, batch);
+        pom__loop_leave();
         lock(e);
     }
 }
@@ -205,13 +214,16 @@ static bool all_closed_locked(const pom_exporter_t *e) {
 
 static void pump(pom_exporter_t *e) {
     e->pumping = true;
+    pom__loop_enter(POM_LOOP_PUMP);
     do {
         pom__member_t *gone[POM_EXPORTER_DESTINATIONS_MAX];
         e->again = false;
         lock(e);
+        pom__loop_enter(POM_LOOP_DEAL);
         if (pom__exporter_deal_locked(e)) {
             e->worked = true;
         }
+        pom__loop_leave();
         for (uint32_t i = 0; i < e->member_count; i++) {
             step_locked(e, e->members[i]);
         }
@@ -232,6 +244,7 @@ static void pump(pom_exporter_t *e) {
             pom__member_free(gone[i]);
         }
     } while (e->again);
+    pom__loop_leave();
     e->pumping = false;
 }
 
@@ -277,6 +290,7 @@ static void *loop_main(void *arg) {
     /* A name that does not fit would be the only failure. */
     (void)pthread_setname_np(pthread_self(), "pom-loop");
     atomic_store(&e->tid, (int32_t)syscall(SYS_gettid));
+    pom_stages_begin(&pom_loop_stages);
 
     (void)uv_run(&e->loop,
                  UV_RUN_DEFAULT); /* returns when all handles are closed; the value says no more */
@@ -285,6 +299,7 @@ static void *loop_main(void *arg) {
     assert(closed == 0 && "a destination left a handle on the loop");
     (void)closed; /* in a release its descriptors leak: better than to end the process */
 
+    pom_stages_end(&pom_loop_stages);
     lock(e);
     atomic_fetch_add(&e->ended_cpu_ns, pom_thread_cpu_ns());
     atomic_store(&e->tid, 0);

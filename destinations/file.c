@@ -40,6 +40,7 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "destinations/stages.h"
 #include "profiles/formats/json.h"
 #include "profiles/formats/msgpack.h"
 
@@ -286,7 +287,9 @@ static bool write_out(file_t *f, bool at_once) {
         if (f->failed) {
             pom_destination_retried(&f->base, profiles_in_out(f));
         }
+        pom__loop_enter(POM_LOOP_WRITE);
         int error = attempt(f);
+        pom__loop_leave();
         if (error == 0) {
             break;
         }
@@ -390,7 +393,9 @@ static void work(file_t *f, bool at_once) {
     while (!done) {
         pom_batch_t *batch = f->batch;
         while (batch != NULL && batch->taken < batch->count && f->out.len < WRITE_BYTES) {
+            pom__loop_enter(POM_LOOP_ENCODE);
             encode(f, batch);
+            pom__loop_leave();
         }
         bool more = batch != NULL && batch->taken < batch->count;
         if (more || f->flush || at_once || f->failed || f->out.len >= POM_FILE_BUFFER) {

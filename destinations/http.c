@@ -38,6 +38,7 @@
 #include "destinations/http_connection.h"
 #include "destinations/resolver.h"
 #include "destinations/spool.h"
+#include "destinations/stages.h"
 
 #define HEAD_MAX   ((size_t)16 << 10) /* what common servers take */
 #define PATH_BYTES 2048
@@ -208,8 +209,10 @@ static bool next_request(http_t *h) {
         uint32_t size = range.to - range.from;
         uint32_t put = 0;
         pom_id_t key = new_key();
+        pom__loop_enter(POM_LOOP_ENCODE);
         pom_status_t status =
             pom__http_body_encode(&h->body, h->batch->profiles + range.from, size, key, &put);
+        pom__loop_leave();
         if (status == POM_EFULL && size > 1) {
             halve(h, range, range.halved);
             continue;

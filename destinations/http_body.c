@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "destinations/stages.h"
 #include "profiles/formats/json.h"
 #include "profiles/formats/msgpack.h"
 
@@ -93,7 +94,9 @@ static bool append(pom__http_body_t *b, const char *data, size_t size, bool last
         }
         b->stream.next_out = (Bytef *)out;
         b->stream.avail_out = (uInt)room;
+        pom__loop_enter(POM_LOOP_COMPRESS);
         result = deflate(&b->stream, last ? Z_FINISH : Z_NO_FLUSH);
+        pom__loop_leave();
         b->out.len += room - b->stream.avail_out;
     } while (b->stream.avail_out == 0 || (last && result == Z_OK));
     return true;

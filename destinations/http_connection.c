@@ -23,6 +23,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "destinations/resolver.h"
+#include "destinations/stages.h"
 
 #define SLICE ((size_t)16 << 10) /* one TLS record */
 /* A slice, encrypted, and whatever else TLS has to say meanwhile; more goes with the next write. */
@@ -229,11 +230,7 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
     *buffer = uv_buf_init(c->in, sizeof c->in);
 }
 
-static void on_read(uv_stream_t *stream, ssize_t size, const uv_buf_t *buffer) {
-    pom__connection_t *c = stream->data;
-    if (c->phase == LOST || size == 0) {
-        return;
-    }
+static void receive(pom__connection_t *c, ssize_t size, const uv_buf_t *buffer) {
     if (size < 0) {
         char text[128] = "";
         if (size != UV_EOF) {
@@ -252,6 +249,15 @@ static void on_read(uv_stream_t *stream, ssize_t size, const uv_buf_t *buffer) {
         shake(c);
     } else {
         decrypt(c);
+    }
+}
+
+static void on_read(uv_stream_t *stream, ssize_t size, const uv_buf_t *buffer) {
+    pom__connection_t *c = stream->data;
+    if (c->phase != LOST && size != 0) {
+        pom__loop_enter(POM_LOOP_RECEIVE);
+        receive(c, size, buffer);
+        pom__loop_leave();
     }
 }
 
@@ -318,7 +324,9 @@ static void push(pom__connection_t *c) {
     if (n > 0) {
         uv_buf_t buffer = uv_buf_init(c->out, (unsigned)n);
         c->write.data = c;
+        pom__loop_enter(POM_LOOP_SEND);
         int error = uv_write(&c->write, (uv_stream_t *)&c->tcp, &buffer, 1, on_written);
+        pom__loop_leave();
         if (error == 0) {
             c->writing = true;
         } else {

@@ -28,6 +28,7 @@
 #include <openssl/x509v3.h>
 
 #include "base/alloc.h"
+#include "destinations/stages.h"
 
 /* Debian's whole list of authorities has 0.2 MiB. */
 #define PEM_MAX ((size_t)4 << 20)
@@ -401,7 +402,9 @@ static pom__tls_state_t translate(pom__tls_t *t, int result) {
 
 pom__tls_state_t pom__tls_handshake(pom__tls_t *t) {
     ERR_clear_error();
+    pom__loop_enter(POM_LOOP_HANDSHAKE);
     int result = SSL_do_handshake(t->ssl);
+    pom__loop_leave();
     if (result != 1) {
         return translate(t, result);
     }
@@ -418,7 +421,9 @@ pom__tls_state_t pom__tls_handshake(pom__tls_t *t) {
 pom__tls_state_t pom__tls_write(pom__tls_t *t, const void *data, size_t size) {
     size_t written = 0;
     ERR_clear_error();
+    pom__loop_enter(POM_LOOP_ENCRYPT);
     int result = SSL_write_ex(t->ssl, data, size, &written);
+    pom__loop_leave();
     if (result == 1 && written == size) {
         return POM__TLS_OK;
     }
@@ -429,7 +434,9 @@ pom__tls_state_t pom__tls_write(pom__tls_t *t, const void *data, size_t size) {
 pom__tls_state_t pom__tls_read(pom__tls_t *t, void *data, size_t room, size_t *got) {
     *got = 0;
     ERR_clear_error();
+    pom__loop_enter(POM_LOOP_DECRYPT);
     int result = SSL_read_ex(t->ssl, data, room, got);
+    pom__loop_leave();
     return result == 1 ? POM__TLS_OK : translate(t, result);
 }
 

@@ -16,16 +16,6 @@
 
 /* ---- ids ---------------------------------------------------------------------------------- */
 
-static bool is_hex(const char *text, size_t size) {
-    for (size_t i = 0; i < size; i++) {
-        char c = text[i];
-        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static bool is_alnum(char c) {
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
@@ -40,19 +30,6 @@ static bool is_token(const char *text, size_t size) {
         }
     }
     return true;
-}
-
-/* W3C Trace Context, section 3.2: version "-" trace id "-" parent id "-" flags; a later version may append fields. */
-static bool parse_traceparent(const char *t, size_t size, pom_id_t *id) {
-    if (size < 55 || size > 512 || t[2] != '-' || t[35] != '-' || t[52] != '-' || !is_hex(t, 2) ||
-        !is_hex(t + 3, 32) || !is_hex(t + 36, 16) || !is_hex(t + 53, 2)) {
-        return false;
-    }
-    if (memcmp(t, "ff", 2) == 0 || (size > 55 && (t[55] != '-' || memcmp(t, "00", 2) == 0))) {
-        return false;
-    }
-    return memcmp(t + 36, "0000000000000000", 16) != 0 && pom_id_parse(t + 3, 32, id) &&
-           (id->hi | id->lo) != 0;
 }
 
 bool pom_request_task_id(const char *uuid, size_t uuid_size, const char *traceparent,
@@ -70,7 +47,8 @@ bool pom_request_task_id(const char *uuid, size_t uuid_size, const char *tracepa
         *text = (pom_text_t){.data = uuid, .size = (uint32_t)uuid_size};
         return true;
     }
-    return traceparent != NULL && parse_traceparent(traceparent, traceparent_size, id);
+    pom_trace_t trace;
+    return pom_trace_parse(traceparent, traceparent_size, id, &trace);
 }
 
 /* ---- the record -------------------------------------------------------------------------------- */
@@ -110,6 +88,9 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     write_text(w, "path_info", r->path_info.data, r->path_info.size);
     size_t size = pom_scrub_query(r->query.data, r->query.size, query, sizeof query);
     write_text(w, "query_string", query, size);
+    if (r->client.size > 0) {
+        write_text(w, "client", r->client.data, r->client.size);
+    }
     pom_value_key(w, "status", 6);
     if (r->status > 0) {
         pom_value_integer(w, r->status);
@@ -121,12 +102,15 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     pom_value_integer(w, r->bytes);
     pom_value_key(w, "phases", 6);
     pom_value_map_begin(w);
+    write_phase(w, "queue", r->queue_ns);
     write_phase(w, "app", r->app_ns);
     write_phase(w, "first_byte", r->first_byte_ns);
     write_phase(w, "body", r->body_ns);
     write_phase(w, "client", r->client_ns);
     write_phase(w, "close", r->close_ns);
     pom_value_map_end(w);
+    pom_trace_describe(action, w);
 }
 
 const pom_action_kind_t pom_request_kind = {.name = "wsgi", .describe = describe};
+const pom_action_kind_t pom_asgi_kind = {.name = "asgi", .describe = describe};

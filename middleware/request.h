@@ -15,21 +15,27 @@
 
 #include "actions/action.h"
 #include "base/status.h"
+#include "middleware/trace.h"
 
 typedef struct pom_request_s {
+    pom_trace_t trace; /* first, as in every kind's data */
     pom_text_t method, host, script_name, path_info, query;
-    pom_text_t route; /* the mount point and the framework's rule; empty = nobody said */
-    int32_t status;   /* 0 = start_response was not called */
-    bool has_host;    /* else host is SERVER_NAME:SERVER_PORT */
-    int64_t bytes;    /* of body sent, write() included */
+    pom_text_t client; /* the peer's address; empty = not kept */
+    pom_text_t route;  /* the mount point and the framework's rule; empty = nobody said */
+    int32_t status;    /* 0 = start_response was not called */
+    bool has_host;     /* else host is SERVER_NAME:SERVER_PORT */
+    int64_t bytes;     /* of body sent, write() included */
     /* phases, one behind the other; 0 = none: the call, next() up to the first byte, next() after it, the server between two
      * calls, close() */
+    int64_t queue_ns; /* before the request began, so not in its time */
     int64_t app_ns, first_byte_ns, body_ns, client_ns, close_ns;
 } pom_request_t;
 
 _Static_assert(sizeof(pom_request_t) <= POM_ACTION_KIND_DATA, "a request fits its action");
+_Static_assert(offsetof(pom_request_t, trace) == 0, "trace.c finds it there");
 
 extern const pom_action_kind_t pom_request_kind; /* "wsgi" */
+extern const pom_action_kind_t pom_asgi_kind;    /* "asgi": the same record under its own name */
 
 static inline pom_request_t *pom_request_of(pom_action_t *action) {
     return (pom_request_t *)(void *)action->kind_data;

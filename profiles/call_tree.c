@@ -190,9 +190,7 @@ static void touch(pom_node_t *node, int64_t at_ns) {
     }
 }
 
-void pom_tree_add(pom_tree_t *tree, const pom_place_t *places, int32_t depth,
-                  const pom_weight_t *weight) {
-    pom_node_t *leaf = descend(tree, places, depth, weight->at_ns);
+static void add_at(pom_tree_t *tree, pom_node_t *leaf, const pom_weight_t *weight) {
     leaf->self_wall_ns += weight->wall_ns;
     leaf->self_cpu_ns += weight->cpu_ns;
     for (pom_node_t *node = leaf; node != NULL; node = node->parent) {
@@ -201,8 +199,22 @@ void pom_tree_add(pom_tree_t *tree, const pom_place_t *places, int32_t depth,
         node->hits += weight->hits;
         touch(node, weight->at_ns);
     }
+    tree->last_leaf = leaf;
     pom__timeline_add(tree, leaf, weight);
     assert(CHECKED(tree));
+}
+
+void pom_tree_add(pom_tree_t *tree, const pom_place_t *places, int32_t depth,
+                  const pom_weight_t *weight) {
+    add_at(tree, descend(tree, places, depth, weight->at_ns), weight);
+}
+
+bool pom_tree_add_again(pom_tree_t *tree, const pom_weight_t *weight) {
+    if (tree->last_leaf == NULL) {
+        return false;
+    }
+    add_at(tree, tree->last_leaf, weight);
+    return true;
 }
 
 void pom_tree_message(pom_tree_t *tree, const pom_place_t *places, int32_t depth, int64_t at_ns,
@@ -212,6 +224,7 @@ void pom_tree_message(pom_tree_t *tree, const pom_place_t *places, int32_t depth
         return;
     }
     pom_node_t *parent = descend(tree, places, depth - 1, at_ns);
+    tree->last_leaf = NULL;
     for (pom_node_t *node = parent; node != NULL; node = node->parent) {
         touch(node, at_ns);
     }

@@ -83,6 +83,7 @@ typedef struct pom_tree_s {
     /* the path of the last sample, to find the next one's common part without a search */
     pom_node_t **last_path;
     uint32_t last_depth, last_room;
+    pom_node_t *last_leaf; /* of the last sample; NULL = none, or a message since */
     /* children of wide parents by (parent, key): siblings.c */
     pom_node_t **wide;
     uint32_t wide_count, wide_room;
@@ -104,6 +105,10 @@ void pom_tree_init(pom_tree_t *tree, pom_arena_t *arena, pom_granularity_t granu
  * kept, counted in cuts. O(depth + siblings searched). [sampler] */
 void pom_tree_add(pom_tree_t *tree, const pom_place_t *places, int32_t depth,
                   const pom_weight_t *weight);
+
+/* Adds a sample where the last one was; false when there was none, or a message since. O(depth).
+ * [sampler] */
+bool pom_tree_add_again(pom_tree_t *tree, const pom_weight_t *weight);
 
 /* Adds a message node below places[0..depth-2]; places[depth-1] is its own place (the logging
  * line); depth 0: below the root, without a place. fields is copied. Moves first_ns/last_ns of

@@ -89,6 +89,7 @@ struct pom_code_table_s {
     /* atomic */
     pom_queue_t graveyard; /* removed codes, by their grave link */
     _Atomic(uint64_t) epoch;
+    _Atomic(uint64_t) removals;
     /* atomic, counters: relaxed, they order nothing */
     _Atomic(int64_t) live, inserted, forgotten, overflowed, unknown;
 };
@@ -173,6 +174,9 @@ static bool remove_entry(pom_code_table_t *table, slot_t *slot, uintptr_t word, 
     bool same = atomic_load_explicit(&slot->key, memory_order_relaxed) == key;
     // Release pairs with the acquire of the next inserter's compare-and-swap.
     atomic_store_explicit(&slot->word, VACANT, memory_order_release);
+    // Before the push, whose release orders it: a reap that has found the code has seen this too, so
+    // by the reap that frees it the sampler knows.
+    atomic_fetch_add_explicit(&table->removals, 1, memory_order_seq_cst);
     pom_queue_push(&table->graveyard, &code_of(word)->grave);
     count(&table->live, -1);
     return same;
@@ -315,6 +319,12 @@ void pom_code_table_forget(pom_code_table_t *table, uintptr_t key) {
 uint64_t pom_code_table_epoch(const pom_code_table_t *table) {
     // Sequentially consistent: pairs with the addition in pom_code_table_forget.
     return atomic_load_explicit(&table->epoch, memory_order_seq_cst);
+}
+
+uint64_t pom_code_table_removals(const pom_code_table_t *table) {
+    // Sequentially consistent: after a death and the birth of a successor at its address, who has
+    // seen the successor's frame must see the removal.
+    return atomic_load_explicit(&table->removals, memory_order_seq_cst);
 }
 
 void pom_code_table_discard(pom_code_table_t *table, uintptr_t key) {

@@ -68,13 +68,17 @@ void pom_code_table_forget(pom_code_table_t *table, uintptr_t key);
 /* Moves with every forget, before the entry is removed. [any] */
 uint64_t pom_code_table_epoch(const pom_code_table_t *table);
 
+/* Moves with every removal of an entry, whoever removes it. While it stands still, what the sampler was
+ * given by pom_code_table_get is what it would be given again. [sampler] */
+uint64_t pom_code_table_removals(const pom_code_table_t *table);
+
 /* Sampler's own removal, for entries it inserted in a sample that raced with a death; a
  * confirmed entry stays. [sampler] */
 void pom_code_table_discard(pom_code_table_t *table, uintptr_t key);
 
 /* Releases what was removed before the previous reap: an event that names a code, queued by a GIL
  * holder that then lost it, is safe if the sampler takes events between two reaps. [sampler], while
- * it holds no borrowed code. */
+ * it holds no borrowed code but such as it drops when pom_code_table_removals has moved. */
 void pom_code_table_reap(pom_code_table_t *table);
 
 pom_code_table_stats_t pom_code_table_stats(const pom_code_table_t *table); /* [any] */

@@ -18,7 +18,7 @@
 
 /* Reasons a sample was wanted and not had; one list for counters, records and stats(). */
 #define POM_MISS_LIST(X)                                                                           \
-    X(TORN, "torn")             /* the stack changed under the walk, four times */                 \
+    X(TORN, "torn")             /* the stack changed under the walk, eight times */                \
     X(NO_ANCHOR, "no_anchor")   /* the thread runs something else: switched out */                 \
     X(UNREADABLE, "unreadable") /* memory outside what may be read plainly, and the copy failed */ \
     X(RACED, "raced")           /* attached, detached or died while being looked at */             \

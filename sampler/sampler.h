@@ -48,6 +48,10 @@ struct pom_sampler_client_s {
     /* A stack of the action in `anchor`. False: a code object died under it, so it is none after all; `missed` follows. */
     bool (*sample)(pom_sampler_client_t *self, const pom_anchor_t *anchor,
                    const pom_sample_t *sample, const pom_stack_t *stack);
+    /* The thread has not run since its last sample, which was of this anchor: it still stands where it stood then. False: that is
+     * not known any more, so the stack is wanted after all. */
+    bool (*again)(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+                  const pom_sample_t *sample);
     /* A sample that was due and failed; of several anchors of a slot the newest is named. */
     void (*missed)(pom_sampler_client_t *self, const pom_anchor_t *anchor, pom_miss_t reason);
     /* Nothing is queued: the sampler may park. */

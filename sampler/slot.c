@@ -84,6 +84,7 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
     slot->who = *who;
     slot->claimed = true;
     slot->shed_count = 0;
+    slot->cpu_read_at_ns = 0;
     return slot;
 }
 
@@ -95,10 +96,10 @@ static void write_begin(pom_slot_t *slot) {
     atomic_thread_fence(memory_order_release);
 }
 
-/* A full barrier on purpose (8 ns): the caller looks at the parked flag next, and the sampler sets that flag and then
- * looks at the slots; with anything weaker both could miss each other and an action would go unsampled. */
+/* Release: pairs with the acquire in pom_slot_view. A plain store, as the writers of a slot come one at a time. */
 static void write_end(pom_slot_t *slot) {
-    (void)atomic_fetch_add_explicit(&slot->seq, 1, memory_order_seq_cst);
+    uint32_t seq = atomic_load_explicit(&slot->seq, memory_order_relaxed);
+    atomic_store_explicit(&slot->seq, seq + 1, memory_order_release);
 }
 
 static pom_anchor_table_t *grow(pom_slot_t *slot, pom_anchor_table_t *table) {

@@ -94,6 +94,8 @@ typedef struct pom_slot_s {
     bool claimed;    /* [app] */
     uint64_t serial; /* [app] the owner's mark: tells a claim from the next one of the same slot */
     uint64_t attaches;   /* [app] ever: tells the owner whether a stretch had company */
+    int64_t cpu_read_ns; /* [app] the thread's CPU clock at the owner's last reading of it */
+    int64_t cpu_read_at_ns; /* [app] when that was, monotonic; 0 = not yet */
     uint32_t shed_count; /* [app], never looked at by the sampler, likewise shed */
     pom_shed_anchor_t shed[POM_SHED_MAX];
     uint8_t *marks; /* [app] how many frames fall on each; 255 = lost count; NULL = few anchors */
@@ -106,10 +108,11 @@ typedef struct pom_slot_s {
     /* written by the sampler: it reads this slot's stack now; pairs with the load in pom_slots_release */
     _Atomic(bool) walking;
     /* sampler thread only */
-    int64_t last_cpu_ns;  /* CPU clock at the last sample */
+    int64_t last_cpu_ns;  /* CPU clock when it was last seen to run */
     int64_t look_ns;      /* the last look that showed what the thread did; 0 = none */
     int64_t look_cpu_ns;  /* CPU clock then */
     int32_t look_tid;     /* of which thread */
+    uint32_t look_seq;    /* seq then, if one anchor was attached and met; odd = no such look */
     uint32_t parked_next; /* whose turn it is among the anchors that do not run */
     int stat_fd;          /* /proc/self/task/<tid>/stat, -1 = not open */
     int32_t stat_tid;     /* the thread that descriptor is of */
@@ -138,7 +141,7 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
 void pom_slots_release(pom_slots_t *slots, pom_slot_t *slot);
 
 /* The owner thread publishes an anchor; no allocation but when the table doubles or is first marked. POM_EFULL or POM_ENOMEM: the action
- * runs unsampled. Includes a full fence, so that a following look at the parked flag cannot miss. [app] */
+ * runs unsampled. The sampler is notified next: that is the fence between this and a look at its parked flag. [app] */
 pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor);
 
 /* Withdraws the newest anchor of this action; false when there is none. Any app thread may call it for a slot whose

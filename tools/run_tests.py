@@ -12,12 +12,13 @@
     tools       tests of the tools
     python      pytest on the staged package, for each interpreter
     asan-python some of that on an extension built with both sanitizers, for the newest interpreter
+    fuzz        a million random WSGI scripts, bare against wrapped, on that same build (not part of `all`)
     acceptance  rows without a test; fails on the required ones
     docs        tools/check_links.py
     lint        every C file through clang's warnings, when clang is there
     format      clang-format, when it is there
 
-`all` (the default) is every step but valgrind. `--python 3.12` restricts build, tools and python to one
+`all` (the default) is every step but valgrind and fuzz. `--python 3.12` restricts build, tools and python to one
 interpreter. A failing step does not stop the ones after it; the exit code is 0 only when all passed. The last line
 is `N passed, N failed`: cmocka test functions and pytest tests together, a step that failed without a failing test
 counting as one. Logs are in build/log.
@@ -38,6 +39,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOG = os.path.join(ROOT, "build", "log")
 JOBS = str(max(1, len(os.sched_getaffinity(0))))
 STEP_SECONDS = 900  # A hang is a failure with a name, not a build that somebody has to kill.
+FUZZ_SECONDS = 7200
+FUZZ_SCRIPTS = 1000000
 
 FORMAT_MAJOR = 14  # Debian 12's clang-format
 
@@ -45,7 +48,7 @@ CTEST_START = re.compile(rb"^ +Start +\d+:")  # ctest says each name twice when 
 
 # What the sanitizers read along with: 30 s together, where all of tests/python would be six minutes, and tests of how much
 # memory a process needs would measure the sanitizer.
-ASAN_PYTHON = ("tests/python/api/test_wsgi_rules.py", "tests/python/memory", "--deselect",
+ASAN_PYTHON = ("tests/python/api/test_wsgi_rules.py", "tests/python/api/test_asgi_rules.py", "tests/python/memory", "--deselect",
                "tests/python/memory/test_leaks.py::test_a_million_tiny_requests_need_no_more_than_a_fifth_of_them",
                "tests/python/stress/test_stress.py::test_survives_and_adds_up[generators]",
                "tests/python/stress/test_stress.py::test_survives_and_adds_up[callbacks]",
@@ -219,22 +222,41 @@ def pytest(minor, python, folders, log, tree="py", **environment):
     return passed, failed, skipped, code == 0
 
 
-def asan_python(minor, python):
-    """The interpreter itself is not instrumented, so the sanitizer comes first by LD_PRELOAD, and its malloc under the
-    interpreter's by PYTHONMALLOC: uses of freed Python objects are found too."""
+def asan_build(minor, python):
+    """The extension under both sanitizers: the environment variables to run it with, {} where that cannot be, None on failure.
+
+    The interpreter itself is not instrumented, so the sanitizer comes first by LD_PRELOAD, and its malloc under the
+    interpreter's by PYTHONMALLOC: uses of freed Python objects are found too. What the interpreter keeps until its end is not
+    ours to report; an absurd size must come back as NULL, as from libc."""
     library = subprocess.run(["cc", "-print-file-name=libasan.so"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              universal_newlines=True).stdout.strip()
     if not os.path.isabs(library):
         say("  the C compiler has no libasan.so: left out")
-        return True
+        return {}
     say("  building build/asan-py%s" % minor)
     if build("asan-py" + minor, "-DPOM_BUILD_PYTHON=ON", "-DPOM_BUILD_TESTS=OFF", "-DPOM_WERROR=ON", "-DPOM_SANITIZE=address",
              "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DPython_EXECUTABLE=%s" % python):
-        return False
-    # What the interpreter keeps until its end is not ours to report; an absurd size must come back as NULL, as from libc.
-    return pytest(minor, python, ASAN_PYTHON, "pytest-asan-" + minor, tree="asan-py", LD_PRELOAD=library,
-                  PYTHONMALLOC="malloc", ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1",
-                  UBSAN_OPTIONS="print_stacktrace=1")
+        return None
+    return {"LD_PRELOAD": library, "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+            "UBSAN_OPTIONS": "print_stacktrace=1"}
+
+
+def asan_python(minor, python):
+    environment = asan_build(minor, python)
+    if not environment:
+        return environment is not None
+    return pytest(minor, python, ASAN_PYTHON, "pytest-asan-" + minor, tree="asan-py", **environment)
+
+
+def fuzz(minor, python, scripts, seed):
+    """Random WSGI scripts, bare against wrapped, on the sanitized extension."""
+    environment = asan_build(minor, python)
+    if not environment:
+        return environment is not None
+    stage = os.path.join(ROOT, "build", "asan-py" + minor, "stage")
+    return run([python, "tests/python/fuzz_wsgi/fuzz_wsgi.py", "--no-pauses", "--scripts", str(scripts),
+                "--seed", str(seed)],
+               "fuzz-%s.log" % minor, env=clean_environment(PYTHONPATH=stage, **environment), seconds=FUZZ_SECONDS) == 0
 
 
 def check_clang(found):
@@ -286,15 +308,17 @@ STEPS = ("layers", "c", "asan", "tsan", "build", "tools", "python", "asan-python
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("steps", nargs="*", metavar="STEP", help="out of: all valgrind " + " ".join(STEPS))
+    parser.add_argument("steps", nargs="*", metavar="STEP", help="out of: all valgrind fuzz " + " ".join(STEPS))
     parser.add_argument("--python", metavar="MINOR", help="only this interpreter, such as 3.12")
     parser.add_argument("--brief", action="store_true", help="no table at the end unless a step failed")
+    parser.add_argument("--scripts", type=int, default=FUZZ_SCRIPTS, metavar="N", help="how many the fuzz step runs")
+    parser.add_argument("--seed", type=int, default=int(time.time()), metavar="N", help="of the fuzz step; the time by default")
     parser.add_argument("--list-c-files", action="store_true", help="print the C files that the format step reads")
     args = parser.parse_args(argv)
     if args.list_c_files:
         print("\n".join(c_files()))
         return 0
-    unknown = [s for s in args.steps if s not in STEPS + ("all", "valgrind")]
+    unknown = [s for s in args.steps if s not in STEPS + ("all", "valgrind", "fuzz")]
     if unknown:
         parser.error("unknown step %s" % unknown[0])
     steps = list(STEPS) if not args.steps or "all" in args.steps else args.steps
@@ -351,6 +375,9 @@ def main(argv=None):
         elif name == "asan-python" and found:
             minor, python = found[-1]
             step("python tests %s, address" % minor, asan_python, minor, python)
+        elif name == "fuzz" and found:
+            minor, python = found[-1]
+            step("fuzz %s, address" % minor, fuzz, minor, python, args.scripts, args.seed)
         elif name == "acceptance":
             step(name, lambda: run(tool + ["tools/acceptance.py", "-q", "--require-file", "tools/acceptance_required.txt"],
                                    "acceptance.log") == 0)

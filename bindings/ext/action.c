@@ -14,7 +14,9 @@
 #include "bindings/engine/engine.h"
 #include "bindings/ext/asyncio.h"
 #include "bindings/ext/core.h"
+#include "bindings/ext/meter.h"
 #include "bindings/ext/values.h"
+#include "middleware/trace.h"
 
 #define FIELDS_MAX 2048 /* of the 4 KiB of text an action has */
 
@@ -28,8 +30,8 @@ typedef struct action_s {
     PyObject *weakrefs;
 } action_t;
 
-static const pom_action_kind_t code_kind = {.name = "code"};
-static const pom_action_kind_t eliot_kind = {.name = "eliot"};
+static const pom_action_kind_t code_kind = {.name = "code", .describe = pom_trace_describe};
+static const pom_action_kind_t eliot_kind = {.name = "eliot", .describe = pom_trace_describe};
 
 static PyObject
     *contextlib_file; // of contextlib.__file__'s code, found at first use; NULL = not yet
@@ -112,13 +114,9 @@ static void post(action_t *self, const char *status, const char *outcome, PyObje
     pom_work_message(&self->work, &head, fields, traceback);
 }
 
-/* Begins it where the engine runs and a frame is found; else it stays unrecorded: false. Never fails. */
-static bool begin(action_t *self, const pom_action_kind_t *kind,
-                  bool (*find_frame)(pom_own_frame_t *)) {
-    if (!pom_work_engine_runs()) {
-        return false;
-    }
-    // Encoded first: the user's __str__ may run, and nothing of ours is in flight yet.
+/* What an outermost one's record says of it. Messages tell of a nested one, and nothing of a refused one, so neither gets here.
+ * The user's __str__ may run, and stop the engine or end this very action: then there is nothing to say any more. */
+static void keep_details(action_t *self) {
     unsigned char encoded[FIELDS_MAX];
     pom_value_writer_t writer;
     pom_value_begin(&writer, encoded, sizeof encoded);
@@ -126,27 +124,37 @@ static bool begin(action_t *self, const pom_action_kind_t *kind,
     pom_py_write_entries(&writer, self->fields);
     pom_value_map_end(&writer);
     uint32_t size = (uint32_t)pom_value_finish(&writer);
-    // Looking for the frame may import or ask asyncio. So the engine may have been stopped since, and another thread (or the
-    // user's own __str__) may have entered this very action.
+    if (self->work.kind != POM_WORK_OUTERMOST || !pom_work_is_live(&self->work)) {
+        return;
+    }
+    pom_action_t *action = self->work.action;
+    Py_ssize_t type_size = 0;
+    const char *type = PyUnicode_AsUTF8AndSize(self->type, &type_size);
+    if (type == NULL) {
+        PyErr_Clear(); // a lone surrogate
+        type = "<unprintable>";
+        type_size = 13;
+    }
+    action->fields = pom_action_text(action, (const char *)encoded, size).data;
+    action->fields_size = size;
+    action->type = pom_action_text(action, type, (size_t)type_size);
+}
+
+/* Begins it where the engine runs and a frame is found; else it stays unrecorded: false. Never fails. */
+static bool begin(action_t *self, const pom_action_kind_t *kind,
+                  bool (*find_frame)(pom_own_frame_t *)) {
+    // Looking for the frame may import or ask asyncio. So the engine may have been stopped since, and another thread may have
+    // entered this very action.
     pom_own_frame_t frame;
-    if (!find_frame(&frame) || !pom_work_engine_runs() || self->work.kind != POM_WORK_NONE) {
+    if (!pom_work_engine_runs() || !find_frame(&frame) || !pom_work_engine_runs() ||
+        self->work.kind != POM_WORK_NONE) {
         return false;
     }
     pom_work_begin(&self->work, kind);
     if (self->work.kind == POM_WORK_OUTERMOST) {
-        pom_action_t *action = self->work.action;
-        Py_ssize_t type_size = 0;
-        const char *type = PyUnicode_AsUTF8AndSize(self->type, &type_size);
-        if (type == NULL) {
-            PyErr_Clear(); // a lone surrogate
-            type = "<unprintable>";
-            type_size = 13;
-        }
-        action->fields = pom_action_text(action, (const char *)encoded, size).data;
-        action->fields_size = size;
-        action->type = pom_action_text(action, type, (size_t)type_size);
+        keep_details(self);
     }
-    pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE);
+    pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE, pom_now_ns());
     return self->work.kind != POM_WORK_NONE;
 }
 
@@ -185,9 +193,13 @@ static PyObject *parents_task(const action_t *self) {
     return task_uuid;
 }
 
+/* Of outermost ones: nested ones are two messages, which bill themselves. */
+static pom_meter_t enter_meter = {.cost_ns = 500}, exit_meter = {.cost_ns = 300};
+
 static PyObject *action_enter(PyObject *op, PyObject *unused) {
     (void)unused;
     action_t *self = (action_t *)op;
+    int64_t timed_ns = pom_meter_start(&enter_meter);
     if (self->work.kind != POM_WORK_NONE) {
         return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
     }
@@ -204,6 +216,9 @@ static PyObject *action_enter(PyObject *op, PyObject *unused) {
     }
     if (self->work.kind == POM_WORK_NESTED) {
         post(self, "started", NULL, NULL, self->fields, NULL);
+    } else if (self->work.kind == POM_WORK_OUTERMOST) {
+        pom_meter_stop(&enter_meter, timed_ns);
+        pom_work_charge(&self->work, enter_meter.cost_ns + exit_meter.cost_ns);
     }
     return Py_NewRef(op);
 }
@@ -222,7 +237,10 @@ static PyObject *action_exit(PyObject *op, PyObject *const *args, Py_ssize_t nar
         post(self, outcome == POM_OUTCOME_FAILED ? "failed" : "succeeded",
              aborted ? "aborted" : NULL, exception, NULL, exception == NULL ? NULL : traceback);
     }
+    int64_t timed_ns =
+        self->work.kind == POM_WORK_OUTERMOST ? pom_meter_start(&exit_meter) : 0;
     pom_work_end(&self->work, outcome, exception);
+    pom_meter_stop(&exit_meter, timed_ns);
     Py_RETURN_FALSE;
 }
 

@@ -31,9 +31,11 @@ void pom_core_fault(const char *where);
 
 /* Adds the types to the module; -1 with an exception. */
 int pom_wsgi_init(PyObject *module);
+int pom_asgi_init(PyObject *module);
 int pom_body_init(PyObject *module);
 int pom_action_init(PyObject *module);
 int pom_stats_init(PyObject *module);
+int pom_stages_py_init(PyObject *module);
 int pom_wire_init(PyObject *module);
 
 #endif

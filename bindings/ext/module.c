@@ -28,6 +28,8 @@
 #include "bindings/ext/walker.h"
 #include "bindings/ext/works.h"
 #include "middleware/scrub.h"
+#include "middleware/request.h"
+#include "middleware/trace.h"
 
 #define FAULT_PLACES 16
 
@@ -425,6 +427,21 @@ static PyObject *py_current_task_uuid(PyObject *module, PyObject *unused) {
     return pom_work_task_uuid(work);
 }
 
+/* What goes out of the innermost action in a traceparent. The span is that of the outermost one, which has the record; the
+ * flags that came in belong to the trace that came in. */
+static PyObject *py_trace_span(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    pom_work_t *work = pom_work_current();
+    if (work == NULL) {
+        Py_RETURN_NONE;
+    }
+    pom_action_t *action = work->action;
+    bool same = work->task_id.hi == action->task_id.hi && work->task_id.lo == action->task_id.lo;
+    return Py_BuildValue("KI", (unsigned long long)pom_trace_span(action),
+                         same ? pom_trace_flags(action) : POM_TRACE_SAMPLED);
+}
+
 static PyObject *py_strip_leaf(PyObject *module, PyObject *prefix) {
     (void)module;
     if (!PyUnicode_Check(prefix)) {
@@ -444,6 +461,8 @@ static PyMethodDef functions[] = {
     {"flush", py_flush, METH_O, "flush(timeout): True when every queue is empty."},
     {"add_destination", py_add_destination, METH_O, "Adds a destination and starts the engine."},
     {"remove_destination", py_remove_destination, METH_O, "No error when it is not there."},
+    {"trace_span", py_trace_span, METH_NOARGS,
+     "(span id, flags) for a traceparent from here, as numbers, or None."},
     {"strip_leaf", py_strip_leaf, METH_O,
      "strip_leaf(prefix): files below it are no part of a message's stack."},
     {"current_task_uuid", py_current_task_uuid, METH_NOARGS,
@@ -501,8 +520,9 @@ static int exec_module(PyObject *module) {
     if (pom_threads_init() < 0 || pom_delivery_init(module) < 0 || pom_file_py_init(module) < 0 ||
         pom_http_py_init(module) < 0 || pom_stats_init(module) < 0 || pom_wire_init(module) < 0 ||
         pom_environ_init() < 0 || pom_request_init() < 0 || pom_wsgi_init(module) < 0 ||
-        pom_body_init(module) < 0 || pom_action_init(module) < 0 || pom_probe_init(module) < 0 ||
-        pom_asyncio_init() < 0 || PyModule_AddFunctions(module, functions) < 0) {
+        pom_asgi_init(module) < 0 || pom_body_init(module) < 0 || pom_action_init(module) < 0 ||
+        pom_probe_init(module) < 0 || pom_asyncio_init() < 0 || pom_stages_py_init(module) < 0 ||
+        PyModule_AddFunctions(module, functions) < 0) {
         return -1;
     }
     pom_core_choose_walker();

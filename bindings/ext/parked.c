@@ -82,7 +82,7 @@ static bool awaited(uintptr_t *at, parked_frame_t *frame) {
     return frame->owner == POM_OWNER_GENERATOR && frame->previous == 0;
 }
 
-static bool is_coroutine(uintptr_t frame) {
+bool pom_frame_is_coroutine(uintptr_t frame) {
     uintptr_t type;
     uintptr_t object = frame - offsetof(PyCoroObject, cr_iframe);
     return pom_memory_read(object + offsetof(PyObject, ob_type), &type, sizeof type) == POM_OK &&
@@ -138,7 +138,7 @@ pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, ui
         return POM_ENOTFOUND; // it runs
     }
     first = frame;
-    if (is_coroutine(at)) {
+    if (pom_frame_is_coroutine(at)) {
         for (int i = 0; i < AWAITS_MAX && awaited(&at, &frame) && push(stack, &frame); i++) {
         }
     }

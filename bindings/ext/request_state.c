@@ -19,6 +19,7 @@
 #include "bindings/engine/engine.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/environ.h"
+#include "bindings/ext/meter.h"
 #include "bindings/ext/route.h"
 #include "bindings/ext/values.h"
 
@@ -43,6 +44,9 @@ static int settle_task_id(pom_request_state_t *self, PyObject *env) {
         (void)pom_wire_bytes(traceparent, &parent, &parent_size);
         if (pom_request_task_id(uuid, uuid_size, parent, parent_size, &id, &text)) {
             pom_work_set_task(&self->work, id, text.size > 0 ? given : NULL);
+        }
+        if (parent != NULL && self->work.kind == POM_WORK_OUTERMOST) {
+            pom_trace_keep(self->work.action, parent, parent_size);
         }
     }
     PyObject *text = pom_work_task_uuid(&self->work);
@@ -163,16 +167,15 @@ pom_request_state_t *pom_request_begin(PyObject *env, PyObject *start_response) 
     return self;
 }
 
-void pom_request_enter(pom_request_state_t *self) {
+void pom_request_enter(pom_request_state_t *self, int64_t now_ns) {
     if (!pom_work_caller(&self->caller)) {
         self->caller = (pom_own_frame_t){0}; // a server in C: the anchor is the end of the chain
     }
-    pom_work_attach(&self->work, &self->caller, POM_ANCHOR_OUTSIDE);
+    pom_work_attach(&self->work, &self->caller, POM_ANCHOR_OUTSIDE, now_ns);
 }
 
 int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns) {
-    pom_work_detach(&self->work);
-    self->left_ns = pom_now_ns();
+    self->left_ns = pom_work_detach(&self->work);
     return self->left_ns - since_ns;
 }
 
@@ -206,7 +209,7 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
                     exception, false);
     }
     pom_work_end(&self->work, outcome, exception);
-    Py_CLEAR(self->start_response);
+    // start_response stays: as the server's own it may be called after an error, or by a file that the server reads later.
     Py_CLEAR(self->environ);
     Py_CLEAR(self->headers);
     Py_CLEAR(self->file_body);
@@ -258,12 +261,25 @@ static PyObject *write_call(PyObject *callable, PyObject *const *args, size_t na
     return result;
 }
 
+/* Nearly every application drops the write() it gets at once, so one is made for all of them. */
+static write_t *spare_write;
+
+static write_t *new_write(void) {
+    write_t *self = spare_write;
+    if (self == NULL) {
+        return PyObject_GC_New(write_t, write_type);
+    }
+    spare_write = NULL;
+    (void)PyObject_Init((PyObject *)self, write_type);
+    return self;
+}
+
 /* The server's write(), counted. The server's own when ours cannot be made. */
 static PyObject *counted_write(pom_request_state_t *self, PyObject *write) {
     if (pom_request_data(self) == NULL || !PyCallable_Check(write)) {
         return write;
     }
-    write_t *ours = PyObject_GC_New(write_t, write_type);
+    write_t *ours = new_write();
     if (ours == NULL) {
         PyErr_Clear();
         return write;
@@ -275,16 +291,21 @@ static PyObject *counted_write(pom_request_state_t *self, PyObject *write) {
     return (PyObject *)ours;
 }
 
+static pom_meter_t started_meter = {.cost_ns = 100};
+
 static PyObject *request_call(PyObject *callable, PyObject *const *args, size_t nargsf,
                               PyObject *names) {
     pom_request_state_t *self = (pom_request_state_t *)callable;
     if (self->start_response == NULL) {
         PyErr_SetString(PyExc_RuntimeError,
-                        "start_response was called after the request had ended");
+                        "start_response was called while its request was being collected");
         return NULL;
     }
     PyObject *start_response = Py_NewRef(self->start_response); // it may end the request
+    int64_t timed_ns = pom_meter_start(&started_meter);
     started(self, args, PyVectorcall_NARGS(nargsf));
+    pom_meter_stop(&started_meter, timed_ns);
+    pom_work_charge(&self->work, started_meter.cost_ns);
     PyObject *write = PyObject_Vectorcall(start_response, args, nargsf, names);
     Py_DECREF(start_response);
     return write == NULL ? NULL : counted_write(self, write);
@@ -463,7 +484,11 @@ static void listener_dealloc(PyObject *op) {
     PyObject_GC_UnTrack(op);
     Py_DECREF(((write_t *)op)->write);
     Py_DECREF((PyObject *)((write_t *)op)->request);
-    PyObject_GC_Del(op);
+    if (type == write_type && spare_write == NULL) {
+        spare_write = (write_t *)op;
+    } else {
+        PyObject_GC_Del(op);
+    }
     Py_DECREF(type);
 }
 

@@ -16,7 +16,7 @@ typedef struct pom_request_state_s {
     vectorcallfunc vectorcall;
     pom_work_t work;
     pom_own_frame_t caller;   /* the anchor: the server's frame, at each attach anew */
-    PyObject *start_response; /* the server's; NULL after the end */
+    PyObject *start_response; /* the server's; NULL once the collector has been here */
     PyObject *environ; /* NULL after the end: servers take it badly when it outlives the request */
     PyObject *headers; /* of the last start_response: read only when the body ends early */
     PyObject *file_wrapper; /* the server's, while ours stands in its place; NULL else */
@@ -44,9 +44,9 @@ int pom_request_init(void);
 /* The request's data; NULL while the action is nested or shed. */
 pom_request_t *pom_request_data(pom_request_state_t *self);
 
-/* Application code is about to run below the caller's frame. */
-void pom_request_enter(pom_request_state_t *self);
-/* It has returned; the time since `since_ns` goes to a phase (may be NULL). */
+/* Application code is about to run below the caller's frame; now_ns is this moment or the request's start. */
+void pom_request_enter(pom_request_state_t *self, int64_t now_ns);
+/* It has returned: the time since `since_ns`. */
 int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns);
 
 /* A chunk of the body was sent. */

@@ -37,7 +37,11 @@ static const place_t places[] = {
 
 /* A new reference to a str, NULL without an exception. Attributes may run a framework's code. */
 static PyObject *rule_at(PyObject *env, const place_t *place) {
-    PyObject *object = Py_XNewRef(pom_environ_get(env, *place->key));
+    PyObject *object = pom_environ_get(env, *place->key);
+    if (object == NULL || object == Py_None) {
+        return NULL; // Flask leaves None behind: asking that for attributes took 1 us, for the exception
+    }
+    Py_INCREF(object);
     for (int i = 0; object != NULL && i < STEPS_MAX && place->path[i] != NULL; i++) {
         Py_SETREF(object, PyObject_GetAttr(object, *place->path[i]));
     }

@@ -103,7 +103,9 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
 }
 
 /* What stats() does not promise: for the metrics, the benches and check. */
-static PyObject *counters_dict(void) {
+static PyObject *counters(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
     pom_engine_stats_t s = pom_engine_stats();
     return Py_BuildValue(
         "{sLsLsdsLsLsLsLsLsLsL}", "in_flight", (long long)s.registry.in_flight, "allowed",
@@ -128,18 +130,19 @@ static PyObject *engine_info(PyObject *module, PyObject *unused) {
     if (counts == NULL) {
         return NULL;
     }
-    PyObject *counters = counters_dict();
+    PyObject *all = counters(module, NULL);
     PyObject *reason = pom_core_gil_reason()[0] == '\0'
                            ? Py_NewRef(Py_None)
                            : PyUnicode_FromString(pom_core_gil_reason());
-    return Py_BuildValue(
-        "{sssNsNs{sssNsNsN}}", "engine", pom_core_gil_mode() ? "gil" : "native", "reason", reason,
-        "layout_ok", PyBool_FromLong(layout), "details", "built_for", PY_VERSION, "memory_readable",
-        PyBool_FromLong(pom_memory_readable()), "faults", counts, "counters", counters);
+    return Py_BuildValue("{sssNsNs{sssNsNsN}}", "engine", pom_core_gil_mode() ? "gil" : "native",
+                         "reason", reason, "layout_ok", PyBool_FromLong(layout), "details",
+                         "built_for", PY_VERSION, "memory_readable",
+                         PyBool_FromLong(pom_memory_readable()), "faults", counts, "counters", all);
 }
 
 static PyMethodDef functions[] = {
     {"stats", stats, METH_NOARGS, "Counters and the bill, as a dict."},
+    {"counters", counters, METH_NOARGS, "What stats() does not promise, as a dict."},
     {"engine_info", engine_info, METH_NOARGS, "Which engine this is and why, as a dict."},
     {NULL, NULL, 0, NULL}};
 

@@ -24,6 +24,7 @@
 
 #include <stdio.h>
 
+#include "bindings/ext/context.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/parked.h"
 
@@ -51,8 +52,16 @@ typedef struct frame_head_s {
     unsigned owner;
 } frame_head_t;
 
-static inline uintptr_t load(uintptr_t address) {
+/* Memory of a thread that goes on running. AddressSanitizer would take the guard zones that come and go in its C stack meanwhile
+ * for an error of ours. */
+#define NOT_OURS __attribute__((no_sanitize("address")))
+
+NOT_OURS static inline uintptr_t load(uintptr_t address) {
     return *(volatile uintptr_t *)address;
+}
+
+NOT_OURS static inline unsigned char load_byte(uintptr_t address) {
+    return *(volatile unsigned char *)address;
 }
 
 static inline bool within(const span_t *span, uintptr_t address, size_t size) {
@@ -113,7 +122,7 @@ static inline void load_head(uintptr_t at, frame_head_t *head) {
     head->code = load(at + POM_FRAME_CODE) & POM_CODE_MASK;
     head->previous = load(at + POM_FRAME_PREVIOUS);
     head->ip = load(at + POM_FRAME_IP);
-    head->owner = *(volatile unsigned char *)(at + POM_FRAME_OWNER);
+    head->owner = load_byte(at + POM_FRAME_OWNER);
 }
 
 /* A frame outside of the chunk at hand: in an older chunk, on the C stack, or in the heap. */
@@ -263,8 +272,8 @@ static void prefetch(reader_t *r, uintptr_t leaf) {
 static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filter,
                               pom_stack_t *stack, uint32_t *anchor) {
     reader_t reader;
-    uintptr_t frame, leaf = 0;
-    int32_t depth = 0;
+    uintptr_t frame, leaf = 0, task = 0; // task: the last frame in the heap, of an asyncio task
+    int32_t depth = 0, task_depth = 0;
     match_t found = {.anchor = -1};
     stack->truncated = false;
     reader_start(&reader, &view->slot->who);
@@ -305,6 +314,10 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
         } else {
             stack->truncated = true;
         }
+        if (head.owner == POM_OWNER_GENERATOR) {
+            task = frame;
+            task_depth = depth;
+        }
         if (depth <= 2) {
             if (depth == 1) {
                 leaf = frame;
@@ -319,6 +332,12 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     }
     if (found.anchor < 0) {
         found.anchor = anchor_at(view, 0, 0); // an anchor outside of all Python: a server in C
+    }
+    if (found.anchor < 0 && depth > task_depth && pom_frame_is_coroutine(task)) {
+        // A task that a request has started, perhaps: a coroutine, and below it the event loop. A chain that ends in the heap
+        // was cut by a generator that was left.
+        found.anchor = pom_context_anchor(reader.tstate, view);
+        depth = task_depth;
     }
     if (load(reader.tstate + POM_TSTATE_CHUNK) != newest_chunk) {
         return POM_ETORN;
@@ -359,7 +378,7 @@ bool pom_own_frame(uintptr_t tstate, uintptr_t frame, pom_own_frame_t *out) {
             .code = load(frame + POM_FRAME_CODE) & POM_CODE_MASK,
             .previous = load(frame + POM_FRAME_PREVIOUS),
             .ip = load(frame + POM_FRAME_IP),
-            .owner = *(volatile unsigned char *)(frame + POM_FRAME_OWNER),
+            .owner = load_byte(frame + POM_FRAME_OWNER),
         };
         if (head.owner < POM_OWNER_SHIM) {
             out->frame = frame;

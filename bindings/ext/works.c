@@ -9,8 +9,8 @@
  * A shed outermost action leaves its anchor too, in a small table that only app threads read: what begins inside it follows
  * its decision. It costs the sampler nothing.
  *
- * CPU time is read at attach and detach (0.2-0.3 us each, the largest part of a request's bill), so that the record's CPU
- * time is exact even for a request that no sample met.
+ * CPU time is taken at attach and detach, so that the record's is right even for a request that no sample met. Reading the clock is
+ * a system call (0.2-0.3 us, more than all the rest of an attach), so a reading is good for CPU_GUESS_NS more.
  *
  * Over 400 lines: begin, end, message and the search of the current action are one protocol on one set of frames.
  */
@@ -22,13 +22,11 @@
 
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
+#include "bindings/ext/context.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/gil_walker.h"
 #include "bindings/ext/threads.h"
 #include "bindings/ext/values.h"
-
-/* One begin and one end in 16 are timed, and stand for all: a clock read is a tenth of what it would measure. */
-#define TIMED_EVERY 16
 
 /* A message that took longer was interrupted: the rest of that time was another thread's. */
 #define MESSAGE_MOST_NS (50 * POM_NS_PER_US)
@@ -36,18 +34,10 @@
 /* Frames of ours that app threads look at before they give up: a cycle is not possible under the GIL. */
 #define FRAMES_MAX POM_STACK_MAX
 
-/* Shed actions that ended on another thread than the one they began on, and that their thread has not heard of; beyond so
- * many, a thread that slept through them stays shed until its anchor frame is used anew. */
-#define SHED_ELSEWHERE_MAX 256
-
-static int64_t begin_cost_ns = 300, end_cost_ns = 500; // until measured
-static unsigned begins, ends;
-
-/* A moving average that a lost core cannot spoil: what took many times as long was not spent by us, but on somebody else's turn. */
-static int64_t learn(int64_t cost_ns, int64_t took_ns) {
-    int64_t most_ns = 2 * cost_ns + 100;
-    return cost_ns + ((took_ns < most_ns ? took_ns : most_ns) - cost_ns) / 8;
-}
+/* So long after a reading of its CPU clock a thread is taken to have run on. The attaches of one request (a body's chunks, its close) and
+ * those of a loop of short actions come so close together that one reading serves many. What a guess is wrong by, the next
+ * reading puts right, so an action's CPU time is off by less than this, however many stretches it has. */
+#define CPU_GUESS_NS (20 * POM_NS_PER_US)
 
 bool pom_work_engine_runs(void) {
     return pom_engine_state == POM_ENGINE_RUNNING ||
@@ -124,6 +114,10 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
         if (anchors[i].at.frame == 0) {
             return anchors[i].action; // anchored outside of all Python
         }
+    }
+    const pom_work_t *request = pom_context_work(); // that started the asyncio task we are in
+    if (request != NULL && request->slot == slot) {
+        return request->action;
     }
     *is_shed = shed_at(slot, 0);
     return NULL;
@@ -227,7 +221,19 @@ static void detach_shed(pom_work_t *work) {
     }
 }
 
-void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind) {
+/* The CPU clock of the slot's thread, which is the calling one, at this moment. */
+static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
+    int64_t since_ns = now_ns - slot->cpu_read_at_ns;
+    if (since_ns >= 0 && since_ns < CPU_GUESS_NS) {
+        return slot->cpu_read_ns + since_ns;
+    }
+    slot->cpu_read_ns = pom_thread_cpu_ns();
+    slot->cpu_read_at_ns = now_ns;
+    return slot->cpu_read_ns;
+}
+
+void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
+                     int64_t now_ns) {
     if (work->kind == POM_WORK_SHED) {
         attach_shed(work, frame);
         return;
@@ -239,8 +245,11 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     if (slot == NULL) {
         return;
     }
-    pom_anchor_t anchor = {
-        .at = {.frame = frame->frame, .code = frame->code}, .action = work->action, .kind = kind};
+    pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code},
+                           .action = work->action,
+                           .since_ns = now_ns,
+                           .since_cpu_ns = cpu_at(slot, now_ns),
+                           .kind = kind};
     if (kind == POM_ANCHOR_INSIDE && !frame->generator) {
         pom_own_frame_t caller = *frame;
         for (int i = 0; i < POM_ANCHOR_CALLERS && caller.previous != 0; i++) {
@@ -250,44 +259,42 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
             anchor.callers[i] = (pom_frame_id_t){.frame = caller.frame, .code = caller.code};
         }
     }
-    anchor.since_cpu_ns = work->attached_cpu_ns = pom_thread_cpu_ns();
-    anchor.since_ns = pom_now_ns();
     if (pom_slot_attach(slot, &anchor) != POM_OK) {
         return; // runs unsampled: its times are right, its tree is bare
     }
     work->slot = slot;
     work->slot_serial = slot->serial;
+    work->attached_cpu_ns = anchor.since_cpu_ns;
     slot->attaches++;
     bool alone = atomic_load_explicit(&slot->count, memory_order_relaxed) == 1;
     work->attached_as = alone ? slot->attaches : 0;
     pom_sampler_notify(pom_engine_sampler());
-    int64_t cost = begin_cost_ns;
-    if (begins++ % TIMED_EVERY == 0) {
-        // From the start of the request's bookkeeping; later attaches (a body's chunks) cost about as much.
-        int64_t since = work->action->cost_ns == 0 ? work->action->start_ns : anchor.since_ns;
-        int64_t took = pom_now_ns() - since;
-        begin_cost_ns = learn(begin_cost_ns, took);
-    }
-    pom_registry_charge(pom_engine_registry(), work->action, cost);
 }
 
-void pom_work_detach(pom_work_t *work) {
+int64_t pom_work_detach(pom_work_t *work) {
     if (work->kind == POM_WORK_SHED) {
         detach_shed(work);
-        return;
+        return 0;
     }
     pom_slot_t *slot = work->slot;
     work->slot = NULL;
-    if (slot == NULL || !pom_work_is_live(work) || slot->serial != work->slot_serial) {
-        return; // its engine has been stopped, or its thread's state is gone and the slot with it
+    bool there = slot != NULL && pom_work_is_live(work) && slot->serial == work->slot_serial;
+    if (!there) {
+        return pom_now_ns(); // its engine has been stopped, or its thread's state is gone and the slot with it
     }
     (void)pom_slot_detach(slot, work->action); // false only when stop() has withdrawn it
-    if (slot->attaches != work->attached_as) {
-        return; // other actions took turns with it on this thread: only samples tell whose CPU time it was
+    int64_t now_ns = pom_now_ns();             // after it: no sample is later
+    // When other actions took turns with it on this thread, only samples tell whose CPU time it was.
+    if (slot->attaches == work->attached_as && slot == pom_threads_slot()) {
+        // Less than nothing where the attach guessed too high: the sum is what counts.
+        work->action->cpu_ns += cpu_at(slot, now_ns) - work->attached_cpu_ns;
     }
-    int64_t cpu_ns = pom_thread_cpu_ns();
-    if (slot == pom_threads_slot() && cpu_ns > work->attached_cpu_ns) {
-        work->action->cpu_ns += cpu_ns - work->attached_cpu_ns;
+    return now_ns;
+}
+
+void pom_work_charge(const pom_work_t *work, int64_t cost_ns) {
+    if (pom_work_is_live(work)) {
+        pom_registry_charge(pom_engine_registry(), work->action, cost_ns);
     }
 }
 
@@ -342,9 +349,7 @@ static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *nam
     }
     action->outcome = outcome;
     action->end_ns = pom_now_ns(); // after the detach: no sample is later than the end
-    pom_registry_t *registry = pom_engine_registry();
-    pom_registry_charge(registry, action, end_cost_ns);
-    tell_sampler(pom_registry_end(registry, action));
+    tell_sampler(pom_registry_end(pom_engine_registry(), action));
 }
 
 void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception) {
@@ -355,18 +360,15 @@ void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception) 
     if (exception != NULL && work->kind == POM_WORK_OUTERMOST) {
         describe_exception(exception, &name, &text);
     }
-    bool timed = work->kind == POM_WORK_OUTERMOST && ends++ % TIMED_EVERY == 0;
-    int64_t start_ns = timed ? pom_now_ns() : 0;
-    pom_work_detach(work);
+    if (work->slot != NULL) {
+        (void)pom_work_detach(work);
+    }
     if (pom_work_is_live(work)) {
         if (work->kind == POM_WORK_OUTERMOST) {
             end_outermost(work, outcome, name, text);
         } else if (work->kind == POM_WORK_NESTED) {
             end_nested(work);
         }
-    }
-    if (timed) {
-        end_cost_ns = learn(end_cost_ns, pom_now_ns() - start_ns);
     }
     work->kind = POM_WORK_NONE;
     work->action = NULL;
@@ -441,12 +443,12 @@ static bool is_stripped(const pom_own_frame_t *frame) {
 static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames, int32_t raised,
                             uintptr_t handler) {
     const pom_anchor_t *anchor = anchor_of(action);
-    int32_t depth = raised;
-    bool handled = raised == 0;
+    int32_t depth = raised, task_depth = 0; // up to the last frame in the heap: of an asyncio task
+    bool handled = raised == 0, anchored = false;
     pom_own_frame_t frame;
     bool more = pom_work_frame(0, &frame);
     while (more && depth < POM_EVENT_FRAMES_MAX) {
-        bool anchored = anchor != NULL && is_anchor(anchor, &frame);
+        anchored = anchor != NULL && is_anchor(anchor, &frame);
         if (anchored && anchor->kind == POM_ANCHOR_OUTSIDE) {
             break;
         }
@@ -459,7 +461,11 @@ static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames,
         if (anchored) {
             break;
         }
+        task_depth = frame.generator ? depth : task_depth;
         more = frame.previous != 0 && pom_work_frame(frame.previous, &frame);
+    }
+    if (!anchored && task_depth > 0 && anchor != NULL) {
+        depth = task_depth; // a task of the request's: below it is the event loop
     }
     return handled ? depth : 0;
 }
@@ -568,8 +574,11 @@ pom_work_t *pom_work_current(void) {
         return NULL;
     }
     pom_slot_t *slot = pom_threads_slot();
-    bool is_shed;
+    bool is_shed = false;
     pom_action_t *action = slot == NULL ? NULL : find_action(slot, &is_shed);
+    if (action == NULL && !is_shed) {
+        return pom_context_work(); // a thread that works for a request, in a copy of its context
+    }
     pom_work_t *outermost = action == NULL ? NULL : action->holder;
     return outermost != NULL && outermost->nested != NULL ? outermost->nested : outermost;
 }

@@ -63,11 +63,17 @@ bool pom_work_caller(pom_own_frame_t *frame);
 /* The frame at (or, past frames of C, above) a frame's `previous`, likewise. */
 bool pom_work_frame(uintptr_t at, pom_own_frame_t *frame);
 
-/* Application code is about to run below (or in) the frame, on this thread. No-op unless outermost or shed. */
-void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind);
+/* Application code is about to run below (or in) the frame, on this thread; now_ns is this moment or the action's start. No-op
+ * unless outermost or shed. */
+void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
+                     int64_t now_ns);
 
-/* It has stopped. Adds the stretch's CPU time. No-op when it is not attached. */
-void pom_work_detach(pom_work_t *work);
+/* It has stopped: the moment, no sample of it is later. Adds the stretch's CPU time. When it is not attached it only tells the moment;
+ * a shed one's is 0. */
+int64_t pom_work_detach(pom_work_t *work);
+
+/* Bills what we did in its request (meter.h), to the action if there is one. */
+void pom_work_charge(const pom_work_t *work, int64_t cost_ns);
 
 /* The end, once; detaches it first. What is nested in an outermost one ends with it. The outcome and the exception
  * (borrowed, NULL = none) are for an outermost one: a nested one's are said by its end message. */

@@ -7,10 +7,10 @@
 Importing starts nothing: no thread, no file, no hook. The first `add_destination()` starts the engine.
 """
 
-from . import _backend, _options, _propagation, wsgi
+from . import _backend, _options, _propagation, asgi, wsgi
 
 __all__ = [
-    "RestDestination", "action", "add_destination", "configure", "current_task_uuid", "directory_destination",
+    "RestDestination", "action", "add_destination", "asgi", "configure", "current_task_uuid", "directory_destination",
     "file_destination", "flush", "no_flush_destination", "propagation_headers", "remove_destination", "start", "stats", "stop", "wsgi",
 ]
 
@@ -168,10 +168,11 @@ def propagation_headers():
 
     For a request that is made inside an action; the other side's wsgi.wrap() takes the task id from them, so that
     both call graphs are found under one id. `traceparent` is W3C trace context, version 00: the task id without its
-    dashes, a new span id for each call, and the flag "sampled"; it is left out when the task id came from elsewhere and is
-    no UUID. {} outside any action that is profiled.
+    dashes, the span id of this action, which its record then has as `span` and the other side's as `parent_span`, and
+    the flags that came in with the trace, else "sampled". It is left out when the task id came from elsewhere and is no
+    UUID. {} outside any action that is profiled.
     """
-    return _propagation.headers(current_task_uuid())
+    return _propagation.headers(_backend.load())
 
 
 def stats():

@@ -39,7 +39,7 @@ class Work:
     `live` is the tree's owner: its own, the outer one's, or None where refused.
     """
 
-    __slots__ = ("run", "live", "outermost", "parent", "ended", "task_uuid", "type", "thread", "asyncio_task")
+    __slots__ = ("run", "live", "outermost", "parent", "ended", "task_uuid", "type", "thread", "asyncio_task", "spreads")
 
     def __init__(self, run, live, outermost, parent, task_uuid, action_type):
         self.run = run
@@ -51,6 +51,7 @@ class Work:
         self.type = action_type
         self.thread = _pure_native.get_ident()
         self.asyncio_task = _asyncio_task()
+        self.spreads = False  # to the asyncio tasks that inherit its context: a request of ASGI
 
 
 def _running_task():
@@ -77,13 +78,13 @@ def _innermost():
     run = _engine.run
     while work is not None:
         if not work.ended and work.run is run and work.thread == _pure_native.get_ident() \
-                and work.asyncio_task == _asyncio_task() and _runs_inside(work):
+                and (work.spreads or (work.asyncio_task == _asyncio_task() and runs_inside(work))):
             return work
         work = work.parent
     return None
 
 
-def _runs_inside(work):
+def runs_inside(work):
     """False for the action of a generator that is suspended: its consumer's work is not its own."""
     spot = work.live.spot if work.live is not None else None
     if spot is None or not spot.code.co_flags & _pure_anchor.GENERATOR_FLAGS:
@@ -175,6 +176,8 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
     if run is not _engine.run:
         return
     details = dict(fields) if fields else {}
+    if work.outermost and live is not None:
+        details.update(live.trace.fields())
     if raised is not None:
         details["exception"], details["reason"] = raised
     if live is None:
@@ -321,6 +324,15 @@ def wrap(app):
     return _pure_wsgi.wrap(app)
 
 
+def __getattr__(name):
+    """asgi_begin() for profilomatic.asgi, loaded when that is used."""
+    if name == "asgi_begin":
+        from . import _pure_asgi
+
+        return _pure_asgi.begin
+    raise AttributeError("module %r has no attribute %r" % (__name__, name))
+
+
 def apply_options(options):
     """Takes a complete, validated dict of options."""
     _engine.options = dict(options)
@@ -360,7 +372,19 @@ def strip_leaf(prefix):
 
 def current_task_uuid():
     work = _innermost()
-    return work.task_uuid if work is not None else None
+    if work is None:
+        work = _current.get()  # on a thread that works for a request, in a copy of its context
+        if work is None or not work.spreads or work.ended or work.run is not _engine.run:
+            return None
+    return work.task_uuid if work.live is not None else None
+
+
+def trace_span():
+    work = _innermost()
+    if work is None or work.live is None:
+        return None
+    trace = work.live.trace
+    return trace.own_span(), trace.flags & 3 if work.task_uuid == work.live.task_uuid else 1
 
 
 def stats():
@@ -382,6 +406,15 @@ def stats():
         "routes": {"names": len(engine.route_names), "other": engine.route_names.others},
         "destinations": [entry.stats() for entry in engine.destinations.entries],
     }
+
+
+def counters():
+    """What stats() does not promise, for the metrics: open actions, new ones allowed a cycle (-1: no limit), looks."""
+    run = _engine.run
+    if run is None:
+        return {"in_flight": 0, "allowed": -1, "wakeups": _engine.looks}
+    allowance = run.schedule.allowance
+    return {"in_flight": len(run.live), "allowed": -1 if allowance is None else allowance, "wakeups": _engine.looks}
 
 
 def engine_info():

@@ -90,7 +90,7 @@ class Entry:
         self.queue = collections.deque()
         self.put_bytes = 0  # the sampler's counter
         self.taken_bytes = 0  # the delivery thread's
-        self.busy = 0
+        self.busy = collections.deque()  # the one being delivered; whoever takes it out counts it, and nobody else
 
     def drop(self, reason, count=1):
         self.dropped[reason] = self.dropped.get(reason, 0) + count
@@ -114,7 +114,7 @@ class Entry:
 
     def stats(self):
         return {
-            "name": self.name, "queued": len(self.queue) + self.busy, "sent": self.sent, "retried": 0, "spooled": 0,
+            "name": self.name, "queued": len(self.queue) + len(self.busy), "sent": self.sent, "retried": 0, "spooled": 0,
             "dropped": dict(self.dropped), "bytes": self.bytes, "last_error": self.last_error,
         }
 
@@ -124,21 +124,42 @@ class Entry:
             profile, size = self.queue.popleft()
         except IndexError:
             return False
-        self.busy = 1
+        busy = self.busy
+        busy.append(profile)
         try:
             record = profile.record()
             if self.is_file:
-                self.sent += 1
                 self.bytes += self.destination.write(record)
             else:
                 self.destination(record)
-                self.sent += 1
+            self.sent += self._take(busy)
         except BaseException as error:  # also SystemExit: a destination may not end the thread that serves the others
-            self.failed(error)
+            self.failed(error, self._take(busy))
         finally:
             self.taken_bytes += size
-            self.busy = 0
         return True
+
+    @staticmethod
+    def _take(busy):
+        """1 when the profile under way was still to be counted, 0 when a stop has given it up."""
+        try:
+            busy.popleft()
+        except IndexError:
+            return 0
+        return 1
+
+    def give_up(self):
+        """A stop waits no longer: what is queued, and what is under way, is dropped."""
+        count = self._take(self.busy)
+        while True:
+            try:
+                _, size = self.queue.popleft()
+            except IndexError:
+                break
+            self.put_bytes -= size
+            count += 1
+        if count:
+            self.drop("shutdown", count)
 
     def flush(self):
         """Hands buffered lines to the operating system."""
@@ -147,14 +168,16 @@ class Entry:
         try:
             self.destination.flush()
         except OSError as error:
-            self.failed(error)
+            self.failed(error, 0)
 
-    def failed(self, error):
-        lost = 1
-        if self.is_file:  # counted as sent when they went into its buffer
-            lost, self.destination.lost = self.destination.lost or 1, 0
-            self.sent -= lost
-        self.drop("error", lost)
+    def failed(self, error, uncounted):
+        """uncounted: 1 when a profile was under way that nobody has counted yet."""
+        lost = uncounted
+        if self.is_file:  # the others in its buffer were counted as sent when they went there
+            lost, self.destination.lost = self.destination.lost or lost, 0
+            self.sent -= lost - uncounted
+        if lost:
+            self.drop("error", lost)
         self.last_error = "%s: %s" % (type(error).__name__, _values.as_text(error))
         if self.logged:
             return
@@ -200,13 +223,20 @@ class Destinations:
 
 
 class DeliveryThread:
-    """Serves the queues until it is closed and they are empty."""
+    """Serves the queues until it is closed and they are empty.
+
+    A destination that hangs can keep it beyond a stop that timed out. The next start then takes it on again: there is
+    never a second one, so that no destination is called twice at a time.
+    """
 
     def __init__(self, destinations):
         self._destinations = destinations
         self._wake = _pure_native.WakeUp()
+        self._end_lock = _pure_native.new_lock()
+        # under _end_lock
         self._closing = False
-        self._abandoned = False
+        self._abandoned = False  # also read without it: no more deliveries are begun
+        self._ended = False
         self._tickets = collections.deque()
         self.cpu_ns = 0
         self._thread = _pure_native.NativeThread("Profilomatic Thread", self._run)
@@ -221,13 +251,17 @@ class DeliveryThread:
         """passed: a WakeUp, set when everything queued before is delivered and flushed."""
         self._tickets.append(passed)
         self._wake.set()
+        if self._ended:
+            passed.set()
 
     def _run(self):
         while True:
             while not self._abandoned and self._round():
                 pass
             self.cpu_ns = _pure_native.own_cpu_ns()
-            if self._abandoned or (self._closing and not self._tickets):
+            if self._ends():
+                for passed in list(self._tickets):
+                    passed.set()  # what they wait for has been given up
                 return
             if not self._tickets:
                 self._wake.wait()
@@ -246,13 +280,31 @@ class DeliveryThread:
             passed.set()
         return False
 
+    def _ends(self):
+        with self._end_lock:
+            self._ended = self._abandoned or (self._closing and not self._tickets)
+            return self._ended
+
+    def take_on(self):
+        """Takes a close back. False when the thread has ended, or is about to."""
+        with self._end_lock:
+            if not self._ended:
+                self._closing = self._abandoned = False
+            return not self._ended
+
     def close(self, deadline):
         """Delivers what is queued. True when that was done and the thread has ended."""
-        self._closing = True
+        with self._end_lock:
+            self._closing = True
         self._wake.set()
         if self.is_current():
             return False
         if self._thread.join(deadline - time.monotonic()):
             return not any(entry.queue for entry in self._destinations.entries)
-        self._abandoned = True  # it ends when the destination that holds it returns
+        with self._end_lock:
+            if not self._closing:
+                return False  # a start has taken it on meanwhile
+            self._abandoned = True  # it ends when the destination that holds it returns
+            for entry in self._destinations.entries:
+                entry.give_up()
         return False

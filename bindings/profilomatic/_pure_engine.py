@@ -28,7 +28,7 @@ class Live:
 
     __slots__ = ("task_uuid", "type", "kind", "fields", "thread", "thread_name", "begin_ns", "begin_wall_ns", "spot",
                  "cpu_ns", "last_ns", "last_cpu_ns", "last_tid", "tree", "samples", "missed", "cost_ns", "dropped",
-                 "cut", "ended")
+                 "cut", "trace", "ended")
 
     def __init__(self, action_type, kind, fields, task_uuid):
         self.task_uuid = task_uuid
@@ -37,6 +37,7 @@ class Live:
         self.fields, self.cut = _values.encode_fields(fields, ours=kind == "wsgi")
         self.thread = _pure_native.get_ident()
         self.thread_name = _pure_native.thread_name(self.thread)
+        self.trace = _values.Trace()
         self.begin_ns = _ns()
         self.begin_wall_ns = time.time_ns()
         self.spot = None
@@ -82,7 +83,7 @@ class Run:
         self._active_ns = self._last_ns = 0
         self._hand_over = []
         self.wake = _pure_native.WakeUp()
-        self.delivery = _pure_delivery.DeliveryThread(engine.destinations)
+        self.delivery = engine.delivery_thread()
         self.sampler = _pure_native.NativeThread("profilomatic-sampler", self._sample)
 
     def configure(self, options):
@@ -169,6 +170,7 @@ class Run:
         self._look_now()
         looks, cost_ns = self._looks
         self._looks = looks + 1, cost_ns + _pure_native.own_cpu_ns() - before
+        self.engine.looks += 1
 
     def _look_now(self):
         by_thread = {}
@@ -322,7 +324,7 @@ class Run:
 
     def _stop(self, now_ns):
         for live in list(self.live):
-            self._end(live, now_ns, "lost", None, 0)
+            self._end(live, now_ns, "lost", live.trace.fields(), 0)
 
     def close(self, timeout):
         """Stops both threads. True when all was delivered."""
@@ -330,6 +332,9 @@ class Run:
         self.stopping = True
         self.wake.set()
         ended = self.sampler.join(deadline - time.monotonic())
+        for event in list(self.events):
+            if event[0] == "ticket":
+                event[1].set()  # of a flush that came too late for the sampler: there is nothing to wait for
         return self.delivery.close(deadline) and ended
 
 
@@ -341,16 +346,17 @@ class Engine:
         self.last_run = None  # for stats() after a stop
         self.options = None
         self.destinations = _pure_delivery.Destinations()
+        self._delivery = None  # the newest delivery thread
         self.faults = {}
         self.route_names = _values.RouteNames()
-        self._lock = _pure_native._original("_thread", "allocate_lock")()
+        self._lock = _pure_native.new_lock()
         self._restart_in_child = False
         self._hooked = False
         self._reset_counters()
 
     def _reset_counters(self):
         # All counted by the sampler thread, so that they always agree; the last one only where the queue was full.
-        self.profiled = self.shed = self.finished = self.lost = self.samples = 0
+        self.profiled = self.shed = self.finished = self.lost = self.samples = self.looks = 0
         self.overflow = 0
         self.missed = {}
 
@@ -392,6 +398,12 @@ class Engine:
             self.run = self.last_run = Run(self)
             self._restart_in_child = False  # only now: until then a second thread must come here and wait for the run
 
+    def delivery_thread(self):
+        """One that serves: the one that a stop could not end, else a new one."""
+        if self._delivery is None or not self._delivery.take_on():
+            self._delivery = _pure_delivery.DeliveryThread(self.destinations)
+        return self._delivery
+
     def stop(self, timeout):
         with self._lock:
             self._restart_in_child = False
@@ -407,6 +419,8 @@ class Engine:
         passed = _pure_native.WakeUp()
         run.events.append(("ticket", passed))
         run.wake.set()
+        if self.run is not run:
+            passed.set()  # a stop may have looked for tickets already
         return passed.wait(timeout)
 
     def _at_exit(self):
@@ -414,9 +428,9 @@ class Engine:
 
     def _after_fork_in_child(self):
         """The threads are gone; what they were about to do is the parent's to finish."""
-        self._lock = _pure_native._original("_thread", "allocate_lock")()
+        self._lock = _pure_native.new_lock()
         self._restart_in_child = self.run is not None or self._restart_in_child
-        self.run = self.last_run = None
+        self.run = self.last_run = self._delivery = None
         self._reset_counters()
         for entry in self.destinations.entries:
             entry.forget()

@@ -30,13 +30,18 @@ _ident = threading.get_ident
 refresh()
 
 
+def new_lock():
+    """A lock between native threads, also where gevent has patched."""
+    return _original("_thread", "allocate_lock")()
+
+
 class WakeUp:
     """A binary semaphore: set() any number of times is one wait() passed. set() may be called from a finalizer."""
 
     __slots__ = ("_lock",)
 
     def __init__(self):
-        self._lock = _original("_thread", "allocate_lock")()
+        self._lock = new_lock()
         self._lock.acquire()
 
     def set(self):

@@ -22,6 +22,7 @@ class Schedule:
         self.fraction = 0.0  # of the whole run
         self.allowance = None  # new actions a cycle; None: no limit
         self.admitted = 0  # in this cycle
+        self._over = False  # the last cycle cost more than the budget
         self._cycle = [0, 0, 0, 0, 0]  # cost, process, active, looks, their cost
         self._total = [0, 0, 0]  # cost, process, active of the run
 
@@ -69,9 +70,10 @@ class Schedule:
             left = self.budget * base - (cost - looks_cost)
             wanted = active * max(looks_cost / looks, 1.0) / left if left > 0 else self.coarsest_ns
             self.period_ns = int(min(max(wanted, self.finest_ns), self.coarsest_ns))
+        was_over, self._over = self._over, cost > self.budget * base
         if not self.max_actions:
             self.allowance = None
-        elif cost > self.budget * base:
+        elif self._over and was_over:  # one alone is chance, and the period's to mend
             self.allowance = self.max_actions
         elif self.allowance is not None:
             self.allowance *= 2

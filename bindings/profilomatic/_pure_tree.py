@@ -65,7 +65,7 @@ class Tree:
             stack = stack[:_HEAD] + stack[-_TAIL:]
         return [self._place(*frame) for frame in stack]
 
-    def _child(self, node, place, now_ns):
+    def child(self, node, place, now_ns):
         if node.current is None:
             node.current = {}
         child = node.current.get(place)
@@ -83,7 +83,7 @@ class Tree:
         node = self.root
         node.hits += 1
         for place in self._path(stack):
-            child = self._child(node, place, now_ns)
+            child = self.child(node, place, now_ns)
             if child is None:
                 break
             child.hits += 1
@@ -99,7 +99,7 @@ class Tree:
         path = self._path(stack)
         node = self.root
         for place in path[:-1]:
-            child = self._child(node, place, now_ns)
+            child = self.child(node, place, now_ns)
             if child is None:
                 self.cut("messages")
                 return

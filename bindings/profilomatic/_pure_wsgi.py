@@ -42,19 +42,19 @@ class WrappedApplication:
         request = _begin(environ)
         if request is None:
             return self.__wrapped__(environ, start_response)
-        request.attach(sys._getframe())
+        outside = request.attach(sys._getframe())
         try:
             result = self.__wrapped__(environ, request.start_response(start_response))
         except BaseException as error:
-            request.called()
+            request.called(outside)
             request.finish(_outcome_of(error), error)
             raise
-        request.called()
+        request.called(outside)
         return request.body(result)
 
 
 def _begin(environ):
-    if _pure._engine.active_run() is None:
+    if type(environ) is not dict or _pure._engine.active_run() is None:  # PEP 3333 wants a dict; no code of a subclass runs
         return None
     try:
         return Request.begin(environ)
@@ -104,11 +104,20 @@ def _rule_of(environ):
     return rule if isinstance(rule, str) else None
 
 
+def _declared_length(headers):
+    """The first Content-Length that can be one, or None."""
+    for pair in headers:
+        if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str) and \
+                pair[0].lower() == "content-length" and len(pair[1]) <= 18:
+            return int(pair[1]) if pair[1].isascii() and pair[1].isdigit() else None
+    return None
+
+
 class Request:
     """One request from the call of the application to its end."""
 
     __slots__ = ("work", "environ", "status", "declared", "sent", "route", "path", "head", "phases", "inside",
-                 "outside", "swapped", "file_bodies", "called_at")
+                 "swapped", "file_bodies", "called_at")
 
     @classmethod
     def begin(cls, environ):
@@ -141,21 +150,25 @@ class Request:
         self.head = method == "HEAD"
         self.phases = {}
         self.inside = work  # the innermost action when the application last ran
-        self.outside = None
         self.swapped = None
         self.file_bodies = None
         self.called_at = _ns()
         environ["HTTP_X_TASK_UUID"] = work.task_uuid
+        if work.outermost and work.live is not None:
+            work.live.trace = _values.Trace(environ, work.task_uuid)
         self._swap_file_wrapper(environ)
         return self
 
     # attaching
 
     def attach(self, frame):
-        """Application code is about to run below `frame`, on this thread."""
+        """Application code is about to run below `frame`, on this thread. Returns what detach() is to be told."""
+        outside = None
         try:
             work = self.work
-            self.outside = _pure._current.get()
+            outside = _pure._current.get()
+            if work is None:  # closed elsewhere, while it ran here
+                return outside
             work.thread = _pure._pure_native.get_ident()
             work.asyncio_task = _pure._asyncio_task()
             inside = each = self.inside
@@ -169,15 +182,17 @@ class Request:
                 work.run.attached()
         except Exception as error:
             _pure._engine.fault("wsgi attach", error)
+        return outside
 
-    def detach(self):
+    def detach(self, outside):
         """Application code has returned to the server."""
         try:
             work = self.work
             inside = _pure._current.get()
-            self.inside = inside if inside is not None and inside is not self.outside else work
-            outside, self.outside = self.outside, None
             _pure._current.set(outside)
+            if work is None:
+                return
+            self.inside = inside if inside is not None and inside is not outside else work
             live = work.live
             if live is not None and work.outermost:
                 live.detach()
@@ -212,16 +227,19 @@ class Request:
             self.status = int(args[0][:3])
         self.declared = None
         if len(args) > 1 and isinstance(args[1], list):
-            for name, value in args[1]:
-                if isinstance(name, str) and name.lower() == "content-length" and value.isdigit():
-                    self.declared = int(value)
+            self.declared = _declared_length(args[1])
         self.read_route()
         if len(args) > 2:
             self.link(args[2])
 
-    @_guarded("wsgi write")
     def wrote(self, data):
-        self.sent += len(data[0])
+        if data:
+            self.count(data[0])
+
+    def count(self, chunk):
+        """What is no bytes is the server's to complain about."""
+        if isinstance(chunk, bytes) and not self.head:
+            self.sent += len(chunk)
 
     @_guarded("wsgi route")
     def read_route(self):
@@ -229,7 +247,10 @@ class Request:
         environ = self.environ
         if environ is None:
             return
-        rule = _rule_of(environ)
+        try:
+            rule = _rule_of(environ)
+        except Exception:
+            return  # a framework's own trouble: no route then
         if rule is None:
             return
         rule = _values.text(rule, 512)
@@ -266,9 +287,9 @@ class Request:
         environ["wsgi.file_wrapper"] = file_wrapper
 
     @_guarded("wsgi call")
-    def called(self):
+    def called(self, outside):
         """The application's call returned or raised."""
-        self.detach()
+        self.detach(outside)
         self.spend("app", self.called_at)
         if self.swapped is not None:
             factory, ours = self.swapped
@@ -281,9 +302,8 @@ class Request:
         try:
             kind = type(result)
             if kind is list or kind is tuple:
-                if not self.head:
-                    for chunk in result:
-                        self.sent += len(chunk)
+                for chunk in result:
+                    self.count(chunk)
                 self.finish("succeeded")
                 return result
             if self._is_file(result) or not (hasattr(result, "__iter__") or hasattr(result, "__getitem__")):
@@ -320,7 +340,7 @@ class Request:
                 raised = raised or self.linked()
                 fields = self._fields()
             finally:  # the action ends, whatever goes wrong in naming it
-                self.environ = self.file_bodies = self.inside = self.outside = None
+                self.environ = self.file_bodies = self.inside = None
                 _pure.end(work, outcome, _server_frame(), fields, raised, traceback, True)
         except Exception as fault:
             _pure._engine.fault("wsgi end", fault)
@@ -341,62 +361,70 @@ class Request:
 class Body:
     """Hands on an iterable's chunks, one for one, and knows when the request is over."""
 
-    __slots__ = ("_request", "_iterable", "_iterator", "_iterated", "_exhausted", "_failure", "_closed", "_left_at",
-                 "__weakref__")
+    __slots__ = ("_request", "_iterable", "_iterated", "_exhausted", "_failure", "_closed", "_left_at", "__weakref__")
 
     def __init__(self, request, iterable):
         self._request = request
         self._iterable = iterable
-        self._iterator = None
         self._iterated = self._exhausted = self._closed = False
         self._failure = None  # (outcome, (name, text)) of the first exception
         self._left_at = None
 
+    def __getattr__(self, name):
+        """What else somebody looks for, such as the status_code of a framework's response, is the iterable's to answer."""
+        if name in Body.__slots__:  # not initialised yet: copy and pickle ask before __init__
+            raise AttributeError(name)
+        return getattr(self._iterable, name)
+
     def __iter__(self):
-        if self._iterator is None:
-            request = self._request
-            if request is None:
-                self._iterator = iter(self._iterable)
-            else:
-                request.attach(sys._getframe())
-                try:
-                    self._iterator = iter(self._iterable)
-                finally:
-                    request.detach()
-        return self
+        return self._iterate(self._iterable, self)
 
     def __next__(self):
-        if self._iterator is None:
-            iter(self)
+        return self._next(self._iterable)
+
+    def _iterate(self, of, ours):
+        """iter() of an object of the application's, whenever ours is asked for its own; itself gives ourselves."""
         request = self._request
         if request is None:
-            return next(self._iterator)
+            iterator = iter(of)
+        else:
+            outside = request.attach(sys._getframe())
+            try:
+                iterator = iter(of)
+            except BaseException as error:
+                request.detach(outside)
+                self._failed(error)
+                raise
+            request.detach(outside)
+        return ours if iterator is of else Chunks(self, iterator)
+
+    def _next(self, iterator):
+        request = self._request
+        if request is None:
+            return next(iterator)
         entered_at = _ns()
         if self._left_at is not None:
             request.phases["client"] = request.phases.get("client", 0) + entered_at - self._left_at
         first = not request.sent
-        request.attach(sys._getframe())
+        outside = request.attach(sys._getframe())
         try:
-            chunk = next(self._iterator)
+            chunk = next(iterator)
         except StopIteration:
-            request.detach()
+            request.detach(outside)
             request.spend("body", entered_at)
             self._iterated = self._exhausted = True
             if not hasattr(self._iterable, "close"):  # nothing of the application can run any more
                 self._finish("succeeded")
             raise
         except BaseException as error:
-            request.detach()
+            request.detach(outside)
             request.spend("body", entered_at)
             self._iterated = True
             self._failed(error)
             raise
-        request.detach()
+        request.detach(outside)
         self._iterated = True
-        try:
-            request.sent += len(chunk)
-        except Exception:
-            pass  # a chunk without a length is the server's to complain about
+        request.count(chunk)
         request.spend("first_byte" if first else "body", entered_at)
         self._left_at = _ns()
         return chunk
@@ -404,29 +432,29 @@ class Body:
     def close(self):
         """Closes the iterable, not its iterator, once, and ends the request after it."""
         if self._closed:
-            return
+            return None
         self._closed = True
         request = self._request
         close = getattr(self._iterable, "close", None)
         if close is None:
             self._finish(self._outcome())
-            return
+            return None
         if request is None:
-            close()
-            return
+            return close()
         entered_at = _ns()
-        request.attach(sys._getframe())
+        outside = request.attach(sys._getframe())
         try:
-            close()
+            answer = close()
         except BaseException as error:
-            request.detach()
+            request.detach(outside)
             request.spend("close", entered_at)
             self._failed(error)
             self._finish(self._outcome())
             raise
-        request.detach()
+        request.detach(outside)
         request.spend("close", entered_at)
         self._finish(self._outcome())
+        return answer
 
     def _failed(self, error):
         """Remembers the first failure without its traceback, which would keep the application's frames."""
@@ -466,3 +494,19 @@ class SizedBody(Body):
 
     def __len__(self):
         return len(self._iterable)
+
+
+class Chunks:
+    """What iter() of a body gives whose iterator is another object than its iterable; keeps the body's request open."""
+
+    __slots__ = ("_body", "_iterator")
+
+    def __init__(self, body, iterator):
+        self._body = body
+        self._iterator = iterator
+
+    def __iter__(self):
+        return self._body._iterate(self._iterator, self)
+
+    def __next__(self):
+        return self._body._next(self._iterator)

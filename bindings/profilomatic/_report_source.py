@@ -18,7 +18,7 @@ _STDLIB = re.compile(
     re.IGNORECASE,
 )
 _ARCHIVE = re.compile(r"(.+\.(?:zip|egg|pyz|whl))/(.+)")
-_OURS = re.compile(r"(?:^|.*/)(profilomatic/(?:_\w+|check|eliot|logging|report|run_profiled|wsgi)\.py)$")
+_OURS = re.compile(r"(?:^|.*/)(profilomatic/(?:_\w+|asgi|check|eliot|logging|report|run_profiled|wsgi)\.py)$")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _MAX_FILE = 8 << 20
 _MAX_FILES = 512

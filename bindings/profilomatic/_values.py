@@ -146,7 +146,7 @@ def _is_secret_name(name, secrets):
 # ids
 
 _TASK_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@-]{0,63}\Z")
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?\Z")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z", re.DOTALL)
 
 
 def _dashed(digits):
@@ -165,15 +165,44 @@ def task_uuid_of(environ):
     given = environ.get("HTTP_X_TASK_UUID")
     if type(given) is str and _TASK_ID.match(given):
         return given
+    trace = _trace_of(environ)
+    return trace[0] if trace is not None else None
+
+
+def _trace_of(environ):
+    """(task id, parent span, flags) of a valid traceparent, or None."""
     given = environ.get("HTTP_TRACEPARENT")
-    if type(given) is str and len(given) <= 512:
-        match = _TRACEPARENT.match(given)
-        if match:
-            version, trace, parent, rest = match.groups()
-            whole = version != "ff" and (version != "00" or rest is None)
-            if whole and trace != "0" * 32 and parent != "0" * 16:
-                return _dashed(trace)
-    return None
+    match = _TRACEPARENT.match(given) if type(given) is str and len(given) <= 512 else None
+    if match is None:
+        return None
+    version, trace, parent, flags, rest = match.groups()
+    if version == "ff" or (version == "00" and rest is not None) or trace == "0" * 32 or parent == "0" * 16:
+        return None
+    return _dashed(trace), parent, int(flags, 16)
+
+
+class Trace:
+    """W3C trace context of an action; the pure twin of middleware/trace.c."""
+
+    __slots__ = ("parent_span", "span", "flags")
+
+    def __init__(self, environ=None, task_uuid=None):
+        """Of a request: what came in, where the trace is its task."""
+        found = _trace_of(environ) if environ is not None else None
+        if found is None or found[0] != task_uuid:
+            found = None, None, 1
+        _, self.parent_span, self.flags = found
+        self.span = None
+
+    def own_span(self):
+        """Made when it is about to leave the process: from then on another's record may name it."""
+        while self.span is None or not self.span.strip("0"):
+            self.span = os.urandom(8).hex()
+        return int(self.span, 16)
+
+    def fields(self):
+        named = ("parent_span", self.parent_span), ("span", self.span)
+        return {name: span for name, span in named if span is not None}
 
 
 # moments
@@ -189,6 +218,20 @@ def moment(wall_ns):
 def scrubbed_query(query):
     """A query string in which the values of secret-looking keys are masked."""
     return secrets.query(text(query, QUERY_MAX))
+
+
+_MOMENT = re.compile(r"(?:t=)?([0-9]{10}|[0-9]{13}|[0-9]{16}|[0-9]{19})(?:\.([0-9]*))?\Z")
+
+
+def queue_ns(header, now_wall_ns):
+    """From the moment in an X-Request-Start header to now; 0 where there is none to believe. See middleware/queue_time.c."""
+    match = _MOMENT.match(header) if header else None
+    if match is None:
+        return 0
+    digits, fraction = match.groups()
+    moment_ns = int((digits + (fraction or "")).ljust(19, "0")[:19])
+    waited_ns = now_wall_ns - moment_ns
+    return waited_ns if 0 < waited_ns <= 3600 * 10**9 else 0
 
 
 _ID_SEGMENT = re.compile(

@@ -212,7 +212,7 @@ def _user():
 
 _USUAL_REASONS = [
     "No destination: nothing starts before the first profilomatic.add_destination(), in each process that serves.",
-    "No action: only what runs inside wsgi.wrap(app), profilomatic.action(...) or an Eliot action is profiled.",
+    "No action: only what runs inside wsgi.wrap(app), asgi.wrap(app), profilomatic.action(...) or an Eliot action is profiled.",
     "It is wrapped, but another object is served: wrap what the server imports (app.wsgi_app = wrap(app.wsgi_app)).",
     "Everything is shed: max_overhead or max_actions_per_run is too low for the load; stats()['actions']['shed'] grows.",
     "The actions are shorter than the period: they are there, with few samples or none; many of them add up.",

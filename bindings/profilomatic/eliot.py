@@ -33,7 +33,8 @@ OPEN_MAX = 10000  # actions open at once; further ones are dropped. 10 000 take 
 EARLY_MAX = 1000  # what Eliot itself keeps for the first destination
 
 # What Eliot says of each action by itself; the rest are the user's fields.
-_BOOKKEEPING = frozenset(("task_uuid", "task_level", "timestamp", "action_type", "action_status"))
+_BOOKKEEPING = {"task_uuid", "task_level", "timestamp", "action_type", "action_status"}
+
 
 _listener = None  # the destination while patched
 _lock = threading.Lock()  # of patch() and unpatch(); no logging call takes it

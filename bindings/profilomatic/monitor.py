@@ -56,15 +56,15 @@ class _Collector:
         return []
 
     def collect(self):
-        stats = _backend.load().stats()
-        yield from self._original(stats)
+        backend = _backend.load()
+        stats = backend.stats()
+        yield from self._original(stats, backend.counters())
         yield from _overhead(stats)
         yield from _counts(stats)
         yield from _destinations(stats["destinations"])
 
-    def _original(self, stats):
-        actions, samples = stats["actions"], stats["samples"]
-        looks = samples.get("wakeups", samples["taken"])
+    def _original(self, stats, counters):
+        actions, looks = stats["actions"], counters["wakeups"]
         with self._lock:
             if looks < self._looks:  # a forked child begins at nothing
                 self._looks, self._granularity_sum = 0, 0.0
@@ -79,9 +79,8 @@ class _Collector:
                                   value=actions["profiled"])
         yield CounterMetricFamily("profiler_tasks_not_profiled", "Outermost actions refused under load",
                                   value=actions["shed"])
-        in_flight = actions.get("in_flight", actions["started"] - actions["finished"] - actions["lost"])
-        yield GaugeMetricFamily("profiler_tasks_inflight", "Outermost actions open now", value=max(in_flight, 0))
-        allowed = actions.get("allowed", -1)
+        yield GaugeMetricFamily("profiler_tasks_inflight", "Outermost actions open now", value=counters["in_flight"])
+        allowed = counters["allowed"]
         yield GaugeMetricFamily("profiler_tasks_allowed", "Actions that may be open before new ones are refused",
                                 value=allowed if allowed >= 0 else float("inf"))
 

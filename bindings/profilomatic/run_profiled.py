@@ -72,7 +72,7 @@ def make_parser():
     )
     parser.add_argument("--whole", action="store_true", help="profile the program as one action")
     parser.add_argument(
-        "--profile-profiler", metavar="FILE", help="profile the profiler's own threads into FILE"
+        "--profile-profiler", metavar="FILE", help="profile the profiler's own threads too, into FILE"
     )
     parser.add_argument(
         "-m", dest="module", metavar="MODULE", help="run a module, as python -m does; ends the options"
@@ -172,7 +172,12 @@ def main(argv=None):
         print(f"profilomatic run: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        where = options.output_file or options.output_socket or os.environ.get("PROFILOMATIC_DESTINATION")
+        where = (
+            error.filename
+            or options.output_file
+            or options.output_socket
+            or os.environ.get("PROFILOMATIC_DESTINATION")
+        )
         print(f"profilomatic run: {where}: {error.strerror or error}", file=sys.stderr)
         return 2
     program = _target.module(target, arguments) if is_module else _target.script(target, arguments)
@@ -183,11 +188,6 @@ def main(argv=None):
 def _start(options):
     import profilomatic
 
-    if options.profile_profiler is not None:
-        raise _target.Fail(
-            "--profile-profiler: this engine cannot profile its own threads; "
-            "what they cost is in every profile and in profilomatic.stats()['overhead']"
-        )
     given = {
         "source_name": options.source_name,
         "max_actions_per_run": options.tasks_profiled,
@@ -199,6 +199,7 @@ def _start(options):
     given = {name: value for name, value in given.items() if value is not None}
     if given:
         profilomatic.configure(**given)
+    observer = _observer(options.profile_profiler) if options.profile_profiler is not None else None
     flush = not options.no_flush
     if options.output_file is not None:
         destination = profilomatic.file_destination(options.output_file, flush=flush)
@@ -214,13 +215,27 @@ def _start(options):
         _need("profilomatic.eliot", "eliot", "-e").patch()
     if options.monitor:
         _need("profilomatic.monitor", "prometheus-client", "-x").enable_prometheus()
+    if observer is not None:
+        observer.start()
     profilomatic.add_destination(destination)
     # At exit, and not when the program's main code ends: threads of a server live on after it. First registered is last
     # called, so what the program does at exit is still profiled.
-    atexit.register(_finish)
+    atexit.register(_finish, observer)
 
 
-def _finish():
+def _observer(path):
+    """Who watches the profiler's own threads; the file is opened now, so that a wrong name is told at once."""
+    import os
+
+    from . import _backend, _self_profile
+
+    def append(name, flags):
+        return os.open(name, flags | os.O_APPEND, 0o666)  # it may be the file of the profiles, too
+
+    return _self_profile.Observer(_backend.load(), open(path, "w", encoding="ascii", opener=append))
+
+
+def _finish(observer):
     import profilomatic
 
     if sys.stderr is not None and sys.stderr.isatty() and not profilomatic.stats()["actions"]["started"]:
@@ -229,6 +244,8 @@ def _finish():
             file=sys.stderr,
         )
     profilomatic.stop()
+    if observer is not None:
+        observer.finish()
 
 
 def _whole(program, target):

@@ -150,6 +150,33 @@ static size_t plain_length(const char *text, size_t size) {
     return at;
 }
 
+#define SHORT_MAX 16
+
+/* Copies at most SHORT_MAX bytes; true when none needs an escape. Most keys and many values are this
+ * short, and there a call of memcpy costs more than it copies. The loads overlap, as above. */
+static bool copy_short(char *to, const char *text, size_t size) {
+    uint64_t first, last;
+    if (size >= 8) {
+        first = load_8(text);
+        last = load_8(text + size - 8);
+        memcpy(to, &first, 8);
+        memcpy(to + size - 8, &last, 8);
+        return is_plain_word(first) & is_plain_word(last);
+    }
+    if (size >= 4) {
+        uint32_t low = load_4(text), high = load_4(text + size - 4);
+        memcpy(to, &low, 4);
+        memcpy(to + size - 4, &high, 4);
+        return is_plain_word((uint64_t)low << 32 | high);
+    }
+    bool plain = true;
+    for (size_t i = 0; i < size; i++) {
+        to[i] = text[i];
+        plain = plain && is_plain((unsigned char)text[i]);
+    }
+    return plain;
+}
+
 static char *put_unit(char *to, uint32_t unit) {
     static const char digits[] = "0123456789abcdef";
     *to++ = '\\';
@@ -181,8 +208,28 @@ static char *put_escape(char *to, uint32_t point) {
     return put_unit(to, point);
 }
 
+/* The end of a quoted text, and then `after` unless it is NUL. */
+static void quoted_end(pom_json_t *json, char *to, char after) {
+    *to++ = '"';
+    if (after != '\0') {
+        *to++ = after;
+    }
+    value_end(json, to);
+}
+
 /* The text in quotes, and then `after` unless it is NUL. */
 static void put_quoted(pom_json_t *json, const char *text, size_t size, char after) {
+    if (size <= SHORT_MAX) {
+        char *to = value_begin(json, SHORT_MAX + 3);
+        if (to == NULL) {
+            return;
+        }
+        *to++ = '"';
+        if (copy_short(to, text, size)) {
+            quoted_end(json, to + size, after);
+            return;
+        } // nothing is claimed yet, so the long way begins where this one did
+    }
     if (size == 0) {
         text = ""; /* may be NULL */
     }
@@ -212,11 +259,7 @@ static void put_quoted(pom_json_t *json, const char *text, size_t size, char aft
             return;
         }
     }
-    *to++ = '"';
-    if (after != '\0') {
-        *to++ = after;
-    }
-    value_end(json, to);
+    quoted_end(json, to, after);
 }
 
 static void json_key(pom_emitter_t *self, const char *text, size_t size) {

@@ -92,13 +92,18 @@ def messages(record):
     return [node["message"] for node in walk(record) if "message" in node]
 
 
-def run_python(code, timeout=60, **env):
-    """Runs code in a fresh interpreter that imports the same package; returns the finished process."""
+def package_environment(**env):
+    """Environment variables for a fresh interpreter that is to import the same package."""
     import profilomatic
 
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(pathlib.Path(profilomatic.__file__).parent.parent), environment.get("PYTHONPATH", "")])
     environment.update(env)
-    return subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], env=environment, timeout=timeout,
+    return environment
+
+
+def run_python(code, timeout=60, **env):
+    """Runs code in a fresh interpreter that imports the same package; returns the finished process."""
+    return subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], env=package_environment(**env), timeout=timeout,
                           capture_output=True, text=True)

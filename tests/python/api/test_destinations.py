@@ -191,6 +191,71 @@ def test_a_hung_destination_makes_stop_say_false():
     wait_until(lambda: threads_of_ours() == [], "its thread to end")
 
 
+@pytest.mark.acceptance("PM30")
+def test_a_start_after_a_stop_that_timed_out_never_calls_a_destination_twice_at_once():
+    entered, release = threading.Event(), threading.Event()
+    inside, calls = [], []
+
+    def hung(record):
+        calls.append((record["action"]["type"], threading.get_ident(), len(inside)))
+        inside.append(record)
+        entered.set()
+        release.wait(30)
+        inside.pop()
+
+    profilomatic.configure(max_actions_per_run=0)
+    profilomatic.add_destination(hung)
+    try:
+        act("hangs")
+        assert entered.wait(30)
+        act("queued")
+        assert profilomatic.stop(0.05) is False
+        assert counters(hung.__qualname__)["dropped"] == {"shutdown": 2}
+        assert counters(hung.__qualname__)["queued"] == 0
+        profilomatic.start()
+        assert [thread.name for thread in threading.enumerate()].count("Profilomatic Thread") == 1
+        act("after")
+        release.set()
+        assert profilomatic.flush(30) is True
+        assert [(name, others) for name, _, others in calls] == [("hangs", 0), ("after", 0)]
+        assert len({thread for _, thread, _ in calls}) == 1
+        after = counters(hung.__qualname__)
+        assert (after["sent"], after["dropped"]) == (1, {"shutdown": 2}), "each is counted once"
+        # And again: what has been taken on ends as any other.
+        assert profilomatic.stop(30) is True
+    finally:
+        release.set()
+        profilomatic.remove_destination(hung)
+
+
+@pytest.mark.acceptance("PM2", "PM30")
+def test_while_one_thread_flushes_others_add_remove_and_stop():
+    entered, release = threading.Event(), threading.Event()
+
+    def hung(record):
+        entered.set()
+        release.wait(30)
+
+    profilomatic.configure(max_actions_per_run=0)
+    profilomatic.add_destination(hung)
+    flushing = threading.Thread(target=profilomatic.flush, args=(600,))
+    other = Collector()
+    try:
+        act()
+        assert entered.wait(30)
+        flushing.start()
+        profilomatic.add_destination(other)
+        profilomatic.remove_destination(other)
+        assert flushing.is_alive(), "it still waits"
+        assert profilomatic.stop(0.05) is False
+        release.set()
+        flushing.join(30)
+        assert not flushing.is_alive(), "nothing is queued any more"
+    finally:
+        release.set()
+        profilomatic.remove_destination(hung)
+
+
 @pytest.mark.acceptance("PM23")
 @pytest.mark.parametrize("make", [profilomatic.file_destination, profilomatic.no_flush_destination])
 @pytest.mark.parametrize("kind", [str, pathlib.Path])

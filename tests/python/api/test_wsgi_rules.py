@@ -7,42 +7,16 @@ import os
 import sys
 import threading
 import weakref
-from wsgiref.headers import Headers
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.util import FileWrapper
-from wsgiref.validate import validator
 
 import pytest
 from pom_support import burn_until_sampled, messages, walk
-from wsgi_server import Body, Server, Sized, environ, generated, listed, ok, returning
+from wsgi_server import Body, Server, Sized, environ, generated, late, listed, ok, pushed, restarted, returning
 
 import profilomatic
 
 wrap = profilomatic.wsgi.wrap
-
-
-def pushed(env, start_response):
-    write = ok(start_response)
-    write(b"pushed ")
-    return [b"and returned"]
-
-
-def late(env, start_response):
-    """A generator: its start_response is called by the first next()."""
-    def body():
-        ok(start_response)
-        yield b"late"
-
-    return body()
-
-
-def restarted(env, start_response):
-    ok(start_response)
-    try:
-        raise ValueError("late")
-    except ValueError:
-        start_response("500 Oops", [("X-Second", "1")], sys.exc_info())
-    return [b"sorry"]
 
 
 APPS = [listed, generated, pushed, late, restarted]
@@ -1042,46 +1016,6 @@ def test_without_a_header_the_task_id_is_a_new_uuid4(profiles):
         Server(wrap(listed)).run()
     first, second = (uuid.UUID(record["task_uuid"]) for record in profiles.flushed(2))
     assert first != second and first.version == second.version == 4
-
-
-@pytest.mark.acceptance("W18", "PM19")
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("app", [listed, generated, late, returning(Body())])
-@pytest.mark.parametrize("path", ["/", "/some/path"])
-def test_the_validator_sandwich_passes(profiles, app, path):
-    def strict(env, start_response):
-        """As validate wants its bodies: no empty chunk is no rule of it, exact header types are."""
-        return app(env, start_response)
-
-    env = environ(path, wsgi__errors=io.StringIO(), wsgi__input=io.BytesIO())
-    server = Server(validator(wrap(validator(strict))), env)
-    server.start_response = lambda status, headers, exc_info=None: (
-        server.calls.append((status, Headers(headers))), server.write)[1]
-    server.run()
-    assert server.status == "200 OK"
-    assert profiles.one()["action"]["outcome"] == "succeeded"
-
-
-@pytest.mark.acceptance("PM19")
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
-def test_werkzeugs_lint_finds_nothing(profiles, method):
-    pytest.importorskip("werkzeug")
-    from werkzeug.middleware.lint import LintMiddleware
-    from werkzeug.test import Client
-    from werkzeug.wrappers import Request, Response
-
-    @Request.application
-    def app(request):
-        request.get_data()
-        return Response(iter([b"a", b"b"]) if request.path == "/stream" else b"whole")
-
-    client = Client(LintMiddleware(wrap(LintMiddleware(app))))
-    for path in ("/", "/stream"):
-        response = client.open(path, method=method, data=b"data" if method == "POST" else None, buffered=True)
-        assert response.status_code == 200
-        response.close()
-    assert [record["action"]["outcome"] for record in profiles.flushed(2)] == ["succeeded"] * 2
 
 
 @pytest.mark.acceptance("PM19")

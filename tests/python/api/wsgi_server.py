@@ -84,6 +84,30 @@ def generated(env, start_response):
     yield b"world"
 
 
+def pushed(env, start_response):
+    write = ok(start_response)
+    write(b"pushed ")
+    return [b"and returned"]
+
+
+def late(env, start_response):
+    """A generator: its start_response is called by the first next()."""
+    def body():
+        ok(start_response)
+        yield b"late"
+
+    return body()
+
+
+def restarted(env, start_response):
+    ok(start_response)
+    try:
+        raise ValueError("late")
+    except ValueError:
+        start_response("500 Oops", [("Content-Type", "text/plain"), ("X-Second", "1")], sys.exc_info())
+    return [b"sorry"]
+
+
 class Body:
     """An iterable whose iterator is another object, as PEP 3333 allows, and which counts what is done to it."""
 

@@ -316,6 +316,20 @@ def test_integrations_are_switched_on_or_explained(command, actions, option, mod
     assert run.stderr.count(b"\n") == 1 and b"pip install" in run.stderr
 
 
+@pytest.mark.acceptance("PM26", "PM28")
+def test_the_switch_for_metrics_registers_them(command, tmp_path):
+    pytest.importorskip("prometheus_client")
+    (tmp_path / "scraped.py").write_text(
+        "import profilomatic, prometheus_client\n"
+        "with profilomatic.action('job'):\n"
+        "    pass\n"
+        "profilomatic.flush(30)\n"
+        "print(int(prometheus_client.REGISTRY.get_sample_value('profiler_tasks_profiled_total')))\n"
+    )
+    run = command("-m", "profilomatic", "run", "-x", "-n", "0", "-o", "out", "scraped.py", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (0, b"1\n"), run.stderr
+
+
 def test_whole_makes_the_program_one_action(command, tmp_path):
     (tmp_path / "plain.py").write_text(
         "import sys, time\ndef work():\n    time.sleep(0.15)\nwork()\nsys.exit(0)\n"
@@ -363,10 +377,94 @@ def test_safe_path_is_respected(command, program):
     assert json.loads(run.stdout)["path"] == json.loads(bare.stdout)["path"]
 
 
-def test_profile_profiler_says_where_the_bill_is(command, actions):
-    run = command("-m", "profilomatic", "run", "--profile-profiler", "self.jsonl", "actions.py", cwd=actions)
+SELF_PROFILED = """
+import os, sys, time
+import profilomatic
+profilomatic.configure(max_actions_per_run=0, time_granularity=0.001, max_overhead=0.5)
+slow = lambda record: time.sleep(0.05)
+profilomatic.add_destination(slow)
+for _ in range(3):
+    with profilomatic.action("job"):
+        end = time.perf_counter() + 0.2
+        while time.perf_counter() < end:
+            sum(range(1000))
+    profilomatic.flush(10)
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def checked_totals(node):
+    """Asserts that each node's time is its own and its children's."""
+    below = node.get("children", ())
+    for clock in ("time", "cpu_time"):
+        assert abs(node[clock] - node["self_" + clock] - sum(child[clock] for child in below)) < 1e-6, node
+    assert node["hits"] >= sum(child["hits"] for child in below)
+    for child in below:
+        checked_totals(child)
+
+
+def paths_of(node, above=()):
+    for child in node.get("children", ()):
+        path = (*above, child["function"])
+        yield path, child
+        yield from paths_of(child, path)
+
+
+@pytest.mark.acceptance("PM27")
+@pytest.mark.parametrize("engine", ["native", "gil", "pure"])
+def test_profile_profiler_writes_call_graphs_of_our_own_threads(command, tmp_path, engine):
+    (tmp_path / "program.py").write_text(SELF_PROFILED)
+    env = {"PROFILOMATIC_ENGINE": engine, "PROFILOMATIC_PURE": "1" if engine == "pure" else ""}
+    run = command("-W", "ignore", "-m", "profilomatic", "run", "-o", "out", "--profile-profiler", "self.jsonl", "program.py",
+                  cwd=tmp_path, env=env)
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    assert len(records_of((tmp_path / "out").read_text())) == 3
+    records = {r["thread_name"]: r for r in records_of((tmp_path / "self.jsonl").read_text())}
+    threads = {"profilomatic-sampler"} if engine == "pure" else {"pom-sampler", "pom-loop"}
+    assert set(records) == threads | {"Profilomatic Thread"}
+    assert len({r["task_uuid"] for r in records.values()}) == 1
+    for name, record in records.items():
+        assert record["action"]["kind"] == "self" and record["action"]["type"] == name
+        assert record["profiler"]["period"] == 0.01 and record["hits"] > 10
+        assert 0 < record["cpu_time"] < record["time"]
+        assert 0 < record["profiler"]["overhead"]["cpu"]
+        checked_totals(record)
+    # The destination's own line, in the thread that calls it.
+    lines = [(node["file"], node.get("line")) for _, node in paths_of(records["Profilomatic Thread"])]
+    assert (str(tmp_path / "program.py"), 5) in lines
+    if engine == "pure":
+        assert any(file.endswith("_pure_engine.py") for file, _ in
+                   ((node["file"], 0) for _, node in paths_of(records["profilomatic-sampler"])))
+        return
+    sampler, loop = (dict(paths_of(records[name])) for name in ("pom-sampler", "pom-loop"))
+    assert {("wait",), ("apply",), ("apply", "seal"), ("look",), ("look", "walk"), ("look", "add"),
+            ("look", "add", "resolve")} <= set(sampler)
+    assert 0 < sampler[("wait",)]["time"] < records["pom-sampler"]["time"]
+    assert {("pump", "deliver"), ("pump", "deliver", "encode"), ("pump", "deliver", "write")} <= set(loop)
+    assert loop[("pump",)]["time"] < records["pom-loop"]["time"]
+    shown = command("-m", "profilomatic", "report", "self.jsonl", cwd=tmp_path)
+    assert shown.returncode == 0 and b"pom-sampler" in shown.stdout
+
+
+@pytest.mark.acceptance("PM27")
+def test_profile_profiler_may_share_the_file_of_the_profiles(command, actions):
+    run = command("-m", "profilomatic", "run", "-o", "out", "--profile-profiler", "out", "actions.py", cwd=actions)
+    assert (run.returncode, run.stderr) == (0, b"")
+    kinds = [r["action"]["kind"] for r in records_of((actions / "out").read_text())]
+    assert kinds[0] == "code" and set(kinds[1:]) == {"self"}
+
+
+@pytest.mark.acceptance("PM27")
+def test_profile_profiler_without_a_file_to_write_is_one_clear_error(command, actions):
+    (actions / "keep").write_text("precious")
+    run = command("-m", "profilomatic", "run", "-o", "keep", "--profile-profiler", "/no/such/folder/x", "actions.py",
+                  cwd=actions)
     assert run.returncode == 2
-    assert b"stats()['overhead']" in run.stderr
+    assert run.stderr.count(b"\n") == 1 and b"/no/such/folder/x" in run.stderr
+    assert (actions / "keep").read_text() == "precious"
 
 
 @pytest.mark.parametrize(

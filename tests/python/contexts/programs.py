@@ -70,6 +70,8 @@ def tasks(path, count=1000, turns=2):
     """Asyncio tasks that take turns on one thread, two kinds of them."""
     import asyncio
 
+    grown = 0
+
     async def work(kind):
         heavy, light = WORK[kind]
         with profilomatic.action(kind) as action:
@@ -82,11 +84,17 @@ def tasks(path, count=1000, turns=2):
                 await asyncio.sleep(0)
 
     async def main():
-        await asyncio.gather(*(work("ab"[number % 2]) for number in range(count)))
+        nonlocal grown
+        before = resident()
+        waiting = [asyncio.create_task(work("ab"[number % 2])) for number in range(count)]
+        for _ in range(3):
+            await asyncio.sleep(0)  # now all of them are open
+        grown = resident() - before
+        await asyncio.gather(*waiting)
 
     begin(path)
     asyncio.run(main())
-    finish()
+    finish(grown=grown)
 
 
 def greenlets(path, count=1000, turns=2):
@@ -107,15 +115,113 @@ def greenlets(path, count=1000, turns=2):
                 gevent.sleep(0)
 
     begin(path)
-    gevent.joinall([gevent.spawn(work, "ab"[number % 2]) for number in range(count)], raise_error=True)
+    before = resident()
+    waiting = [gevent.spawn(work, "ab"[number % 2]) for number in range(count)]
+    for _ in range(3):
+        gevent.sleep(0)  # now all of them are open
+    grown = resident() - before
+    gevent.joinall(waiting, raise_error=True)
+    finish(grown=grown)
+
+
+def requests(path, count=1000, turns=2):
+    """The same as requests of an ASGI application, all of them open at once; and each waits three times as long in one place as
+    in another. How long it did is measured, since a busy loop comes late. With CONTEXT_LOOP=uvloop on that loop."""
+    import asyncio
+    import time
+
+    waited = {"long_wait": 0.0, "short_wait": 0.0}
+
+    async def long_wait():
+        await asyncio.sleep(1.5)
+
+    async def short_wait():
+        await asyncio.sleep(0.5)
+
+    async def measured(wait):
+        begin = time.monotonic()
+        await wait()
+        waited[wait.__name__] += time.monotonic() - begin
+
+    async def app(scope, receive, send):
+        kind = scope["path"][1:]
+        heavy, light = WORK[kind]
+        await asyncio.sleep(0)  # see greenlets()
+        for _ in range(turns):
+            heavy()
+            await asyncio.sleep(0)
+            assert profilomatic.current_task_uuid() == scope["profilomatic.task_uuid"]
+            light()
+            await asyncio.sleep(0)
+        await measured(long_wait)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await measured(short_wait)
+        await send({"type": "http.response.body", "body": kind.encode()})
+        await asyncio.sleep(1)  # what follows an action's last sample is its root's: of this wait, and of none that is compared
+
+    async def send(message):
+        pass
+
+    async def main():
+        before = resident()
+        wrapped = profilomatic.asgi.wrap(app)
+        await asyncio.gather(*(wrapped({"type": "http", "method": "GET", "path": "/" + "ab"[number % 2]}, None, send)
+                               for number in range(count)))
+        return resident() - before
+
+    begin(path)
+    if os.environ.get("CONTEXT_LOOP") == "uvloop":
+        import uvloop
+
+        grown = uvloop.run(main())
+    else:
+        grown = asyncio.run(main())
+    finish(waited=waited, grown=grown)
+
+
+def children(path, count=40):
+    """Requests of ASGI whose work is done by tasks that they start: two at a time, each with its own kind of work. One of the two
+    has so many context variables that the interpreter keeps them in another form."""
+    import asyncio
+    import contextvars
+
+    variables = [contextvars.ContextVar("variable %d" % number) for number in range(100)]
+
+    async def child(kind):
+        heavy, light = WORK[kind]
+        for _ in range(4):
+            heavy()
+            await asyncio.sleep(0)
+            light()
+            await asyncio.sleep(0)
+
+    async def app(scope, receive, send):
+        if scope["path"] == "/b":
+            for variable in variables:
+                variable.set(scope)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(child(scope["path"][1:]))
+
+    async def main():
+        wrapped = profilomatic.asgi.wrap(app)
+        for _ in range(count // 2):
+            await asyncio.gather(*(asyncio.create_task(wrapped({"type": "http", "path": "/" + kind}, None, None)) for kind in "ab"))
+
+    begin(path)
+    asyncio.run(main())
     finish()
 
 
-def generators(path, count=40):
-    """Generators that hold an action while their consumer, in another action, works between two items."""
+def generators(path):
+    """Generators that hold an action while their consumer, in another action, works between two items. Not by a count of
+    rounds: on a busy machine they are sampled rarely. Of the samples, those of suspended generators are waiting."""
+    go_on = True
+    samples = 200 if profilomatic.stats()["engine"] == "pure" else 600  # which takes none of what is suspended
+
     def produce():
         with profilomatic.action("a"):
-            for _ in range(count):
+            while go_on:
                 heavy_a()
                 light_a()
                 yield
@@ -125,11 +231,12 @@ def generators(path, count=40):
     for producer in producers:
         next(producer)  # else their actions would begin inside the consumer's, and be part of it
     with profilomatic.action("b"):
-        for _ in range(count - 1):
+        while profilomatic.stats()["samples"]["taken"] < samples:
             for producer in producers:
                 next(producer)
             heavy_b()
             light_b()
+    go_on = False
     for producer in producers:
         assert next(producer, "over") == "over"
     finish()

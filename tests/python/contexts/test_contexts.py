@@ -49,6 +49,11 @@ def own_time(records, name, key="self_cpu_time"):
     return sum(node[key] for record in records for node in walk(record) if node.get("function") == name)
 
 
+def own_time_below(records, name):
+    """Wall time of a function with what it calls."""
+    return sum(node["time"] for record in records for node in walk(record) if node.get("function", "").endswith(name))
+
+
 def planted_shares_hold(records):
     """The `heavy` functions have 3/4 of the CPU time, within 0.05 or, with few samples, what chance allows; no action has
     another's. CPU time, since on a busy machine a whole phase of the tasks may stand still."""
@@ -58,7 +63,7 @@ def planted_shares_hold(records):
     allowed = max(0.05, 4 * math.sqrt(0.75 * 0.25 / hits))
     assert abs(heavy / (heavy + light) - 0.75) < allowed, (heavy, light, hits)
     for record in records:
-        other = "b" if record["action"]["type"] == "a" else "a"
+        other = "b" if record["action"]["type"].endswith("a") else "a"
         assert not names(record) & {"heavy_" + other, "light_" + other}, record
 
 
@@ -75,6 +80,7 @@ def test_a_thousand_asyncio_tasks_keep_their_own_samples(engine, tmp_path):
     assert len(records) == 1000
     assert len({record["task_uuid"] for record in records}) == 1000
     planted_shares_hold(records)
+    assert found["grown"] < 64 << 10, "KiB"
     if engine == "c":
         sums_are_no_more_than_there_was(found, records)
 
@@ -84,8 +90,42 @@ def test_a_thousand_greenlets_keep_their_own_samples(engine, tmp_path):
     found, records = run(engine, "greenlets", tmp_path / "profiles.jsonl")
     assert len(records) == 1000
     planted_shares_hold(records)
+    assert found["grown"] < 64 << 10, "KiB"
     if engine == "c":
         sums_are_no_more_than_there_was(found, records)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_thousand_requests_on_one_loop_keep_their_own_samples(engine, loop, tmp_path):
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    found, records = run(engine, "requests", tmp_path / "profiles.jsonl", CONTEXT_LOOP=loop)
+    assert len(records) == 1000
+    assert len({record["task_uuid"] for record in records}) == 1000
+    planted_shares_hold(records)
+    assert found["grown"] < 64 << 10, "KiB"
+    if engine == "c":
+        sums_are_no_more_than_there_was(found, records)
+        waited = {name: own_time_below(records, name) for name in found["waited"]}
+        share = waited["long_wait"] / sum(waited.values())
+        # They are looked at in turn, sixteen a tick. Where ticks are rare, the time between two looks at a request is as long as its waits,
+        # and all of it goes to the later one.
+        looks = sum(record["hits"] for record in records) / len(records)
+        allowed = max(0.05, 0.8 / looks)
+        assert abs(share - found["waited"]["long_wait"] / sum(found["waited"].values())) < allowed, (waited, found["waited"], looks)
+        assert sum(1 for record in records if "long_wait" in names(record)) > 500
+
+
+def test_the_tasks_that_a_request_starts_are_its_own(tmp_path):
+    found, records = run("c", "children", tmp_path / "profiles.jsonl", CONTEXT_ROUNDS="10000")
+    assert len(records) == 40
+    planted_shares_hold(records)
+    for kind in "ab":
+        work = sum(own_time(records, name + kind) for name in ("heavy_", "light_"))
+        assert work > 0.8 * sum(record["cpu_time"] for record in records if record["action"]["type"] == "/" + kind)
+    sums_are_no_more_than_there_was(found, records)
+    for record in records:
+        assert not names(record) & {"run_forever", "_run_once", "_run"}
 
 
 def test_a_consumers_work_is_not_its_producers(engine, tmp_path):
@@ -254,18 +294,19 @@ def test_work_in_a_thread_pool_is_linked_by_its_parent(profiles, given):
     assert "parent" not in children[0]["action"], "it is no field"
 
 
-def test_work_in_an_executor_of_asyncio_is_linked_by_its_parent(profiles):
-    def work(parent):
+def test_work_in_an_executor_of_asyncio_is_linked_by_its_parent_and_has_its_own_samples(profiles):
+    def in_the_executor(parent):
         with profilomatic.action("child", parent=parent):
-            pass
+            burn_until_sampled(3)
 
     async def main():
         with profilomatic.action("parent") as parent:
-            await asyncio.get_running_loop().run_in_executor(None, work, parent)
+            await asyncio.get_running_loop().run_in_executor(None, in_the_executor, parent)
 
     asyncio.run(main())
     child, parent = profiles.flushed(2)
-    assert child["task_uuid"] == parent["task_uuid"]
+    assert child["task_uuid"] == parent["task_uuid"] and child["thread"] != parent["thread"]
+    assert "in_the_executor" in names(child) and "in_the_executor" not in names(parent)
 
 
 def test_asyncio_tasks_are_linked_by_their_parent_and_only_by_that(profiles):
@@ -324,12 +365,58 @@ def test_the_headers_of_an_action_make_the_other_sides_request_part_of_its_task(
         headers, again = profilomatic.propagation_headers(), profilomatic.propagation_headers()
     assert headers["X-Task-UUID"] == caller_id(profiles)
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", headers["traceparent"])
-    assert headers["traceparent"][:36] == again["traceparent"][:36]
-    assert headers["traceparent"] != again["traceparent"], "a span id for each call"
+    assert headers == again
     given = {"HTTP_" + header.upper().replace("-", "_"): headers[header]}
     Server(profilomatic.wsgi.wrap(listed), environ(**given)).run()
     first, second = profiles.flushed(2)
     assert first["task_uuid"] == second["task_uuid"] and second["action"]["kind"] == "wsgi"
+    assert first["action"]["span"] == headers["traceparent"][36:52]
+    assert second["action"].get("parent_span") == (first["action"]["span"] if header == "traceparent" else None)
+    assert "parent_span" not in first["action"] and "span" not in second["action"], "nobody knows them"
+
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TASK = "4bf92f35-77b3-4da6-a3ce-929d0e0e4736"
+
+
+@pytest.mark.acceptance("PM20")
+@pytest.mark.parametrize("flags,sent", [("00", "00"), ("01", "01"), ("03", "03"), ("ff", "03"), ("02", "02")])
+def test_a_trace_keeps_its_parent_and_goes_on_under_our_own_span(profiles, flags, sent):
+    sys.path.insert(0, str(HERE.parent / "api"))
+    from wsgi_server import Server, environ, listed
+
+    went_on = []
+
+    def app(env, start_response):
+        went_on.append(profilomatic.propagation_headers())
+        with profilomatic.action("inside"):
+            went_on.append(profilomatic.propagation_headers())
+        with profilomatic.action("of another task", parent="0af76519-16cd-43dd-8448-eb211c80319c"):
+            went_on.append(profilomatic.propagation_headers())
+        return listed(env, start_response)
+
+    parent = "00-%s-%s-%s" % (TRACE, PARENT, flags)
+    Server(profilomatic.wsgi.wrap(app), environ(HTTP_TRACEPARENT=parent)).run()
+    record = profiles.one()
+    action = record["action"]
+    assert (record["task_uuid"], action["parent_span"]) == (TASK, PARENT)
+    assert action["span"] not in (PARENT, "0" * 16) and len(action["span"]) == 16
+    for headers in went_on[:2]:
+        assert headers == {"X-Task-UUID": TASK, "traceparent": "00-%s-%s-%s" % (TRACE, action["span"], sent)}
+    other = "00-0af7651916cd43dd8448eb211c80319c-%s-01" % action["span"]
+    assert went_on[2]["traceparent"] == other, "the flags were not of its trace"
+
+
+@pytest.mark.acceptance("PM20")
+@pytest.mark.parametrize("uuid,kept", [(TASK, PARENT), ("0af76519-16cd-43dd-8448-eb211c80319c", None), ("order-7", None)])
+def test_the_parent_span_is_kept_only_where_its_trace_is_the_task(profiles, uuid, kept):
+    sys.path.insert(0, str(HERE.parent / "api"))
+    from wsgi_server import Server, environ, listed
+
+    given = {"HTTP_X_TASK_UUID": uuid, "HTTP_TRACEPARENT": "00-%s-%s-00" % (TRACE, PARENT)}
+    Server(profilomatic.wsgi.wrap(listed), environ(**given)).run()
+    record = profiles.one()
+    assert (record["task_uuid"], record["action"].get("parent_span")) == (uuid, kept)
 
 
 def caller_id(profiles):

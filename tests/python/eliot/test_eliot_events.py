@@ -1,6 +1,7 @@
 """Eliot's actions and messages as events of call graphs."""
 
 import asyncio
+import collections
 import gc
 import threading
 
@@ -154,6 +155,48 @@ def test_unpatching_in_the_middle_ends_what_is_open_as_lost(profiles, log):
         pass
     assert profiles.flushed(2)[1]["action"] == {"type": "again", "kind": "eliot", "outcome": "succeeded"}
     profilomatic.eliot.unpatch()
+
+
+@pytest.mark.acceptance("PM17")
+def test_patching_and_unpatching_in_the_middle_leaks_nothing(python):
+    python("""
+import gc, sys
+import eliot, profilomatic, profilomatic.eliot
+
+def one():
+    profilomatic.eliot.patch()
+    outer = eliot.start_action(action_type="open", value=[1, 2])
+    with outer.context():
+        inner = eliot.start_action(action_type="inside")
+    handed = outer.serialize_task_id()
+    profilomatic.eliot.unpatch()
+    with eliot.start_action(action_type="unseen"):
+        pass
+    inner.finish()
+    outer.finish()
+
+def rounds(count):
+    for _ in range(count):
+        one()
+    del seen[:]
+    gc.collect()
+    assert profilomatic.flush(30)
+    del seen[:]
+    gc.collect()
+    return sys.getallocatedblocks(), len(gc.get_objects())
+
+seen = []
+eliot.add_destinations(lambda message: None)
+profilomatic.configure(max_actions_per_run=0)
+profilomatic.add_destination(seen.append)
+rounds(100)
+blocks, objects = rounds(100)
+more_blocks, more_objects = rounds(500)
+assert more_objects - objects < 50, more_objects - objects
+assert more_blocks - blocks < 250, more_blocks - blocks
+assert profilomatic.stats()["actions"]["lost"] == profilomatic.stats()["actions"]["started"] == 700
+assert profilomatic.stop(30)
+""")
 
 
 def test_patching_in_the_middle_sees_what_begins_from_then_on(profiles, log):
@@ -346,13 +389,15 @@ def test_old_names_and_validated_types_work(patched):
 
 
 def test_values_of_secret_looking_fields_are_masked_in_graphs_only(patched, log):
-    with eliot.start_action(action_type="login", user="ann", password="pw", deep={"api_token": "t", "n": 1}):
+    with eliot.start_action(action_type="login", user="ann", password="pw", deep={"api_token": "t", "n": 1},
+                            many=[{"token": "t"}, ({"a": [collections.OrderedDict(Secret="s", n=2)]},)]):
         pass
     record = patched.one()
     for fields in (record["action"], messages(record)[0]):
         assert (fields["user"], fields["password"]) == ("ann", "[scrubbed]")
         assert fields["deep"] == {"api_token": "[scrubbed]", "n": 1}
-    assert log[0]["password"] == "pw" and log[0]["deep"]["api_token"] == "t"
+        assert fields["many"] == [{"token": "[scrubbed]"}, [{"a": [{"Secret": "[scrubbed]", "n": 2}]}]]
+    assert log[0]["password"] == "pw" and log[0]["many"][0]["token"] == "t" and log[0]["deep"]["api_token"] == "t"
     profilomatic.configure(scrub=False)
     with eliot.start_action(action_type="login", password="pw"):
         pass
@@ -387,8 +432,29 @@ def test_odd_values_are_shown_as_well_as_can_be(patched, value, shown):
     assert profilomatic.eliot.stats()["faults"] == 0
 
 
+def multiplying():
+    """A dict of nine entries that has 9 ** n of them n levels down."""
+    value = {}
+    for number in range(9):
+        value["k%d" % number] = [value]
+    return value
+
+
+@pytest.mark.parametrize("name, shown", [
+    ("\ud800", "?"), ("", ""), ("x" * 10000, "x" * 256 + "\u2026"), ("caf\u00e9", "caf\u00e9"), ("a b\n", "a b\n"),
+])
+def test_odd_names_of_fields_are_shown_as_well_as_can_be(patched, name, shown):
+    profilomatic.configure(store_all_logs=True)
+    with eliot.start_action(action_type="app", **{name: 1}):
+        eliot.log_message("message", **{name: 2})
+    record = patched.one()
+    assert record["action"][shown] == 1
+    assert [m[shown] for m in messages(record) if shown in m] == [1, 2]
+    assert profilomatic.eliot.stats()["faults"] == 0
+
+
 @pytest.mark.parametrize("value", [
-    cyclic(), "x" * 1000000, list(range(100000)), {str(n): n for n in range(100000)}, [[[[[[[[[[[[1]]]]]]]]]]]],
+    cyclic(), multiplying(), "x" * 1000000, list(range(100000)), {str(n): n for n in range(100000)}, [[[[[[[[[[[[1]]]]]]]]]]]],
 ])
 def test_values_without_end_are_cut(patched, value):
     import json
@@ -398,7 +464,10 @@ def test_values_without_end_are_cut(patched, value):
         eliot.log_message("again", value=value)
     record = patched.one()
     assert len(json.dumps(record)) < 100000
-    assert len(messages(record)) == 3
+    kept = messages(record)
+    assert len(kept) == 3
+    assert {message["task_uuid"] for message in kept} == {record["task_uuid"]}, "what is huge pushes nothing else out"
+    assert [message.get("action_status") for message in kept] == ["started", None, "succeeded"]
 
 
 def test_nothing_is_recorded_while_stopped(log):

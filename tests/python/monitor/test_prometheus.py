@@ -2,9 +2,10 @@
 
 import math
 import threading
+import time
 
 import pytest
-from pom_support import burn_until_sampled
+from pom_support import PATIENCE, burn, burn_until_sampled
 
 import profilomatic
 
@@ -58,6 +59,30 @@ def test_the_metrics_of_the_original_are_there_under_their_names(registry, profi
     assert after["profiler_profiling_time_secs_sum"] > before["profiler_profiling_time_secs_sum"]
     wanted = after["profiler_profiling_granularity_secs_sum"] - before["profiler_profiling_granularity_secs_sum"]
     assert looks * 0.0005 < wanted < looks * 0.2
+
+
+@pytest.mark.acceptance("PM28", "PM9")
+def test_refused_actions_and_the_limit_show(registry, profiles):
+    """A budget that no sampling can keep, until an action is refused."""
+    profilomatic.configure(max_overhead=0.00001, max_actions_per_run=1)
+    before = scraped(registry)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with profilomatic.action("a") as action:
+            burn()
+            if action.task_uuid is None:
+                inside = scraped(registry)
+                break
+        assert time.monotonic() < deadline, profilomatic.stats()
+    assert 0 <= inside["profiler_tasks_allowed"] < float("inf")
+    assert profilomatic.flush(PATIENCE)
+    after = scraped(registry)
+    refused = after["profiler_tasks_not_profiled_total"] - before["profiler_tasks_not_profiled_total"]
+    assert refused >= 1
+    assert after["profilomatic_actions_shed_total"] == after["profiler_tasks_not_profiled_total"]
+    assert after["profiler_tasks_inflight"] == 0
+    for name in ("sampler_cpu", "in_request", "delivery_cpu"):
+        assert after["profilomatic_overhead_%s_seconds_total" % name] > 0, name
 
 
 @pytest.mark.acceptance("PM28")

@@ -169,6 +169,35 @@ static void test_registry_weighs_samples_by_measured_time(void **state) {
     rig_fini(&rig);
 }
 
+static void test_registry_weighs_a_standing_thread_where_it_stood(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    pom_sample_t s = {.at_ns = 100, .cpu_ns = 40};
+    assert_false(rig.client->again(rig.client, &anchor, &s)); // nothing is known yet
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20, 10)));
+    for (int i = 2; i <= 4; i++) {
+        s.at_ns = 100 * i;
+        assert_true(rig.client->again(rig.client, &anchor, &s));
+    }
+    // A message from another thread seals what is there, so the place is looked up anew.
+    assert_true(rig_post(&rig, a, 450, PATH(10), "elsewhere"));
+    s.at_ns = 500;
+    assert_false(rig.client->again(rig.client, &anchor, &s));
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20, 10)));
+    rig_end(&rig, a, 500);
+    const pom_profile_t *p = only_profile(&rig);
+    assert_int_equal(p->samples, 5);
+    assert_int_equal(p->tree.root.self_wall_ns, 0);
+    const pom_node_t *twenty = child(child(&p->tree.root, 0), 0);
+    assert_node(twenty, "g20");
+    assert_int_equal(twenty->self_wall_ns, 400);
+    assert_int_equal(twenty->hits, 4);
+    assert_int_equal(p->tree.root.total_wall_ns, 500);
+    rig_fini(&rig);
+}
+
 static void test_registry_charges_nobody_for_time_between_attaches(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -596,6 +625,40 @@ static void test_registry_drops_a_sample_whose_code_died(void **state) {
     rig_fini(&rig);
 }
 
+/* Names the code by the number of its reading. */
+static pom_code_t *resolve_by_turn(pom_code_resolver_t *self, uintptr_t key, bool gil_held) {
+    static uintptr_t turn;
+    (void)key;
+    return fake_resolve(self, ++turn, gil_held);
+}
+
+static void test_registry_names_a_successor_at_a_dead_codes_address(void **state) {
+    static pom_code_resolver_t resolver = {.resolve = resolve_by_turn};
+    rig_t rig;
+    memset(&rig, 0, sizeof rig);
+    rig.sink.put = rig_put;
+    rig.codes = pom_code_table_new(4096, &resolver);
+    pom_registry_options_t options = rig_options();
+    rig.registry = pom_registry_new(&options, rig.codes, &rig.sink);
+    rig.client = pom_registry_client(rig.registry);
+    pom_action_t *a = rig_begin(&rig, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    pom_sample_t s = {.at_ns = 100};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(10)));
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(10))); // known: not read again
+    pom_code_table_forget(rig.codes, 10);
+    (void)rig_tick(&rig);
+    (void)rig_tick(&rig); // the dead one's memory is gone
+    s.at_ns = 200;
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(10)));
+    rig_end(&rig, a, 300);
+    const pom_profile_t *p = only_profile(&rig);
+    assert_node(child(&p->tree.root, 0), "g1");
+    assert_int_equal(child(&p->tree.root, 0)->hits, 2);
+    assert_node(child(&p->tree.root, 1), "g2");
+    rig_fini(&rig);
+}
+
 static pom_action_t *logging_action;
 
 /* While the sampler seals something, an app thread logs from a code that dies at once. */
@@ -766,6 +829,13 @@ static void test_registry_sheds_over_budget_and_counts_it(void **state) {
     rig_t rig;
     rig_init(&rig);
     pom_window_t over = {.over_budget = true}, within = {.over_budget = false};
+    for (int i = 0; i < 3; i++) { // one alone is chance, and the period's to mend
+        rig.client->window(rig.client, &over);
+        assert_int_equal(pom_registry_stats(rig.registry).allowed, -1);
+        rig.client->window(rig.client, &within);
+        assert_int_equal(pom_registry_stats(rig.registry).allowed, -1);
+    }
+    rig.client->window(rig.client, &over);
     rig.client->window(rig.client, &over);
     assert_int_equal(pom_registry_stats(rig.registry).allowed, 10);
     assert_false(rig.client->idle(rig.client)); // windows must go on, or the limit would stay
@@ -934,6 +1004,7 @@ int main(void) {
         POM_TEST(test_registry_keeps_fields_and_what_failed),
         POM_TEST(test_registry_weighs_samples_by_measured_time),
         POM_TEST(test_registry_keeps_interleaved_actions_apart),
+        POM_TEST(test_registry_weighs_a_standing_thread_where_it_stood),
         POM_TEST(test_registry_charges_nobody_for_time_between_attaches),
         POM_TEST(test_registry_shares_a_thread_among_its_actions),
         POM_TEST(test_registry_gives_a_line_no_time_from_elsewhere),
@@ -950,6 +1021,7 @@ int main(void) {
         POM_TEST(test_registry_takes_a_sample_before_the_end_of_its_own_action),
         POM_TEST(test_registry_says_whether_anything_was_queued),
         POM_TEST(test_registry_drops_a_sample_whose_code_died),
+        POM_TEST(test_registry_names_a_successor_at_a_dead_codes_address),
         POM_TEST(test_registry_keeps_codes_of_events_in_the_queue),
         POM_TEST(test_registry_drops_events_beyond_the_cap),
         POM_TEST(test_registry_refuses_events_of_absurd_size),

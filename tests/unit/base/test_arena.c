@@ -36,6 +36,26 @@ static void test_arena_pieces_are_zeroed_aligned_and_apart(void **state) {
     pom_arena_fini(&arena);
 }
 
+static void test_arena_begins_in_memory_of_the_caller(void **state) {
+    _Alignas(8) unsigned char memory[256];
+    pom_arena_t arena;
+    int64_t live = pom_alloc_live_bytes();
+    memset(memory, 0xaa, sizeof memory);
+    pom_arena_init_in(&arena, 1000, memory, sizeof memory);
+    assert_int_equal(arena.reserved, sizeof memory);
+    unsigned char *piece = pom_arena_alloc(&arena, 100);
+    assert_true(piece >= memory && piece + 100 <= memory + sizeof memory);
+    assert_int_equal(piece[0] | piece[99], 0);
+    assert_int_equal(pom_alloc_live_bytes(), live);
+    unsigned char *further = pom_arena_alloc(&arena, 500);
+    assert_non_null(further);
+    assert_true(further + 500 <= memory || further >= memory + sizeof memory);
+    assert_true(arena.reserved <= 1000);
+    assert_null(pom_arena_alloc(&arena, 500)); /* beyond the cap, the lent block counted */
+    pom_arena_fini(&arena);
+    assert_int_equal(pom_alloc_live_bytes(), live);
+}
+
 static void test_arena_size_zero_gives_unique_pieces(void **state) {
     pom_arena_t arena;
     pom_arena_init(&arena, 1 << 16);
@@ -170,6 +190,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_arena_allocates_nothing_before_the_first_piece),
         POM_TEST(test_arena_pieces_are_zeroed_aligned_and_apart),
+        POM_TEST(test_arena_begins_in_memory_of_the_caller),
         POM_TEST(test_arena_size_zero_gives_unique_pieces),
         POM_TEST(test_arena_blocks_double_to_32_kib),
         POM_TEST(test_arena_never_passes_its_cap_and_uses_nearly_all_of_it),

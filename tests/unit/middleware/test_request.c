@@ -220,6 +220,24 @@ static void test_request_record_says_all_of_it(void **state) {
     rig_fini(&rig);
 }
 
+static void test_request_record_of_asgi_has_the_same_keys_and_the_client(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = pom_registry_begin(rig.registry, &pom_asgi_kind);
+    pom_request_t *r = pom_request_of(a);
+    r->path_info = keep(a, "/items/7");
+    r->client = keep(a, "192.0.2.7");
+    r->queue_ns = 250000000;
+    r->app_ns = 1500000000;
+    char *record = record_of(&rig, a);
+    assert_has(record, "\"kind\":\"asgi\"");
+    assert_has(record, "\"client\":\"192.0.2.7\"");
+    assert_has(record, "\"route\":\"/items/<id>\"");
+    assert_has(record, "\"phases\":{\"queue\":0.25,\"app\":1.5}");
+    pom_free(record);
+    rig_fini(&rig);
+}
+
 static void test_request_record_of_nothing_is_whole(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -325,6 +343,7 @@ int main(void) {
         POM_TEST(test_request_task_id_takes_what_is_usable),
         POM_TEST(test_request_task_id_survives_every_cut_and_flip),
         POM_TEST(test_request_record_says_all_of_it),
+        POM_TEST(test_request_record_of_asgi_has_the_same_keys_and_the_client),
         POM_TEST(test_request_record_of_nothing_is_whole),
         POM_TEST(test_request_record_names_the_route),
         POM_TEST(test_request_record_survives_hostile_bytes),

@@ -106,6 +106,23 @@ static void test_code_table_forgets_a_dead_object(void **state) {
     pom_code_table_free(table);
 }
 
+static void test_code_table_removals_move_whoever_removes(void **state) {
+    pom_code_table_t *table = new_table(64);
+    uint64_t seen = pom_code_table_removals(table);
+    (void)pom_code_table_get(table, 0x1000, SAMPLER, NULL);
+    (void)pom_code_table_get(table, 0x2000, SAMPLER, NULL);
+    (void)pom_code_table_get(table, 0x3000, SAMPLER, NULL);
+    pom_code_table_forget(table, 0x9000); /* not there */
+    assert_int_equal(pom_code_table_removals(table), seen);
+    pom_code_table_forget(table, 0x1000);
+    assert_int_equal(pom_code_table_removals(table), ++seen);
+    pom_code_table_discard(table, 0x2000);
+    assert_int_equal(pom_code_table_removals(table), ++seen);
+    (void)pom_code_table_get(table, 0x3000, APP, NULL); /* replaces the claim */
+    assert_int_equal(pom_code_table_removals(table), ++seen);
+    pom_code_table_free(table);
+}
+
 static void test_code_table_epoch_moves_for_unknown_objects_too(void **state) {
     pom_code_table_t *table = new_table(64);
     uint64_t epoch = pom_code_table_epoch(table);
@@ -338,6 +355,7 @@ static void test_code_table_survives_failing_allocations(void **state) {
 #define ADDRESSES 24
 #define FRAMES    6
 #define APP_TURNS 15000
+#define CHECKED_LEAST 20
 
 /* What an app thread tells the sampler: a code it has looked up, without a reference. */
 typedef struct event_s {
@@ -422,7 +440,8 @@ static void take_events(heap_t *heap) {
 static void *app_main(void *arg) {
     heap_t *heap = arg;
     uint64_t random = atomic_fetch_add(&heap->seed, 1); // a sequence of its own
-    for (int i = 0; i < APP_TURNS; i++) {
+    // And until the sampler has had its share: on a busy machine it may get no core for all these turns.
+    for (int i = 0; i < APP_TURNS || atomic_load(&heap->checked_by_sampler) < CHECKED_LEAST; i++) {
         pthread_mutex_lock(&heap->gil);
         app_turn(heap, &random);
         pthread_mutex_unlock(&heap->gil);
@@ -513,7 +532,6 @@ static void test_code_table_threads_never_see_a_predecessor(void **state) {
     run_threads(&heap);
     assert_int_equal(heap.stale_for_app, 0);
     assert_int_equal(heap.stale_for_sampler, 0);
-    assert_true(heap.checked_by_sampler > 0);
 }
 
 static void test_code_table_torn_frames_never_mislead_a_gil_holder(void **state) {
@@ -527,7 +545,6 @@ static void test_code_table_announced_births_heal_torn_frames(void **state) {
     run_threads(&heap);
     assert_int_equal(heap.stale_for_app, 0);
     assert_int_equal(heap.stale_for_sampler, 0);
-    assert_true(heap.checked_by_sampler > 0);
 }
 
 int main(void) {
@@ -535,6 +552,7 @@ int main(void) {
         POM_TEST(test_code_table_reads_an_object_once),
         POM_TEST(test_code_table_takes_any_key),
         POM_TEST(test_code_table_forgets_a_dead_object),
+        POM_TEST(test_code_table_removals_move_whoever_removes),
         POM_TEST(test_code_table_epoch_moves_for_unknown_objects_too),
         POM_TEST(test_code_table_keeps_removed_codes_until_the_second_reap),
         POM_TEST(test_code_table_gil_holder_reads_a_claim_anew),

@@ -27,7 +27,6 @@ static void test_profile_begins_zeroed_with_one_reference(void **state) {
     pom_profile_t *profile = pom_profile_new(1 << 16);
     assert_int_equal(atomic_load(&profile->refs), 1);
     assert_int_equal(profile->arena.cap, 1 << 16);
-    assert_int_equal(profile->arena.reserved, 0);
     assert_int_equal(profile->wall_ns, 0);
     assert_int_equal(profile->outcome, POM_OUTCOME_SUCCEEDED);
     assert_null(profile->type.data);
@@ -56,11 +55,22 @@ static void test_profile_last_reference_frees_tree_and_arena(void **state) {
 }
 
 static void test_profile_bytes_are_the_struct_and_its_arena(void **state) {
+    int64_t before = pom_alloc_live_bytes(), calls = pom_alloc_calls();
     pom_profile_t *profile = pom_profile_new(1 << 20);
-    assert_int_equal(pom_profile_bytes(profile), sizeof *profile);
-    assert_non_null(pom_arena_alloc(&profile->arena, 100));
-    assert_int_equal(pom_profile_bytes(profile), sizeof *profile + 2048); /* the first block */
+    size_t born = pom_profile_bytes(profile);
+    assert_true(born > sizeof *profile && born < 2048);
+    assert_in_range(pom_alloc_live_bytes() - before, born, born + 32);
+    assert_non_null(pom_arena_alloc(&profile->arena, 1000));
+    assert_int_equal(pom_profile_bytes(profile), born);
+    assert_int_equal(pom_alloc_calls() - calls, 1); /* a short request's */
+    assert_non_null(pom_arena_alloc(&profile->arena, 1000));
+    assert_true(pom_profile_bytes(profile) > born + 1000);
     pom_profile_unref(profile);
+    profile = pom_profile_new(100); /* less than a first block: the cap holds all the same */
+    assert_int_equal(pom_profile_bytes(profile), sizeof *profile);
+    assert_null(pom_arena_alloc(&profile->arena, 100));
+    pom_profile_unref(profile);
+    assert_int_equal(pom_alloc_live_bytes(), before);
 }
 
 static void test_profile_names_follow_the_lists(void **state) {

@@ -107,6 +107,8 @@ struct fake_client_s {
     void *context;
     _Atomic(bool) refuse; /* samples: their code died */
     _Atomic(bool) busy;   /* never idle */
+    _Atomic(bool) knows;  /* where the last sample was: takes it again */
+    _Atomic(int64_t) again;
     _Atomic(int64_t) queued, applied;
     _Atomic(int64_t) ticks, idles, samples, windows, over_windows, within_windows;
     _Atomic(int64_t) cost_ns,
@@ -159,6 +161,18 @@ static inline bool fake_sample(pom_sampler_client_t *client, const pom_anchor_t 
     return true;
 }
 
+static inline bool fake_again(pom_sampler_client_t *client, const pom_anchor_t *anchor,
+                              const pom_sample_t *sample) {
+    fake_client_t *self = fake_client_of(client);
+    if (!atomic_load(&self->knows)) {
+        return false;
+    }
+    atomic_fetch_add(&self->faults, sample->running ? 1 : 0);
+    atomic_store(&self->sampled, anchor->action);
+    atomic_fetch_add(&self->again, 1);
+    return true;
+}
+
 static inline void fake_missed(pom_sampler_client_t *client, const pom_anchor_t *anchor,
                                pom_miss_t reason) {
     fake_client_t *self = fake_client_of(client);
@@ -192,6 +206,7 @@ static inline void fake_client_init(fake_client_t *self) {
     memset(self, 0, sizeof *self);
     self->client = (pom_sampler_client_t){.tick = fake_tick,
                                           .sample = fake_sample,
+                                          .again = fake_again,
                                           .missed = fake_missed,
                                           .idle = fake_idle,
                                           .other_cost_ns = fake_other_cost,

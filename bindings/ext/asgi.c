@@ -1,0 +1,498 @@
+/*
+ * A request of an ASGI application, as the wrapper in profilomatic/asgi.py sees it: begun, told of each message, finished.
+ *
+ *     server --await--> wrapper's coroutine --await--> application
+ *     server <--message-- observed send() <------------+
+ *
+ * The wrapper is Python and this is what it calls, for three reasons. Its coroutine's frame lies still from the first step to the last, so
+ * the action is anchored once, however often the event loop switches. A coroutine of the interpreter's own type is what the
+ * sampler can follow while the request waits (parked.c), and what asyncio's and the debuggers' tools expect. And servers ask
+ * whether the application's __call__ is a coroutine function, to tell ASGI 3 from what was before it.
+ *
+ * Time is dealt out to one phase at a time, at each message: app until the response starts, first_byte until some of the body has
+ * been taken, body until the response is complete, close until the application returns (background tasks). What passes while
+ * the server's send() is awaited is the client's, and so is what passes until the server has a piece of the request's body.
+ *
+ * A guest never breaks the house: no method raises, and none keeps a message.
+ *
+ * Over 400 lines: begin, messages and end share one small state, and the Python type that shows them is declared at the end.
+ */
+#include "bindings/ext/core.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "bindings/engine/engine.h"
+#include "bindings/ext/context.h"
+#include "bindings/ext/meter.h"
+#include "bindings/ext/scope.h"
+#include "bindings/ext/works.h"
+#include "middleware/queue_time.h"
+#include "middleware/request.h"
+
+/* What the wrapper's own Python takes for a request and for a message: coroutines, closures and calls, which no clock of ours sees from
+ * inside. From callgrind's 13 000 instructions a request with two messages, at the 8 a nanosecond that such a request ran. The
+ * bill would be too low without. */
+#define SHELL_COST_NS   700
+#define MESSAGE_COST_NS 350
+#define SHED_COST_NS    300 // of a refused one, all of it
+
+#define ROUTE_MAX 512
+
+typedef enum phase_e { PHASE_APP, PHASE_FIRST_BYTE, PHASE_BODY, PHASE_CLOSE, PHASES } phase_t;
+
+typedef struct asgi_request_s {
+    PyObject_HEAD
+    pom_work_t work;
+    PyObject *scope;  /* NULL after the end */
+    PyObject *mark;   /* of the context it was begun in; NULL = none */
+    int64_t since_ns; /* the current phase, or the wait, has run since then */
+    int64_t phase_ns[PHASES];
+    int64_t client_ns;
+    int64_t bytes;  /* of body taken by the server */
+    int32_t status; /* 0 = not said */
+    int32_t waits;  /* send() calls under way; more than one only where tasks send at once */
+    phase_t phase;
+    char profiled;          /* for the wrapper: false = nothing to observe */
+    bool head;              /* no body is sent, whatever the application says */
+    bool body;              /* a message with some of it is under way, or was */
+    bool started, complete; /* the response */
+    bool gone;              /* the client, before the response was complete */
+} asgi_request_t;
+
+/* What we do before the application is called, and after, in C. */
+static pom_meter_t begin_meter = {.cost_ns = 600}, end_meter = {.cost_ns = 400};
+
+static PyTypeObject *request_type;
+static PyObject *s_type, *s_status, *s_body, *s_more_body, *s_count, *s_method, *s_host,
+    *s_script_name, *s_path_info, *s_route, *s_bytes;
+
+static pom_request_t *data_of(const asgi_request_t *self) {
+    return self->work.kind == POM_WORK_OUTERMOST && pom_work_is_live(&self->work)
+               ? pom_request_of(self->work.action)
+               : NULL;
+}
+
+/* ---- begin ------------------------------------------------------------------------------------- */
+
+static pom_text_t keep(pom_action_t *action, pom_text_t text) {
+    return text.size == 0 ? (pom_text_t){0} : pom_action_text(action, text.data, text.size);
+}
+
+static void keep_scope(pom_action_t *action, const pom_scope_t *seen) {
+    pom_request_t *r = pom_request_of(action);
+    r->method = keep(action, seen->method);
+    r->host = keep(action, seen->host);
+    r->script_name = keep(action, seen->root_path);
+    r->path_info = keep(action, seen->path);
+    r->query = keep(action, seen->query);
+    r->client = keep(action, seen->client);
+    r->queue_ns = pom_request_queue_ns(seen->request_start.data, seen->request_start.size,
+                                       action->start_wall_ns);
+    action->type = r->path_info.size > 0 ? r->path_info : pom_action_text(action, "asgi_task", 9);
+}
+
+/* The id of the request around this one, else what the headers ask for, else its own; told to the application. */
+static int settle_task_id(asgi_request_t *self, const pom_scope_t *seen) {
+    pom_text_t around = pom_scope_text(seen->task);
+    pom_text_t asked = around.size > 0 ? around : seen->task_uuid, text;
+    pom_id_t id = self->work.task_id;
+    if ((asked.size > 0 || seen->traceparent.size > 0) &&
+        pom_request_task_id(asked.data, asked.size, seen->traceparent.data, seen->traceparent.size,
+                            &id, &text)) {
+        PyObject *spelt =
+            text.size == 0 ? NULL : PyUnicode_DecodeLatin1(text.data, (Py_ssize_t)text.size, NULL);
+        pom_work_set_task(&self->work, id, spelt);
+        Py_XDECREF(spelt);
+    }
+    PyObject *uuid = pom_work_task_uuid(&self->work);
+    int status = uuid == NULL ? -1 : pom_scope_set_task(self->scope, uuid);
+    Py_XDECREF(uuid);
+    return status;
+}
+
+static void put(PyObject *fields, PyObject *key, PyObject *value) {
+    if (value == NULL || PyDict_SetItem(fields, key, value) < 0) {
+        PyErr_Clear(); // a message with fewer fields
+    }
+    Py_XDECREF(value);
+}
+
+static void put_text(PyObject *fields, PyObject *key, pom_text_t text) {
+    put(fields, key, PyUnicode_DecodeUTF8(text.data, (Py_ssize_t)text.size, "replace"));
+}
+
+/* A request inside another action is a pair of messages there. */
+static void post(asgi_request_t *self, const pom_work_head_t *said, pom_text_t path,
+                 PyObject *fields) {
+    pom_work_head_t head = *said;
+    if (path.size == 0) {
+        path = (pom_text_t){.data = "asgi_task", .size = 9};
+    }
+    head.type = PyUnicode_DecodeUTF8(path.data, (Py_ssize_t)path.size, "replace");
+    if (head.type != NULL && fields != NULL) {
+        pom_work_message(&self->work, &head, fields, NULL);
+    }
+    PyErr_Clear();
+    Py_XDECREF(head.type);
+    Py_XDECREF(fields);
+}
+
+static void post_start(asgi_request_t *self, const pom_scope_t *seen) {
+    PyObject *fields = PyDict_New();
+    if (fields != NULL) {
+        put_text(fields, s_method, seen->method);
+        put_text(fields, s_host, seen->host);
+        put_text(fields, s_script_name, seen->root_path);
+        put_text(fields, s_path_info, seen->path);
+    }
+    post(self, &(pom_work_head_t){.status = "started"}, seen->path, fields);
+}
+
+static void leave(asgi_request_t *self) {
+    PyObject *mark = self->mark;
+    self->mark = NULL;
+    pom_context_leave(mark);
+}
+
+/* asgi_begin(scope): the request, anchored at the coroutine that calls; None where the application runs bare. */
+static PyObject *begin(PyObject *module, PyObject *scope) {
+    (void)module;
+    if (pom_engine_state == POM_ENGINE_STOPPED || !pom_scope_is_http(scope) ||
+        !pom_work_engine_runs()) {
+        Py_RETURN_NONE;
+    }
+    int64_t timed_ns = pom_meter_start(&begin_meter);
+    asgi_request_t *self = PyObject_GC_New(asgi_request_t, request_type);
+    if (self == NULL) {
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    memset((char *)self + sizeof(PyObject), 0, sizeof *self - sizeof(PyObject));
+    PyObject_GC_Track(self);
+    // Before the begin: a server may have made this request's task in the context of the one before it. Only a scope that has come
+    // through a request is part of it.
+    if (!pom_scope_has_task(scope)) {
+        self->mark = pom_context_enter((PyObject *)self);
+    }
+    pom_work_begin(&self->work, &pom_asgi_kind);
+    pom_own_frame_t frame;
+    if (self->work.kind == POM_WORK_NONE || !pom_work_caller(&frame)) {
+        leave(self);
+        Py_DECREF(self);
+        Py_RETURN_NONE;
+    }
+    self->profiled = self->work.kind != POM_WORK_SHED;
+    if (self->profiled) {
+        pom_scope_t seen;
+        pom_scope_read(scope, &seen);
+        self->scope = Py_NewRef(scope);
+        self->head = seen.method.size == 4 && memcmp(seen.method.data, "HEAD", 4) == 0;
+        self->since_ns = self->work.kind == POM_WORK_OUTERMOST ? self->work.action->start_ns : 0;
+        if (self->work.kind == POM_WORK_OUTERMOST) {
+            keep_scope(self->work.action, &seen);
+        }
+        if (settle_task_id(self, &seen) < 0) {
+            pom_core_fault("asgi begin");
+        }
+        if (self->work.kind == POM_WORK_NESTED) {
+            post_start(self, &seen);
+        }
+    }
+    pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE,
+                    self->since_ns > 0 ? self->since_ns : pom_now_ns());
+    if (self->work.kind != POM_WORK_OUTERMOST) {
+        leave(self);
+    } else if (self->mark == NULL) {
+        self->mark = pom_context_enter((PyObject *)self);
+    }
+    if (self->profiled) {
+        pom_meter_stop(&begin_meter, timed_ns);
+        pom_work_charge(&self->work, begin_meter.cost_ns + end_meter.cost_ns + SHELL_COST_NS);
+    } else {
+        pom_work_charge(&self->work, SHED_COST_NS);
+    }
+    return (PyObject *)self;
+}
+
+/* ---- messages ---------------------------------------------------------------------------------- */
+
+/* Ends the stretch that has run up to now, on the account of what it was. */
+static void settle(asgi_request_t *self, int64_t *account) {
+    int64_t now_ns = pom_now_ns();
+    *account += now_ns - self->since_ns;
+    self->since_ns = now_ns;
+}
+
+static bool is(PyObject *text, const char *ascii, Py_ssize_t size) {
+    return text != NULL && PyUnicode_Check(text) && PyUnicode_IS_COMPACT_ASCII(text) &&
+           PyUnicode_GET_LENGTH(text) == size &&
+           memcmp(PyUnicode_1BYTE_DATA(text), ascii, (size_t)size) == 0;
+}
+
+static int64_t number(PyObject *value) {
+    if (value == NULL || !PyLong_Check(value)) {
+        return 0;
+    }
+    int64_t found = PyLong_AsLongLong(value);
+    if (found == -1 && PyErr_Occurred()) {
+        PyErr_Clear(); // no number that means anything here
+        return 0;
+    }
+    return found;
+}
+
+static int64_t size_of(PyObject *body) {
+    if (body == NULL || PyBytes_Check(body)) {
+        return body == NULL ? 0 : PyBytes_GET_SIZE(body);
+    }
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(body, &buffer, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear(); // the server's to complain about
+        return 0;
+    }
+    int64_t size = buffer.len;
+    PyBuffer_Release(&buffer);
+    return size;
+}
+
+static void count_body(asgi_request_t *self, int64_t size, PyObject *message) {
+    PyObject *more = pom_scope_get(message, s_more_body);
+    if (!self->head) {
+        self->bytes += size;
+        self->body = self->body || size > 0;
+    }
+    int is_more = more == NULL ? 0 : PyObject_IsTrue(more);
+    PyErr_Clear();
+    self->complete = self->complete || is_more <= 0;
+}
+
+static void note(asgi_request_t *self, PyObject *message) {
+    if (!PyDict_Check(message)) {
+        return;
+    }
+    PyObject *type = pom_scope_get(message, s_type);
+    if (is(type, "http.response.body", 18)) {
+        count_body(self, size_of(pom_scope_get(message, s_body)), message);
+    } else if (is(type, "http.response.start", 19)) {
+        self->status = (int32_t)number(pom_scope_get(message, s_status));
+        self->started = true;
+    } else if (is(type, "http.response.zerocopysend", 26)) {
+        count_body(self, number(pom_scope_get(message, s_count)), message);
+    } else if (is(type, "http.response.pathsend", 22)) {
+        self->complete = true;
+    }
+}
+
+/* sending(message): it is handed to the server now. */
+static PyObject *request_sending(PyObject *op, PyObject *message) {
+    asgi_request_t *self = (asgi_request_t *)op;
+    if (self->work.kind != POM_WORK_NONE) {
+        if (self->waits++ == 0) {
+            settle(self, &self->phase_ns[self->phase]);
+        }
+        note(self, message);
+        pom_work_charge(&self->work, MESSAGE_COST_NS);
+    }
+    Py_RETURN_NONE;
+}
+
+/* sent(error): the server has taken it, None, or would not. */
+static PyObject *request_sent(PyObject *op, PyObject *error) {
+    asgi_request_t *self = (asgi_request_t *)op;
+    if (self->work.kind == POM_WORK_NONE || self->waits == 0 || --self->waits > 0) {
+        Py_RETURN_NONE;
+    }
+    settle(self, &self->client_ns);
+    self->phase = self->complete  ? PHASE_CLOSE
+                  : self->body    ? PHASE_BODY
+                  : self->started ? PHASE_FIRST_BYTE
+                                  : PHASE_APP;
+    if (error != Py_None && PyErr_GivenExceptionMatches(error, PyExc_OSError)) {
+        self->gone = true; // how a server says so
+    }
+    Py_RETURN_NONE;
+}
+
+/* received(since, message): what the application waited for since then, by time.monotonic_ns(). */
+static PyObject *request_received(PyObject *op, PyObject *const *args, Py_ssize_t nargs) {
+    asgi_request_t *self = (asgi_request_t *)op;
+    if (self->work.kind == POM_WORK_NONE || nargs != 2 || !PyDict_Check(args[1])) {
+        Py_RETURN_NONE;
+    }
+    PyObject *type = pom_scope_get(args[1], s_type);
+    if (is(type, "http.disconnect", 15)) {
+        // After the response every client is "gone". One that waits for this beside its work has not waited for a client.
+        self->gone = self->gone || !self->complete;
+    } else if (is(type, "http.request", 12) && self->waits == 0) {
+        int64_t since_ns = number(args[0]);
+        int64_t now_ns = pom_now_ns();
+        if (since_ns < self->since_ns) {
+            since_ns = self->since_ns; // a send() in between has been dealt out already
+        }
+        self->phase_ns[self->phase] += since_ns - self->since_ns;
+        self->client_ns += now_ns - since_ns;
+        self->since_ns = now_ns;
+    }
+    pom_work_charge(&self->work, MESSAGE_COST_NS);
+    Py_RETURN_NONE;
+}
+
+/* ---- the end ----------------------------------------------------------------------------------- */
+
+/* Cancellation comes as what is no Exception, in asyncio, in trio and when a coroutine is closed. */
+static bool is_cancellation(PyObject *error) {
+    return !PyErr_GivenExceptionMatches(error, PyExc_Exception) &&
+           !PyErr_GivenExceptionMatches(error, PyExc_BaseExceptionGroup) &&
+           !PyErr_GivenExceptionMatches(error, PyExc_SystemExit) &&
+           !PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt);
+}
+
+static pom_outcome_t outcome_of(const asgi_request_t *self, PyObject *error) {
+    if (error == Py_None) {
+        return self->gone || (self->started && !self->complete) ? POM_OUTCOME_ABORTED
+                                                                : POM_OUTCOME_SUCCEEDED;
+    }
+    return self->gone || is_cancellation(error) ? POM_OUTCOME_ABORTED : POM_OUTCOME_FAILED;
+}
+
+static void post_end(asgi_request_t *self, pom_outcome_t outcome, PyObject *error,
+                     pom_text_t route) {
+    pom_scope_t seen;
+    pom_scope_read(self->scope, &seen);
+    PyObject *fields = PyDict_New();
+    if (fields != NULL) {
+        put(fields, s_status, PyLong_FromLong(self->status));
+        put(fields, s_bytes, PyLong_FromLongLong(self->bytes));
+        if (route.size > 0) {
+            put_text(fields, s_route, route);
+        }
+    }
+    bool failed = outcome == POM_OUTCOME_FAILED;
+    bool said = failed || outcome == POM_OUTCOME_SUCCEEDED;
+    post(self,
+         &(pom_work_head_t){.status = failed ? "failed" : "succeeded",
+                            .outcome = said ? NULL : pom_outcome_names[outcome],
+                            .exception = failed ? error : NULL},
+         seen.path, fields);
+}
+
+static void fill(asgi_request_t *self, pom_request_t *data, pom_text_t route) {
+    data->route = keep(self->work.action, route);
+    data->status = self->status;
+    data->bytes = self->bytes;
+    data->app_ns = self->phase_ns[PHASE_APP];
+    data->first_byte_ns = self->phase_ns[PHASE_FIRST_BYTE];
+    data->body_ns = self->phase_ns[PHASE_BODY];
+    data->close_ns = self->phase_ns[PHASE_CLOSE];
+    data->client_ns = self->client_ns;
+}
+
+/* finish(error): the application has returned, None, or this left it. */
+static PyObject *request_finish(PyObject *op, PyObject *error) {
+    asgi_request_t *self = (asgi_request_t *)op;
+    char name[ROUTE_MAX];
+    pom_text_t route = {.data = name};
+    if (self->work.kind == POM_WORK_NONE) {
+        Py_RETURN_NONE;
+    }
+    int64_t timed_ns = pom_meter_start(&end_meter);
+    pom_outcome_t outcome = outcome_of(self, error);
+    if (self->scope != NULL) {
+        settle(self, self->waits > 0 ? &self->client_ns : &self->phase_ns[self->phase]);
+        route.size = (uint32_t)pom_scope_route(self->scope, name, sizeof name);
+    }
+    // Asking for the route may have run a framework's code, and in it the end of the engine.
+    pom_request_t *data = data_of(self);
+    if (data != NULL) {
+        fill(self, data, route);
+    } else if (self->work.kind == POM_WORK_NESTED && self->scope != NULL) {
+        post_end(self, outcome, error, route);
+    }
+    pom_work_end(&self->work, outcome, outcome == POM_OUTCOME_FAILED ? error : NULL);
+    leave(self);
+    Py_CLEAR(self->scope);
+    pom_meter_stop(&end_meter, timed_ns);
+    Py_RETURN_NONE;
+}
+
+/* ---- type -------------------------------------------------------------------------------------- */
+
+static int request_traverse(PyObject *op, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((asgi_request_t *)op)->scope);
+    Py_VISIT(((asgi_request_t *)op)->mark);
+    return 0;
+}
+
+static int request_clear(PyObject *op) {
+    Py_CLEAR(((asgi_request_t *)op)->scope);
+    Py_CLEAR(((asgi_request_t *)op)->mark);
+    return 0;
+}
+
+static void request_dealloc(PyObject *op) {
+    asgi_request_t *self = (asgi_request_t *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    pom_work_end(&self->work, POM_OUTCOME_LOST, NULL); // no-op when it has ended
+    (void)request_clear(op);
+    PyObject_GC_Del(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef request_methods[] = {
+    {"sending", request_sending, METH_O, "A message is handed to the server."},
+    {"sent", request_sent, METH_O, "The server has taken it (None), or raised this."},
+    {"received", (PyCFunction)(void (*)(void))request_received, METH_FASTCALL,
+     "received(since, message): a message of the server, awaited since then."},
+    {"finish", request_finish, METH_O, "The application has returned (None), or raised this."},
+    {NULL, NULL, 0, NULL}};
+static PyMemberDef request_members[] = {
+    {"profiled", T_BOOL, offsetof(asgi_request_t, profiled), READONLY,
+     "False: it was not admitted, and there is nothing to observe."},
+    {NULL, 0, 0, 0, NULL}};
+
+static PyType_Slot request_slots[] = {
+    {Py_tp_doc, "An HTTP request of an ASGI application, while it runs."},
+    {Py_tp_methods, request_methods},
+    {Py_tp_members, request_members},
+    {Py_tp_traverse, request_traverse},
+    {Py_tp_clear, request_clear},
+    {Py_tp_dealloc, request_dealloc},
+    {0, NULL}};
+static PyType_Spec request_spec = {.name = "profilomatic._core.AsgiRequest",
+                                   .basicsize = sizeof(asgi_request_t),
+                                   .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+                                            Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                   .slots = request_slots};
+
+static PyMethodDef functions[] = {
+    {"asgi_begin", begin, METH_O,
+     "For profilomatic.asgi: the request of this scope, anchored at the calling coroutine; None "
+     "where "
+     "nothing is recorded."},
+    {NULL, NULL, 0, NULL}};
+
+int pom_asgi_init(PyObject *module) {
+    static const struct {
+        PyObject **place;
+        const char *text;
+    } names[] = {{&s_type, "type"},           {&s_status, "status"},
+                 {&s_body, "body"},           {&s_more_body, "more_body"},
+                 {&s_count, "count"},         {&s_method, "method"},
+                 {&s_host, "host"},           {&s_script_name, "script_name"},
+                 {&s_path_info, "path_info"}, {&s_route, "route"},
+                 {&s_bytes, "bytes"}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        *names[i].place = PyUnicode_InternFromString(names[i].text);
+        if (*names[i].place == NULL) {
+            return -1;
+        }
+    }
+    request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
+    return request_type == NULL || pom_scope_init() < 0 ||
+                   pom_context_init(request_type, offsetof(asgi_request_t, work)) < 0
+               ? -1
+               : PyModule_AddFunctions(module, functions);
+}

@@ -1,0 +1,37 @@
+/*
+ * Contexts: which request a piece of code belongs to that runs outside of its coroutine.
+ *
+ * A request of an ASGI application may start asyncio tasks (a TaskGroup, middleware that runs the endpoint in a task of its own).
+ * They stand on the event loop's stack, not on the request's, so no walk from them meets its anchor; but they inherit its
+ * context. So the request puts its work into a context variable of ours, and the walker asks the running context for it.
+ *
+ *     mark = pom_context_enter(self);                [app] in the request's own context
+ *     pom_context_anchor(tstate, view);              [sampler] while it runs
+ *     pom_context_leave(mark);                       [app] in the same one; in another it does nothing
+ */
+#ifndef POM_EXT_CONTEXT_H
+#define POM_EXT_CONTEXT_H
+
+#include <Python.h>
+
+#include <stdint.h>
+
+#include "bindings/ext/works.h"
+
+/* Makes the calling context, and what is copied from it from now on, that of the owner's work. Returns what undoes it, owned; NULL
+ * when there was no memory, without an exception. [app] */
+PyObject *pom_context_enter(PyObject *owner);
+
+/* Undoes it; takes ownership, NULL is fine. [app] */
+void pom_context_leave(PyObject *mark);
+
+/* The index of the anchor whose action's work the thread's running context has; -1: none. Within a walk. [sampler] */
+int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view);
+
+/* The open outermost work that the calling context has; NULL = none; borrowed. [app] */
+pom_work_t *pom_context_work(void);
+
+/* The type of all owners, and where in them the work lies. -1 with an exception. */
+int pom_context_init(PyTypeObject *owners, size_t work_offset);
+
+#endif

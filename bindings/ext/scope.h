@@ -1,0 +1,50 @@
+/*
+ * Reading an ASGI scope: a dict of somebody else's, with anything in it.
+ *
+ * Used by asgi.c. Looks up without running anybody's code, but for the route, which is a framework's object; never raises.
+ * Texts are borrowed from the scope: good until it changes. [app] with the GIL
+ */
+#ifndef POM_EXT_SCOPE_H
+#define POM_EXT_SCOPE_H
+
+#include <Python.h>
+
+#include <stdbool.h>
+
+#include "profiles/profile.h"
+
+typedef struct pom_scope_s {
+    pom_text_t method, query, host, client;
+    pom_text_t root_path; /* where the application is mounted */
+    pom_text_t path;      /* below it */
+    /* headers, empty when absent */
+    pom_text_t task_uuid, traceparent, request_start;
+    PyObject *task;   /* the id that an application around this one was given; NULL = none */
+    char server[280]; /* what host points to without a Host header */
+} pom_scope_t;
+
+/* The scope of an HTTP request, as opposed to a websocket's or the lifespan's. */
+bool pom_scope_is_http(PyObject *scope);
+
+void pom_scope_read(PyObject *scope, pom_scope_t *out);
+
+/* An application around this one was told its task id: it has handed on its scope. */
+bool pom_scope_has_task(PyObject *scope);
+
+/* Tells the application its task id, under "profilomatic.task_uuid"; -1 with an exception. */
+int pom_scope_set_task(PyObject *scope, PyObject *task_uuid);
+
+/* The name of the matched route in out, with its mount point once, cut at room; 0 = nobody has matched one. Runs the framework's
+ * attributes. */
+size_t pom_scope_route(PyObject *scope, char *out, size_t room);
+
+/* What str says in UTF-8; empty when it is none. */
+pom_text_t pom_scope_text(PyObject *text);
+
+/* Borrowed; NULL when absent. The key is an interned str. */
+PyObject *pom_scope_get(PyObject *dict, PyObject *key);
+
+/* Interns the names; -1 with an exception. */
+int pom_scope_init(void);
+
+#endif

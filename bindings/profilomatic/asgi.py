@@ -1,0 +1,110 @@
+"""One action per HTTP request: a decorator for any ASGI application.
+
+    app = profilomatic.asgi.wrap(app)          # Starlette, FastAPI, Django, Quart; last, around all middleware
+"""
+
+import time
+
+from . import _backend
+
+__all__ = ["wrap"]
+
+_clock = time.monotonic_ns
+
+
+def wrap(app):
+    """Wraps an ASGI application so that each HTTP request becomes an action with its own call graph.
+
+    Returns an ASGI application. Wrapping what is wrapped already returns it unchanged, and so does an application of
+    ASGI 2 (called with the scope alone), which is not profiled. Websockets and the lifespan pass through: the
+    application gets the very objects of the server. While the engine is stopped, or when a request is not admitted,
+    the same holds for requests. A request's messages pass unchanged, each when it is sent, and what the application
+    returns or raises is what the server sees; a failure of ours is counted and the request goes on.
+
+    The action lasts until the application returns: background tasks that a framework runs after the response are
+    part of it. The request's task id is taken from the header X-Task-UUID, else from `traceparent`, else it is new; it is
+    written to scope["profilomatic.task_uuid"]. A malformed header is ignored.
+
+    Raises TypeError when `app` cannot be called. May be called from any thread.
+    """
+    if isinstance(app, WrappedApplication):
+        return app
+    if not callable(app):
+        raise TypeError("profilomatic.asgi.wrap() takes an ASGI application, not %r" % (app,))
+    if not _takes_all_three(app):
+        return app
+    return WrappedApplication(app)
+
+
+class WrappedApplication:
+    """What wrap() returns: awaits the application inside an action.
+
+    A coroutine function, since servers ask for one, and since its frame is where the action is anchored from the
+    request's first step to its last. The backend's request does the rest.
+    """
+
+    __slots__ = ("__wrapped__", "_begin", "__weakref__")
+
+    def __init__(self, app):
+        self.__wrapped__ = app
+        self._begin = _backend.load().asgi_begin
+
+    async def __call__(self, scope, receive, send):
+        request = self._begin(scope)
+        if request is None:
+            return await self.__wrapped__(scope, receive, send)
+        if request.profiled:
+            receive, send = _observed(request, receive, send)
+        try:
+            result = await self.__wrapped__(scope, receive, send)
+        except BaseException as error:
+            request.finish(error)
+            raise
+        request.finish(None)
+        return result
+
+    def __getattr__(self, name):
+        if name == "__wrapped__":  # not set yet: a copy in the making
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __repr__(self):
+        return "<profilomatic.asgi.wrap of %r>" % (self.__wrapped__,)
+
+
+def _observed(request, receive, send):
+    """receive() and send() that tell the request what passes. Coroutine functions, as a server's own are."""
+    sending, sent, received = request.sending, request.sent, request.received
+
+    async def observed_receive():
+        since = _clock()
+        message = await receive()
+        received(since, message)
+        return message
+
+    async def observed_send(message):
+        sending(message)
+        try:
+            result = await send(message)
+        except BaseException as error:
+            sent(error)
+            raise
+        sent(None)
+        return result
+
+    return observed_receive, observed_send
+
+
+def _takes_all_three(app):
+    """False for an application of ASGI 2: it is called with the scope, and what it returns with the rest."""
+    import inspect
+
+    if not inspect.isclass(app) and (inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__)):
+        return True
+    try:
+        inspect.signature(app).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a callable in C that does not say
+        return True
+    return True
