@@ -47,18 +47,7 @@ static inline pom_request_t *pom_request_of(pom_action_t *action) {
 bool pom_request_task_id(const char *uuid, size_t uuid_size, const char *traceparent,
                          size_t traceparent_size, pom_id_t *id, pom_text_t *text);
 
-/* Lower-case words: a query parameter whose key contains one loses its value. NULL-terminated; NULL masks nothing. Copied.
- * POM_ENOMEM: the words in force stay. [app], serialised by the interpreter's lock */
-pom_status_t pom_request_set_scrub(const char *const *words);
-
-/* The query with secret-looking values replaced by [scrubbed]. Returns the bytes written, at most room. [any] */
-size_t pom_request_scrub(const char *query, size_t size, char *out, size_t room);
-
-/* The path with segments that look like identifiers replaced by <id>: the route of those who have no routes. Returns the bytes
- * written, at most room. [any] */
-size_t pom_request_mask(const char *path, size_t size, char *out, size_t room);
-
-/* Distinct route names of the process; one more is "<other>", so that 10^5 URLs stay 1 000 rows. */
-#define POM_ROUTES_MAX 1000
+/* Distinct route names that records of this process have had, and how often one was "<other>". [any] */
+void pom_request_routes(int64_t *names, int64_t *others);
 
 #endif

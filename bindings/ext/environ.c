@@ -3,6 +3,7 @@
  */
 #include "bindings/ext/environ.h"
 
+#include "bindings/ext/values.h"
 #include "middleware/request.h"
 
 #define X(name, text) PyObject *pom_s_##name;
@@ -78,4 +79,25 @@ void pom_environ_keep(pom_action_t *action, PyObject *env) {
     keep_host(action, r, env);
     r->query = keep(action, env, pom_s_query_string);
     action->type = r->path_info.size > 0 ? r->path_info : pom_action_text(action, "wsgi_task", 9);
+}
+
+void pom_environ_link(PyObject *env, PyObject *exception) {
+    PyObject *name = pom_py_exception_name(exception), *text = pom_py_exception_text(exception);
+    PyObject *pair = name == NULL || text == NULL ? NULL : PyTuple_Pack(2, name, text);
+    if (pair == NULL || PyDict_SetItem(env, pom_s_exception, pair) < 0) {
+        PyErr_Clear(); // no memory: a record without it
+    }
+    Py_XDECREF(pair);
+    Py_XDECREF(name);
+    Py_XDECREF(text);
+}
+
+bool pom_environ_linked(PyObject *env, PyObject **name, PyObject **text) {
+    PyObject *pair = pom_environ_get(env, pom_s_exception);
+    if (pair == NULL || !PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2) {
+        return false;
+    }
+    *name = PyTuple_GET_ITEM(pair, 0);
+    *text = PyTuple_GET_ITEM(pair, 1);
+    return PyUnicode_CheckExact(*name) && PyUnicode_CheckExact(*text);
 }

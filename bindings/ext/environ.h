@@ -1,7 +1,7 @@
 /*
  * Reading a WSGI environ: a dict of somebody else's, with anything in it.
  *
- * Used by request_state.c and wsgi.c. Looks up without running anybody's code, copies bytes, never raises. [app] with the GIL
+ * Used by request_state.c, route.c and wsgi.c. Looks up without running anybody's code, copies bytes, never raises. [app] with the GIL
  */
 #ifndef POM_EXT_ENVIRON_H
 #define POM_EXT_ENVIRON_H
@@ -24,7 +24,10 @@
     X(task_uuid, "HTTP_X_TASK_UUID")                                                               \
     X(traceparent, "HTTP_TRACEPARENT")                                                             \
     X(file_wrapper, "wsgi.file_wrapper")                                                           \
+    X(route, "profilomatic.route")                                                                 \
+    X(exception, "profilomatic.exception")                                                         \
     X(werkzeug, "werkzeug.request")                                                                \
+    X(bottle, "bottle.route")                                                                      \
     X(url_rule, "url_rule")                                                                        \
     X(rule, "rule")                                                                                \
     X(wsgi_task, "wsgi_task")
@@ -41,6 +44,13 @@ bool pom_wire_bytes(PyObject *text, const char **data, size_t *size);
 
 /* Borrowed; NULL when absent. */
 PyObject *pom_environ_get(PyObject *env, PyObject *key);
+
+/* Notes, as the environ's profilomatic.exception, the exception that became an error page: its class and its text, so that
+ * neither it nor its frames live longer. The last one counts. Runs the exception's __str__. Never raises. */
+void pom_environ_link(PyObject *env, PyObject *exception);
+
+/* What is noted there, borrowed; false: nothing, or nothing of that form. */
+bool pom_environ_linked(PyObject *env, PyObject **name, PyObject **text);
 
 /* Copies what a record says of a request into its action. */
 void pom_environ_keep(pom_action_t *action, PyObject *env);

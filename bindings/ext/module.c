@@ -28,6 +28,7 @@
 #include "bindings/ext/threads.h"
 #include "bindings/ext/walker.h"
 #include "bindings/ext/works.h"
+#include "middleware/scrub.h"
 #include "middleware/request.h"
 #include "middleware/trace.h"
 
@@ -324,7 +325,7 @@ static PyObject *option(PyObject *dict, const char *name) {
 
 static int apply_scrub(PyObject *list) {
     if (list == Py_None) {
-        (void)pom_request_set_scrub(NULL); // allocates nothing
+        (void)pom_scrub_set(NULL); // allocates nothing
         return 0;
     }
     PyObject *fast = PySequence_Fast(list, "scrub must be a list or None");
@@ -341,7 +342,7 @@ static int apply_scrub(PyObject *list) {
         words[i] = PyUnicode_AsUTF8(PySequence_Fast_GET_ITEM(fast, i));
         status = words[i] == NULL ? -1 : 0;
     }
-    if (status == 0 && pom_request_set_scrub(words) != POM_OK) {
+    if (status == 0 && pom_scrub_set(words) != POM_OK) {
         PyErr_NoMemory();
         status = -1;
     }

@@ -87,6 +87,11 @@ static void post_nested(pom_request_state_t *self, const char *status, const cha
         put_number(fields, "status", self->status);
         put_number(fields, "bytes", self->bytes);
         put(fields, "route", self->nested_route);
+        PyObject *name, *text;
+        if (exception == NULL && env != NULL && pom_environ_linked(env, &name, &text)) {
+            put(fields, "exception", name);
+            put(fields, "reason", text);
+        }
     }
     PyErr_Clear();
     pom_work_message(&self->work, &head, fields, NULL);
@@ -195,6 +200,7 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
     if (data != NULL) {
         data->status = self->status;
         data->bytes = self->bytes;
+        pom_route_keep_link(self);
     }
     if (self->work.kind == POM_WORK_NESTED) {
         bool failed = outcome == POM_OUTCOME_FAILED;
@@ -233,6 +239,9 @@ static void started(pom_request_state_t *self, PyObject *const *args, Py_ssize_t
     }
     Py_XSETREF(self->headers, nargs > 1 ? Py_NewRef(args[1]) : NULL);
     pom_route_read(self);
+    if (nargs > 2) {
+        pom_route_link(self, args[2]);
+    }
 }
 
 typedef struct write_s {

@@ -1,9 +1,13 @@
 /*
- * The route of a request: what the framework matched, read where the framework leaves it.
+ * What a framework says of a request, read where the framework leaves it.
  *
- * Read when start_response is called and again at the end: a framework routes before the first and may have forgotten by the second
- * (Flask), or calls start_response from an error page that came before routing. The bytes are copied into the action; the name is
- * made of them, and bounded, at the seal (middleware/request.c).
+ * The route: environ["profilomatic.route"] first, which integrations and applications write, then the objects that frameworks leave
+ * in the environ by themselves. Read when start_response is called and again at the end: a framework routes before the first and may
+ * have forgotten by the second (Flask), or learns of the route only behind it. The bytes are copied into the action; the name is
+ * made of them, and bounded, at the seal (middleware/route_name.c).
+ *
+ * The exception: a framework that turns one into an error page hides it from us, unless it passes exc_info to start_response or an
+ * integration links it. The outcome stays what it is: an answer was given.
  *
  * A failure of a framework's attribute is no route, never an exception of the application's.
  */
@@ -12,6 +16,60 @@
 #include <string.h>
 
 #include "bindings/ext/environ.h"
+#include "bindings/ext/values.h"
+
+/* ---- the route --------------------------------------------------------------------------------- */
+
+#define STEPS_MAX 2
+
+/* Where a framework leaves its rule: a key of the environ, then attributes. */
+typedef struct place_s {
+    PyObject *const *key;
+    PyObject *const *path[STEPS_MAX]; /* NULL = fewer steps */
+} place_t;
+
+static const place_t places[] = {
+    {&pom_s_werkzeug, {&pom_s_url_rule, &pom_s_rule}}, /* Flask */
+    {&pom_s_bottle, {&pom_s_rule, NULL}},
+};
+
+#define PLACES (sizeof places / sizeof places[0])
+
+/* A new reference to a str, NULL without an exception. Attributes may run a framework's code. */
+static PyObject *rule_at(PyObject *env, const place_t *place) {
+    PyObject *object = pom_environ_get(env, *place->key);
+    if (object == NULL || object == Py_None) {
+        return NULL; // Flask leaves None behind: asking that for attributes took 1 us, for the exception
+    }
+    Py_INCREF(object);
+    for (int i = 0; object != NULL && i < STEPS_MAX && place->path[i] != NULL; i++) {
+        Py_SETREF(object, PyObject_GetAttr(object, *place->path[i]));
+    }
+    if (object != NULL && !PyUnicode_Check(object)) {
+        Py_CLEAR(object); // None: nothing matched
+    }
+    PyErr_Clear();
+    return object;
+}
+
+static PyObject *find_rule(PyObject *env) {
+    static size_t last; // where the rule was found before: a process has one framework, or two
+    PyObject *said = pom_environ_get(env, pom_s_route);
+    if (said != NULL && PyUnicode_Check(said)) {
+        return Py_NewRef(said);
+    }
+    PyObject *rule = NULL;
+    for (size_t i = 0; rule == NULL && i < PLACES; i++) {
+        size_t at = (last + i) % PLACES;
+        rule = rule_at(env, &places[at]);
+        last = rule != NULL ? at : last;
+    }
+    return rule;
+}
+
+static bool ends_with(pom_text_t text, const char *end, size_t size) {
+    return size > 0 && text.size >= size && memcmp(text.data + text.size - size, end, size) == 0;
+}
 
 /* The mount point as it is now (a dispatcher moves it), then the framework's rule, which does not know where it is mounted. */
 static void keep_route(pom_request_state_t *self, PyObject *rule) {
@@ -31,9 +89,8 @@ static void keep_route(pom_request_state_t *self, PyObject *rule) {
         Py_XDECREF(prefix);
         return;
     }
-    if (r->route.size == mount_size + (size_t)size &&
-        memcmp(r->route.data + mount_size, text, (size_t)size) == 0) {
-        return; // read before
+    if (ends_with(r->route, text, (size_t)size)) {
+        return; // read before; a dispatcher may have moved the mount point back since
     }
     pom_text_t first = pom_action_text(self->work.action, mount, mount_size);
     pom_text_t second = pom_action_text(self->work.action, text, (size_t)size);
@@ -41,25 +98,47 @@ static void keep_route(pom_request_state_t *self, PyObject *rule) {
         (pom_text_t){.data = first.data, .size = first.size + second.size}; // one behind the other
 }
 
-/* What werkzeug matched, while it is there. getattr may run a framework's code, so the action is looked up again after. */
 void pom_route_read(pom_request_state_t *self) {
     if (self->environ == NULL || self->work.kind == POM_WORK_SHED) {
         return;
     }
-    PyObject *request =
-        pom_environ_get(self->environ, pom_s_werkzeug); // borrowed: the environ keeps it
-    if (request == NULL || request == Py_None) {
-        return; // Flask leaves None behind: asking that for attributes took 1 us, for the exception
-    }
-    Py_INCREF(request);
-    PyObject *url_rule = PyObject_GetAttr(request, pom_s_url_rule);
-    PyObject *rule =
-        url_rule == NULL || url_rule == Py_None ? NULL : PyObject_GetAttr(url_rule, pom_s_rule);
-    if (rule != NULL && PyUnicode_Check(rule) && self->environ != NULL) {
+    PyObject *rule = find_rule(self->environ);
+    if (rule != NULL && self->environ != NULL) { // the framework's code may have ended the request
         keep_route(self, rule);
+        PyErr_Clear(); // a lone surrogate: no route then
     }
-    PyErr_Clear(); // no route then
-    Py_DECREF(request);
-    Py_XDECREF(url_rule);
     Py_XDECREF(rule);
+}
+
+/* ---- the exception ----------------------------------------------------------------------------- */
+
+void pom_route_link(pom_request_state_t *self, PyObject *exc_info) {
+    if (self->environ == NULL || self->work.kind == POM_WORK_SHED || !PyTuple_Check(exc_info) ||
+        PyTuple_GET_SIZE(exc_info) != 3 ||
+        !PyExceptionInstance_Check(PyTuple_GET_ITEM(exc_info, 1))) {
+        return;
+    }
+    PyObject *env = Py_NewRef(self->environ); // str() of the exception may end the request
+    pom_environ_link(env, PyTuple_GET_ITEM(exc_info, 1));
+    Py_DECREF(env);
+}
+
+static pom_text_t keep_text(pom_action_t *action, PyObject *text) {
+    Py_ssize_t size = 0;
+    const char *utf8 = PyUnicode_AsUTF8AndSize(text, &size);
+    if (utf8 == NULL) {
+        PyErr_Clear(); // a lone surrogate
+        return (pom_text_t){0};
+    }
+    return pom_action_text(action, utf8, (size_t)size);
+}
+
+void pom_route_keep_link(pom_request_state_t *self) {
+    PyObject *name, *text;
+    if (self->environ == NULL || pom_request_data(self) == NULL ||
+        !pom_environ_linked(self->environ, &name, &text)) {
+        return;
+    }
+    self->work.action->exception = keep_text(self->work.action, name);
+    self->work.action->reason = keep_text(self->work.action, text);
 }

@@ -13,6 +13,7 @@
 #include "bindings/ext/core.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/walker.h"
+#include "middleware/request.h"
 
 static PyObject *missed_dict(const int64_t missed[POM_MISS_COUNT]) {
     PyObject *dict = PyDict_New();
@@ -84,8 +85,10 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
         return NULL;
     }
     double base = (double)s.sampler.base_cpu_ns;
+    int64_t names, others;
+    pom_request_routes(&names, &others);
     const pom_registry_stats_t *g = &s.registry;
-    return Py_BuildValue("{sssNsds{sdsdsdsd}s{sLsLsLsLsL}s{sLsN}sN}", "engine",
+    return Py_BuildValue("{sssNsds{sdsdsdsd}s{sLsLsLsLsL}s{sLsN}s{sLsL}sN}", "engine",
                          pom_core_gil_mode() ? "gil" : "native", "running",
                          PyBool_FromLong(pom_engine_state == POM_ENGINE_RUNNING), "period",
                          seconds(s.sampler.period_ns), "overhead", "fraction",
@@ -95,7 +98,8 @@ static PyObject *stats(PyObject *module, PyObject *unused) {
                          "started", (long long)g->started, "profiled", (long long)g->profiled,
                          "shed", (long long)g->shed, "finished", (long long)(g->finished + g->shed),
                          "lost", (long long)g->lost, "samples", "taken", (long long)s.sampler.taken,
-                         "missed", missed, "destinations", destinations);
+                         "missed", missed, "routes", "names", (long long)names, "other",
+                         (long long)others, "destinations", destinations);
 }
 
 /* What stats() does not promise: for the metrics, the benches and check. */

@@ -11,12 +11,16 @@
  * user's that has nothing to do with it, and a guest has no way to hand it on. An exception that
  * was pending is put aside and restored.
  *
+ * The value of a secret key (middleware/scrub.h) is not even looked at.
+ *
  * Text is encoded here and not by the interpreter: PyUnicode_AsUTF8AndSize keeps a second copy with
  * the object for its life, and lone surrogates make it raise. On the caller's thread with the GIL.
  */
 #include "bindings/ext/values.h"
 
 #include <string.h>
+
+#include "middleware/scrub.h"
 
 /* Characters that need not be looked at: the stream cuts texts at POM_VALUE_TEXT_MAX bytes, and
  * none is shorter than one. */
@@ -204,6 +208,62 @@ static void write_any(encoder_t *e, PyObject *value, int depth) {
     }
 }
 
+/* ---- secrets --------------------------------------------------------------------------------- */
+
+/* Verdicts on keys: a program has few, and asks for each of them again and again. By hash, so that
+ * no key is kept; a key without an entry costs a fraction of a microsecond. */
+#define VERDICTS 256
+
+typedef struct verdict_s {
+    Py_hash_t hash;
+    const void *words; /* that it was judged by; NULL = an empty place */
+    bool secret;
+} verdict_t;
+
+static bool judge(PyObject *key) {
+    char utf8[4 * POM_PY_KEY_MAX];
+    if (is_ascii(key)) {
+        return pom_scrub_is_secret(PyUnicode_DATA(key), (size_t)PyUnicode_GET_LENGTH(key));
+    }
+    if (!is_ready(key)) {
+        return true;
+    }
+    Py_ssize_t length = PyUnicode_GET_LENGTH(key);
+    size_t size =
+        encode(key, length < POM_PY_KEY_MAX ? length : POM_PY_KEY_MAX, utf8, sizeof utf8 - 4);
+    return pom_scrub_is_secret(utf8, size);
+}
+
+/* Runs no code of the user's. */
+static bool is_secret(PyObject *key) {
+    static verdict_t verdicts[VERDICTS];
+    const void *words = pom_scrub_words();
+    if (words == NULL) {
+        return false;
+    }
+    if (!PyUnicode_CheckExact(key)) {
+        return judge(key); // its hash may be the user's
+    }
+    Py_hash_t hash = PyObject_Hash(key);
+    verdict_t *known = &verdicts[(size_t)hash % VERDICTS];
+    if (known->hash != hash || known->words != words) {
+        *known = (verdict_t){.hash = hash, .words = words, .secret = judge(key)};
+    }
+    return known->secret;
+}
+
+/* Of a header: WSGI and ASGI have pairs of name and value. */
+static bool is_secret_name(PyObject *name) {
+    if (PyBytes_CheckExact(name)) {
+        return pom_scrub_is_secret(PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name));
+    }
+    return PyUnicode_CheckExact(name) && is_secret(name);
+}
+
+static void write_scrubbed(pom_value_writer_t *w) {
+    pom_value_text(w, POM_SCRUBBED, POM_SCRUBBED_SIZE);
+}
+
 /* ---- dicts ----------------------------------------------------------------------------------- */
 
 /* False: the cap of items is reached. */
@@ -216,18 +276,17 @@ static bool take_item(encoder_t *e) {
     return true;
 }
 
-static void write_any_key(pom_value_writer_t *w, PyObject *key) {
-    if (PyUnicode_CheckExact(key)) {
-        write_key(w, key);
-        return;
-    }
-    PyObject *text = as_text(key);
-    if (text != NULL) {
-        write_key(w, text);
-        Py_DECREF(text);
-    } else {
+/* True: its value is not to be shown. */
+static bool write_any_key(pom_value_writer_t *w, PyObject *key) {
+    PyObject *text = PyUnicode_CheckExact(key) ? Py_NewRef(key) : as_text(key);
+    if (text == NULL) {
         pom_value_key(w, "?", 1);
+        return true;
     }
+    write_key(w, text);
+    bool secret = is_secret(text);
+    Py_DECREF(text);
+    return secret;
 }
 
 /* The entries from `at` on, by way of a copy. One more than may be shown is copied, so that a
@@ -249,8 +308,11 @@ static void write_entries_copied(encoder_t *e, PyObject *dict, Py_ssize_t at, in
         count++;
     }
     for (Py_ssize_t i = 0; i < count && take_item(e); i++) {
-        write_any_key(e->w, copy[2 * i]);
-        write_any(e, copy[2 * i + 1], depth);
+        if (write_any_key(e->w, copy[2 * i])) {
+            write_scrubbed(e->w);
+        } else {
+            write_any(e, copy[2 * i + 1], depth);
+        }
     }
     for (Py_ssize_t i = 0; i < 2 * count; i++) {
         Py_DECREF(copy[i]);
@@ -273,7 +335,11 @@ static void write_entries(encoder_t *e, PyObject *dict, int depth) {
         }
         e->items_left--;
         write_key(e->w, key);
-        write_plain(e->w, value);
+        if (is_secret(key)) {
+            write_scrubbed(e->w);
+        } else {
+            write_plain(e->w, value);
+        }
         before = at;
     }
 }
@@ -318,9 +384,14 @@ static void write_list(encoder_t *e, PyObject *value, int depth) {
         write_as_text(e->w, value);
         return;
     }
+    bool secret = PyTuple_CheckExact(value) && count == 2 && is_secret_name(copy[0]);
     pom_value_list_begin(e->w);
     for (Py_ssize_t i = 0; i < count && take_item(e); i++) {
-        write_any(e, copy[i], depth + 1);
+        if (secret && i == 1) {
+            write_scrubbed(e->w);
+        } else {
+            write_any(e, copy[i], depth + 1);
+        }
     }
     pom_value_list_end(e->w);
     for (Py_ssize_t i = 0; i < count; i++) {

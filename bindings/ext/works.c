@@ -343,8 +343,10 @@ static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *nam
         nested->action = NULL;
         Py_CLEAR(nested->task_uuid);
     }
-    action->exception = keep_text(action, name);
-    action->reason = keep_text(action, text);
+    if (name != NULL) { // else what is linked stays
+        action->exception = keep_text(action, name);
+        action->reason = keep_text(action, text);
+    }
     action->outcome = outcome;
     action->end_ns = pom_now_ns(); // after the detach: no sample is later than the end
     tell_sampler(pom_registry_end(pom_engine_registry(), action));

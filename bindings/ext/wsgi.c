@@ -197,6 +197,24 @@ static void wrapped_dealloc(PyObject *op) {
     Py_DECREF(type);
 }
 
+/* The application's: inspect finds none in a callable of C, and some tell ASGI from WSGI by the number of parameters. */
+static PyObject *wrapped_signature(PyObject *op, void *closure) {
+    (void)closure;
+    PyObject *inspect = PyImport_ImportModule("inspect");
+    PyObject *signature =
+        inspect == NULL ? NULL
+                        : PyObject_CallMethod(inspect, "signature", "O", ((wrapped_t *)op)->app);
+    Py_XDECREF(inspect);
+    if (signature == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "__signature__");
+    }
+    return signature;
+}
+
+static PyGetSetDef wrapped_getset[] = {
+    {"__signature__", wrapped_signature, NULL, "The application's signature.", NULL},
+    {NULL, NULL, NULL, NULL, NULL}};
+
 static PyMemberDef wrapped_members[] = {
     {"__wrapped__", T_OBJECT, offsetof(wrapped_t, app), READONLY, "The application."},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(wrapped_t, weakrefs), READONLY, NULL},
@@ -213,6 +231,7 @@ static PyType_Slot wrapped_slots[] = {
     {Py_tp_clear, wrapped_clear},
     {Py_tp_dealloc, wrapped_dealloc},
     {Py_tp_members, wrapped_members},
+    {Py_tp_getset, wrapped_getset},
     {0, NULL}};
 static PyType_Spec wrapped_spec = {.name = "profilomatic._core.WrappedApplication",
                                    .basicsize = sizeof(wrapped_t),

@@ -29,8 +29,8 @@ def configure(**options):
                          0 = unlimited (its other name is simultaneous_tasks_profiled)
     source_name          label in every profile; default: the host name
     retention            None: every profile is kept
-    scrub                True: values of secret-looking keys in query strings are masked; a list adds words;
-                         False: nothing is masked
+    scrub                True: values of secret-looking keys in query strings, fields and messages are masked; a
+                         list adds words (" pin ", with blanks: as a whole word); False: nothing is masked
 
     Each can also be given as the environment variable PROFILOMATIC_<NAME>; what configure() says wins.
 
@@ -189,7 +189,7 @@ def stats():
     """What the engine does and what it costs, as a dict; times in seconds, counts since the process began profiling.
 
     {"engine", "running", "period", "overhead": {"fraction", "sampler_cpu", "in_request", "delivery_cpu"},
-     "actions": {"started", "profiled", "shed", "finished", "lost"}, "samples": {"taken", "missed": {reason: n}},
+     "actions": {"started", "profiled", "shed", "finished", "lost"}, "samples": {"taken", "missed": {reason: n}}, "routes": {"names", "other"},
      "destinations": [{"name", "queued", "sent", "retried", "spooled", "dropped": {reason: n}, "bytes", "last_error"}]}
     """
     return _backend.load().stats()

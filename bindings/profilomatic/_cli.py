@@ -11,6 +11,7 @@ _COMMANDS = {
     "report": ("report", "show what a file of profile records says"),
     "convert": ("convert", "write profile records in the format of another tool"),
     "check": ("check", "say which engine works here, and why no data may arrive"),
+    "auto": ("_auto_command", "print the folder for PYTHONPATH that makes PROFILOMATIC_AUTO=1 work"),
 }
 
 

@@ -8,7 +8,8 @@ so there a bad value is a ValueError, and nothing of that call is applied.
 
 import os
 
-SCRUB_DEFAULT = ("password", "passwd", "secret", "token", "key", "auth", "session", "credit", "cookie")
+from ._scrub import DEFAULT as SCRUB_DEFAULT
+from ._scrub import plain as plain_key
 
 # Accepted names that are not the option's own (the original's code and its README disagree on this one).
 ALIASES = {"simultaneous_tasks_profiled": "max_actions_per_run"}
@@ -101,7 +102,7 @@ def _scrub(value):
     except TypeError:
         raise Bad from None
     for pattern in patterns:
-        if not isinstance(pattern, str) or not pattern.strip():
+        if not isinstance(pattern, str) or not plain_key(pattern).strip():
             raise Bad
     return patterns
 
@@ -242,7 +243,7 @@ def for_backend():
     if scrub is False:
         values["scrub"] = None
     else:
-        extra = () if scrub is True else [pattern.strip().lower() for pattern in scrub]
+        extra = () if scrub is True else [plain_key(word) for word in scrub]
         values["scrub"] = list(dict.fromkeys([*SCRUB_DEFAULT, *extra]))
     del values["retention"]  # only "keep all" exists so far, which is what both backends do
     return values

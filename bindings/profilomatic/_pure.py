@@ -166,7 +166,7 @@ def _post_message(work, fields, frame, traceback, head=None, below=False):
 def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=False, told=True):
     """Ends an action.
 
-    caller: the frame of the user or server that ends it, None when nobody did. raised: what described() says
+    caller: the frame of the user or server that ends it, None when nobody did. raised: what _values.described() says
     of the exception that left it; traceback, below: where it was raised, as for _pure_anchor.capture(). told: a
     nested one has an end message.
     """
@@ -192,17 +192,9 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
         _post_message(work, details, caller, traceback, head, below)
     elif work.outermost:
         live.detach()
-        encoded, _ = _values.encode_fields(details)
+        encoded, _ = _values.encode_fields(details, ours=True)
         run.post(("end", live, start_ns, outcome, encoded, _pure_native.own_cpu_ns() - start_cpu))
     work.live = None  # a context may remember the ended Work for long
-
-
-def described(error):
-    """The name and the text of an exception: what is kept of it, since the object itself keeps its frames."""
-    kind = type(error)
-    module = kind.__module__
-    name = kind.__qualname__ if module == "builtins" else "%s.%s" % (module, kind.__qualname__)
-    return _values.as_text(name), _values.as_text(error)
 
 
 def _is_decorator(frame):
@@ -260,7 +252,7 @@ class Action:
                 elif issubclass(kind, GeneratorExit):
                     end(work, "aborted", caller)
                 else:
-                    end(work, "failed", caller, None, described(error), traceback, ours)
+                    end(work, "failed", caller, None, _values.described(error), traceback, ours)
             except Exception as fault:
                 _engine.fault("action", fault)
         return False
@@ -311,7 +303,7 @@ class Action:
         work, self._work = self._work, None
         if work is not None:
             try:
-                raised = described(exception) if exception is not None else None
+                raised = _values.described(exception) if exception is not None else None
                 end(work, outcome, None, None, raised, told=False)
             except Exception as fault:
                 _engine.fault("action", fault)
@@ -344,6 +336,7 @@ def __getattr__(name):
 def apply_options(options):
     """Takes a complete, validated dict of options."""
     _engine.options = dict(options)
+    _values.set_scrub(options["scrub"])
     run = _engine.run
     if run is not None:
         run.configure(options)
@@ -416,6 +409,7 @@ def stats():
         "actions": {"started": profiled + shed, "profiled": profiled, "shed": shed, "finished": engine.finished,
                     "lost": engine.lost},
         "samples": {"taken": engine.samples, "missed": dict(engine.missed)},
+        "routes": {"names": len(engine.route_names), "other": engine.route_names.others},
         "destinations": [entry.stats() for entry in engine.destinations.entries],
     }
 

@@ -141,7 +141,7 @@ class Request:
             "host": _host(scope, headers),
             "script_name": root,
             "path_info": path,
-            "query_string": _values.scrubbed_query(query.decode("latin-1"), _pure._engine.options["scrub"])
+            "query_string": _values.scrubbed_query(query.decode("latin-1"))
             if isinstance(query, bytes) else "",
         }
         peer = _peer(scope)
@@ -232,7 +232,7 @@ class Request:
             outcome = "aborted" if self.gone or _is_cancellation(error) else "failed"
         raised = traceback = None
         if outcome == "failed":
-            raised, traceback = _pure.described(error), error.__traceback__
+            raised, traceback = _values.described(error), error.__traceback__
         fields = {}
         work, scope = self.work, self.scope
         try:

@@ -33,7 +33,7 @@ class Live:
         self.task_uuid = task_uuid
         self.type = action_type
         self.kind = kind
-        self.fields, self.cut = _values.encode_fields(fields)
+        self.fields, self.cut = _values.encode_fields(fields, ours=kind == "wsgi")
         self.thread = _pure_native.get_ident()
         self.thread_name = _pure_native.thread_name(self.thread)
         self.trace = _values.Trace()

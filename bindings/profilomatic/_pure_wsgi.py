@@ -94,6 +94,16 @@ def _text_of(environ, key):
     return _values.display(value) if isinstance(value, str) else ""
 
 
+def _rule_of(environ):
+    """The framework's rule: what somebody says it is, else what Flask or Bottle leave in the environ; None: nobody knows."""
+    rule = environ.get("profilomatic.route")
+    if not isinstance(rule, str):
+        rule = getattr(getattr(environ.get("werkzeug.request"), "url_rule", None), "rule", None)
+    if not isinstance(rule, str):
+        rule = getattr(environ.get("bottle.route"), "rule", None)
+    return rule if isinstance(rule, str) else None
+
+
 def _declared_length(headers):
     """The first Content-Length that can be one, or None."""
     for pair in headers:
@@ -123,8 +133,7 @@ class Request:
             "host": _values.text(host, 255),
             "script_name": script,
             "path_info": path,
-            "query_string": _values.scrubbed_query(query, _pure._engine.options["scrub"])
-            if isinstance(query, str) else "",
+            "query_string": _values.scrubbed_query(query) if isinstance(query, str) else "",
         }
         work = _pure.begin(path or "wsgi_task", "wsgi", fields, _values.task_uuid_of(environ),
                            _server_frame())
@@ -220,6 +229,8 @@ class Request:
         if len(args) > 1 and isinstance(args[1], list):
             self.declared = _declared_length(args[1])
         self.read_route()
+        if len(args) > 2:
+            self.link(args[2])
 
     def wrote(self, data):
         if data:
@@ -232,17 +243,32 @@ class Request:
 
     @_guarded("wsgi route")
     def read_route(self):
-        """What werkzeug matched, while it is there: Flask forgets its request before the application returns."""
+        """What the framework matched, while it is there: Flask forgets its request before the application returns."""
         environ = self.environ
         if environ is None:
             return
-        request = environ.get("werkzeug.request")
         try:
-            rule = getattr(getattr(request, "url_rule", None), "rule", None)
+            rule = _rule_of(environ)
         except Exception:
             return  # a framework's own trouble: no route then
-        if isinstance(rule, str):
-            self.route = _text_of(environ, "SCRIPT_NAME") + _values.text(rule, 512)
+        if rule is None:
+            return
+        rule = _values.text(rule, 512)
+        if self.route is None or not self.route.endswith(rule):  # else read before, perhaps under a mount point
+            self.route = _text_of(environ, "SCRIPT_NAME") + rule
+
+    def link(self, exc_info):
+        """start_response got an exc_info: its exception is what the page that follows is about."""
+        if self.environ is not None and isinstance(exc_info, tuple) and len(exc_info) == 3 \
+                and isinstance(exc_info[1], BaseException):
+            self.environ["profilomatic.exception"] = _values.described(exc_info[1])
+
+    def linked(self):
+        """(class, text) of the exception that became an error page, or None."""
+        pair = self.environ.get("profilomatic.exception") if self.environ is not None else None
+        if type(pair) is tuple and len(pair) == 2 and all(type(part) is str for part in pair):
+            return pair
+        return None
 
     def _swap_file_wrapper(self, environ):
         """Where wsgi.file_wrapper is a function, what it returns can be known only by listening; called()
@@ -308,9 +334,10 @@ class Request:
             if outcome != "failed":
                 raised = None
             elif error is not None:
-                raised, traceback = _pure.described(error), error.__traceback__
+                raised, traceback = _values.described(error), error.__traceback__
             fields = {}
             try:
+                raised = raised or self.linked()
                 fields = self._fields()
             finally:  # the action ends, whatever goes wrong in naming it
                 self.environ = self.file_bodies = self.inside = None
@@ -434,7 +461,7 @@ class Body:
         if self._failure is None:
             outcome = _outcome_of(error)
             try:
-                self._failure = outcome, _pure.described(error)
+                self._failure = outcome, _values.described(error)
             except Exception as fault:
                 self._failure = outcome, None
                 _pure._engine.fault("wsgi end", fault)

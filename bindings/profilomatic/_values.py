@@ -1,4 +1,4 @@
-"""Plain values of the pure twin: field values, ids, moments, query strings and route names.
+"""Plain values of the pure twin: field values, exceptions, ids, moments, query strings and route names.
 
 Everything here takes hostile input (a request's headers, a user's objects) and gives bounded, JSON-able, well-formed
 output without ever raising an Exception of its own.
@@ -7,7 +7,8 @@ output without ever raising an Exception of its own.
 import os
 import re
 import time
-from urllib.parse import unquote_plus
+
+from . import _scrub
 
 TEXT_MAX = 4096  # characters of one text
 DEPTH_MAX = 8  # nesting of fields: a record nests 2 x 120 levels at most, and orjson fails at 254
@@ -45,19 +46,39 @@ def as_text(value):
         return "<unprintable %s>" % type(value).__name__
 
 
-class _Room:
-    __slots__ = ("left", "cut")
+def described(error):
+    """The name and the text of an exception: what is kept of it, since the object itself keeps its frames."""
+    kind = type(error)
+    module = kind.__module__
+    name = kind.__qualname__ if module == "builtins" else "%s.%s" % (module, kind.__qualname__)
+    return as_text(name), as_text(error)
 
-    def __init__(self):
+
+secrets = _scrub.Scrub()  # of the process; the option's
+
+
+def set_scrub(words):
+    global secrets
+    secrets = _scrub.Scrub(words)
+
+
+class _Room:
+    __slots__ = ("left", "cut", "secrets")
+
+    def __init__(self, secrets):
         self.left = ITEMS_MAX
         self.cut = 0
+        self.secrets = secrets
 
 
-def encode_fields(fields):
-    """A deep copy of a dict of fields in JSON-able values, and how many values were cut."""
+_OPEN = _scrub.Scrub()
+
+
+def encode_fields(fields, ours=False):
+    """A deep copy of a dict of fields in JSON-able values, and how many values were cut. ours: no field is secret."""
     if not fields:
         return {}, 0
-    room = _Room()
+    room = _Room(_OPEN if ours else secrets)
     return _encode(fields, 0, room), room.cut
 
 
@@ -99,7 +120,9 @@ def _encode_container(value, kind, depth, room):
                 room.cut += 1
                 break
             room.left -= 1
-            result[text(key, 256) if type(key) is str else as_text(key)] = _encode(item, depth + 1, room)
+            key = key if type(key) is str else as_text(key)
+            secret = room.secrets.is_secret(key)
+            result[text(key, 256)] = _scrub.MASK if secret else _encode(item, depth + 1, room)
         return result
     result = []
     for item in list(value):
@@ -108,7 +131,16 @@ def _encode_container(value, kind, depth, room):
             break
         room.left -= 1
         result.append(_encode(item, depth + 1, room))
+    if kind is tuple and len(result) == 2 and _is_secret_name(value[0], room.secrets):
+        result[1] = _scrub.MASK
     return result
+
+
+def _is_secret_name(name, secrets):
+    """Of a header: WSGI and ASGI have pairs of name and value."""
+    if type(name) is bytes:
+        name = name.decode("latin-1")
+    return type(name) is str and secrets.is_secret(name)
 
 
 # ids
@@ -183,19 +215,9 @@ def moment(wall_ns):
 
 # requests
 
-def scrubbed_query(query, patterns):
-    """A query string in which the values of secret-looking keys are masked; patterns None masks nothing."""
-    query = text(query, QUERY_MAX)
-    if not patterns or not query:
-        return query
-    parts = re.split("([&;])", query)
-    for index in range(0, len(parts), 2):
-        key, equals, _ = parts[index].partition("=")
-        if equals:
-            name = unquote_plus(key).lower()
-            if any(pattern in name for pattern in patterns):
-                parts[index] = key + "=[scrubbed]"
-    return "".join(parts)
+def scrubbed_query(query):
+    """A query string in which the values of secret-looking keys are masked."""
+    return secrets.query(text(query, QUERY_MAX))
 
 
 _MOMENT = re.compile(r"(?:t=)?([0-9]{10}|[0-9]{13}|[0-9]{16}|[0-9]{19})(?:\.([0-9]*))?\Z")
@@ -213,10 +235,11 @@ def queue_ns(header, now_wall_ns):
 
 
 _ID_SEGMENT = re.compile(
-    r"(?:[0-9]+"
+    r"(?:(?=[^0-9]*[0-9])[-._:,0-9]+"
     r"|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
     r"|[0-9a-fA-F]{8,}"
-    r"|(?=[^/]*[0-9])[^/]{20,})\Z")
+    r"|.*[0-9]{5}.*|.*@.*"
+    r"|(?=[^0-9]*[0-9]).{20,})\Z", re.DOTALL)
 
 
 def masked_path(path):
@@ -230,11 +253,16 @@ class RouteNames:
     def __init__(self, limit=ROUTES_MAX):
         self._known = set()
         self._limit = limit
+        self.others = 0  # how often a name was none of them
+
+    def __len__(self):
+        return len(self._known)
 
     def bounded(self, name):
         if name in self._known:
             return name
         if len(self._known) >= self._limit:
+            self.others += 1
             return "<other>"
         self._known.add(name)
         return name

@@ -135,6 +135,9 @@ def _options():
         "PROFILOMATIC_PURE",
         "PROFILOMATIC_ENGINE",
         "PROFILOMATIC_DB_DIR",
+        "PROFILOMATIC_AUTO",
+        "PROFILOMATIC_DESTINATION",
+        "PROFILOMATIC_TOKEN",
     }
     for variable in sorted(os.environ):
         if variable.startswith("PROFILOMATIC_") and variable not in known:

@@ -25,19 +25,16 @@ try:
 except ImportError as error:
     raise ImportError("profilomatic.eliot needs the library eliot: pip install eliot", name="eliot") from error
 
-from . import _backend, _options, _values
+from . import _backend, _options
 
 __all__ = ["patch", "stats", "unpatch"]
 
 OPEN_MAX = 10000  # actions open at once; further ones are dropped. 10 000 take some 60 MiB in the engine.
-KEYS_MAX = 1000  # names of fields that are remembered as harmless
-DEPTH_MAX = 8  # of nested fields; deeper ones are cut when they are recorded
 EARLY_MAX = 1000  # what Eliot itself keeps for the first destination
 
 # What Eliot says of each action by itself; the rest are the user's fields.
-_BOOKKEEPING = {"task_uuid", "task_level", "timestamp", "action_type", "action_status"}
+_BOOKKEEPING = ("task_uuid", "task_level", "timestamp", "action_type", "action_status")
 
-_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 _listener = None  # the destination while patched
 _lock = threading.Lock()  # of patch() and unpatch(); no logging call takes it
@@ -90,8 +87,6 @@ class _Listener:
         self.dropped = 0
         self.faults = 0
         self._all_logs = False
-        self._secret = None
-        self._known_keys = set()
         self._early = None  # messages for destinations to come, see _keep_for_others()
         self._wrapped = []  # (name, what eliot.Action had, what it has)
 
@@ -128,8 +123,6 @@ class _Listener:
 
     def read_options(self):
         self._all_logs = _options.effective()["store_all_logs"]
-        self._known_keys = set()  # that are not secret; written and read without a lock, since it only saves time
-        self._secret = _options.for_backend()["scrub"]
 
     def fault(self, error):
         self.faults += 1
@@ -153,7 +146,7 @@ class _Listener:
                 if self._all_logs:
                     action = self.open.get(_key(message))
                     if action is not None:
-                        action.post(self._scrubbed(message))
+                        action.post(_ordered(message))
             elif status == "started":
                 self._started(message)
             else:
@@ -171,7 +164,6 @@ class _Listener:
         if before is not None:  # one id continued twice
             before.tie = None
             before.close("lost")
-        message = self._scrubbed(message)
         fields = {name: value for name, value in message.items() if name not in _BOOKKEEPING}
         action_type = message.get("action_type", "")
         action = self._make(action_type if isinstance(action_type, str) else repr(action_type), fields)
@@ -181,34 +173,20 @@ class _Listener:
             return
         action.tie = None
         self.open[key] = action
-        action.post(message)
+        action.post(_ordered(message))
 
     def _ended(self, message, status):
         action = self.open.pop(_key(message), None)
         if action is None:
             return  # began before patch(), was dropped, or has ended already
         action.tie = None
-        action.post(self._scrubbed(message))
+        action.post(_ordered(message))
         if status == "succeeded":
             action.close("succeeded")
         elif message.get("exception") == "builtins.GeneratorExit":
             action.close("aborted")
         else:
             action.close("failed", _handled(message))
-
-    def _scrubbed(self, message):
-        """The message with the values of secret-looking keys masked; itself when it has none, as nearly always."""
-        if self._secret is None:
-            return message
-        known = self._known_keys
-        if known.issuperset(message):
-            level = message.get("task_level")
-            for value in message.values():
-                if type(value) not in _PLAIN and value is not level:
-                    break
-            else:
-                return message
-        return _Mask(self._secret, known).of_message(message)
 
     # what leaves no message
 
@@ -335,60 +313,11 @@ def _action_class(base):
     return _EliotAction
 
 
-class _Mask:
-    """Copies the fields of one message without the values of secret-looking names, also in dicts inside of dicts, lists and
-    tuples. Not beyond what a backend records of a message: a small dict that holds itself ten times has no end."""
-
-    __slots__ = ("_secret", "_known", "_room")
-
-    def __init__(self, secret, known):
-        self._secret = secret
-        self._known = known
-        self._room = _values.ITEMS_MAX + 1  # one more, so that a cut is noticed
-
-    def of_message(self, message):
-        """What Eliot says by itself comes first: what is huge in the rest must not push it out."""
-        masked = {name: message[name] for name in _BOOKKEEPING if name in message}
-        masked.update(self.of_dict({name: value for name, value in message.items() if name not in masked}, 0))
-        return masked
-
-    def of_dict(self, fields, depth):
-        masked = {}
-        for name, value in list(dict.items(fields)):
-            if self._room <= 0:
-                break
-            self._room -= 1
-            masked[name] = "[scrubbed]" if self._is_secret(name) else self._value(value, depth)
-        return masked
-
-    def _is_secret(self, name):
-        if type(name) is not str:
-            name = _values.as_text(name)  # as it is recorded
-        if name in self._known:
-            return False
-        text = name.lower()
-        if any(word in text for word in self._secret):
-            return True
-        if len(self._known) < KEYS_MAX:
-            self._known.add(name)
-        return False
-
-    def _value(self, value, depth):
-        # By type and not by isinstance(), which asks the object for its __class__.
-        kind = type(value)
-        if kind in _PLAIN or depth >= DEPTH_MAX:
-            return value
-        if issubclass(kind, dict):
-            return self.of_dict(value, depth + 1)
-        if issubclass(kind, (list, tuple)):
-            masked = []
-            for item in (list if issubclass(kind, list) else tuple).__iter__(value):
-                if self._room <= 0:
-                    break
-                self._room -= 1
-                masked.append(self._value(item, depth + 1))
-            return masked
-        return value
+def _ordered(message):
+    """What Eliot says by itself comes first: room is bounded, and what is huge in the rest must not push it out."""
+    ordered = {name: message[name] for name in _BOOKKEEPING if name in message}
+    ordered.update(message)
+    return ordered
 
 
 def _key(message):

@@ -1,20 +1,22 @@
 """`profilomatic run [options] script|-m module [arguments]`: runs a program with profiling switched on.
 
 The same as `python -m profilomatic.run_profiled`. The program sees what it would see under `python script` or
-`python -m module`: its arguments, its sys.path, itself as `__main__`, its exit status, its tracebacks. Nothing is
-wrapped: profiles come from the actions that the program has (wsgi.wrap, asgi.wrap, profilomatic.action, Eliot with -e); with
---whole the run itself is one action, which suits scripts and not servers.
+`python -m module`: its arguments, its sys.path, itself as `__main__`, its exit status, its tracebacks. Profiles come
+from the actions that the program has (profilomatic.action, Eliot with -e), from the WSGI applications that it serves,
+which are wrapped where its server takes them (auto.py), and with --whole from the run itself, as one action, which
+suits scripts and not servers.
 """
 
 import argparse
 import atexit
+import os
 import sys
 
-from . import _target
+from . import _target, auto
 
-_DESCRIPTION = """Run a Python program and profile its actions: WSGI requests (wsgi.wrap), profilomatic.action()
-blocks, Eliot actions (-e), or the whole program as one action (--whole). Profiles go to standard error unless told
-otherwise. What is not given here is as the program's configure() or PROFILOMATIC_* variables say."""
+_DESCRIPTION = """Run a Python program and profile its actions: requests of the WSGI application that it serves,
+profilomatic.action() blocks, Eliot actions (-e), or the whole program as one action (--whole). Profiles go to standard
+error unless told otherwise, here or by PROFILOMATIC_DESTINATION. What is not given here is as the program's configure() or PROFILOMATIC_* variables say."""
 
 
 def make_parser():
@@ -65,6 +67,9 @@ def make_parser():
         action="store_true",
         help="export Prometheus metrics: profilomatic.monitor.enable_prometheus()",
     )
+    parser.add_argument(
+        "--no-wrap", action="store_true", help="leave the WSGI application that a server loads as it is"
+    )
     parser.add_argument("--whole", action="store_true", help="profile the program as one action")
     parser.add_argument(
         "--profile-profiler", metavar="FILE", help="profile the profiler's own threads too, into FILE"
@@ -109,7 +114,7 @@ _LONG_WITH_VALUE = {
     "--code-granularity",
     "--profile-profiler",
 }
-_LONG = _LONG_WITH_VALUE | {"--no-flush", "--all-logs", "--eliot", "--monitor", "--whole", "--help"}
+_LONG = _LONG_WITH_VALUE | {"--no-flush", "--no-wrap", "--all-logs", "--eliot", "--monitor", "--whole", "--help"}
 
 
 def split(argv):
@@ -167,7 +172,12 @@ def main(argv=None):
         print(f"profilomatic run: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        where = error.filename or options.output_file or options.output_socket
+        where = (
+            error.filename
+            or options.output_file
+            or options.output_socket
+            or os.environ.get("PROFILOMATIC_DESTINATION")
+        )
         print(f"profilomatic run: {where}: {error.strerror or error}", file=sys.stderr)
         return 2
     program = _target.module(target, arguments) if is_module else _target.script(target, arguments)
@@ -195,8 +205,12 @@ def _start(options):
         destination = profilomatic.file_destination(options.output_file, flush=flush)
     elif options.output_socket is not None:
         destination = profilomatic.file_destination(_connect(options.output_socket), flush=flush)
+    elif os.environ.get("PROFILOMATIC_DESTINATION", "").strip():
+        destination = auto.destination(os.environ["PROFILOMATIC_DESTINATION"].strip())
     else:
         destination = profilomatic.file_destination(sys.stderr, flush=flush)
+    if not options.no_wrap:
+        auto.install(from_environment=False)
     if options.eliot:
         _need("profilomatic.eliot", "eliot", "-e").patch()
     if options.monitor:

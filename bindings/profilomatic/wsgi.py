@@ -1,11 +1,13 @@
 """One action per request: a decorator for any WSGI application.
 
-    app = profilomatic.wsgi.wrap(app)          # or, with Flask: app.wsgi_app = wrap(app.wsgi_app)
+    app = profilomatic.wsgi.wrap(app)
+
+Flask, Django, Pyramid and Falcon have a module of their own beside this one: see docs/frameworks.md.
 """
 
 from . import _backend
 
-__all__ = ["wrap"]
+__all__ = ["link_exception", "wrap"]
 
 
 def wrap(app):
@@ -22,3 +24,18 @@ def wrap(app):
     Raises TypeError when `app` cannot be called. May be called from any thread.
     """
     return _backend.load().wrap(app)
+
+
+def link_exception(environ, error):
+    """Links an exception that was turned into an error page to the request's record; its outcome stays what it is.
+
+    For integrations and error handlers: a framework that answers for its application hides what went wrong. What is kept,
+    as environ["profilomatic.exception"], is the class and the text, so that neither the exception nor its frames
+    live longer. The last one linked counts; an exception that leaves the application counts more.
+
+    The other key for integrations is environ["profilomatic.route"]: the rule that was matched, as text, without the
+    mount point.
+    """
+    from . import _values
+
+    environ["profilomatic.exception"] = _values.described(error)

@@ -17,7 +17,7 @@ def act():
 
 
 def check_shape(stats, running):
-    assert set(stats) == {"engine", "running", "period", "overhead", "actions", "samples", "destinations"}
+    assert set(stats) == {"engine", "running", "period", "overhead", "actions", "samples", "routes", "destinations"}
     assert isinstance(stats["engine"], str) and stats["engine"]
     assert stats["running"] is running
     assert isinstance(stats["period"], float) and stats["period"] >= 0
@@ -27,6 +27,8 @@ def check_shape(stats, running):
     assert all(isinstance(value, int) and value >= 0 for value in stats["actions"].values())
     assert set(stats["samples"]) == {"taken", "missed"}
     assert isinstance(stats["samples"]["taken"], int) and isinstance(stats["samples"]["missed"], dict)
+    assert set(stats["routes"]) == {"names", "other"}
+    assert all(isinstance(value, int) and value >= 0 for value in stats["routes"].values())
     for entry in stats["destinations"]:
         assert set(entry) == {"name", "queued", "sent", "retried", "spooled", "dropped", "bytes", "last_error"}
         assert isinstance(entry["name"], str) and isinstance(entry["dropped"], dict)

@@ -441,7 +441,7 @@ def multiplying():
 
 
 @pytest.mark.parametrize("name, shown", [
-    ("\ud800", "?"), ("", ""), ("x" * 10000, "x" * 256 + "\u2026"), ("caf\u00e9", "caf\u00e9"), ("a b\n", "a b\n"),
+    ("\ud800", "?"), ("", ""), ("x" * 100, "x" * 100), ("caf\u00e9", "caf\u00e9"), ("a b\n", "a b\n"),
 ])
 def test_odd_names_of_fields_are_shown_as_well_as_can_be(patched, name, shown):
     profilomatic.configure(store_all_logs=True)
@@ -451,6 +451,12 @@ def test_odd_names_of_fields_are_shown_as_well_as_can_be(patched, name, shown):
     assert record["action"][shown] == 1
     assert [m[shown] for m in messages(record) if shown in m] == [1, 2]
     assert profilomatic.eliot.stats()["faults"] == 0
+
+
+def test_a_name_too_long_to_be_read_keeps_its_value_to_itself(patched):
+    with eliot.start_action(action_type="app", **{"x" * 10000: 1}):
+        pass
+    assert patched.one()["action"]["x" * 256 + "\u2026"] == "[scrubbed]"
 
 
 @pytest.mark.parametrize("value", [
