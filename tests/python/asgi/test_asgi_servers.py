@@ -1,6 +1,5 @@
 """uvicorn and hypercorn, each a real process with the wrapped application, asked over sockets."""
 
-import importlib.util
 import os
 import pathlib
 import signal
@@ -14,28 +13,34 @@ sys.path.insert(0, str(HERE.parent / "servers"))
 
 import harness  # noqa: E402
 from harness import abort, body_of, without_date  # noqa: E402
+from kinds import Kind, why_missing  # noqa: E402
 
-KINDS = {
-    "uvicorn": (("uvicorn",), ["-m", "uvicorn", "--fd", "{fd}", "--loop", "asyncio", "--ws", "auto", "--log-level", "warning"]),
-    "uvicorn-uvloop": (("uvicorn", "uvloop"),
-                       ["-m", "uvicorn", "--fd", "{fd}", "--loop", "uvloop", "--ws", "auto", "--log-level", "warning"]),
-    "hypercorn": (("hypercorn",), ["-m", "hypercorn", "--bind", "fd://{fd}", "--graceful-timeout", "1"]),
-}
+
+def asgi(name, modules, *arguments):
+    return Kind(name, lambda server: [sys.executable, "-m", *arguments, server.target], modules=modules)
+
+
+KINDS = {each.name: each for each in (
+    asgi("uvicorn", ("uvicorn",),
+         "uvicorn", "--fd", "{fd}", "--loop", "asyncio", "--ws", "auto", "--log-level", "warning"),
+    asgi("uvicorn-uvloop", ("uvicorn", "uvloop"),
+         "uvicorn", "--fd", "{fd}", "--loop", "uvloop", "--ws", "auto", "--log-level", "warning"),
+    asgi("hypercorn", ("hypercorn",), "hypercorn", "--bind", "fd://{fd}", "--graceful-timeout", "1"),
+)}
 
 
 class Server(harness.Server):
+    kinds = KINDS
+
     def __init__(self, kind, target, folder):
         super().__init__(kind, target, folder, env={"PYTHONPATH": os.pathsep.join([harness.PACKAGE, str(HERE)])})
-
-    def _command(self, target, workers, preload):
-        return [sys.executable, *KINDS[self.kind][1], target]
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
 def kind(request):
-    for module in KINDS[request.param][0]:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{request.param} needs {module}, which is not installed")
+    why = why_missing(KINDS[request.param])
+    if why is not None:
+        pytest.skip(why)
     return request.param
 
 

@@ -54,8 +54,10 @@ def wait_until(condition, seconds, what):
 class Server:
     """start -> requests -> stop (or kill_process) -> records; also a context manager."""
 
+    kinds = KINDS
+
     def __init__(self, kind, target, folder, *, workers=1, preload=False, options=None, env=None):
-        self.kind = KINDS[kind]
+        self.kind = self.kinds[kind]
         self.target = target
         self.workers = workers
         self.preload = preload
