@@ -76,7 +76,8 @@ struct pom_action_s {
     /* written by the app side until the end event is queued */
     pom_event_t end_event;
     pom_action_t *live_prev, *live_next; /* the registry's list of live ones */
-    int64_t cpu_ns;  /* thread CPU while attached, of all stretches; off by some microseconds, either way */
+    int64_t
+        cpu_ns; /* thread CPU while attached, of all stretches; off by some microseconds, either way */
     int64_t cost_ns; /* what begin, events and end took */
     int64_t end_ns;
     uint32_t text_used;
@@ -88,9 +89,9 @@ struct pom_action_s {
     int32_t dropped_events;
     _Atomic(int32_t) events_queued; /* KiB of events; app adds, sampler subtracts */
     uint32_t fields_size;
-    const void *fields; /* a value stream of the user's fields, in text; NULL = none */
+    const void *fields;           /* a value stream of the user's fields, in text; NULL = none */
     pom_text_t exception, reason; /* what left a failed one: its class and its text */
-    pom_text_t task_text; /* a task id from outside that is no UUID; empty: task_id is it */
+    pom_text_t task_text;         /* a task id from outside that is no UUID; empty: task_id is it */
     char text[POM_ACTION_TEXT_MAX];
 };
 

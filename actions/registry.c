@@ -56,7 +56,7 @@ typedef struct source_s {
  * they cost one look here, where the code table and a line table are four or five lines of memory each, which after
  * some milliseconds of sleep are in no cache. */
 typedef struct known_frame_s {
-    uintptr_t key; /* 0 = none */
+    uintptr_t key;    /* 0 = none */
     pom_code_t *code; /* NULL = never shown */
     int32_t lasti, line;
 } known_frame_t;

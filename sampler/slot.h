@@ -93,10 +93,10 @@ typedef struct pom_slot_s {
     pom_thread_identity_t who;
     bool claimed;    /* [app] */
     uint64_t serial; /* [app] the owner's mark: tells a claim from the next one of the same slot */
-    uint64_t attaches;   /* [app] ever: tells the owner whether a stretch had company */
-    int64_t cpu_read_ns; /* [app] the thread's CPU clock at the owner's last reading of it */
+    uint64_t attaches;      /* [app] ever: tells the owner whether a stretch had company */
+    int64_t cpu_read_ns;    /* [app] the thread's CPU clock at the owner's last reading of it */
     int64_t cpu_read_at_ns; /* [app] when that was, monotonic; 0 = not yet */
-    uint32_t shed_count; /* [app], never looked at by the sampler, likewise shed */
+    uint32_t shed_count;    /* [app], never looked at by the sampler, likewise shed */
     pom_shed_anchor_t shed[POM_SHED_MAX];
     uint8_t *marks; /* [app] how many frames fall on each; 255 = lost count; NULL = few anchors */
     /* seqlock: written by the owner thread */

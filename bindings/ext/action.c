@@ -237,8 +237,7 @@ static PyObject *action_exit(PyObject *op, PyObject *const *args, Py_ssize_t nar
         post(self, outcome == POM_OUTCOME_FAILED ? "failed" : "succeeded",
              aborted ? "aborted" : NULL, exception, NULL, exception == NULL ? NULL : traceback);
     }
-    int64_t timed_ns =
-        self->work.kind == POM_WORK_OUTERMOST ? pom_meter_start(&exit_meter) : 0;
+    int64_t timed_ns = self->work.kind == POM_WORK_OUTERMOST ? pom_meter_start(&exit_meter) : 0;
     pom_work_end(&self->work, outcome, exception);
     pom_meter_stop(&exit_meter, timed_ns);
     Py_RETURN_FALSE;

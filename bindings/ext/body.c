@@ -77,9 +77,8 @@ typedef struct stretch_s {
 } stretch_t;
 
 static stretch_t stretch_begin(pom_request_state_t *request, pom_meter_t *meter) {
-    stretch_t stretch = {.meter = meter,
-                         .timed = meter->turn++ % POM_METER_EVERY == 0,
-                         .start_ns = pom_now_ns()};
+    stretch_t stretch = {
+        .meter = meter, .timed = meter->turn++ % POM_METER_EVERY == 0, .start_ns = pom_now_ns()};
     pom_request_enter(request, stretch.start_ns);
     pom_work_charge(&request->work, meter->cost_ns);
     stretch.before_ns = stretch.timed ? pom_now_ns() - stretch.start_ns : 0;

@@ -131,9 +131,8 @@ static PyObject *wrapped_call(PyObject *callable, PyObject *const *args, size_t 
     if (request == NULL) {
         return PyObject_Vectorcall(app, args, nargsf, names);
     }
-    return request->work.kind == POM_WORK_SHED
-               ? call_shed(app, args, nargsf, request, timed_ns)
-               : call_profiled(app, args, nargs, request, timed_ns);
+    return request->work.kind == POM_WORK_SHED ? call_shed(app, args, nargsf, request, timed_ns)
+                                               : call_profiled(app, args, nargs, request, timed_ns);
 }
 
 static PyObject *wrap(PyObject *module, PyObject *app) {

@@ -352,9 +352,9 @@ static void test_code_table_survives_failing_allocations(void **state) {
  * for none. The app threads bear and kill under a mutex that plays the GIL. The sampler reads
  * frames without it.
  */
-#define ADDRESSES 24
-#define FRAMES    6
-#define APP_TURNS 15000
+#define ADDRESSES     24
+#define FRAMES        6
+#define APP_TURNS     15000
 #define CHECKED_LEAST 20
 
 /* What an app thread tells the sampler: a code it has looked up, without a reference. */
