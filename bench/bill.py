@@ -18,10 +18,12 @@ COUNTERS = ("sampler_cpu", "in_request", "delivery_cpu")
 
 
 def overrun(budget):
-    """Seconds until the recent overhead is back under the budget after 64 threads with actions appear at once."""
+    """Seconds until the overhead is back under the budget when what runs costs three times as much: 64 threads with actions, sampled as
+    finely as three times the budget affords, then the budget is cut. The mean of one second counts, as single windows of 200 ms
+    scatter around the controller's aim."""
+    import profilomatic
     from profilomatic import _core
 
-    profilomatic, destination, path = profiler(time_granularity="auto", max_overhead=budget)
     stop = threading.Event()
 
     def act():
@@ -29,29 +31,28 @@ def overrun(budget):
             with profilomatic.action("burst"):
                 work(20000)
 
-    first = threading.Thread(target=act)
-    first.start()
-    time.sleep(2)
-    others = [threading.Thread(target=act) for _ in range(63)]
-    for each in others:
+    profilomatic, destination, path = profiler(time_granularity="auto", max_overhead=3 * budget, max_actions_per_run=0)
+    threads = [threading.Thread(target=act) for _ in range(64)]
+    for each in threads:
         each.start()
-    begin, peak, under_since, found = time.monotonic(), 0.0, None, None
-    while time.monotonic() - begin < 6:
-        now = _core.engine_info()["details"]["counters"]["recent_overhead"]
-        peak = max(peak, now)
-        if now > budget:
-            under_since = None
-        elif under_since is None:
-            under_since = time.monotonic() - begin
+    time.sleep(5)
+    before = _core.engine_info()["details"]["counters"]["recent_overhead"]
+    profilomatic.configure(max_overhead=budget)
+    begin, seen, found = time.monotonic(), [], None
+    while time.monotonic() - begin < 6 and found is None:
         time.sleep(0.05)
-    found = under_since
+        now = time.monotonic() - begin
+        seen.append((now, _core.engine_info()["details"]["counters"]["recent_overhead"]))
+        last = [value for moment, value in seen if moment > now - 1]
+        if now >= 1 and sum(last) / len(last) <= budget:
+            found = now - 1  # the second that is within the budget began then
     stop.set()
-    for each in [first] + others:
+    for each in threads:
         each.join()
     profilomatic.stop(5)
     profilomatic.remove_destination(destination)
     os.unlink(path)
-    return {"budget": budget, "peak": peak, "back_under_after": found}
+    return {"budget": budget, "before": before, "back_under_after": found}
 
 
 def window(app, flush, seconds):
@@ -99,8 +100,8 @@ def main():
             "%.1f .. %.1f us" % (1e6 * r["low"], 1e6 * r["high"]), "%.1f us" % (1e6 * r["reported"]),
             "%.2f %%" % (100 * r["reported"] / r["request"]), "%.2f" % r["ratio"], "%.0f" % r["samples_per_second"]] for r in rows])
     burst = overrun(0.02)
-    table("64 threads with actions at once, budget 2 %", ["peak", "under the budget for good after"],
-          [["%.1f %%" % (100 * burst["peak"]), "%s s" % ("%.2f" % burst["back_under_after"] if burst["back_under_after"] is not None else "never")]])
+    table("64 threads, budget cut to 2 %", ["overhead before", "back under the budget after"],
+          [["%.1f %%" % (100 * burst["before"]), "%s s" % ("%.2f" % burst["back_under_after"] if burst["back_under_after"] is not None else "never")]])
     save("bill", {"budgets": rows, "overrun": burst})
 
 
