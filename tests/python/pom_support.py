@@ -92,6 +92,20 @@ def messages(record):
     return [node["message"] for node in walk(record) if "message" in node]
 
 
+def use_django(**options):
+    """Django's settings, which are the process's: configured the first time, changed after. What is asked for by name at each request
+    (ROOT_URLCONF) is in force at once, what a handler reads when it is made (MIDDLEWARE) for the next one."""
+    import django
+    from django.conf import settings
+
+    if settings.configured:
+        for name, value in options.items():
+            setattr(settings, name, value)
+    else:
+        settings.configure(SECRET_KEY="for tests", ALLOWED_HOSTS=["*"], DEBUG=False, LOGGING_CONFIG=None, **options)
+        django.setup()
+
+
 def package_environment(**env):
     """Environment variables for a fresh interpreter that is to import the same package."""
     import profilomatic

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 import pytest
-from pom_support import burn_until_sampled, messages, walk
+from pom_support import burn_until_sampled, messages, use_django, walk
 
 import profilomatic
 
@@ -242,8 +242,7 @@ def test_lifespan_and_websockets_of_starlette_pass(profiles):
 
 @pytest.fixture(scope="module")
 def django_app():
-    django = pytest.importorskip("django")
-    from django.conf import settings
+    pytest.importorskip("django")
     from django.http import HttpResponse, StreamingHttpResponse
     from django.urls import path
 
@@ -275,9 +274,7 @@ def django_app():
         urlpatterns = [path("users/<int:id>", user), path("sync", synchronous), path("stream", stream), path("fail", fail),
                        path("named/<int:id>", named)]
 
-    if not settings.configured:
-        settings.configure(SECRET_KEY="for tests", ALLOWED_HOSTS=["*"], ROOT_URLCONF=Urls, DEBUG=False, LOGGING_CONFIG=None)
-        django.setup()
+    use_django(ROOT_URLCONF=Urls, MIDDLEWARE=[])
     from django.core.handlers.asgi import ASGIHandler
 
     return ASGIHandler()

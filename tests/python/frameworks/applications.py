@@ -7,6 +7,8 @@
     everything else         404
 """
 
+from pom_support import use_django
+
 import profilomatic
 import profilomatic.wsgi
 
@@ -48,8 +50,6 @@ def make_django():
         import logging
         import types
 
-        import django
-        from django.conf import settings
         from django.core.exceptions import PermissionDenied
         from django.http import HttpResponse, StreamingHttpResponse
         from django.urls import include, path, re_path
@@ -63,17 +63,17 @@ def make_django():
                 path("refuse/<int:number>", refuse)]
         urls = types.ModuleType("shop_urls")
         urls.urlpatterns = [*shop, re_path("^old/(?P<number>[0-9]+)$", shop[0].callback), path("api/", include(shop))]
-        settings.configure(SECRET_KEY="x", ALLOWED_HOSTS=["*"], ROOT_URLCONF=urls, DEBUG=False,
-                           MIDDLEWARE=["profilomatic.django.Middleware", "django.middleware.common.CommonMiddleware"],
-                           WSGI_APPLICATION="profilomatic.django.application", LOGGING_CONFIG=None)
+        options = {"ROOT_URLCONF": urls, "WSGI_APPLICATION": "profilomatic.django.application",
+                   "MIDDLEWARE": ["profilomatic.django.Middleware", "django.middleware.common.CommonMiddleware"]}
+        use_django(**options)
         logging.getLogger("django").disabled = logging.getLogger("django.request").disabled = True
-        django.setup()
         from django.core.wsgi import get_wsgi_application
 
         import profilomatic.django
 
-        _django = profilomatic.django.application, get_wsgi_application()
-    return _django
+        _django = options, (profilomatic.django.application, get_wsgi_application())
+    use_django(**_django[0])  # another test of this process may have changed them
+    return _django[1]
 
 
 def make_bottle():
