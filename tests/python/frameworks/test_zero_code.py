@@ -269,7 +269,9 @@ def test_a_function_is_called_after_an_import_whatever_loads_the_module(python, 
                 return ModuleSpec(name, OldLoader()) if name == "old" else None
         sys.meta_path.append(OldFinder())
         sys.path.insert(0, %r)
-        import two, one, json.tool, old
+        import two, one, json.tool
+        if sys.version_info < (3, 15):  # which knows no such loaders any more
+            import old
         for name in ("absent", "fails"):
             try:
                 __import__(name)
