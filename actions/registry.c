@@ -117,9 +117,7 @@ static int64_t peek(const _Atomic(int64_t) *counter) {
 /* An action's lines are in the other side's cache, and fetching them one by one took 1.5 us on the app side, 1 us on the sampler's. Asked for
  * one action ahead they are there in time. */
 static void prefetch_action(const pom_action_t *a) {
-    for (size_t at = HOT_FROM; at < HOT_TO; at += 64) {
-        pom_prefetch_write((const char *)a + at);
-    }
+    pom_prefetch_write_all((const char *)a + HOT_FROM, HOT_TO - HOT_FROM);
 }
 
 static pom_action_t *take_action(pom_registry_t *r) {

@@ -436,6 +436,9 @@ static void encode(file_t *f, pom_batch_t *batch) {
     uint32_t count = 1;
     pom_buf_reset(&f->line);
     if (f->format == POM_FILE_JSON) {
+        if (batch->taken + 1 < batch->count) {
+            pom_profile_prefetch(profiles[1]);
+        }
         pom_json_put_line(&f->line, profiles[0]);
     } else {
         const pom_profile_t *const *from = (const pom_profile_t *const *)profiles;

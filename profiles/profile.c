@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/prefetch.h"
 
 #define X(name, text) text,
 const char *const pom_miss_names[POM_MISS_COUNT] = {POM_MISS_LIST(X)};
@@ -33,6 +34,7 @@ pom_profile_t *pom_profile_new(size_t arena_cap) {
     if (profile == NULL) {
         return NULL;
     }
+    pom_prefetch_write_all(profile, sizeof *profile + first / 2); // as much as most of them fill
     memset(profile, 0, sizeof *profile);
     // No partner: the maker shares the pointer later, through a queue that publishes.
     atomic_init(&profile->refs, 1);
@@ -66,6 +68,10 @@ void pom_profile_unref(pom_profile_t *profile) {
     pom_tree_fini(&profile->tree);
     pom_arena_fini(&profile->arena);
     pom_free(profile);
+}
+
+void pom_profile_prefetch(const pom_profile_t *profile) {
+    pom_prefetch_read_all(profile, sizeof *profile + FIRST_BLOCK / 2);
 }
 
 size_t pom_profile_bytes(const pom_profile_t *profile) {

@@ -88,6 +88,9 @@ pom_profile_t *pom_profile_new(size_t arena_cap);
 pom_profile_t *pom_profile_ref(pom_profile_t *profile); /* [any] */
 void pom_profile_unref(pom_profile_t *profile);         /* [any], accepts NULL */
 
+/* Asks for the memory of a profile that is read next: it was written up to a second ago, on another core. [any] */
+void pom_profile_prefetch(const pom_profile_t *profile);
+
 /* Bytes it holds, for queue budgets. [any] */
 size_t pom_profile_bytes(const pom_profile_t *profile);
 
