@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-BENCHES = ("wrapper", "asgi", "events", "walker", "accuracy", "overhead", "bill", "ship", "weather")
+BENCHES = ("wrapper", "asgi", "events", "walker", "accuracy", "overhead", "servers", "bill", "ship", "weather")
 
 
 def main():
