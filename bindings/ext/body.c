@@ -77,9 +77,8 @@ typedef struct stretch_s {
 } stretch_t;
 
 static stretch_t stretch_begin(pom_request_state_t *request, pom_meter_t *meter) {
-    stretch_t stretch = {.meter = meter,
-                         .timed = meter->turn++ % POM_METER_EVERY == 0,
-                         .start_ns = pom_now_ns()};
+    stretch_t stretch = {
+        .meter = meter, .timed = meter->turn++ % POM_METER_EVERY == 0, .start_ns = pom_now_ns()};
     pom_request_enter(request, stretch.start_ns);
     pom_work_charge(&request->work, meter->cost_ns);
     stretch.before_ns = stretch.timed ? pom_now_ns() - stretch.start_ns : 0;
@@ -309,6 +308,7 @@ static void body_finalize(PyObject *op) {
     body_t *self = (body_t *)op;
     // An exhausted body whose server has no use for close() has been served all the same.
     if (self->request != NULL) {
+        spend(self->request, 0, since_left(self->request, pom_now_ns()));
         pom_request_finish(self->request,
                            self->exhausted ? POM_OUTCOME_SUCCEEDED : POM_OUTCOME_LOST, NULL);
     }

@@ -18,6 +18,9 @@ _KEPT_SLOW_LINES = 32  # so many lines each
 _MAX_BELOW = 64
 _MAX_NAMES = 50
 
+# In the order of what happens. The queue is before the action, the others are parts of its time.
+PHASES = ("queue", "app", "first_byte", "body", "client", "close")
+
 
 class Quantiles:
     """Quantiles of a stream: exact for the first 2 048 values, within 0.5 % beyond (logarithmic buckets)."""
@@ -93,6 +96,7 @@ class Group:
         self.times = Quantiles()
         self.wall = self.cpu = 0.0
         self.errors = self.aborted = self.lost = 0
+        self.phases = dict.fromkeys(PHASES, 0.0)
         self.lines = {} if compared else None  # place -> [wall, cpu, hits]
         self.slow = []  # heap of (time, order, action, {place: [wall, cpu, hits]})
 
@@ -103,6 +107,8 @@ class Group:
         self.errors += action.error
         self.aborted += action.outcome == "aborted"
         self.lost += action.outcome == "lost"
+        for name, spent in action.phases.items():
+            self.phases[name] += spent
         if self.lines is None:
             return
         for place, cost in costs.items():
@@ -144,6 +150,7 @@ class Action:
         "thread",
         "error",
         "hottest",
+        "phases",
     )
 
     def __init__(self, record, by):
@@ -163,6 +170,8 @@ class Action:
         self.thread = _text(record.get("thread_name"))
         self.error = self.outcome == "failed" or (self.status is not None and self.status >= 500)
         self.hottest = None
+        phases = fields.get("phases")
+        self.phases = {name: number(phases.get(name)) for name in PHASES} if isinstance(phases, dict) else {}
 
 
 def action_name(record, fields, by="route"):
