@@ -179,15 +179,15 @@ class TextReport(Pieces):
         if not groups:
             return
         self.title("PHASES", "mean of an action; queue: before it began, client: between two chunks")
-        room = self.out.columns - 63
+        room = self.out.columns - 65
         header = pad("  route" if model.by == "route" else "  type", room)
-        header += "".join(f"{name.replace('_', ' '):>10}" for name in PHASES)
+        header += "".join(f"{name.replace('_', ' '):>{_phase_width(name)}}" for name in PHASES)
         self.out.line(self.out.paint(header, "dim"))
         for group in groups[: max(model.top, 20)]:
             row = pad("  " + clip(clean(group.name), room - 3), room)
             for name in PHASES:
                 mean = group.phases[name] / group.times.count
-                row += f"{seconds(mean) if mean else '-':>10}"
+                row += f"{seconds(mean) if mean else '-':>{_phase_width(name)}}"
             self.out.line(row)
 
     def slowest(self, model, file_name):
@@ -220,6 +220,10 @@ class TextReport(Pieces):
         if width(hint.format(clean(file_name))) > columns:
             file_name = "FILE"
         self.out.line(self.out.paint(hint.format(clean(file_name)), "dim"))
+
+
+def _phase_width(name):
+    return max(10, len(name) + 2)
 
 
 def _clock(epoch, near=None):
