@@ -30,6 +30,9 @@ typedef struct pom_action_kind_s {
     const char *name; /* "wsgi", "code" */
     /* Writes the entries of the record's `action` map that come after type, kind, outcome and the user's fields; NULL = none. */
     void (*describe)(const pom_action_t *action, pom_value_writer_t *writer);
+    /* Likewise for a part of an action that goes on, while its app side writes: reads only what was there at the first attach, as
+     * type and task id must be. NULL: this kind is never sealed in parts. */
+    void (*describe_open)(const pom_action_t *action, pom_value_writer_t *writer);
 } pom_action_kind_t;
 
 /* A frame of an event's stack: resolved to a code under the interpreter's lock, line found by the sampler. */
@@ -61,8 +64,11 @@ struct pom_action_s {
     int64_t
         foreign_cpu_ns; /* of cpu_ns, what other actions of the thread used while this one waited */
     int64_t pending_cpu_ns; /* CPU time seen while not running: goes to the next stack that runs */
-    int64_t samples;
+    int64_t samples;        /* of this part, likewise missed */
     int64_t missed[POM_MISS_COUNT];
+    int64_t part_start_ns; /* where the last part was cut; 0 = there was none */
+    int64_t parts_cpu_ns;  /* told by the parts so far */
+    int64_t parts;         /* sealed while it went on */
     /* written by the app side before the action is published */
     pom_link_t link; /* in the pool */
     const pom_action_kind_t *kind;
@@ -76,7 +82,8 @@ struct pom_action_s {
     /* written by the app side until the end event is queued */
     pom_event_t end_event;
     pom_action_t *live_prev, *live_next; /* the registry's list of live ones */
-    int64_t cpu_ns;  /* thread CPU while attached, of all stretches; off by some microseconds, either way */
+    int64_t
+        cpu_ns; /* thread CPU while attached, of all stretches; off by some microseconds, either way */
     int64_t cost_ns; /* what begin, events and end took */
     int64_t end_ns;
     uint32_t text_used;
@@ -88,9 +95,9 @@ struct pom_action_s {
     int32_t dropped_events;
     _Atomic(int32_t) events_queued; /* KiB of events; app adds, sampler subtracts */
     uint32_t fields_size;
-    const void *fields; /* a value stream of the user's fields, in text; NULL = none */
+    const void *fields;           /* a value stream of the user's fields, in text; NULL = none */
     pom_text_t exception, reason; /* what left a failed one: its class and its text */
-    pom_text_t task_text; /* a task id from outside that is no UUID; empty: task_id is it */
+    pom_text_t task_text;         /* a task id from outside that is no UUID; empty: task_id is it */
     char text[POM_ACTION_TEXT_MAX];
 };
 

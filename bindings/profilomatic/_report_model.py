@@ -162,6 +162,10 @@ class Action:
         self.time = number(record.get("time"))
         self.cpu = number(record.get("cpu_time"))
         self.outcome = _text(fields.get("outcome")) or "succeeded"
+        whole = fields.get("whole")
+        if isinstance(whole, dict) and "part" in fields:  # the last of several records; the open ones count for lines only
+            self.time = number(whole.get("time"))
+            self.cpu = number(whole.get("cpu_time"))
         self.status = _status(fields.get("status"))
         self.kind = _text(fields.get("kind"))
         self.start = _text(record.get("start_time"))
@@ -261,9 +265,10 @@ class Head:
         return self._overhead_sum / self._overhead_wall if self._overhead_wall else None
 
     def add(self, record, action):
-        self.actions += 1
-        self.wall += action.time
-        self.cpu += action.cpu
+        if action.outcome != "open":
+            self.actions += 1
+            self.wall += action.time
+            self.cpu += action.cpu
         self.has_cpu = self.has_cpu or "cpu_time" in record
         self.sources.add(action.source)
         self.pids.add(action.pid)
@@ -318,11 +323,13 @@ class Model:
         self.groups = {}
         self.sampled = Cost()  # sums over all lines: what shares refer to
         self._slowest = []
+        self._records = 0
 
     def add(self, record):
         action = Action(record, self.by)
         self.head.add(record, action)
-        order = -self.head.actions  # of equals the earlier one stays, and no two entries compare further
+        self._records += 1
+        order = -self._records  # of equals the earlier one stays, and no two entries compare further
         costs = self.walk.costs(record)
         hottest = 0.0
         for place, cost in costs.items():
@@ -335,14 +342,16 @@ class Model:
             self.sampled.hits += cost.hits
             if cost.wall > hottest:
                 hottest, action.hottest = cost.wall, place
+        if self.bottom_up is not None:
+            self.bottom_up.add(self.walk.self_costs(record))
+        if action.outcome == "open":
+            return
         self._group(action.name).add(action, order, costs)
         rank = action.cpu if self.sort == "cpu" else action.time
         if len(self._slowest) < self.top:
             heapq.heappush(self._slowest, (rank, order, action))
         elif self._slowest and rank > self._slowest[0][0]:
             heapq.heapreplace(self._slowest, (rank, order, action))
-        if self.bottom_up is not None:
-            self.bottom_up.add(self.walk.self_costs(record))
 
     def _group(self, name):
         group = self.groups.get(name)
