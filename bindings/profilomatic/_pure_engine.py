@@ -49,7 +49,7 @@ class Live:
         self.missed = {}
         self.cost_ns = 0
         self.dropped = 0
-        self.part_ns = self.begin_ns  # where the last part was cut
+        self.part_ns = 0  # where the last part was cut; 0: nowhere yet
         self.parts = 0  # sealed while it went on
         self.parts_cpu_ns = 0  # told by them
         self.ended = False
@@ -61,6 +61,9 @@ class Live:
         spot, self.spot = self.spot, None
         if spot is not None and spot.tid == _pure_native.native_id():
             self.cpu_ns += max(_pure_native.own_cpu_ns() - spot.cpu_ns, 0)
+
+    def part_start_ns(self):
+        return self.part_ns or self.begin_ns
 
     def miss(self, reason):
         self.missed[reason] = self.missed.get(reason, 0) + 1
@@ -240,7 +243,7 @@ class Run:
     def _seal_part_if_due(self, live, now_ns):
         """An action that goes on for long is sealed in parts, each cut just after a sample; see actions/registry.c."""
         every_ns = self.engine.options["partial_every"] * 1e9
-        if not every_ns or now_ns - live.part_ns < every_ns or live.kind not in ("wsgi", "asgi"):
+        if not every_ns or now_ns - live.part_start_ns() < every_ns or live.kind not in ("wsgi", "asgi"):
             return
         profile = self._sealed(live, now_ns, "open", {"part": live.parts + 1}, 0)
         self._hand_over.append(profile)
@@ -316,9 +319,9 @@ class Run:
         profile.thread_name = live.thread_name
         profile.source = self.engine.options["source_name"]
         profile.pid = os.getpid()
-        profile.start_ns = live.part_ns
-        profile.end_ns = max(at_ns, live.part_ns)
-        profile.start_wall_ns = live.begin_wall_ns + live.part_ns - live.begin_ns
+        profile.start_ns = live.part_start_ns()
+        profile.end_ns = max(at_ns, profile.start_ns)
+        profile.start_wall_ns = live.begin_wall_ns + profile.start_ns - live.begin_ns
         # Where others took turns with it on its thread, the stretch's CPU time is not its own: what was sampled is.
         exact = outcome != "open" and not live.missed.get("no_anchor")
         profile.cpu_ns = max(live.cpu_ns - live.parts_cpu_ns, 0) if exact else 0

@@ -1,6 +1,7 @@
 """Long streams: records in parts while they go on, which add up to the whole, in flat memory. No test sleeps."""
 
 import asyncio
+import json
 
 import asgi_server
 import pytest
@@ -8,6 +9,7 @@ from pom_support import burn_until_sampled
 from wsgi_server import Server, environ, generated, ok
 
 import profilomatic
+from profilomatic import report
 
 pytestmark = pytest.mark.acceptance("W15")
 
@@ -71,6 +73,19 @@ def test_a_stream_is_told_in_parts_that_add_up(profiles, every, run):
     after = profilomatic.stats()["actions"]
     assert {name: after[name] - before[name] for name in ("started", "finished", "lost")} == {
         "started": 1, "finished": 1, "lost": 0}
+
+
+def test_a_stream_counts_once_in_the_report(profiles, every, tmp_path, capsys):
+    run_wsgi()
+    path = tmp_path / "stream.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in profiles.flushed()))
+    assert report.main([str(path), "--json"]) in (0, None)
+    told = json.loads(capsys.readouterr().out)
+    [group] = told["groups"]
+    assert told["head"]["actions"] == group["count"] == 1
+    assert group["time"] == profiles.records[-1]["action"]["whole"]["time"]
+    assert told["head"]["samples"] == sum(record["profiler"]["samples"] for record in profiles.records)
+    assert len(told["slowest_actions"]) == 1
 
 
 def test_a_short_request_has_no_parts(profiles):
