@@ -30,6 +30,9 @@ typedef struct pom_action_kind_s {
     const char *name; /* "wsgi", "code" */
     /* Writes the entries of the record's `action` map that come after type, kind, outcome and the user's fields; NULL = none. */
     void (*describe)(const pom_action_t *action, pom_value_writer_t *writer);
+    /* Likewise for a part of an action that goes on, while its app side writes: reads only what was there at the first attach, as
+     * type and task id must be. NULL: this kind is never sealed in parts. */
+    void (*describe_open)(const pom_action_t *action, pom_value_writer_t *writer);
 } pom_action_kind_t;
 
 /* A frame of an event's stack: resolved to a code under the interpreter's lock, line found by the sampler. */
@@ -61,8 +64,11 @@ struct pom_action_s {
     int64_t
         foreign_cpu_ns; /* of cpu_ns, what other actions of the thread used while this one waited */
     int64_t pending_cpu_ns; /* CPU time seen while not running: goes to the next stack that runs */
-    int64_t samples;
+    int64_t samples;        /* of this part, likewise missed */
     int64_t missed[POM_MISS_COUNT];
+    int64_t part_start_ns; /* where the last part was cut; 0 = there was none */
+    int64_t parts_cpu_ns;  /* told by the parts so far */
+    int64_t parts;         /* sealed while it went on */
     /* written by the app side before the action is published */
     pom_link_t link; /* in the pool */
     const pom_action_kind_t *kind;

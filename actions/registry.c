@@ -10,6 +10,11 @@
  * separates the samples before it from those after it exactly. The one exception: an end of the sample's own action waits
  * until the sample is in (the end was queued after the walk, or the sampler would not have seen the anchor hold).
  *
+ * An action that goes on for long (a stream; of a kind that allows it) is sealed in parts, by the sampler thread alone: at the first sample part_ns after
+ * the last cut, which is then exactly between two samples. The app side is not asked and may be writing, so that a part tells
+ * only what was there at the first attach, and what the samples say; the rest stands in the last record. No samples, no
+ * part: nothing has grown either, but for messages, which have a cap.
+ *
  * Memory: an action comes from a pool and goes back after its seal; an event likewise by size class. Pools are bounded; what exceeds them is freed. Trees live in their profile's arena.
  *
  * One file in spite of its length: the two sides are one protocol, and reading them apart hides why it holds.
@@ -75,6 +80,7 @@ struct pom_registry_s {
     source_t *sources;
     _Atomic(const char *) source; /* of the newest in sources */
     _Atomic(int) granularity;
+    _Atomic(int64_t) part_ns;
     char apart_from_app[64];
     /* [app], under the interpreter's lock */
     pom_admission_t admission;
@@ -283,6 +289,10 @@ bool pom_registry_post(pom_registry_t *r, pom_event_t *event) {
 
 /* ---- sampler side: trees ------------------------------------------------------------------------ */
 
+static int64_t part_start(const pom_action_t *a) {
+    return a->parts > 0 ? a->part_start_ns : a->start_ns;
+}
+
 static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
     if (a->profile == NULL) {
         a->profile = pom_profile_new(ARENA_CAP);
@@ -290,7 +300,7 @@ static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
             pom_tree_init(
                 &a->profile->tree, &a->profile->arena,
                 (pom_granularity_t)atomic_load_explicit(&r->granularity, memory_order_relaxed),
-                pom_tree_limits_default(), a->start_ns);
+                pom_tree_limits_default(), part_start(a));
         }
     }
     return a->profile;
@@ -377,16 +387,46 @@ static void write_entry(pom_value_writer_t *w, const char *key, pom_text_t text)
     pom_value_text(w, text.data, text.size);
 }
 
+static void write_integer(pom_value_writer_t *w, const char *key, int64_t value) {
+    pom_value_key(w, key, strlen(key));
+    pom_value_integer(w, value);
+}
+
+static void write_seconds(pom_value_writer_t *w, const char *key, int64_t ns) {
+    pom_value_key(w, key, strlen(key));
+    pom_value_seconds(w, ns);
+}
+
+/* Which part this is, and with the last one what they add up to. */
+static void write_parts(const pom_action_t *a, const pom_profile_t *profile,
+                        pom_value_writer_t *w) {
+    write_integer(w, "part", a->parts + 1);
+    if (profile->outcome != POM_OUTCOME_OPEN) {
+        pom_value_key(w, "whole", 5);
+        pom_value_map_begin(w);
+        write_integer(w, "parts", a->parts + 1);
+        write_seconds(w, "time", profile->wall_ns + a->part_start_ns - a->start_ns);
+        write_seconds(w, "cpu_time", profile->cpu_ns + a->parts_cpu_ns);
+        pom_value_map_end(w);
+    }
+}
+
 static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
+    bool open = profile->outcome == POM_OUTCOME_OPEN;
+    void (*describe)(const pom_action_t *, pom_value_writer_t *) =
+        open ? a->kind->describe_open : a->kind->describe;
     unsigned char storage[2 * POM_ACTION_TEXT_MAX];
     pom_value_writer_t writer;
     pom_value_begin(&writer, storage, sizeof storage);
     pom_value_map_begin(&writer);
     pom_value_entries(&writer, a->fields, a->fields_size);
-    if (a->kind->describe != NULL) {
-        a->kind->describe(a, &writer);
+    if (describe != NULL) {
+        describe(a, &writer);
     }
-    if (a->exception.size > 0) {
+    if (open || a->parts > 0) {
+        write_parts(a, profile, &writer);
+    }
+    if (!open && a->exception.size > 0) {
         write_entry(&writer, "exception", a->exception);
         write_entry(&writer, "reason", a->reason);
     }
@@ -397,25 +437,22 @@ static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
 }
 
 /* What no sample covers is the root's own time; the exact totals win over the sum of samples. */
-static void settle_times(pom_action_t *a, pom_profile_t *profile) {
-    int64_t wall = a->end_ns - a->start_ns;
+static void settle_times(const pom_action_t *a, pom_profile_t *profile) {
+    int64_t wall = profile->end_ns - profile->start_ns;
     int64_t sampled_wall = profile->tree.root.total_wall_ns;
     int64_t sampled_cpu = profile->tree.root.total_cpu_ns;
     profile->wall_ns = wall > sampled_wall ? wall : sampled_wall;
-    int64_t cpu = a->cpu_ns - a->foreign_cpu_ns;
+    // Of a part nobody knows more than its samples.
+    int64_t cpu =
+        profile->outcome == POM_OUTCOME_OPEN ? 0 : a->cpu_ns - a->foreign_cpu_ns - a->parts_cpu_ns;
     profile->cpu_ns = cpu > sampled_cpu ? cpu : sampled_cpu;
     pom_tree_add_root(&profile->tree, profile->wall_ns - sampled_wall,
                       profile->cpu_ns - sampled_cpu);
 }
 
-static void seal(pom_registry_t *r, pom_action_t *a) {
-    pom_profile_t *profile = profile_of(r, a);
-    bump(a->outcome == POM_OUTCOME_LOST ? &r->lost : &r->finished, 1);
-    if (profile == NULL) {
-        bump(&r->no_memory, 1);
-        recycle_action(r, a);
-        return;
-    }
+/* Writes down all but what the app side says at the end, and hands the profile to the sink. */
+static void hand_over(pom_registry_t *r, pom_action_t *a, pom_outcome_t outcome, int64_t end_ns) {
+    pom_profile_t *profile = a->profile;
     pom_arena_t *arena = &profile->arena;
     arena->cap = ARENA_CAP + ARENA_SEAL;
     const char *source = atomic_load_explicit(&r->source, memory_order_acquire);
@@ -430,21 +467,49 @@ static void seal(pom_registry_t *r, pom_action_t *a) {
     profile->type = keep_text(arena, a->type.data, a->type.size);
     profile->kind = (pom_text_t){.data = a->kind->name, .size = (uint32_t)strlen(a->kind->name)};
     profile->pid = r->pid;
-    profile->start_wall_ns = a->start_wall_ns;
-    profile->start_ns = a->start_ns;
-    profile->end_ns = a->end_ns;
-    profile->outcome = a->outcome;
-    keep_fields(a, profile);
+    profile->start_ns = part_start(a);
+    profile->start_wall_ns = a->start_wall_ns + profile->start_ns - a->start_ns;
+    profile->end_ns = end_ns;
+    profile->outcome = outcome;
     settle_times(a, profile);
+    keep_fields(a, profile);
     profile->period_ns = r->window.period_ns;
     profile->samples = a->samples;
     memcpy(profile->missed, a->missed, sizeof profile->missed);
     profile->overhead_ppm = r->window.overhead_ppm;
-    profile->overhead_cpu_ns = a->cost_ns + a->samples * r->window.sample_cost_ns;
-    profile->dropped_events = a->dropped_events;
+    profile->overhead_cpu_ns += a->samples * r->window.sample_cost_ns;
     a->profile = NULL;
     r->sink->put(r->sink, profile);
+}
+
+static void seal(pom_registry_t *r, pom_action_t *a) {
+    pom_profile_t *profile = profile_of(r, a);
+    bump(a->outcome == POM_OUTCOME_LOST ? &r->lost : &r->finished, 1);
+    if (profile == NULL) {
+        bump(&r->no_memory, 1);
+    } else {
+        profile->overhead_cpu_ns = a->cost_ns;
+        profile->dropped_events = a->dropped_events;
+        hand_over(r, a, a->outcome, a->end_ns);
+    }
     recycle_action(r, a);
+}
+
+/* Just after a sample at this moment is in the tree. */
+static void seal_part_if_due(pom_registry_t *r, pom_action_t *a, int64_t now_ns) {
+    int64_t part_ns = atomic_load_explicit(&r->part_ns, memory_order_relaxed);
+    if (part_ns == 0 || now_ns - part_start(a) < part_ns || a->kind->describe_open == NULL) {
+        return;
+    }
+    pom_sampler_enter(POM_SAMPLER_SEAL);
+    int64_t cpu_ns = a->profile->tree.root.total_cpu_ns;
+    hand_over(r, a, POM_OUTCOME_OPEN, now_ns);
+    pom_sampler_leave();
+    a->parts++;
+    a->part_start_ns = now_ns;
+    a->parts_cpu_ns += cpu_ns;
+    a->samples = 0;
+    memset(a->missed, 0, sizeof a->missed);
 }
 
 /* ---- sampler side: the client ------------------------------------------------------------------- */
@@ -562,6 +627,7 @@ static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
         profile->tree.cuts.depth++;
     }
     pom_tree_add(&profile->tree, r->places, depth, &weight);
+    seal_part_if_due(r, a, sample->at_ns);
     return true;
 }
 
@@ -574,7 +640,9 @@ static bool on_again(pom_sampler_client_t *self, const pom_anchor_t *anchor,
         return false; // another thread's message has come in between
     }
     pom_weight_t weight = weigh(a, anchor, sample);
-    return pom_tree_add_again(&a->profile->tree, &weight);
+    bool added = pom_tree_add_again(&a->profile->tree, &weight);
+    seal_part_if_due(r, a, sample->at_ns);
+    return added;
 }
 
 static void on_missed(pom_sampler_client_t *self, const pom_anchor_t *anchor, pom_miss_t reason) {
@@ -615,6 +683,7 @@ pom_sampler_client_t *pom_registry_client(pom_registry_t *r) {
 void pom_registry_configure(pom_registry_t *r, const pom_registry_options_t *options) {
     pom_admission_configure(&r->admission, options->max_actions_per_run);
     atomic_store_explicit(&r->granularity, (int)options->granularity, memory_order_relaxed);
+    atomic_store_explicit(&r->part_ns, options->part_ns, memory_order_relaxed);
     // Kept names are used again, so that configuring in a loop costs nothing but their number.
     for (source_t *kept = r->sources; kept != NULL; kept = kept->older) {
         if (strcmp(kept->text, options->source) == 0) {

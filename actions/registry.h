@@ -33,6 +33,7 @@ struct pom_profile_sink_s {
 typedef struct pom_registry_options_s {
     pom_granularity_t granularity;
     int64_t max_actions_per_run; /* 0 = unlimited */
+    int64_t part_ns;             /* an action older than this is sealed in parts; 0 = never */
     int64_t period_ns;           /* what records say before the first window has ended */
     const char *source;          /* borrowed for the call only, likewise engine */
     const char *engine;

@@ -79,7 +79,8 @@ static void write_phase(pom_value_writer_t *w, const char *name, int64_t ns) {
     }
 }
 
-static void describe(const pom_action_t *action, pom_value_writer_t *w) {
+/* What was in the request: there from its begin on. */
+static void describe_open(const pom_action_t *action, pom_value_writer_t *w) {
     const pom_request_t *r = (const pom_request_t *)(const void *)action->kind_data;
     char query[QUERY_MAX];
     write_text(w, "method", r->method.data, r->method.size);
@@ -91,6 +92,11 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     if (r->client.size > 0) {
         write_text(w, "client", r->client.data, r->client.size);
     }
+}
+
+static void describe(const pom_action_t *action, pom_value_writer_t *w) {
+    const pom_request_t *r = (const pom_request_t *)(const void *)action->kind_data;
+    describe_open(action, w);
     pom_value_key(w, "status", 6);
     if (r->status > 0) {
         pom_value_integer(w, r->status);
@@ -112,5 +118,7 @@ static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     pom_trace_describe(action, w);
 }
 
-const pom_action_kind_t pom_request_kind = {.name = "wsgi", .describe = describe};
-const pom_action_kind_t pom_asgi_kind = {.name = "asgi", .describe = describe};
+const pom_action_kind_t pom_request_kind = {
+    .name = "wsgi", .describe = describe, .describe_open = describe_open};
+const pom_action_kind_t pom_asgi_kind = {
+    .name = "asgi", .describe = describe, .describe_open = describe_open};

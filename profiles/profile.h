@@ -37,7 +37,8 @@ extern const char *const pom_miss_names[POM_MISS_COUNT];
     X(SUCCEEDED, "succeeded")                                                                      \
     X(FAILED, "failed")                                                                            \
     X(ABORTED, "aborted")                                                                          \
-    X(LOST, "lost")
+    X(LOST, "lost")                                                                                \
+    X(OPEN, "open")
 
 typedef enum pom_outcome_e {
 #define X(name, text) POM_OUTCOME_##name,

@@ -88,6 +88,7 @@ static pom_registry_options_t registry_options(const char *engine) {
     pom_schedule_init(&schedule, &options.schedule);
     return (pom_registry_options_t){.granularity = options.granularity,
                                     .max_actions_per_run = options.max_actions_per_run,
+                                    .part_ns = options.part_ns,
                                     .period_ns = schedule.period_ns,
                                     .source = options.source,
                                     .engine = engine};

@@ -31,6 +31,7 @@ typedef struct pom_engine_options_s {
     pom_schedule_options_t schedule;
     pom_granularity_t granularity;
     int64_t max_actions_per_run;
+    int64_t part_ns; /* as the registry's */
     char source[256];
 } pom_engine_options_t;
 

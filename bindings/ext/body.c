@@ -308,6 +308,7 @@ static void body_finalize(PyObject *op) {
     body_t *self = (body_t *)op;
     // An exhausted body whose server has no use for close() has been served all the same.
     if (self->request != NULL) {
+        spend(self->request, 0, since_left(self->request, pom_now_ns()));
         pom_request_finish(self->request,
                            self->exhausted ? POM_OUTCOME_SUCCEEDED : POM_OUTCOME_LOST, NULL);
     }

@@ -4,6 +4,7 @@
 #include "bindings/ext/environ.h"
 
 #include "bindings/ext/values.h"
+#include "middleware/queue_time.h"
 #include "middleware/request.h"
 
 #define X(name, text) PyObject *pom_s_##name;
@@ -71,6 +72,14 @@ static void keep_host(pom_action_t *action, pom_request_t *r, PyObject *env) {
                            .size = name.size + colon.size + port.size};
 }
 
+static int64_t queue_ns(const pom_action_t *action, PyObject *env) {
+    const char *data;
+    size_t size;
+    return pom_wire_bytes(pom_environ_get(env, pom_s_request_start), &data, &size)
+               ? pom_request_queue_ns(data, size, action->start_wall_ns)
+               : 0;
+}
+
 void pom_environ_keep(pom_action_t *action, PyObject *env) {
     pom_request_t *r = pom_request_of(action);
     r->path_info = keep(action, env, pom_s_path_info);
@@ -78,6 +87,7 @@ void pom_environ_keep(pom_action_t *action, PyObject *env) {
     r->script_name = keep(action, env, pom_s_script_name);
     keep_host(action, r, env);
     r->query = keep(action, env, pom_s_query_string);
+    r->queue_ns = queue_ns(action, env);
     action->type = r->path_info.size > 0 ? r->path_info : pom_action_text(action, "wsgi_task", 9);
 }
 

@@ -23,6 +23,7 @@
     X(server_port, "SERVER_PORT")                                                                  \
     X(task_uuid, "HTTP_X_TASK_UUID")                                                               \
     X(traceparent, "HTTP_TRACEPARENT")                                                             \
+    X(request_start, "HTTP_X_REQUEST_START")                                                       \
     X(file_wrapper, "wsgi.file_wrapper")                                                           \
     X(route, "profilomatic.route")                                                                 \
     X(exception, "profilomatic.exception")                                                         \

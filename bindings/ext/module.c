@@ -353,11 +353,12 @@ static int apply_scrub(PyObject *list) {
 
 static PyObject *py_apply_options(PyObject *module, PyObject *dict) {
     (void)module;
-    PyObject *overhead = option(dict, "max_overhead"), *granularity, *code, *actions, *source,
-             *scrub;
+    PyObject *overhead = option(dict, "max_overhead"), *granularity, *code, *actions, *parts,
+             *source, *scrub;
     if (overhead == NULL || (granularity = option(dict, "time_granularity")) == NULL ||
         (code = option(dict, "code_granularity")) == NULL ||
         (actions = option(dict, "max_actions_per_run")) == NULL ||
+        (parts = option(dict, "partial_every")) == NULL ||
         (source = option(dict, "source_name")) == NULL || (scrub = option(dict, "scrub")) == NULL) {
         return NULL;
     }
@@ -366,6 +367,7 @@ static PyObject *py_apply_options(PyObject *module, PyObject *dict) {
                      .budget_ppm = (int64_t)(PyFloat_AsDouble(overhead) * 1e6)},
         .granularity = (pom_granularity_t)PyLong_AsLong(code),
         .max_actions_per_run = PyLong_AsLongLong(actions),
+        .part_ns = (int64_t)(PyFloat_AsDouble(parts) * 1e9),
     };
     const char *name = PyUnicode_AsUTF8(source);
     if (PyErr_Occurred() || apply_scrub(scrub) < 0) {

@@ -119,7 +119,7 @@ static pom_request_state_t *new_request(void) {
     self->vectorcall = request_call;
     self->start_response = self->environ = self->headers = NULL;
     self->file_wrapper = self->file_body = self->nested_route = NULL;
-    self->left_ns = self->bytes = 0;
+    self->left_ns = self->wrote_ns = self->bytes = 0;
     self->status = 0;
     self->head = self->first_byte = false;
     return self;
@@ -176,7 +176,12 @@ void pom_request_enter(pom_request_state_t *self, int64_t now_ns) {
 
 int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns) {
     self->left_ns = pom_work_detach(&self->work);
-    return self->left_ns - since_ns;
+    int64_t took_ns = self->left_ns - since_ns;
+    if (self->wrote_ns > 0) {
+        took_ns -= self->wrote_ns;
+        self->wrote_ns = 0;
+    }
+    return took_ns;
 }
 
 void pom_request_count(pom_request_state_t *self, PyObject *chunk) {
@@ -254,7 +259,15 @@ typedef struct write_s {
 static PyObject *write_call(PyObject *callable, PyObject *const *args, size_t nargsf,
                             PyObject *names) {
     write_t *self = (write_t *)callable;
+    int64_t start_ns = pom_now_ns();
     PyObject *result = PyObject_Vectorcall(self->write, args, nargsf, names);
+    int64_t took_ns = pom_now_ns() - start_ns;
+    pom_request_t *data = pom_request_data(self->request);
+    if (data != NULL &&
+        self->request->work.slot != NULL) { // else it is within the server's time anyway
+        data->client_ns += took_ns;
+        self->request->wrote_ns += took_ns;
+    }
     if (result != NULL && PyVectorcall_NARGS(nargsf) > 0) {
         pom_request_count(self->request, args[0]);
     }

@@ -22,6 +22,7 @@ typedef struct pom_request_state_s {
     PyObject *file_wrapper; /* the server's, while ours stands in its place; NULL else */
     PyObject *file_body;    /* what it made; NULL = nothing */
     int64_t left_ns;        /* when the application last returned to the server */
+    int64_t wrote_ns;       /* of this stretch, in the server's write(): it waits for the client */
     PyObject *nested_route; /* of a nested one, for its end message; NULL = nobody said */
     int32_t status;         /* 0 = not said */
     int64_t bytes;          /* of body sent */
@@ -46,7 +47,7 @@ pom_request_t *pom_request_data(pom_request_state_t *self);
 
 /* Application code is about to run below the caller's frame; now_ns is this moment or the request's start. */
 void pom_request_enter(pom_request_state_t *self, int64_t now_ns);
-/* It has returned: the time since `since_ns`. */
+/* It has returned: the application's own time since `since_ns`, without that in write(). */
 int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns);
 
 /* A chunk of the body was sent. */

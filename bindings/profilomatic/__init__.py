@@ -27,6 +27,8 @@ def configure(**options):
     store_all_logs       False: of Eliot's messages only starts and ends of actions enter the call graph
     max_actions_per_run  new actions profiled per cycle of 200 ms while over max_overhead; default 10,
                          0 = unlimited (its other name is simultaneous_tasks_profiled)
+    partial_every        seconds after which what is known of a request that goes on is a record of its own, marked as a
+                         part: 0.05 to 86400, default 60, 0 = never
     source_name          label in every profile; default: the host name
     retention            None: every profile is kept
     scrub                True: values of secret-looking keys in query strings, fields and messages are masked; a

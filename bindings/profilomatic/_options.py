@@ -78,6 +78,13 @@ def _max_actions_per_run(value):
     return value
 
 
+def _partial_every(value):
+    value = _number(value)
+    if value and not 0.05 <= value <= 86400.0:
+        raise Bad
+    return value
+
+
 def _source_name(value):
     if value is None:
         return None
@@ -156,6 +163,7 @@ TABLE = {
     "store_all_logs": (False, _boolean, _text_boolean, "True or False"),
     "max_actions_per_run": (10, _max_actions_per_run, _text_number,
                             "a whole number from 0 to 1000000 (0: no limit)"),
+    "partial_every": (60.0, _partial_every, _text_number, "seconds from 0.05 to 86400, or 0: never"),
     "source_name": (None, _source_name, _same, "a text of 1 to 255 characters, or None for the host name"),
     "retention": (None, _retention, _text_retention, "None or 'all': every profile is kept"),
     "scrub": (True, _scrub, _text_scrub, "True, False, or a list of further words that mark a key as secret"),

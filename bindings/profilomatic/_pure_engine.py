@@ -27,7 +27,7 @@ class Live:
 
     __slots__ = ("task_uuid", "type", "kind", "fields", "thread", "thread_name", "begin_ns", "begin_wall_ns", "spot",
                  "cpu_ns", "last_ns", "last_cpu_ns", "last_tid", "tree", "samples", "missed", "cost_ns", "dropped",
-                 "cut", "trace", "ended")
+                 "cut", "trace", "ended", "part_ns", "parts", "parts_cpu_ns")
 
     def __init__(self, action_type, kind, fields, task_uuid):
         self.task_uuid = task_uuid
@@ -48,6 +48,9 @@ class Live:
         self.missed = {}
         self.cost_ns = 0
         self.dropped = 0
+        self.part_ns = 0  # where the last part was cut; 0: nowhere yet
+        self.parts = 0  # sealed while it went on
+        self.parts_cpu_ns = 0  # told by them
         self.ended = False
 
     def attach(self, frame, inclusive):
@@ -57,6 +60,9 @@ class Live:
         spot, self.spot = self.spot, None
         if spot is not None and spot.tid == _pure_native.native_id():
             self.cpu_ns += max(_pure_native.own_cpu_ns() - spot.cpu_ns, 0)
+
+    def part_start_ns(self):
+        return self.part_ns or self.begin_ns
 
     def miss(self, reason):
         self.missed[reason] = self.missed.get(reason, 0) + 1
@@ -231,6 +237,20 @@ class Run:
         live.samples += 1
         self.samples += 1
         self.engine.samples += 1
+        self._seal_part_if_due(live, now_ns)
+
+    def _seal_part_if_due(self, live, now_ns):
+        """An action that goes on for long is sealed in parts, each cut just after a sample; see actions/registry.c."""
+        every_ns = self.engine.options["partial_every"] * 1e9
+        if not every_ns or now_ns - live.part_start_ns() < every_ns or live.kind not in ("wsgi", "asgi"):
+            return
+        profile = self._sealed(live, now_ns, "open", {"part": live.parts + 1}, 0)
+        self._hand_over.append(profile)
+        live.parts += 1
+        live.parts_cpu_ns += profile.total_cpu_ns()
+        live.part_ns = now_ns
+        live.samples, live.missed = 0, {}
+        live.tree = _pure_tree.Tree(self.engine.options["code_granularity"], now_ns)
 
     def _apply_events(self):
         """Applies what the app threads posted, in order. Returns the flush tickets met."""
@@ -280,30 +300,34 @@ class Run:
         if live.begin_ns > self._last_ns:  # it lived between two of our wake-ups
             self._active_ns += at_ns - live.begin_ns
         self.engine.count_end(outcome)
-        self._hand_over.append(self._sealed(live, at_ns, outcome, fields))
-
-    def _sealed(self, live, at_ns, outcome, fields):
         if live.dropped:
             live.tree.cut("events", live.dropped)
-        if fields:
-            live.fields.update(fields)
+        profile = self._sealed(live, at_ns, outcome, fields, live.cost_ns)
+        if live.parts:
+            profile.fields["part"] = live.parts + 1
+            profile.fields["whole"] = {"parts": live.parts + 1, "time": (profile.end_ns - live.begin_ns) / 1e9,
+                                       "cpu_time": (profile.total_cpu_ns() + live.parts_cpu_ns) / 1e9}
+        self._hand_over.append(profile)
+
+    def _sealed(self, live, at_ns, outcome, fields, cost_ns):
         per_look = self.sampler_cpu_ns / max(self.samples, 1)
-        cost_ns = live.cost_ns + per_look * live.samples
+        cost_ns += per_look * live.samples
         profile = _pure_tree.Profile()
         profile.task_uuid = live.task_uuid
         profile.thread = live.thread
         profile.thread_name = live.thread_name
         profile.source = self.engine.options["source_name"]
         profile.pid = os.getpid()
-        profile.start_ns = live.begin_ns
-        profile.end_ns = max(at_ns, live.begin_ns)
-        profile.start_wall_ns = live.begin_wall_ns
+        profile.start_ns = live.part_start_ns()
+        profile.end_ns = max(at_ns, profile.start_ns)
+        profile.start_wall_ns = live.begin_wall_ns + profile.start_ns - live.begin_ns
         # Where others took turns with it on its thread, the stretch's CPU time is not its own: what was sampled is.
-        profile.cpu_ns = 0 if live.missed.get("no_anchor") else live.cpu_ns
+        exact = outcome != "open" and not live.missed.get("no_anchor")
+        profile.cpu_ns = max(live.cpu_ns - live.parts_cpu_ns, 0) if exact else 0
         profile.type = live.type
         profile.kind = live.kind
         profile.outcome = outcome
-        profile.fields = live.fields
+        profile.fields = {**live.fields, **(fields or {})}
         profile.tree = live.tree
         profile.period = self.schedule.period_ns / 1e9
         profile.samples = live.samples

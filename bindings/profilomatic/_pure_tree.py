@@ -125,6 +125,9 @@ class Profile:
         """Bytes it holds, roughly, for the budget of a destination's queue."""
         return 1024 + 256 * self.tree.nodes + 512 * self.tree.messages
 
+    def total_cpu_ns(self):
+        return max(self.cpu_ns, self._children(self.tree.root)[2])
+
     def _moment(self, mono_ns):
         return _values.moment(self.start_wall_ns + mono_ns - self.start_ns)
 

@@ -117,7 +117,7 @@ class Request:
     """One request from the call of the application to its end."""
 
     __slots__ = ("work", "environ", "status", "declared", "sent", "route", "path", "head", "phases", "inside",
-                 "swapped", "file_bodies", "called_at")
+                 "swapped", "file_bodies", "called_at", "left_at", "wrote_ns")
 
     @classmethod
     def begin(cls, environ):
@@ -148,7 +148,10 @@ class Request:
         self.route = None
         self.path = script + path
         self.head = method == "HEAD"
-        self.phases = {}
+        waited_ns = _values.queue_ns(_text_of(environ, "HTTP_X_REQUEST_START"), time.time_ns())
+        self.phases = {"queue": waited_ns} if waited_ns else {}
+        self.left_at = None  # when the application last returned to the server
+        self.wrote_ns = 0  # of this stretch, in the server's write(): it waits for the client
         self.inside = work  # the innermost action when the application last ran
         self.swapped = None
         self.file_bodies = None
@@ -200,7 +203,21 @@ class Request:
             _pure._engine.fault("wsgi detach", error)
 
     def spend(self, phase, since_ns):
-        self.phases[phase] = self.phases.get(phase, 0) + _ns() - since_ns
+        """A stretch of the application's, which has just returned to the server."""
+        self.left_at = _ns()
+        wrote_ns, self.wrote_ns = self.wrote_ns, 0
+        self._add(phase, self.left_at - since_ns - wrote_ns)
+
+    def waited(self):
+        """The time since the application returned was the server's and the client's. Gives this moment."""
+        now_ns = _ns()
+        if self.left_at is not None:
+            self._add("client", now_ns - self.left_at)
+            self.left_at = None
+        return now_ns
+
+    def _add(self, phase, spent_ns):
+        self.phases[phase] = self.phases.get(phase, 0) + spent_ns
 
     # the application's call
 
@@ -212,8 +229,12 @@ class Request:
                 return write
 
             def counting_write(*data, **options):
-                result = write(*data, **options)
-                self.wrote(data)
+                start_ns = _ns()
+                try:
+                    result = write(*data, **options)
+                finally:
+                    self.wrote(start_ns)
+                self.count_written(data)
                 return result
 
             return counting_write
@@ -232,7 +253,13 @@ class Request:
         if len(args) > 2:
             self.link(args[2])
 
-    def wrote(self, data):
+    def wrote(self, start_ns):
+        if self.left_at is None:  # else it is within the server's time anyway
+            took_ns = _ns() - start_ns
+            self.wrote_ns += took_ns
+            self._add("client", took_ns)
+
+    def count_written(self, data):
         if data:
             self.count(data[0])
 
@@ -361,14 +388,13 @@ class Request:
 class Body:
     """Hands on an iterable's chunks, one for one, and knows when the request is over."""
 
-    __slots__ = ("_request", "_iterable", "_iterated", "_exhausted", "_failure", "_closed", "_left_at", "__weakref__")
+    __slots__ = ("_request", "_iterable", "_iterated", "_exhausted", "_failure", "_closed", "__weakref__")
 
     def __init__(self, request, iterable):
         self._request = request
         self._iterable = iterable
         self._iterated = self._exhausted = self._closed = False
         self._failure = None  # (outcome, (name, text)) of the first exception
-        self._left_at = None
 
     def __getattr__(self, name):
         """What else somebody looks for, such as the status_code of a framework's response, is the iterable's to answer."""
@@ -388,45 +414,45 @@ class Body:
         if request is None:
             iterator = iter(of)
         else:
+            entered_at = request.waited()
             outside = request.attach(sys._getframe())
             try:
                 iterator = iter(of)
             except BaseException as error:
                 request.detach(outside)
+                request.spend("body" if request.sent else "first_byte", entered_at)
                 self._failed(error)
                 raise
             request.detach(outside)
+            request.spend("body" if request.sent else "first_byte", entered_at)
         return ours if iterator is of else Chunks(self, iterator)
 
     def _next(self, iterator):
         request = self._request
         if request is None:
             return next(iterator)
-        entered_at = _ns()
-        if self._left_at is not None:
-            request.phases["client"] = request.phases.get("client", 0) + entered_at - self._left_at
-        first = not request.sent
+        entered_at = request.waited()
+        phase = "body" if request.sent else "first_byte"  # which the chunk itself still belongs to
         outside = request.attach(sys._getframe())
         try:
             chunk = next(iterator)
         except StopIteration:
             request.detach(outside)
-            request.spend("body", entered_at)
+            request.spend(phase, entered_at)
             self._iterated = self._exhausted = True
             if not hasattr(self._iterable, "close"):  # nothing of the application can run any more
                 self._finish("succeeded")
             raise
         except BaseException as error:
             request.detach(outside)
-            request.spend("body", entered_at)
+            request.spend(phase, entered_at)
             self._iterated = True
             self._failed(error)
             raise
         request.detach(outside)
         self._iterated = True
+        request.spend(phase, entered_at)
         request.count(chunk)
-        request.spend("first_byte" if first else "body", entered_at)
-        self._left_at = _ns()
         return chunk
 
     def close(self):
@@ -441,7 +467,7 @@ class Body:
             return None
         if request is None:
             return close()
-        entered_at = _ns()
+        entered_at = request.waited()
         outside = request.attach(sys._getframe())
         try:
             answer = close()
@@ -480,6 +506,7 @@ class Body:
     def _finish(self, outcome):
         request, self._request = self._request, None
         if request is not None:
+            request.waited()
             request.finish(outcome, None, self._failure[1] if self._failure is not None else None)
 
     def __del__(self):

@@ -140,6 +140,7 @@ def _group(group, model):
         "errors": group.errors,
         "aborted": group.aborted,
         "lost": group.lost,
+        "phases": {name: spent for name, spent in group.phases.items() if spent},
     }
 
 

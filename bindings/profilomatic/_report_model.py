@@ -18,6 +18,9 @@ _KEPT_SLOW_LINES = 32  # so many lines each
 _MAX_BELOW = 64
 _MAX_NAMES = 50
 
+# In the order of what happens. The queue is before the action, the others are parts of its time.
+PHASES = ("queue", "app", "first_byte", "body", "client", "close")
+
 
 class Quantiles:
     """Quantiles of a stream: exact for the first 2 048 values, within 0.5 % beyond (logarithmic buckets)."""
@@ -93,6 +96,7 @@ class Group:
         self.times = Quantiles()
         self.wall = self.cpu = 0.0
         self.errors = self.aborted = self.lost = 0
+        self.phases = dict.fromkeys(PHASES, 0.0)
         self.lines = {} if compared else None  # place -> [wall, cpu, hits]
         self.slow = []  # heap of (time, order, action, {place: [wall, cpu, hits]})
 
@@ -103,6 +107,8 @@ class Group:
         self.errors += action.error
         self.aborted += action.outcome == "aborted"
         self.lost += action.outcome == "lost"
+        for name, spent in action.phases.items():
+            self.phases[name] += spent
         if self.lines is None:
             return
         for place, cost in costs.items():
@@ -144,6 +150,7 @@ class Action:
         "thread",
         "error",
         "hottest",
+        "phases",
     )
 
     def __init__(self, record, by):
@@ -155,6 +162,10 @@ class Action:
         self.time = number(record.get("time"))
         self.cpu = number(record.get("cpu_time"))
         self.outcome = _text(fields.get("outcome")) or "succeeded"
+        whole = fields.get("whole")
+        if isinstance(whole, dict) and "part" in fields:  # the last of several records; the open ones count for lines only
+            self.time = number(whole.get("time"))
+            self.cpu = number(whole.get("cpu_time"))
         self.status = _status(fields.get("status"))
         self.kind = _text(fields.get("kind"))
         self.start = _text(record.get("start_time"))
@@ -163,6 +174,8 @@ class Action:
         self.thread = _text(record.get("thread_name"))
         self.error = self.outcome == "failed" or (self.status is not None and self.status >= 500)
         self.hottest = None
+        phases = fields.get("phases")
+        self.phases = {name: number(phases.get(name)) for name in PHASES} if isinstance(phases, dict) else {}
 
 
 def action_name(record, fields, by="route"):
@@ -252,9 +265,10 @@ class Head:
         return self._overhead_sum / self._overhead_wall if self._overhead_wall else None
 
     def add(self, record, action):
-        self.actions += 1
-        self.wall += action.time
-        self.cpu += action.cpu
+        if action.outcome != "open":
+            self.actions += 1
+            self.wall += action.time
+            self.cpu += action.cpu
         self.has_cpu = self.has_cpu or "cpu_time" in record
         self.sources.add(action.source)
         self.pids.add(action.pid)
@@ -309,11 +323,13 @@ class Model:
         self.groups = {}
         self.sampled = Cost()  # sums over all lines: what shares refer to
         self._slowest = []
+        self._records = 0
 
     def add(self, record):
         action = Action(record, self.by)
         self.head.add(record, action)
-        order = -self.head.actions  # of equals the earlier one stays, and no two entries compare further
+        self._records += 1
+        order = -self._records  # of equals the earlier one stays, and no two entries compare further
         costs = self.walk.costs(record)
         hottest = 0.0
         for place, cost in costs.items():
@@ -326,14 +342,16 @@ class Model:
             self.sampled.hits += cost.hits
             if cost.wall > hottest:
                 hottest, action.hottest = cost.wall, place
+        if self.bottom_up is not None:
+            self.bottom_up.add(self.walk.self_costs(record))
+        if action.outcome == "open":
+            return
         self._group(action.name).add(action, order, costs)
         rank = action.cpu if self.sort == "cpu" else action.time
         if len(self._slowest) < self.top:
             heapq.heappush(self._slowest, (rank, order, action))
         elif self._slowest and rank > self._slowest[0][0]:
             heapq.heapreplace(self._slowest, (rank, order, action))
-        if self.bottom_up is not None:
-            self.bottom_up.add(self.walk.self_costs(record))
 
     def _group(self, name):
         group = self.groups.get(name)

@@ -3,6 +3,7 @@
 import datetime
 
 from . import _report_causes
+from ._report_model import PHASES
 from ._report_pieces import Pieces
 from ._terminal import clean, clip, clip_left, count, pad, percent, seconds, width
 
@@ -176,6 +177,23 @@ class TextReport(Pieces):
                 )
             )
 
+    def phases(self, model):
+        """Where requests spend their time, the server's and the client's included; nothing without requests."""
+        groups = [group for group in model.groups_ordered() if any(group.phases.values())]
+        if not groups:
+            return
+        self.title("PHASES", "mean of an action; queue: before it began, client: between two chunks")
+        room = self.out.columns - 65
+        header = pad("  route" if model.by == "route" else "  type", room)
+        header += "".join(f"{name.replace('_', ' '):>{_phase_width(name)}}" for name in PHASES)
+        self.out.line(self.out.paint(header, "dim"))
+        for group in groups[: max(model.top, 20)]:
+            row = pad("  " + clip(clean(group.name), room - 3), room)
+            for name in PHASES:
+                mean = group.phases[name] / group.times.count
+                row += f"{seconds(mean) if mean else '-':>{_phase_width(name)}}"
+            self.out.line(row)
+
     def slowest(self, model, file_name):
         self.title("SLOWEST ACTIONS" if model.sort == "time" else "MOST CPU")
         columns = self.out.columns
@@ -206,6 +224,10 @@ class TextReport(Pieces):
         if width(hint.format(clean(file_name))) > columns:
             file_name = "FILE"
         self.out.line(self.out.paint(hint.format(clean(file_name)), "dim"))
+
+
+def _phase_width(name):
+    return max(10, len(name) + 2)
 
 
 def _clock(epoch, near=None):

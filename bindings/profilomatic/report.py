@@ -126,6 +126,7 @@ def _report(stream, name, options, out):
         text.hottest_lines(model)
         text.causes(model)
         text.groups(model)
+        text.phases(model)
         text.slowest(model, "-" if options.file == "-" else name)
     out.flush()
     return 0

@@ -133,6 +133,21 @@ def test_short_actions_are_not_underestimated(tmp_path, show):
     assert line["time"] == pytest.approx(2.0, rel=0.01)
 
 
+@pytest.mark.acceptance("W14")
+def test_queue_and_client_time_stand_beside_the_applications(tmp_path, show):
+    records = [
+        build.Script("GET", "/feed", phases={"queue": queue, "app": 0.01, "client": 0.5}).run(build.HOME, 0.6).record()
+        for queue in (0.2, 0.4)
+    ]
+    records.append(build.Script("GET", "/odd", phases={"queue": "long", "other": 1}).run(build.HOME, 0.1).record())
+    _, out, _ = show(build.write(tmp_path / "feed.jsonl", records), "--no-source")
+    header, *rows = out[out.index("PHASES") : out.index("SLOWEST")].splitlines()[1:]
+    assert header.split() == ["route", "queue", "app", "first", "byte", "body", "client", "close"]
+    assert [row.split() for row in rows if row] == [
+        ["GET", "/feed", "300", "ms", "10.0", "ms", "-", "-", "500", "ms", "-"]
+    ]
+
+
 def test_json_and_sums_agree_with_the_records(day, show):
     status, out, _ = show(day, "--json", "--top", "1000", "--bottom-up", "--all", "--no-source")
     assert status == 0

@@ -209,6 +209,7 @@ def test_options_reach_the_engine(command, actions):
         "code_granularity": "method",
         "store_all_logs": True,
         "max_actions_per_run": 3,
+        "partial_every": 60.0,
         "source_name": "me",
         "retention": None,
     }

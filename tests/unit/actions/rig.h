@@ -84,8 +84,9 @@ static inline bool rig_tick(rig_t *rig) {
 
 static const pom_action_kind_t rig_kind = {.name = "code"};
 
-static inline pom_action_t *rig_begin(rig_t *rig, int64_t start_ns) {
-    pom_action_t *a = pom_registry_begin(rig->registry, &rig_kind);
+static inline pom_action_t *rig_begin_kind(rig_t *rig, const pom_action_kind_t *kind,
+                                           int64_t start_ns) {
+    pom_action_t *a = pom_registry_begin(rig->registry, kind);
     if (a != NULL) {
         a->start_ns = start_ns;
         a->start_wall_ns = 1000000000 + start_ns;
@@ -95,6 +96,10 @@ static inline pom_action_t *rig_begin(rig_t *rig, int64_t start_ns) {
         a->type = pom_action_text(a, "job", 3);
     }
     return a;
+}
+
+static inline pom_action_t *rig_begin(rig_t *rig, int64_t start_ns) {
+    return rig_begin_kind(rig, &rig_kind, start_ns);
 }
 
 static inline void rig_end(rig_t *rig, pom_action_t *a, int64_t end_ns) {

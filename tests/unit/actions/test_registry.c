@@ -128,6 +128,144 @@ static void test_registry_keeps_fields_and_what_failed(void **state) {
     rig_fini(&rig);
 }
 
+/* ---- parts ---------------------------------------------------------------------------------- */
+
+static void describe_stream(const pom_action_t *a, pom_value_writer_t *w) {
+    pom_value_key(w, "status", 6);
+    pom_value_integer(w, a->kind_data[0]);
+}
+
+static void describe_open_stream(const pom_action_t *a, pom_value_writer_t *w) {
+    pom_value_key(w, "method", 6);
+    pom_value_text(w, a->type.data, a->type.size);
+}
+
+static const pom_action_kind_t stream_kind = {
+    .name = "stream", .describe = describe_stream, .describe_open = describe_open_stream};
+
+#define SECOND INT64_C(1000000000)
+
+static void init_for_parts(rig_t *rig, int64_t part_ns) {
+    pom_registry_options_t options = rig_options();
+    options.part_ns = part_ns;
+    assert_true(rig_try(rig, &options));
+}
+
+static const char *fields_of(const pom_profile_t *p) {
+    static trace_t trace;
+    trace_init(&trace);
+    assert_int_equal(pom_value_emit(p->fields, p->fields_size, &trace.emitter), POM_OK);
+    assert_true(trace_is_whole(&trace));
+    return trace.text;
+}
+
+/* A sample each second, running half of the time, of one of 60 lines. */
+static void stream(rig_t *rig, pom_action_t *a, int64_t from_s, int64_t to_s) {
+    for (int64_t at = from_s + 1; at <= to_s; at++) {
+        pom_anchor_t anchor = anchor_of(a, from_s * SECOND, from_s * SECOND / 2);
+        pom_sample_t s = {.at_ns = at * SECOND, .cpu_ns = at * SECOND / 2, .running = true};
+        assert_true(rig_sample_path(rig, &anchor, &s, PATH(10 + (uintptr_t)(at % 60))));
+        (void)rig_tick(rig);
+    }
+}
+
+/* acceptance: W15 */
+static void test_registry_seals_a_long_stream_in_parts_that_add_up(void **state) {
+    rig_t rig;
+    init_for_parts(&rig, 60 * SECOND);
+    pom_action_t *a = rig_begin_kind(&rig, &stream_kind, 0);
+    stream(&rig, a, 0, 605);
+    assert_int_equal(rig.count, 10);
+    assert_balanced(&rig);
+    assert_int_equal(pom_registry_stats(rig.registry).finished, 0);
+    a->kind_data[0] = 200;
+    a->cpu_ns = 303 * SECOND;
+    rig_end(&rig, a, 606 * SECOND);
+    (void)rig_tick(&rig);
+    assert_int_equal(rig.count, 11);
+    int64_t wall_ns = 0, cpu_ns = 0, samples = 0;
+    for (int i = 0; i < 11; i++) {
+        const pom_profile_t *p = rig.kept[i];
+        assert_true(pom_tree_validate(&p->tree));
+        assert_int_equal(p->start_ns, i * 60 * SECOND);
+        assert_int_equal(p->start_wall_ns, 1000000000 + i * 60 * SECOND);
+        assert_int_equal(p->end_ns, i < 10 ? (i + 1) * 60 * SECOND : 606 * SECOND);
+        assert_int_equal(p->outcome, i < 10 ? POM_OUTCOME_OPEN : POM_OUTCOME_SUCCEEDED);
+        assert_int_equal(p->samples, i < 10 ? 60 : 5);
+        assert_int_equal(p->tree.root.total_wall_ns, p->wall_ns);
+        assert_int_equal(p->task_id.lo, 2);
+        wall_ns += p->wall_ns;
+        cpu_ns += p->cpu_ns;
+        samples += p->samples;
+    }
+    assert_int_equal(wall_ns, 606 * SECOND);
+    assert_int_equal(cpu_ns, 303 * SECOND);
+    assert_int_equal(samples, 605);
+    assert_string_equal(fields_of(rig.kept[1]), "{method:\"job\" part:2}");
+    assert_string_equal(
+        fields_of(rig.kept[10]),
+        "{status:200 part:11 whole:{parts:11 time:606000000000ns cpu_time:303000000000ns}}");
+    assert_int_equal(pom_registry_stats(rig.registry).finished, 1);
+    assert_balanced(&rig);
+    rig_fini(&rig);
+}
+
+/* acceptance: W15 */
+static void test_registry_holds_no_more_of_a_longer_stream(void **state) {
+    rig_t rig;
+    init_for_parts(&rig, 60 * SECOND);
+    rig.count_only = true;
+    pom_action_t *a = rig_begin_kind(&rig, &stream_kind, 0);
+    stream(&rig, a, 0, 120);
+    int64_t before = pom_alloc_live_bytes();
+    stream(&rig, a, 120, 120 + 100 * 60);
+    assert_int_equal(pom_alloc_live_bytes(), before);
+    assert_int_equal(rig.count, 102);
+    rig_end(&rig, a, 7000 * SECOND);
+    (void)rig_tick(&rig);
+    rig_fini(&rig);
+}
+
+/* acceptance: W15 */
+static void test_registry_cuts_no_parts_unasked(void **state) {
+    rig_t rig;
+    init_for_parts(&rig, 0);
+    pom_action_t *a = rig_begin_kind(&rig, &stream_kind, 0);
+    stream(&rig, a, 0, 600);
+    rig_end(&rig, a, 600 * SECOND);
+    assert_string_equal(fields_of(only_profile(&rig)), "{status:0}");
+    rig_fini(&rig);
+    init_for_parts(&rig, 60 * SECOND);
+    a = rig_begin(&rig, 0); // a kind whose fields are written later
+    stream(&rig, a, 0, 600);
+    rig_end(&rig, a, 600 * SECOND);
+    assert_int_equal(only_profile(&rig)->samples, 600);
+    rig_fini(&rig);
+}
+
+/* A part that a message or the end of the action is waiting behind. acceptance: W15 */
+static void test_registry_cuts_between_what_happened(void **state) {
+    rig_t rig;
+    init_for_parts(&rig, 60 * SECOND);
+    pom_action_t *a = rig_begin_kind(&rig, &stream_kind, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    assert_true(rig_post(&rig, a, 59 * SECOND, PATH(10), "before"));
+    assert_true(rig_post(&rig, a, 61 * SECOND, PATH(10), "after"));
+    pom_sample_t s = {.at_ns = 60 * SECOND, .cpu_ns = SECOND, .running = true};
+    rig_end(&rig, a, 62 * SECOND);
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(10)));
+    assert_int_equal(rig.count, 1);
+    (void)rig_tick(&rig);
+    assert_int_equal(rig.count, 2);
+    assert_node(child(&rig.kept[0]->tree.root, 0), "!before");
+    assert_node(child(&rig.kept[1]->tree.root, 0), "!after");
+    assert_int_equal(rig.kept[1]->wall_ns, 2 * SECOND);
+    assert_balanced(&rig);
+    rig_fini(&rig);
+}
+
+/* ---- weights --------------------------------------------------------------------------------- */
+
 /* acceptance: PM15 */
 static void test_registry_weighs_samples_by_measured_time(void **state) {
     rig_t rig;
@@ -1002,6 +1140,10 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_registry_makes_one_profile_of_an_action),
         POM_TEST(test_registry_keeps_fields_and_what_failed),
+        POM_TEST(test_registry_seals_a_long_stream_in_parts_that_add_up),
+        POM_TEST(test_registry_holds_no_more_of_a_longer_stream),
+        POM_TEST(test_registry_cuts_no_parts_unasked),
+        POM_TEST(test_registry_cuts_between_what_happened),
         POM_TEST(test_registry_weighs_samples_by_measured_time),
         POM_TEST(test_registry_keeps_interleaved_actions_apart),
         POM_TEST(test_registry_weighs_a_standing_thread_where_it_stood),

@@ -76,6 +76,21 @@ static void log_something(town_t *town, pom_action_t *a, uint64_t random) {
     }
 }
 
+/* Half of the actions are sealed in parts, at each sample, while their app side writes what only the last part tells. */
+static void describe_open(const pom_action_t *a, pom_value_writer_t *w) {
+    pom_value_key(w, "method", 6);
+    pom_value_text(w, a->type.data, a->type.size);
+}
+
+static const pom_action_kind_t stream_kind = {.name = "stream", .describe_open = describe_open};
+
+static pom_registry_options_t options_of_town(void) {
+    pom_registry_options_t options = rig_options();
+    options.max_actions_per_run = 0;
+    options.part_ns = 1;
+    return options;
+}
+
 static void hand_over(town_t *town) {
     (void)pthread_mutex_unlock(&town->lock);
     (void)sched_yield();
@@ -85,7 +100,8 @@ static void hand_over(town_t *town) {
 static void serve(town_t *town, pom_slot_t *slot, uint64_t random) {
     int64_t start_ns = pom_now_ns();
     town->served++;
-    pom_action_t *a = rig_begin(&town->rig, start_ns);
+    pom_action_t *a =
+        rig_begin_kind(&town->rig, random % 2 == 0 ? &stream_kind : &rig_kind, start_ns);
     if (a == NULL) {
         return;
     }
@@ -94,6 +110,9 @@ static void serve(town_t *town, pom_slot_t *slot, uint64_t random) {
         if (pom_slot_attach(slot, &anchor) == POM_OK) {
             pom_sampler_notify(town->sampler);
         }
+        a->kind_data[stretch] = 1;
+        a->cpu_ns += 10;
+        (void)pom_action_text(a, "more", 4);
         if (random % 4 == 0) {
             log_something(town, a, random);
         }
@@ -135,7 +154,7 @@ static void *live(void *arg) {
             slot = pom_slots_claim(&town->slots, &who);
         }
         if (random % 1024 == 3) {
-            pom_registry_options_t options = rig_options();
+            pom_registry_options_t options = options_of_town();
             options.source = random / 1024 % 2 == 0 ? "web-1" : "web-2";
             pom_registry_configure(town->rig.registry, &options);
         }
@@ -149,8 +168,7 @@ static void *live(void *arg) {
 static void test_registry_loses_nothing_between_threads(void **state) {
     static town_t town;
     memset(&town, 0, sizeof town);
-    pom_registry_options_t options = rig_options();
-    options.max_actions_per_run = 0;
+    pom_registry_options_t options = options_of_town();
     assert_true(rig_try(&town.rig, &options));
     town.rig.on_put = check_profile;
     pom_slots_init(&town.slots);
