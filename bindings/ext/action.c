@@ -307,7 +307,7 @@ static PyObject *action_close(PyObject *op, PyObject *args) {
     if (!PyArg_ParseTuple(args, "s|O:close", &word, &exception)) {
         return NULL;
     }
-    for (int i = 0; i < POM_OUTCOME_COUNT; i++) {
+    for (int i = 0; i < POM_OUTCOME_OPEN; i++) { // which is no end
         if (strcmp(word, pom_outcome_names[i]) == 0) {
             pom_work_end(&((action_t *)op)->work, (pom_outcome_t)i,
                          exception == Py_None ? NULL : exception);

@@ -45,16 +45,6 @@ static pom_request_state_t *hold_request(body_t *self) {
     return (pom_request_state_t *)Py_XNewRef(self->request);
 }
 
-/* The exception that is pending ends the request; it stays pending. */
-static void fail(pom_request_state_t *request) {
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    pom_outcome_t outcome = pom_request_outcome_of(type);
-    pom_request_finish(request, outcome, outcome == POM_OUTCOME_FAILED ? value : NULL);
-    PyErr_Restore(type, value, traceback);
-}
-
 static void spend(pom_request_state_t *request, int64_t took_ns, int64_t waited_ns) {
     pom_request_t *data = pom_request_data(request);
     if (data != NULL) {
@@ -113,7 +103,7 @@ static PyObject *next_chunk(body_t *self, PyObject *iterator) {
     if (chunk != NULL) {
         pom_request_count(request, chunk);
     } else if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_StopIteration)) {
-        fail(request);
+        pom_request_finish_raised(request);
     } else {
         self->exhausted = true; // the request is over when it is closed, or dropped
     }
@@ -145,7 +135,7 @@ static PyObject *get_iterator(body_t *self, PyObject *of) {
     spend(request, stretch_leave(&stretch, request), waited_ns);
     stretch_end(&stretch);
     if (iterator == NULL) {
-        fail(request);
+        pom_request_finish_raised(request);
     }
     Py_DECREF(request);
     return iterator;
@@ -227,7 +217,7 @@ static PyObject *close_request(body_t *self, pom_request_state_t *request) {
         data->close_ns = took_ns;
     }
     if (result == NULL) {
-        fail(request);
+        pom_request_finish_raised(request);
     } else {
         pom_request_finish(request, outcome, NULL);
     }

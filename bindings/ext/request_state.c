@@ -222,6 +222,15 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
     PyErr_Restore(type, value, traceback);
 }
 
+void pom_request_finish_raised(pom_request_state_t *self) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    pom_outcome_t outcome = pom_request_outcome_of(type);
+    pom_request_finish(self, outcome, outcome == POM_OUTCOME_FAILED ? value : NULL);
+    PyErr_Restore(type, value, traceback);
+}
+
 pom_outcome_t pom_request_outcome_of(PyObject *type) {
     return PyErr_GivenExceptionMatches(type, PyExc_GeneratorExit) ||
                    PyErr_GivenExceptionMatches(type, PyExc_StopIteration)

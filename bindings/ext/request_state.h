@@ -56,6 +56,9 @@ void pom_request_count(pom_request_state_t *self, PyObject *chunk);
 /* The end, once; an exception (borrowed, NULL = none) says why it failed. Safe with an exception pending. */
 void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObject *exception);
 
+/* The end, by the exception that is pending; it stays pending. */
+void pom_request_finish_raised(pom_request_state_t *self);
+
 /* What the pending exception means for the request: a server giving up (GeneratorExit, StopIteration) or a failure. */
 pom_outcome_t pom_request_outcome_of(PyObject *type);
 

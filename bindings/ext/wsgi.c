@@ -67,15 +67,6 @@ static PyObject *call_app(PyObject *app, PyObject *const *args, Py_ssize_t nargs
 static pom_meter_t begin_meter = {.cost_ns = 500}, end_meter = {.cost_ns = 400},
                    shed_meter = {.cost_ns = 80};
 
-static void finish_raised(pom_request_state_t *request) {
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    pom_outcome_t outcome = pom_request_outcome_of(type);
-    pom_request_finish(request, outcome, outcome == POM_OUTCOME_FAILED ? value : NULL);
-    PyErr_Restore(type, value, traceback);
-}
-
 static PyObject *call_profiled(PyObject *app, PyObject *const *args, Py_ssize_t nargs,
                                pom_request_state_t *request, int64_t timed_ns) {
     // Of a nested one there is no start: its phases are nobody's, its messages bill themselves.
@@ -94,7 +85,7 @@ static PyObject *call_profiled(PyObject *app, PyObject *const *args, Py_ssize_t 
         data->app_ns = took_ns;
     }
     if (result == NULL) {
-        finish_raised(request);
+        pom_request_finish_raised(request);
     } else {
         result = respond(request, result);
     }
@@ -111,7 +102,7 @@ static PyObject *call_shed(PyObject *app, PyObject *const *args, size_t nargsf,
     PyObject *result = PyObject_Vectorcall(app, args, nargsf, NULL);
     (void)pom_request_leave(request, 0);
     if (result == NULL) {
-        finish_raised(request);
+        pom_request_finish_raised(request);
     } else {
         result = respond(request, result);
     }

@@ -79,11 +79,12 @@ static void test_profile_names_follow_the_lists(void **state) {
     for (int i = 0; i < POM_MISS_COUNT; i++) {
         assert_string_equal(pom_miss_names[i], misses[i]);
     }
-    assert_int_equal(POM_OUTCOME_COUNT, 4);
+    assert_int_equal(POM_OUTCOME_COUNT, 5);
     assert_string_equal(pom_outcome_names[POM_OUTCOME_SUCCEEDED], "succeeded");
     assert_string_equal(pom_outcome_names[POM_OUTCOME_FAILED], "failed");
     assert_string_equal(pom_outcome_names[POM_OUTCOME_ABORTED], "aborted");
     assert_string_equal(pom_outcome_names[POM_OUTCOME_LOST], "lost");
+    assert_string_equal(pom_outcome_names[POM_OUTCOME_OPEN], "open");
 }
 
 static void *read_and_unref(void *arg) {
