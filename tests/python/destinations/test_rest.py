@@ -245,7 +245,8 @@ def test_what_time_may_cure_is_sent_again(sender, only_c, misdeed, words):
     with Server([misdeed, OK]) as server:
         one = sender("127.0.0.1", server.port, timeout=1)
         counters = one.flushed(2)
-        assert counters["sent"] == 2 and counters["dropped"] == {} and counters["retried"] >= 2
+        # The first batch, which meets the misdeed, holds one profile or both.
+        assert counters["sent"] == 2 and counters["dropped"] == {} and counters["retried"] >= 1
         assert re.search(words, counters["last_error"])
         assert server.requests[0][1] == server.requests[1][1]
 
