@@ -34,6 +34,8 @@
 #define CHUNK_MAX     ((uintptr_t)64 << 20) // a larger size field is torn
 #define PREFETCH_DOWN 512                   // the leaf's callers lie below it: four or so frames
 #define FEW_ANCHORS   8
+#define GENERATORS_CHECKED                                                                         \
+    6 // frames from the leaf on: generators that change within a walk are the newest
 
 typedef struct span_s {
     uintptr_t low, high;
@@ -236,14 +238,30 @@ static inline bool filter_may_hold(const filter_t *f, uintptr_t frame) {
 
 /* ---- the walk -------------------------------------------------------------------------------- */
 
-/* The leaf still runs, or called something: the current frame is the leaf or lies above it in the same chunk. Frames
- * elsewhere (generators, a chunk boundary) cannot be compared by address: those pass. */
-static bool leaf_holds(reader_t *r, uintptr_t leaf) {
+/* The leaf still runs, or called something: the current frame is the leaf or lies above it in the same chunk, and no other
+ * function's frame has taken its place. Frames elsewhere (generators, a chunk boundary) cannot be compared by address: those pass here. */
+static bool leaf_holds(reader_t *r, uintptr_t leaf, uintptr_t code) {
     uintptr_t now;
     if (!current_frame(r, &now)) {
         return false;
     }
-    return now == leaf || !within(&r->chunk, leaf, 8) || !within(&r->chunk, now, 8) || now > leaf;
+    if (!within(&r->chunk, leaf, POM_FRAME_HEAD)) {
+        return true;
+    }
+    bool left = within(&r->chunk, now, 8) && now < leaf;
+    return !left && (load(leaf + POM_FRAME_CODE) & POM_REF_MASK) == code;
+}
+
+/* A generator that is left forgets its caller, whose frame is soon another function's. Copying a frame from the heap takes as long as some
+ * calls do, so it is looked at again once its caller has been read. */
+static bool generator_holds(uintptr_t frame, const frame_head_t *before) {
+    unsigned char copy[POM_FRAME_HEAD];
+    frame_head_t now;
+    if (pom_memory_read(frame, copy, sizeof copy) != POM_OK) {
+        return false;
+    }
+    load_head((uintptr_t)copy, &now);
+    return now.code == before->code && now.previous == before->previous;
 }
 
 /* What the frame at hand is among the anchors. */
@@ -272,7 +290,9 @@ static void prefetch(reader_t *r, uintptr_t leaf) {
 static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filter,
                               pom_stack_t *stack, uint32_t *anchor) {
     reader_t reader;
-    uintptr_t frame, leaf = 0, task = 0; // task: the last frame in the heap, of an asyncio task
+    uintptr_t frame, callee_at = 0,
+                     task = 0; // task: the last frame in the heap, of an asyncio task
+    frame_head_t callee = {0};
     int32_t depth = 0, task_depth = 0;
     match_t found = {.anchor = -1};
     stack->truncated = false;
@@ -318,13 +338,15 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
             task = frame;
             task_depth = depth;
         }
-        if (depth <= 2) {
-            if (depth == 1) {
-                leaf = frame;
-            } else if (!leaf_holds(&reader, leaf)) {
-                return POM_ETORN;
-            }
+        if (depth == 2 && !leaf_holds(&reader, callee_at, callee.code)) {
+            return POM_ETORN;
         }
+        if (callee.owner == POM_OWNER_GENERATOR && depth <= GENERATORS_CHECKED && callee_at != 0 &&
+            !generator_holds(callee_at, &callee)) {
+            return POM_ETORN;
+        }
+        callee = head;
+        callee_at = frame;
         if (found.anchor >= 0) {
             break;
         }
