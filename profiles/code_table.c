@@ -137,6 +137,7 @@ pom_code_table_t *pom_code_table_new(size_t capacity, pom_code_resolver_t *resol
         pom_code_table_free(table);
         return NULL;
     }
+    table->no_memory->unknown = true; // for who remembers codes: nothing was read, so ask again
     return table;
 }
 

@@ -111,8 +111,10 @@ pom_work_t *pom_context_work(void) {
         PyErr_Clear();
         return NULL;
     }
+    // Whoever lists a context finds the variable in it, and may have set it to anything.
     pom_work_t *work = (pom_work_t *)(void *)((char *)owner + work_offset);
-    bool open = work->kind == POM_WORK_OUTERMOST && pom_work_is_live(work);
+    bool open =
+        Py_IS_TYPE(owner, owners) && work->kind == POM_WORK_OUTERMOST && pom_work_is_live(work);
     Py_DECREF(owner); // the context keeps it
     return open ? work : NULL;
 }

@@ -72,9 +72,15 @@ def _asyncio_task():
     return id(task) if task is not None else 0
 
 
+def _in_context():
+    """The Work that this context was last inside of, or None. Whoever lists a context may have set the variable to anything."""
+    work = _current.get()
+    return work if isinstance(work, Work) else None
+
+
 def _innermost():
     """The action that the calling code is inside of, or None."""
-    work = _current.get()
+    work = _in_context()
     run = _engine.run
     while work is not None:
         if not work.ended and work.run is run and work.thread == _pure_native.get_ident() \
@@ -118,17 +124,17 @@ def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=T
     task_uuid = task_uuid or _values.new_task_uuid()
     if len(run.events) >= EVENTS_MAX:
         _engine.overflow += 1
-        return Work(run, None, True, _current.get(), task_uuid, action_type)
+        return Work(run, None, True, _in_context(), task_uuid, action_type)
     if len(run.live) >= LIVE_MAX or not run.schedule.admit():
         run.post(("shed",))
-        return Work(run, None, True, _current.get(), task_uuid, action_type)
+        return Work(run, None, True, _in_context(), task_uuid, action_type)
     live = Live(action_type, kind, fields, task_uuid)
     live.begin_ns = live.last_ns = start_ns
     if anchor is not None:
         live.attach(anchor, inclusive)
     live.cost_ns = _pure_native.own_cpu_ns() - start_cpu
     run.post(("begin", live))
-    return Work(run, live, True, _current.get(), task_uuid, action_type)
+    return Work(run, live, True, _in_context(), task_uuid, action_type)
 
 
 def enter(work):
@@ -378,7 +384,7 @@ def strip_leaf(prefix):
 def current_task_uuid():
     work = _innermost()
     if work is None:
-        work = _current.get()  # on a thread that works for a request, in a copy of its context
+        work = _in_context()  # on a thread that works for a request, in a copy of its context
         if work is None or not work.spreads or work.ended or work.run is not _engine.run:
             return None
     return work.task_uuid if work.live is not None else None

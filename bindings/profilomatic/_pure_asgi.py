@@ -147,7 +147,7 @@ class Request:
         peer = _peer(scope)
         if peer:
             fields["client"] = peer
-        around = _pure._current.get()
+        around = _pure._in_context()
         if "profilomatic.task_uuid" not in scope and around is not None and around.spreads and not _pure.runs_inside(around):
             _pure._current.set(None)  # a server may make a request's task in the context of the one before it
         work = _pure.begin(path or "asgi_task", "asgi", fields, _asked_task(scope, headers), frame.f_back, frame, False)

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from asgi_server import APPS, DISCONNECT, NO_BODY, START, Server, body, echo, hello, scope, streamed
@@ -332,6 +333,24 @@ def test_a_context_variable_that_the_application_sets_stays_set(profiles):
         return variable.get(None)
 
     assert asyncio.run(main()) == "by the application"
+
+
+def test_a_context_variable_of_ours_that_the_application_sets_harms_nobody(profiles):
+    """Whoever lists a context finds it there, to copy it, to clear it."""
+    found = []
+
+    async def app(scope, receive, send):
+        context = contextvars.copy_context()
+        for variable in context:
+            if variable.name.startswith("profilomatic"):
+                context.run(variable.set, object())
+        with ThreadPoolExecutor(1) as pool:  # no anchor of the request's is there: only the context could tell
+            found.append(pool.submit(context.run, profilomatic.current_task_uuid).result())
+        await hello(scope, receive, send)
+
+    Server(wrap(app)).run()
+    assert found == [None]
+    assert profiles.one()["action"]["outcome"] == "succeeded"
 
 
 def test_a_request_without_a_loop_of_asyncio_is_served(profiles):

@@ -11,8 +11,10 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -254,6 +256,61 @@ def test_an_action_may_end_on_another_thread(profiles):
     first, second = profiles.flushed(2)
     assert (first["action"]["type"], first["action"]["outcome"]) == ("handed over", "succeeded")
     assert second["action"]["type"] == "next"
+
+
+MOVING_HOST = """
+#include <Python.h>
+PyThreadState *make(void) { return PyThreadState_New(PyInterpreterState_Main()); }
+void run(PyThreadState *state, const char *code) {
+    PyEval_RestoreThread(state);
+    PyRun_SimpleString(code);
+    PyEval_SaveThread();
+}
+void end(PyThreadState *state) {
+    PyEval_RestoreThread(state);
+    PyThreadState_Clear(state);
+    PyThreadState_DeleteCurrent();
+}
+"""
+MOVING = """
+import ctypes, threading, profilomatic
+host = ctypes.CDLL("./host.so")  # not PyDLL: it takes the GIL by itself
+host.make.restype = ctypes.c_void_p
+host.run.argtypes = ctypes.c_void_p, ctypes.c_char_p
+host.end.argtypes = ctypes.c_void_p,
+code = b'''
+import threading, __main__, profilomatic
+with profilomatic.action("moving"):
+    __main__.threads.append(threading.get_ident())
+'''
+threads, records = [], []
+profilomatic.add_destination(records.append)
+state = host.make()
+turns = [threading.Event() for _ in range(3)]
+def take_turn(turn):
+    turns[turn].wait()
+    host.run(state, code)
+    turns[turn + 1].set()
+    turns[2].wait()  # both live to the end: a thread's id may come again
+workers = [threading.Thread(target=take_turn, args=(turn,)) for turn in range(2)]
+for worker in workers:
+    worker.start()
+turns[0].set()
+for worker in workers:
+    worker.join()
+host.end(state)
+assert profilomatic.flush(10) and profilomatic.stop(10)
+assert [record["thread"] for record in records] == threads, (records, threads)
+print("each its own")
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build a host of the interpreter with")
+def test_a_thread_state_that_its_host_hands_on_is_the_new_threads(python, tmp_path):
+    (tmp_path / "host.c").write_text(MOVING_HOST)
+    subprocess.run(["cc", "-shared", "-fPIC", "-I", sysconfig.get_path("include"), "host.c", "-o", "host.so"], cwd=tmp_path,
+                   check=True)
+    assert python(MOVING.replace("./host.so", str(tmp_path / "host.so"))) == "each its own\n"
 
 
 def test_an_action_is_collected_with_the_generator_that_holds_it(profiles):

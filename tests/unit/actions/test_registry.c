@@ -1099,6 +1099,27 @@ static void test_registry_counts_profiles_it_had_no_memory_for(void **state) {
     rig_fini(&rig);
 }
 
+static void test_registry_names_a_code_once_there_is_memory(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    pom_sample_t s = {.at_ns = 100};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(10)));
+    pom_alloc_fail_from(1);
+    s.at_ns = 200;
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20, 10)));
+    pom_alloc_fail_from(0);
+    s.at_ns = 300;
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20, 10))); // the same, and no code has died
+    rig_end(&rig, a, 300);
+    const pom_profile_t *p = only_profile(&rig);
+    const pom_node_t *caller = child(&p->tree.root, 0);
+    assert_string_equal(child(caller, 0)->code->function, "<no memory>");
+    assert_node(child(caller, 1), "g20");
+    rig_fini(&rig);
+}
+
 static bool live_a_life(void *arg) {
     (void)arg;
     rig_t rig;
@@ -1175,6 +1196,7 @@ int main(void) {
         POM_TEST(test_registry_unlinks_live_actions_in_any_order),
         POM_TEST(test_registry_free_seals_what_ended_and_frees_the_rest),
         POM_TEST(test_registry_counts_profiles_it_had_no_memory_for),
+        POM_TEST(test_registry_names_a_code_once_there_is_memory),
         POM_TEST(test_registry_survives_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
