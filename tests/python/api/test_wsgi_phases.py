@@ -166,7 +166,7 @@ def test_the_lines_of_a_body_of_many_chunks_have_its_time(profiles, backend):
 
     def chunks(env, start_response):
         start_response("200 OK", [])
-        for _ in range(1000):
+        for _ in range(3000):
             for _ in range(5000):
                 pass
             yield b"chunk"
