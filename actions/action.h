@@ -61,6 +61,7 @@ struct pom_action_s {
     /* sampler side */
     pom_profile_t *profile; /* being built; NULL before the first sample or event */
     int64_t last_sample_ns, last_cpu_ns;
+    int64_t told_ns, told_cpu_ns; /* of the time attached, what lies before the last sample */
     int64_t
         foreign_cpu_ns; /* of cpu_ns, what other actions of the thread used while this one waited */
     int64_t pending_cpu_ns; /* CPU time seen while not running: goes to the next stack that runs */
@@ -82,6 +83,7 @@ struct pom_action_s {
     /* written by the app side until the end event is queued */
     pom_event_t end_event;
     pom_action_t *live_prev, *live_next; /* the registry's list of live ones */
+    int64_t attached_ns;                 /* wall time of the stretches that cpu_ns is of */
     int64_t
         cpu_ns; /* thread CPU while attached, of all stretches; off by some microseconds, either way */
     int64_t cost_ns; /* what begin, events and end took */

@@ -579,6 +579,12 @@ static int64_t foreign_until(pom_action_t *a, int64_t from_ns, int64_t until_ns)
     return until_ns;
 }
 
+/* Of stretches before this one, what no sample has stood for. A body of many chunks is attached for each, and most are shorter than
+ * the time between two samples: the one that is met stands for those that were not. */
+static int64_t earlier(int64_t before_ns, int64_t told_ns) {
+    return before_ns > told_ns ? before_ns - told_ns : 0;
+}
+
 /* What a sample of an action stands for, and with it when the next one's begins. */
 static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom_sample_t *sample) {
     bool same_stretch = a->last_sample_ns >= anchor->since_ns;
@@ -590,6 +596,10 @@ static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom
         base_cpu_ns = foreign_until(a, base_cpu_ns, sample->since_cpu_ns);
     }
     pom_weight_t weight = {.wall_ns = sample->at_ns - base_ns, .hits = 1, .at_ns = sample->at_ns};
+    if (!same_stretch) {
+        weight.wall_ns += earlier(anchor->before_ns, a->told_ns);
+        a->pending_cpu_ns += earlier(anchor->before_cpu_ns, a->told_cpu_ns);
+    }
     if (sample->parked) {
         base_cpu_ns = foreign_until(a, base_cpu_ns, sample->cpu_ns);
     }
@@ -603,6 +613,8 @@ static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom
     a->last_sample_ns = sample->at_ns;
     // A clock that could not be read says 0: the next delta must not count from there.
     a->last_cpu_ns = sample->cpu_ns > base_cpu_ns ? sample->cpu_ns : base_cpu_ns;
+    a->told_ns = anchor->before_ns + sample->at_ns - anchor->since_ns;
+    a->told_cpu_ns = anchor->before_cpu_ns + a->last_cpu_ns - anchor->since_cpu_ns;
     a->samples++;
     return weight;
 }

@@ -46,6 +46,7 @@ typedef struct pom_anchor_s {
     void *action;                               /* never dereferenced on this floor */
     int64_t since_ns;                           /* monotonic moment of the attach */
     int64_t since_cpu_ns;                       /* thread CPU clock then */
+    int64_t before_ns, before_cpu_ns;           /* wall and CPU time of its earlier attaches */
     pom_anchor_kind_t kind;
 } pom_anchor_t;
 

@@ -249,6 +249,8 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
                            .action = work->action,
                            .since_ns = now_ns,
                            .since_cpu_ns = cpu_at(slot, now_ns),
+                           .before_ns = work->action->attached_ns,
+                           .before_cpu_ns = work->action->cpu_ns,
                            .kind = kind};
     if (kind == POM_ANCHOR_INSIDE && !frame->generator) {
         pom_own_frame_t caller = *frame;
@@ -264,6 +266,7 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     }
     work->slot = slot;
     work->slot_serial = slot->serial;
+    work->attached_at_ns = now_ns;
     work->attached_cpu_ns = anchor.since_cpu_ns;
     slot->attaches++;
     bool alone = atomic_load_explicit(&slot->count, memory_order_relaxed) == 1;
@@ -284,10 +287,11 @@ int64_t pom_work_detach(pom_work_t *work) {
     }
     (void)pom_slot_detach(slot, work->action); // false only when stop() has withdrawn it
     int64_t now_ns = pom_now_ns();             // after it: no sample is later
-    // When other actions took turns with it on this thread, only samples tell whose CPU time it was.
+    // When other actions took turns with it on this thread, only samples tell whose time it was.
     if (slot->attaches == work->attached_as && slot == pom_threads_slot()) {
         // Less than nothing where the attach guessed too high: the sum is what counts.
         work->action->cpu_ns += cpu_at(slot, now_ns) - work->attached_cpu_ns;
+        work->action->attached_ns += now_ns - work->attached_at_ns;
     }
     return now_ns;
 }

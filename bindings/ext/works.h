@@ -37,6 +37,7 @@ struct pom_work_s {
     PyObject *task_uuid; /* owned str; NULL until asked for, or when it is task_id's plain form */
     pom_work_t *nested;  /* outermost: open nested ones, newest first */
     pom_work_t *newer, *older; /* nested: its place among them */
+    int64_t attached_at_ns;
     int64_t attached_cpu_ns;
     uint64_t
         attached_as; /* the slot's count of attaches then; 0 = others were attached, so the CPU time is not its own */

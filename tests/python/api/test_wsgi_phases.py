@@ -157,3 +157,21 @@ def test_a_client_that_is_slow_to_take_what_is_written_is_no_applications_time(p
     SlowServer(wrap(app)).run()
     phases = phases_of(profiles)
     assert phases["client"] > 0.5 * sum(phases.values())
+
+
+def test_the_lines_of_a_body_of_many_chunks_have_its_time(profiles, backend):
+    """Each chunk takes less than the time between two samples."""
+    if backend != "c":
+        pytest.skip("the twin counts the stretch that a sample meets by itself")
+
+    def chunks(env, start_response):
+        start_response("200 OK", [])
+        for _ in range(3000):
+            for _ in range(5000):
+                pass
+            yield b"chunk"
+
+    Server(wrap(chunks)).run()
+    record = profiles.one()
+    below = sum(node["time"] for node in record["children"])
+    assert 0.5 * record["action"]["phases"]["body"] < below <= record["time"]

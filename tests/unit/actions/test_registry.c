@@ -356,6 +356,32 @@ static void test_registry_charges_nobody_for_time_between_attaches(void **state)
     rig_fini(&rig);
 }
 
+/* A body of many short chunks: the stretch that is met stands for those before it that were not. */
+static void test_registry_gives_short_stretches_to_the_one_that_was_met(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 1);
+    pom_anchor_t first = anchor_of(a, 1000, 100), third = anchor_of(a, 9000, 700);
+    first.before_ns = 400;
+    first.before_cpu_ns = 40;
+    pom_sample_t s = {.at_ns = 1100, .cpu_ns = 150, .running = true};
+    assert_true(rig_sample_path(&rig, &first, &s, PATH(20)));
+    // The rest of it took 60, and one nobody met 300.
+    third.before_ns = 400 + 160 + 300;
+    third.before_cpu_ns = 40 + 80 + 200;
+    s = (pom_sample_t){.at_ns = 9010, .cpu_ns = 705, .running = true};
+    assert_true(rig_sample_path(&rig, &third, &s, PATH(30)));
+    s = (pom_sample_t){.at_ns = 9030, .cpu_ns = 715, .running = true};
+    assert_true(rig_sample_path(&rig, &third, &s, PATH(30)));
+    rig_end(&rig, a, 10001);
+    const pom_profile_t *p = only_profile(&rig);
+    assert_int_equal(child(&p->tree.root, 0)->self_wall_ns, 400 + 100);
+    assert_int_equal(child(&p->tree.root, 0)->self_cpu_ns, 40 + 50);
+    assert_int_equal(child(&p->tree.root, 1)->self_wall_ns, 60 + 300 + 30);
+    assert_int_equal(child(&p->tree.root, 1)->self_cpu_ns, 30 + 200 + 15);
+    rig_fini(&rig);
+}
+
 /* Two asyncio tasks on one thread: neither gets the time or the CPU of the other. */
 static void test_registry_keeps_interleaved_actions_apart(void **state) {
     rig_t rig;
@@ -1166,6 +1192,7 @@ int main(void) {
         POM_TEST(test_registry_cuts_no_parts_unasked),
         POM_TEST(test_registry_cuts_between_what_happened),
         POM_TEST(test_registry_weighs_samples_by_measured_time),
+        POM_TEST(test_registry_gives_short_stretches_to_the_one_that_was_met),
         POM_TEST(test_registry_keeps_interleaved_actions_apart),
         POM_TEST(test_registry_weighs_a_standing_thread_where_it_stood),
         POM_TEST(test_registry_charges_nobody_for_time_between_attaches),
