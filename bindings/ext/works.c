@@ -36,7 +36,7 @@
 
 /* So long after a reading of its CPU clock a thread is taken to have run on. The attaches of one request (a body's chunks, its close) and
  * those of a loop of short actions come so close together that one reading serves many. What a guess is wrong by, the next
- * reading puts right, so an action's CPU time is off by less than this, however many stretches it has. */
+ * reading puts right, unless the thread blocks for less than this between many stretches. */
 #define CPU_GUESS_NS (20 * POM_NS_PER_US)
 
 bool pom_work_engine_runs(void) {

@@ -48,7 +48,7 @@ typedef struct sink_s {
 /* One request; the connection goes when it returns false. */
 static bool swallow(sink_t *s, int fd) {
     char head[4096];
-    static char body[65536]; /* one connection at a time */
+    char body[65536];
     size_t size = 0;
     while (size < sizeof head - 1) {
         ssize_t n = recv(fd, head + size, 1, 0);
