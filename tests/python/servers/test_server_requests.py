@@ -182,7 +182,9 @@ def test_the_books_balance_at_rest(server):
     """After all the tests above: each request that began is accounted for, and the log has no complaint of ours."""
 
     def at_rest():
-        """The request for the figures is itself under way."""
+        """The request for the figures is itself under way, and the one before it is sealed at the sampler's next tick, 0.1 s later at
+        most: asked for in quick succession they would never be at rest."""
+        time.sleep(0.2)
         stats = server.get_json("/stats")
         actions = stats["actions"]
         return stats if actions["profiled"] == actions["finished"] + actions["lost"] + 1 else None
