@@ -33,11 +33,6 @@
 #include "base/park.h"
 #include "sampler/stages.h"
 
-/* Right after a sleep the walk's own code and the frames are in no cache, so that a leaf that lives 50 ns is often gone by the time its
- * caller has been read. The second and third try are fast; with 4 tries 3 to 6 % of the samples of a loop over tiny functions were missed,
- * with 8 none in 10 000. */
-#define WALK_TRIES 8
-
 #define NO_LOOK 1 /* for look_seq: a seq at rest is even */
 
 /* A walk takes 10 ns a frame, 1 us for one in the heap. In one that took longer, the reader was interrupted, and the stack may have
@@ -270,7 +265,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
     pom_miss_t reason = POM_MISS_RACED;
     pom_sample_t sample = {0};
     bool seen = false, elsewhere = true;
-    for (int tries = 0; tries < WALK_TRIES; tries++) {
+    for (int tries = 0; tries < POM_WALK_TRIES; tries++) {
         // From here until the store of false the thread's memory stays: pom_slots_release waits. The order (flag, fence in
         // seq_cst, then the look at count) is its partner.
         atomic_store_explicit(&slot->walking, !s->walker->takes_lock, memory_order_seq_cst);

@@ -10,6 +10,11 @@
 #include "profiles/stack.h"
 #include "sampler/slot.h"
 
+/* Right after a sleep the walk's own code and the frames are in no cache, so that a leaf that lives 50 ns is often gone by the time its
+ * caller has been read. The second and third try are fast; with 4 tries 3 to 6 % of the samples of a loop over tiny functions were missed,
+ * with 8 none in 10 000. */
+#define POM_WALK_TRIES 8
+
 typedef struct pom_walker_s pom_walker_t;
 
 struct pom_walker_s {

@@ -16,7 +16,6 @@
 #include "bindings/ext/walker.h"
 
 #define STACKS_MAX 65536 // distinct ones; beyond it they are only counted
-#define TRIES      4     // as the sampler
 #define ANCHORS    8
 #define COUNT_MAX  10000000
 
@@ -65,7 +64,7 @@ static void remember(probe_t *p) {
 
 static pom_status_t walk_one(probe_t *p, pom_slot_t *slot, uint32_t *took_ns) {
     pom_status_t status = POM_ETORN;
-    for (int tries = 0; tries < TRIES && status != POM_OK; tries++) {
+    for (int tries = 0; tries < POM_WALK_TRIES && status != POM_OK; tries++) {
         pom_slot_view_t view;
         uint32_t index;
         atomic_store_explicit(&slot->walking, true, memory_order_seq_cst);
