@@ -111,9 +111,9 @@ def test_a_thousand_requests_on_one_loop_keep_their_own_samples(engine, loop, tm
         waited = {name: own_time_below(records, name) for name in found["waited"]}
         share = waited["long_wait"] / sum(waited.values())
         # They are looked at in turn, sixteen a tick, and the time between two looks goes to where the later one stands: half of such a
-        # gap is lost by the long wait to the short one, and as much by that to what follows. Ticks may come twice as late as they should.
+        # gap is lost by the long wait to the short one, and as much by that to what follows. On a busy machine ticks come up to four times as late.
         long, short = (found["waited"][name] / len(records) for name in ("long_wait", "short_wait"))
-        gap = 2 * len(records) / 16 * max(record["profiler"]["period"] for record in records)
+        gap = 4 * len(records) / 16 * max(record["profiler"]["period"] for record in records)
         lowest = max(0, long - gap / 2) / (long + short - min(gap / 2, long))
         assert lowest < share < long / (long + short) + 0.05, (waited, found["waited"], gap)
         assert sum(1 for record in records if "long_wait" in names(record)) > 500
