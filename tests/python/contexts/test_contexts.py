@@ -111,7 +111,7 @@ def test_a_thousand_requests_on_one_loop_keep_their_own_samples(engine, loop, tm
         waited = {name: own_time_below(records, name) for name in found["waited"]}
         share = waited["long_wait"] / sum(waited.values())
         # They are looked at in turn, sixteen a tick, and the time between two looks goes to where the later one stands: half of such a
-        # gap is lost by the long wait to the short one, and as much by that to what follows. On a busy machine ticks come up to four times as late.
+        # gap is lost by the long wait to the short one, and as much by that to what follows. The bound allows for ticks four times as late.
         long, short = (found["waited"][name] / len(records) for name in ("long_wait", "short_wait"))
         gap = 4 * len(records) / 16 * max(record["profiler"]["period"] for record in records)
         lowest = max(0, long - gap / 2) / (long + short - min(gap / 2, long))
