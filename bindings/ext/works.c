@@ -37,7 +37,7 @@
 /* So long after a reading of its CPU clock a thread is taken to have run on. The attaches of one request (a body's chunks, its close) and
  * those of a loop of short actions come so close together that one reading serves many. What a guess is wrong by, the next
  * reading puts right, unless the thread blocks for less than this between many stretches. */
-#define CPU_GUESS_NS (20 * POM_NS_PER_US)
+#define CPU_GUESS_NS (50 * POM_NS_PER_US)
 
 bool pom_work_engine_runs(void) {
     return pom_engine_state == POM_ENGINE_RUNNING ||
