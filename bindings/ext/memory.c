@@ -8,7 +8,7 @@
  * call that finds no walk. Nobody waits, but for a list that is full.
  *
  *     app thread                          sampler
- *     unlink chunk from the thread        walking = true
+ *     unlink chunk from the thread        walking + 1
  *     full fence                          full fence
  *     read walking                        read the thread's chunk list
  *
@@ -32,7 +32,7 @@
 /* Frees that fall into one walk of a microsecond or so: 1 in nearly all cases. */
 #define DEFERRED_MAX 64
 
-static _Atomic(bool) walking;
+static _Atomic(int) walking;     // walks under way: the sampler's, and a probe's beside it
 static _Atomic(pid_t) self_pid;  // getpid() is a system call
 static _Atomic(int) mem_fd = -1; // of /proc/self/mem; a forked child's would still be the parent's
 
@@ -86,13 +86,13 @@ bool pom_memory_readable(void) {
 }
 
 void pom_memory_walk_begin(void) {
-    atomic_store_explicit(&walking, true, memory_order_seq_cst);
+    atomic_fetch_add_explicit(&walking, 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst); // see the drawing above
 }
 
 void pom_memory_walk_end(void) {
-    // Release: our reads are over before the flag falls; pairs with the acquire in free_block.
-    atomic_store_explicit(&walking, false, memory_order_release);
+    // Release: our reads are over before the count falls; pairs with the acquire in free_block.
+    atomic_fetch_sub_explicit(&walking, 1, memory_order_release);
 }
 
 static void *alloc_block(void *ctx, size_t size) {
@@ -152,7 +152,7 @@ void pom_memory_guard_remove(void) {
 }
 
 void pom_memory_after_fork(void) {
-    atomic_store_explicit(&walking, false, memory_order_relaxed);
+    atomic_store_explicit(&walking, 0, memory_order_relaxed);
     atomic_store_explicit(&self_pid, 0, memory_order_relaxed);
     int fd = atomic_exchange(&mem_fd, -1);
     if (fd >= 0) {
