@@ -212,6 +212,61 @@ def restarts(rounds=60):
         each.join()
 
 
+ELSEWHERE = """
+import sys
+
+sys.setrecursionlimit(3000)
+
+def wide(a=1, b=2, c=3, d=4, e=5, f=6, g=7, h=8):
+    x1 = x2 = x3 = x4 = x5 = x6 = x7 = x8 = x9 = a
+    return x1 + x2 + x3 + x4 + x5 + x6 + x7 + x8 + x9
+
+def down(n):
+    if n:
+        return down(n - 1)
+    for _ in range(200):
+        wide()
+        wide()
+
+for _ in range(%d):
+    for n in range(250):
+        down(n)
+"""
+
+
+def interpreters(rounds=40):
+    """Interpreters with locks of their own return chunks of their stacks, at the same moment, while one of the main
+    interpreter's is walked without a pause."""
+    try:
+        import _interpreters
+        create, execute = lambda: _interpreters.create("isolated"), _interpreters.exec
+    except ImportError:  # before 3.13
+        import _xxsubinterpreters as _interpreters
+        create, execute = lambda: _interpreters.create(isolated=True), _interpreters.run_string
+    from profilomatic import _backend
+    over = threading.Event()
+
+    def elsewhere():
+        made = create()
+        execute(made, ELSEWHERE % rounds)
+        _interpreters.destroy(made)
+
+    def walked():
+        with profilomatic.action("interpreters"):
+            while not over.is_set():
+                exec(ELSEWHERE % 1, {})
+
+    others = [threading.Thread(target=elsewhere) for _ in range(3)]
+    one = threading.Thread(target=walked)
+    for each in [*others, one]:
+        each.start()
+    with profilomatic.action("walks"):
+        while any(each.is_alive() for each in others):
+            _backend.load()._probe_walks(20000, 0)
+    over.set()
+    one.join()
+
+
 def messages(rounds=200):
     """Messages with stacks from several threads, more than a queue holds."""
     def work():

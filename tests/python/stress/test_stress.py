@@ -73,3 +73,9 @@ def test_greenlets_keep_their_own_samples(tmp_path):
     pytest.importorskip("greenlet")
     result, records = run(tmp_path, "greenlets")
     adds_up(result, records)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="all interpreters of a process share one lock before 3.12")
+def test_interpreters_with_locks_of_their_own_return_their_chunks(tmp_path):
+    result, records = run(tmp_path, "interpreters")
+    adds_up(result, records)
