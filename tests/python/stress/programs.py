@@ -212,6 +212,57 @@ def restarts(rounds=60):
         each.join()
 
 
+def abandoned_threads(count=30):
+    """Threads that end in C, from below a callback, with an action open: stacks go, thread states stay. More at once than libc
+    keeps stacks for."""
+    import _thread
+    import ctypes
+    end_thread = ctypes.CDLL(None).pthread_exit
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def inside(_):
+        begun.release()
+        go.wait()
+        end_thread(None)
+
+    def work():
+        action = profilomatic.action("abandoned")
+        action.__enter__()
+        list(map(inside, [1]))
+
+    for _ in range(count):
+        _thread.start_new_thread(work, ())
+    for _ in range(count):
+        begun.acquire()
+    go.set()
+    look_for_a_while()
+
+
+def kept_dicts(count=40):
+    """The dict of a thread's state is kept by somebody who lists all objects, and the memory of the state is soon another's."""
+    import gc
+    kept, junk = [], []
+
+    def work():
+        action = profilomatic.action("kept")
+        action.__enter__()
+        kept.append(action)
+        kept.append([each for each in gc.get_objects() if type(each) is dict and "profilomatic.thread" in each])
+
+    for _ in range(count):
+        in_threads(1, work)
+        junk += [bytearray(b"\x48" * size) for size in range(200, 3000, 8)]
+        look_for_a_while(10)
+    kept.clear()
+
+
+def look_for_a_while(actions=300):
+    """Long enough for some looks at each thread."""
+    for _ in range(actions):
+        with profilomatic.action("meanwhile"):
+            sum(range(3000))
+
+
 ELSEWHERE = """
 import sys
 
