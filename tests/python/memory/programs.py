@@ -728,6 +728,41 @@ def late_start():
     serve(app_of(listed), environ_of("/a"))
 
 
+def closed_while_collected(others=100):
+    """A body in a cycle is collected; its end asks for the route, and that closes the body. With the pool of requests full by
+    then, so that this one's memory goes."""
+    ready()
+
+    class Closes:
+        body = None
+
+        @property
+        def rule(self):
+            body, self.body = self.body, None
+            if body is not None:
+                body.close()
+            return "/a"
+
+    def streamed(environ, start_response):
+        start_response("200 OK", [])
+        yield b"a"
+
+    gc.disable()
+    app = app_of(streamed)
+    others = [app(environ_of("/a"), start_response) for _ in range(others)]
+    environ = environ_of("/a")
+    environ["werkzeug.request"] = matched = Matched()
+    matched.url_rule = Closes()
+    environ["cycle"] = environ
+    body = app(environ, start_response)
+    next(body)  # its frame has the request, until it is closed
+    matched.url_rule.body = body
+    del body, environ, matched
+    others.clear()
+    gc.collect()
+    done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(10))
+
+
 def done(**what):
     print(json.dumps(what), flush=True)
 

@@ -58,3 +58,7 @@ def test_whatever_the_host_has_switched_on():
 
 def test_nothing_starts_the_engine_after_its_exit():
     assert run("late_start") == {"running": False}
+
+
+def test_a_body_may_be_closed_while_it_is_collected():
+    assert run("closed_while_collected") == {"current": None, "stopped": True}
