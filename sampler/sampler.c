@@ -280,7 +280,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
         atomic_thread_fence(memory_order_seq_cst);
         if (!pom_slot_view(slot, &view, s->view_storage, VIEW_ROOM)) {
             atomic_store_explicit(&slot->walking, false, memory_order_release);
-            if (atomic_load_explicit(&slot->count, memory_order_relaxed) == 0) {
+            if (!pom_slot_is_active(slot)) {
                 return; // nothing runs here any more: no sample was due
             }
             continue;
@@ -380,7 +380,7 @@ static bool look_around(pom_sampler_t *s) {
     // Acquire: pairs with the release in pom_slots_claim.
     pom_slot_t *slot = atomic_load_explicit(&s->slots->first, memory_order_acquire);
     for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
-        if (atomic_load_explicit(&slot->count, memory_order_relaxed) > 0) {
+        if (pom_slot_is_active(slot)) {
             any = true;
             look_at(s, slot);
         }
@@ -391,7 +391,7 @@ static bool look_around(pom_sampler_t *s) {
 static bool anything_attached(pom_sampler_t *s) {
     pom_slot_t *slot = atomic_load_explicit(&s->slots->first, memory_order_acquire);
     for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
-        if (atomic_load_explicit(&slot->count, memory_order_relaxed) > 0) {
+        if (pom_slot_is_active(slot)) {
             return true;
         }
     }
