@@ -35,10 +35,6 @@
 
 #define NO_LOOK 1 /* for look_seq: a seq at rest is even */
 
-/* A walk takes 10 ns a frame, 1 us for one in the heap. In one that took longer, the reader was interrupted, and the stack may have
- * changed between two frames by more than the walker can see: without this 10 of 10^6 walks showed a caller that is none, with it
- * 0 and 2. */
-#define WALK_MOST_NS(depth) (4 * POM_NS_PER_US + (depth)*POM_NS_PER_US)
 #define THREAD_STACK                                                                               \
     (256 *                                                                                         \
      1024) /* the deepest call is a tree insertion; fixed, as `ulimit -s unlimited` breaks defaults */
@@ -236,9 +232,11 @@ static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32
         if (!pom_slot_view_holds(view)) {
             break; // an action may be over, and its end applied with the next sample
         }
+        any = true;
         if (hand_over(s, anchor, &sample)) {
             bump(&s->taken, 1);
-            any = true;
+        } else {
+            count_miss(s, anchor, POM_MISS_DEAD_CODE);
         }
     }
     return any;
@@ -265,6 +263,12 @@ static bool stands_still(const pom_slot_t *slot, const pom_slot_view_t *view, in
 static bool used_cpu(const pom_slot_t *slot, const pom_sample_t *sample) {
     int64_t wall_ns = sample->since_ns > 0 ? sample->at_ns - sample->since_ns : 0;
     return (sample->cpu_ns - slot->last_cpu_ns) * 50 > wall_ns;
+}
+
+/* The walk just done was interrupted. Without this 10 of 10^6 walks showed a caller that is none, with it 0 and 2. */
+static bool is_late(const pom_sampler_t *s, int64_t took_ns) {
+    int64_t frame_ns = s->walker->frame_most_ns;
+    return frame_ns > 0 && took_ns > (4 + s->stack.depth) * frame_ns;
 }
 
 /* One stack of one thread, or a counted miss. */
@@ -311,7 +315,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
         pom_status_t status = s->walker->walk(s->walker, &view, &s->stack, &index);
         bool holds = pom_slot_view_holds(&view);
         atomic_store_explicit(&slot->walking, false, memory_order_release);
-        bool late = pom_now_ns() - sample.at_ns > WALK_MOST_NS(s->stack.depth);
+        bool late = is_late(s, pom_now_ns() - sample.at_ns);
         pom_sampler_leave();
         if (!holds) {
             reason = POM_MISS_RACED;
