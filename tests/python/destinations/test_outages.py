@@ -90,6 +90,7 @@ while "spool: cannot write" not in (counters()["last_error"] or ""):
     act(20, 2000)
     produced += 20
     profilomatic.flush(0.3)
+    assert produced < 1000, "a disk of 256 KiB took them all"
 wait_until(lambda: counters()["queued"] + counters()["spooled"] == produced)
 tell()
 """
