@@ -180,6 +180,7 @@ act(1)
 profilomatic.flush(0)
 wait_until(lambda: counters()["last_error"] or os.path.exists(os.path.join(folder, "held")))
 act(200)
+wait_until(lambda: counters()["queued"] + counters()["spooled"] == 201)
 pid = os.fork()
 if pid == 0:
     code = 1
