@@ -29,6 +29,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/id.h"
 #include "base/park.h"
 #include "sampler/stages.h"
@@ -129,12 +130,7 @@ pom_sampler_t *pom_sampler_new(const pom_schedule_options_t *options, pom_slots_
     s->walker = walker;
     s->client = client;
     pom_park_init(&s->park);
-    pthread_condattr_t attr;
-    (void)pthread_condattr_init(&attr); // cannot fail on Linux
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&s->sync_done_cond, &attr);
-    (void)pthread_condattr_destroy(&attr);
-    (void)pthread_mutex_init(&s->sync_lock, NULL);
+    pom_cond_init(&s->sync_lock, &s->sync_done_cond);
     pom_schedule_init(&s->schedule, options);
     atomic_store_explicit(&s->period_ns, s->schedule.period_ns, memory_order_relaxed);
     return s;
@@ -673,12 +669,10 @@ void pom_sampler_hurry(pom_sampler_t *s) {
 bool pom_sampler_sync(pom_sampler_t *s, int64_t deadline_ns) {
     uint64_t ticket = atomic_fetch_add_explicit(&s->sync_wanted, 1, memory_order_acq_rel) + 1;
     pom_park_wake(&s->park);
-    struct timespec until = {.tv_sec = deadline_ns / POM_NS_PER_S,
-                             .tv_nsec = deadline_ns % POM_NS_PER_S};
-    int err = 0;
+    bool in_time = true;
     (void)pthread_mutex_lock(&s->sync_lock);
-    while (s->sync_done < ticket && s->running && err == 0) {
-        err = pthread_cond_timedwait(&s->sync_done_cond, &s->sync_lock, &until);
+    while (s->sync_done < ticket && s->running && in_time) {
+        in_time = pom_cond_wait(&s->sync_done_cond, &s->sync_lock, deadline_ns);
     }
     bool done = s->sync_done >= ticket;
     (void)pthread_mutex_unlock(&s->sync_lock);
