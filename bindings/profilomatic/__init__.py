@@ -227,4 +227,8 @@ def __getattr__(name):
             return metadata.version("profilomatic")
         except metadata.PackageNotFoundError:
             return "0"
+    if name in ("auto", "check", "django", "eliot", "falcon", "flask", "monitor", "pyramid"):  # loaded when first named
+        from importlib import import_module
+
+        return import_module("." + name, __name__)
     raise AttributeError("module 'profilomatic' has no attribute %r" % name)
