@@ -135,9 +135,7 @@ class Profile:
         children, below_wall, below_cpu = self._children(self.tree.root)
         wall_ns = max(self.end_ns - self.start_ns, below_wall)
         cpu_ns = max(self.cpu_ns, below_cpu)
-        action = {"type": self.type, "kind": self.kind, "outcome": self.outcome}
-        for key, value in self.fields.items():
-            action.setdefault(key, value)
+        action = {"type": self.type, "kind": self.kind, "outcome": self.outcome, **self.fields}
         return {
             "task_uuid": self.task_uuid,
             "thread": self.thread,
