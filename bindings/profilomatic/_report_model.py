@@ -311,11 +311,12 @@ def _add_counts(sums, counts):
 class Model:
     """The whole of a report; `places` is shared with the walks that renderers do."""
 
-    def __init__(self, places, by="route", leaf=False, sort="time", top=10, bottom_up=None, measured=False):
+    def __init__(self, places, by="route", leaf=False, sort="time", top=None, bottom_up=None, measured=False):
         self.places = places
         self.by = by
         self.sort = sort
-        self.top = top
+        self.top = top or 10
+        self.top_groups = top or 20  # an application has more routes than hot lines
         self.walk = Walk(places, leaf, measured)
         self.bottom_up = bottom_up
         self.head = Head()

@@ -148,7 +148,7 @@ class TextReport(Pieces):
 
     def groups(self, model):
         groups = model.groups_ordered()
-        shown = groups[: max(model.top, 20)]
+        shown = groups[: model.top_groups]
         self.title(
             "ROUTES" if model.by == "route" else "TYPES",
             "most time first" if model.sort == "time" else "most CPU first",
@@ -187,7 +187,7 @@ class TextReport(Pieces):
         header = pad("  route" if model.by == "route" else "  type", room)
         header += "".join(f"{name.replace('_', ' '):>{_phase_width(name)}}" for name in PHASES)
         self.out.line(self.out.paint(header, "dim"))
-        for group in groups[: max(model.top, 20)]:
+        for group in groups[: model.top_groups]:
             row = pad("  " + clip(clean(group.name), room - 3), room)
             for name in PHASES:
                 mean = group.phases[name] / group.times.count

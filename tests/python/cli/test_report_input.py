@@ -506,4 +506,4 @@ def test_a_report_does_not_change_the_records():
 
 def test_the_parser_offers_what_the_documentation_says():
     options = report.make_parser().parse_args(["f"])
-    assert (options.top, options.by, options.sort, options.color) == (10, "route", "time", "auto")
+    assert (options.top, options.by, options.sort, options.color) == (None, "route", "time", "auto")
