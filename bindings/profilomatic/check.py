@@ -139,17 +139,22 @@ def _options():
         "PROFILOMATIC_DESTINATION",
         "PROFILOMATIC_TOKEN",
     }
+    engine = os.environ.get("PROFILOMATIC_ENGINE", "")
+    if engine not in ("", "native", "gil"):
+        found.append(Finding("note", "options", f"PROFILOMATIC_ENGINE={engine!r} is ignored: only 'gil' means something"))
     for variable in sorted(os.environ):
         if variable.startswith("PROFILOMATIC_") and variable not in known:
             import difflib
 
-            near = difflib.get_close_matches(variable, known, 1)
+            # Without the prefix, which makes all of them alike.
+            names = [name.removeprefix("PROFILOMATIC_") for name in known]
+            near = difflib.get_close_matches(variable.removeprefix("PROFILOMATIC_"), names, 1)
             found.append(
                 Finding(
                     "note",
                     "options",
                     f"the environment variable {variable} means nothing"
-                    + (f"; did you mean {near[0]}?" if near else ""),
+                    + (f"; did you mean PROFILOMATIC_{near[0]}?" if near else ""),
                 )
             )
     return rows, found

@@ -46,6 +46,8 @@ def test_options_name_their_origin(command):
             "PROFILOMATIC_SCRUB": "maybe=",
             "PROFILOMATIC_MAX_OVERHED": "1",
             "PROFILOMATIC_TIME_GRANULARITY": "never",
+            "PROFILOMATIC_ENGINE": "fast",
+            "PROFILOMATIC_FOO": "1",
         },
     )
     result = json.loads(run.stdout)
@@ -59,6 +61,8 @@ def test_options_name_their_origin(command):
     texts = " ".join(finding["text"] for finding in result["findings"])
     assert "PROFILOMATIC_TIME_GRANULARITY='never' is ignored" in texts
     assert "PROFILOMATIC_MAX_OVERHED means nothing; did you mean PROFILOMATIC_MAX_OVERHEAD?" in texts
+    assert "PROFILOMATIC_FOO means nothing" in texts and "PROFILOMATIC_FOO means nothing;" not in texts
+    assert "PROFILOMATIC_ENGINE='fast' is ignored: only 'gil' means something" in texts
 
 
 def test_configured_option_names_its_origin(command):
