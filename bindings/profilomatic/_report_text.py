@@ -37,11 +37,10 @@ class TextReport(Pieces):
             count(head.samples, "sample")
             + (f" ({percent(missed / (missed + head.samples))} missed)" if missed else "")
         )
-        if head.overhead is not None:
-            parts.append(
-                paint(f"overhead {_fine_percent(head.overhead)}", "bold")
-                + f", {seconds(head.overhead_cpu)} CPU for these actions"
-            )
+        bill = [] if head.overhead is None else [_fine_percent(head.overhead)]
+        if bill or head.overhead_cpu > 0:
+            bill.append(f"{seconds(head.overhead_cpu)} CPU for these actions")
+            parts.append(paint(f"overhead {bill[0]}", "bold") + "".join(f", {text}" for text in bill[1:]))
         self.flow(parts)
         self._troubles(model, reader)
         if self.shortener.root:
