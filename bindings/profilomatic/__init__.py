@@ -158,8 +158,8 @@ def action(action_type, /, *, parent=None, **fields):
     While the engine is stopped it does nothing.
 
     parent: whose task this work belongs to where the context does not tell, as on another thread or in another asyncio
-    task: an open action, asked for its task id when this one begins, or a task id as text. Then both call graphs are
-    found under one id.
+    task: a task id as text, or an action that is asked for its own when this one begins, and has none when it is over.
+    Then both call graphs are found under one id.
 
     TypeError when action_type is not text, or parent neither an action nor text.
     """
