@@ -229,6 +229,10 @@ _USUAL_REASONS = [
 ]
 
 
+def _capital(text):
+    return text if text.startswith("uWSGI") else text[0].upper() + text[1:]
+
+
 def explain(stats=None):
     """Why this process sends no profiles: a list of sentences, the most likely first; empty when all is well."""
     if stats is None:
@@ -236,7 +240,10 @@ def explain(stats=None):
 
         stats = profilomatic.stats()
     actions, destinations, samples = stats["actions"], stats["destinations"], stats["samples"]
-    said = [f"{caveat.text[0].upper()}{caveat.text[1:]}: {caveat.remedy}." for caveat in _hosting.caveats()]
+    caveats = _hosting.caveats()
+    said = [f"{_capital(caveat.text)}: {caveat.remedy}." for caveat in caveats]
+    if any(caveat.refuses for caveat in caveats):
+        return said  # what else is missing would not help
     if not destinations:
         said.append(
             "There is no destination: call profilomatic.add_destination(profilomatic.file_destination(PATH))."
@@ -251,7 +258,7 @@ def explain(stats=None):
         dropped = sum((destination.get("dropped") or {}).values())
         if dropped:
             said.append(
-                f"The destination {destination['name']} dropped {dropped:,} profiles: {destination['dropped']}."
+                f"The destination {destination['name']} dropped {dropped:,} {'profile' if dropped == 1 else 'profiles'}: {destination['dropped']}."
             )
     if not actions["started"]:
         said.append(

@@ -248,6 +248,7 @@ def of_uwsgi(monkeypatch, options):
 def test_uwsgi_without_threads_is_told_with_a_remedy(monkeypatch):
     for options in ({}, {"threads": b"0"}, {b"enable-threads": b"false"}, {"master": True}):
         (finding,) = of_uwsgi(monkeypatch, options)
+        assert check.explain(stats())[0].startswith("uWSGI holds the GIL")
         assert (finding.level, finding.remedy) == ("degraded", "set enable-threads = true")
     assert "holds the GIL" in check.explain(stats())[0]
     for options in ({"enable-threads": b"true"}, {"enable-threads": True}, {b"threads": b"4"}):
