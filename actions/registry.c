@@ -411,22 +411,30 @@ static void write_parts(const pom_action_t *a, const pom_profile_t *profile,
     }
 }
 
+/* Keys that the record has by itself: it has each once, so a user's field of that name gives way. The first two are there only
+ * when an exception came out. */
+static const char *const our_keys[] = {"exception", "reason",      "type", "kind",  "outcome",
+                                       "span",      "parent_span", "part", "whole", NULL};
+#define OUR_KEYS_OF_EXCEPTIONS 2
+
 static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
     bool open = profile->outcome == POM_OUTCOME_OPEN;
+    bool raised = !open && a->exception.size > 0;
     void (*describe)(const pom_action_t *, pom_value_writer_t *) =
         open ? a->kind->describe_open : a->kind->describe;
     unsigned char storage[2 * POM_ACTION_TEXT_MAX];
     pom_value_writer_t writer;
     pom_value_begin(&writer, storage, sizeof storage);
     pom_value_map_begin(&writer);
-    pom_value_entries(&writer, a->fields, a->fields_size);
+    pom_value_entries(&writer, a->fields, a->fields_size,
+                      our_keys + (raised ? 0 : OUR_KEYS_OF_EXCEPTIONS));
     if (describe != NULL) {
         describe(a, &writer);
     }
     if (open || a->parts > 0) {
         write_parts(a, profile, &writer);
     }
-    if (!open && a->exception.size > 0) {
+    if (raised) {
         write_entry(&writer, "exception", a->exception);
         write_entry(&writer, "reason", a->reason);
     }

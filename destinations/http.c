@@ -886,7 +886,9 @@ static pom_status_t check(http_t *h, const pom_http_options_t *o, char *error, s
     }
     if (o->path == NULL || o->path[0] != '/' || strlen(o->path) >= PATH_BYTES ||
         !is_visible(o->path, "#")) {
-        return refuse(error, error_size, "a path begins with / and has no blanks (encode them)");
+        return refuse(error, error_size,
+                      "path='%.100s': must begin with / and have no blanks (encode them)",
+                      o->path != NULL ? o->path : "");
     }
     if (o->timeout_ns <= 0 || o->give_up_ns <= 0) {
         return refuse(error, error_size, "a timeout is more than nothing");

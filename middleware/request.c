@@ -11,7 +11,6 @@
 #include "middleware/route_name.h"
 #include "middleware/scrub.h"
 
-#define QUERY_MAX     2048
 #define TASK_TEXT_MAX 64
 
 /* ---- ids ---------------------------------------------------------------------------------- */
@@ -82,7 +81,7 @@ static void write_phase(pom_value_writer_t *w, const char *name, int64_t ns) {
 /* What was in the request: there from its begin on. */
 static void describe_open(const pom_action_t *action, pom_value_writer_t *w) {
     const pom_request_t *r = (const pom_request_t *)(const void *)action->kind_data;
-    char query[QUERY_MAX];
+    char query[POM_REQUEST_QUERY_MAX];
     write_text(w, "method", r->method.data, r->method.size);
     write_text(w, "host", r->host.data, r->host.size);
     write_text(w, "script_name", r->script_name.data, r->script_name.size);

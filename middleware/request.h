@@ -17,6 +17,8 @@
 #include "base/status.h"
 #include "middleware/trace.h"
 
+#define POM_REQUEST_QUERY_MAX 2048 /* bytes of a query in a record */
+
 typedef struct pom_request_s {
     pom_trace_t trace; /* first, as in every kind's data */
     pom_text_t method, host, script_name, path_info, query;

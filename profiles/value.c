@@ -270,20 +270,6 @@ void pom_value_null(pom_value_writer_t *w) {
     put_scalar(w, &tag, 1);
 }
 
-void pom_value_entries(pom_value_writer_t *w, const void *data, size_t size) {
-    const unsigned char *stream = data;
-    if (size <= 2 || stream[0] != TAG_MAP || w->skipping > 0 || !in_map(w) || w->key_at != NO_KEY) {
-        return; /* nothing to add, or nowhere to add it */
-    }
-    size_t entries = size - 2; /* without the map's own tag and end */
-    if (entries > room_left(w)) {
-        w->cut = true;
-        return;
-    }
-    memcpy(w->data + w->size, stream + 1, entries);
-    w->size += entries;
-}
-
 size_t pom_value_finish(pom_value_writer_t *w) {
     w->skipping = 0;
     while (w->depth > 0) {
@@ -322,6 +308,87 @@ static bool get_bytes(reader_t *r, const char **text, size_t *size) {
     *size = (size_t)length;
     r->at += length;
     return true;
+}
+
+/* Steps over one value; false when it is malformed. */
+static bool skip_value(reader_t *r) {
+    uint64_t varint;
+    const char *text;
+    size_t size;
+    int depth = 0;
+    do {
+        if (r->at == r->end) {
+            return false;
+        }
+        switch (*r->at++) {
+        case TAG_NULL:
+        case TAG_FALSE:
+        case TAG_TRUE:
+            break;
+        case TAG_INTEGER:
+        case TAG_SECONDS:
+            if (!get_varint(r, &varint)) {
+                return false;
+            }
+            break;
+        case TAG_NUMBER:
+            if (r->end - r->at < (ptrdiff_t)sizeof(double)) {
+                return false;
+            }
+            r->at += sizeof(double);
+            break;
+        case TAG_TEXT:
+        case TAG_KEY:
+            if (!get_bytes(r, &text, &size)) {
+                return false;
+            }
+            break;
+        case TAG_MAP:
+        case TAG_LIST:
+            depth++;
+            break;
+        case TAG_END:
+            depth--;
+            break;
+        default:
+            return false;
+        }
+    } while (depth > 0);
+    return depth == 0;
+}
+
+static bool is_one_of(const char *text, size_t size, const char *const *names) {
+    while (*names != NULL && (strlen(*names) != size || memcmp(*names, text, size) != 0)) {
+        names++;
+    }
+    return *names != NULL;
+}
+
+void pom_value_entries(pom_value_writer_t *w, const void *data, size_t size,
+                       const char *const *without) {
+    const unsigned char *stream = data;
+    if (size <= 2 || stream[0] != TAG_MAP || w->skipping > 0 || !in_map(w) || w->key_at != NO_KEY) {
+        return; /* nothing to add, or nowhere to add it */
+    }
+    size_t entries = size - 2; /* without the map's own tag and end */
+    if (entries > room_left(w)) {
+        w->cut = true;
+        return;
+    }
+    reader_t r = {.at = stream + 1, .end = stream + 1 + entries};
+    while (r.at < r.end) {
+        const unsigned char *entry = r.at++;
+        const char *key;
+        size_t key_size;
+        if (*entry != TAG_KEY || !get_bytes(&r, &key, &key_size) || !skip_value(&r)) {
+            w->cut = true; /* malformed: what could be read stands */
+            return;
+        }
+        if (!is_one_of(key, key_size, without)) {
+            memcpy(w->data + w->size, entry, (size_t)(r.at - entry));
+            w->size += (size_t)(r.at - entry);
+        }
+    }
 }
 
 static bool read_begin(reader_t *r, unsigned char tag) {

@@ -53,8 +53,11 @@ void pom_value_number(pom_value_writer_t *w, double value);
 void pom_value_boolean(pom_value_writer_t *w, bool value);
 void pom_value_null(pom_value_writer_t *w);
 
-/* The entries of a finished stream that is one map join the map that is open here, all or none of them. */
-void pom_value_entries(pom_value_writer_t *w, const void *data, size_t size);
+/* The entries of a finished stream that is one map join the map that is open here, if there is room for all
+ * of them. Those whose keys are in `without`, a list that ends with NULL, stay behind: the caller writes
+ * such keys itself. */
+void pom_value_entries(pom_value_writer_t *w, const void *data, size_t size,
+                       const char *const *without);
 
 /* Closes what is open; returns the bytes used. */
 size_t pom_value_finish(pom_value_writer_t *w);

@@ -33,6 +33,10 @@ typedef struct action_s {
 static const pom_action_kind_t code_kind = {.name = "code", .describe = pom_trace_describe};
 static const pom_action_kind_t eliot_kind = {.name = "eliot", .describe = pom_trace_describe};
 
+/* What the head of a message says; interned once. */
+static PyObject *s_head[3];
+static const char *const head_keys[] = {"action_type", "action_status", "task_uuid"};
+
 static PyObject
     *contextlib_file; // of contextlib.__file__'s code, found at first use; NULL = not yet
 
@@ -112,6 +116,31 @@ static void post(action_t *self, const char *status, const char *outcome, PyObje
     pom_work_head_t head = {
         .type = self->type, .status = status, .outcome = outcome, .exception = exception};
     pom_work_message(&self->work, &head, fields, traceback);
+}
+
+/* A message has each key once: of the fields, those that its head says by itself give way. New reference; NULL (without an
+ * exception set): no memory. */
+static PyObject *beside_head(PyObject *fields) {
+    PyObject *left = Py_NewRef(fields);
+    for (size_t i = 0; i < sizeof s_head / sizeof *s_head && PyDict_Check(left); i++) {
+        if (PyDict_GetItemWithError(left, s_head[i]) != NULL) {
+            if (left == fields) {
+                Py_SETREF(left, PyDict_Copy(fields));
+            }
+            if (left == NULL || PyDict_DelItem(left, s_head[i]) < 0) {
+                Py_CLEAR(left);
+                break;
+            }
+        }
+    }
+    PyErr_Clear(); // a key whose __eq__ raises is none of ours
+    return left;
+}
+
+static void post_start(action_t *self) {
+    PyObject *fields = beside_head(self->fields);
+    post(self, "started", NULL, NULL, fields, NULL);
+    Py_XDECREF(fields);
 }
 
 /* What an outermost one's record says of it. Messages tell of a nested one, and nothing of a refused one, so neither gets here.
@@ -215,7 +244,7 @@ static PyObject *action_enter(PyObject *op, PyObject *unused) {
         Py_DECREF(task_uuid);
     }
     if (self->work.kind == POM_WORK_NESTED) {
-        post(self, "started", NULL, NULL, self->fields, NULL);
+        post_start(self);
     } else if (self->work.kind == POM_WORK_OUTERMOST) {
         pom_meter_stop(&enter_meter, timed_ns);
         pom_work_charge(&self->work, enter_meter.cost_ns + exit_meter.cost_ns);
@@ -409,6 +438,12 @@ static PyType_Spec action_spec = {.name = "profilomatic._core.Action",
                                   .slots = action_slots};
 
 int pom_action_init(PyObject *module) {
+    for (size_t i = 0; i < sizeof s_head / sizeof *s_head; i++) {
+        s_head[i] = PyUnicode_InternFromString(head_keys[i]);
+        if (s_head[i] == NULL) {
+            return -1;
+        }
+    }
     PyObject *type = PyType_FromSpec(&action_spec);
     int status = type == NULL ? -1 : PyModule_AddObjectRef(module, "Action", type);
     Py_XDECREF(type);

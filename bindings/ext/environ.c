@@ -6,6 +6,7 @@
 #include "bindings/ext/values.h"
 #include "middleware/queue_time.h"
 #include "middleware/request.h"
+#include "middleware/scrub.h"
 
 #define X(name, text) PyObject *pom_s_##name;
 POM_ENVIRON_NAMES(X)
@@ -65,11 +66,13 @@ static void keep_host(pom_action_t *action, pom_request_t *r, PyObject *env) {
         return;
     }
     pom_text_t name = keep(action, env, pom_s_server_name);
+    if (name.size == 0) {
+        return;
+    }
     pom_text_t colon = pom_action_text(action, ":", 1);
     pom_text_t port = keep(action, env, pom_s_server_port);
     // The three lie one behind the other.
-    r->host = (pom_text_t){.data = name.size > 0 ? name.data : colon.data,
-                           .size = name.size + colon.size + port.size};
+    r->host = (pom_text_t){.data = name.data, .size = name.size + colon.size + port.size};
 }
 
 static int64_t queue_ns(const pom_action_t *action, PyObject *env) {
@@ -89,6 +92,60 @@ void pom_environ_keep(pom_action_t *action, PyObject *env) {
     r->query = keep(action, env, pom_s_query_string);
     r->queue_ns = queue_ns(action, env);
     action->type = r->path_info.size > 0 ? r->path_info : pom_action_text(action, "wsgi_task", 9);
+}
+
+PyObject *pom_environ_shown(PyObject *env, PyObject *key) {
+    const char *data;
+    size_t size;
+    if (!pom_wire_bytes(pom_environ_get(env, key), &data, &size)) {
+        return NULL;
+    }
+    PyObject *text = PyUnicode_DecodeUTF8(data, (Py_ssize_t)size, "replace");
+    if (text == NULL) {
+        PyErr_Clear();
+    }
+    return text;
+}
+
+/* Takes ownership of value, which may be NULL. */
+static void put(PyObject *fields, const char *key, PyObject *value) {
+    if (value == NULL || PyDict_SetItemString(fields, key, value) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(value);
+}
+
+static PyObject *shown_host(PyObject *env) {
+    PyObject *host = pom_environ_shown(env, pom_s_host);
+    if (host != NULL && PyUnicode_GET_LENGTH(host) > 0) {
+        return host;
+    }
+    PyObject *name = pom_environ_shown(env, pom_s_server_name);
+    PyObject *port = pom_environ_shown(env, pom_s_server_port);
+    Py_XDECREF(host);
+    host = name == NULL || port == NULL ? NULL : PyUnicode_FromFormat("%U:%U", name, port);
+    Py_XDECREF(name);
+    Py_XDECREF(port);
+    return host;
+}
+
+static PyObject *shown_query(PyObject *env) {
+    const char *data;
+    size_t size;
+    char masked[POM_REQUEST_QUERY_MAX];
+    if (!pom_wire_bytes(pom_environ_get(env, pom_s_query_string), &data, &size)) {
+        return NULL;
+    }
+    size = pom_scrub_query(data, size, masked, sizeof masked);
+    return PyUnicode_DecodeUTF8(masked, (Py_ssize_t)size, "replace");
+}
+
+void pom_environ_tell(PyObject *env, PyObject *fields) {
+    put(fields, "method", pom_environ_shown(env, pom_s_method));
+    put(fields, "host", shown_host(env));
+    put(fields, "script_name", pom_environ_shown(env, pom_s_script_name));
+    put(fields, "path_info", pom_environ_shown(env, pom_s_path_info));
+    put(fields, "query_string", shown_query(env));
 }
 
 void pom_environ_link(PyObject *env, PyObject *exception) {

@@ -53,6 +53,13 @@ void pom_environ_link(PyObject *env, PyObject *exception);
 /* What is noted there, borrowed; false: nothing, or nothing of that form. */
 bool pom_environ_linked(PyObject *env, PyObject **name, PyObject **text);
 
+/* A text of the environ as people read it: the bytes it carries, as UTF-8. New reference; NULL (without an exception set): none. */
+PyObject *pom_environ_shown(PyObject *env, PyObject *key);
+
+/* What the start message of a nested request says of it, for a dict that is empty; the query with its secrets masked. Never raises:
+ * what there is no memory for is left out. */
+void pom_environ_tell(PyObject *env, PyObject *fields);
+
 /* Copies what a record says of a request into its action. */
 void pom_environ_keep(pom_action_t *action, PyObject *env);
 

@@ -76,16 +76,14 @@ static void post_nested(pom_request_state_t *self, const char *status, const cha
                         PyObject *exception, bool start) {
     PyObject *env = self->environ;
     PyObject *fields = PyDict_New();
-    PyObject *path = env == NULL ? NULL : pom_environ_get(env, pom_s_path_info);
-    pom_work_head_t head = {.type = path != NULL && PyUnicode_Check(path) ? path : pom_s_wsgi_task,
+    PyObject *path = env == NULL ? NULL : pom_environ_shown(env, pom_s_path_info);
+    bool named = path != NULL && PyUnicode_GET_LENGTH(path) > 0;
+    pom_work_head_t head = {.type = named ? path : pom_s_wsgi_task,
                             .status = status,
                             .outcome = outcome,
                             .exception = exception};
     if (fields != NULL && env != NULL && start) {
-        put(fields, "method", pom_environ_get(env, pom_s_method));
-        put(fields, "host", pom_environ_get(env, pom_s_host));
-        put(fields, "script_name", pom_environ_get(env, pom_s_script_name));
-        put(fields, "path_info", path);
+        pom_environ_tell(env, fields);
     } else if (fields != NULL && !start) {
         put_number(fields, "status", self->status);
         put_number(fields, "bytes", self->bytes);
@@ -99,6 +97,7 @@ static void post_nested(pom_request_state_t *self, const char *status, const cha
     PyErr_Clear();
     pom_work_message(&self->work, &head, fields, NULL);
     Py_XDECREF(fields);
+    Py_XDECREF(path);
 }
 
 /* ---- a request's life --------------------------------------------------------------------------- */

@@ -158,8 +158,8 @@ def action(action_type, /, *, parent=None, **fields):
     While the engine is stopped it does nothing.
 
     parent: whose task this work belongs to where the context does not tell, as on another thread or in another asyncio
-    task: an open action, asked for its task id when this one begins, or a task id as text. Then both call graphs are
-    found under one id.
+    task: a task id as text, or an action that is asked for its own when this one begins, and has none when it is over.
+    Then both call graphs are found under one id.
 
     TypeError when action_type is not text, or parent neither an action nor text.
     """
@@ -227,4 +227,8 @@ def __getattr__(name):
             return metadata.version("profilomatic")
         except metadata.PackageNotFoundError:
             return "0"
+    if name in ("auto", "check", "django", "eliot", "falcon", "flask", "monitor", "pyramid"):  # loaded when first named
+        from importlib import import_module
+
+        return import_module("." + name, __name__)
     raise AttributeError("module 'profilomatic' has no attribute %r" % name)

@@ -33,6 +33,15 @@ def _number(value):
     return value
 
 
+def _encodable(text):
+    """The text, unless it has lone surrogates: no backend could take it, and what is stored is given to it each time."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Bad from None
+    return text
+
+
 def _max_overhead(value):
     if isinstance(value, str):
         text = value.strip()
@@ -90,7 +99,7 @@ def _source_name(value):
         return None
     if not isinstance(value, str) or not 0 < len(value) <= 255:
         raise Bad
-    return value
+    return _encodable(value)
 
 
 def _retention(value):
@@ -109,7 +118,7 @@ def _scrub(value):
     except TypeError:
         raise Bad from None
     for pattern in patterns:
-        if not isinstance(pattern, str) or not plain_key(pattern).strip():
+        if not isinstance(pattern, str) or not plain_key(_encodable(pattern)).strip():
             raise Bad
     return patterns
 
@@ -164,7 +173,7 @@ TABLE = {
     "max_actions_per_run": (10, _max_actions_per_run, _text_number,
                             "a whole number from 0 to 1000000 (0: no limit)"),
     "partial_every": (60.0, _partial_every, _text_number, "seconds from 0.05 to 86400, or 0: never"),
-    "source_name": (None, _source_name, _same, "a text of 1 to 255 characters, or None for the host name"),
+    "source_name": (None, _source_name, _same, "a text of 1 to 255 characters (in UTF-8), or None for the host name"),
     "retention": (None, _retention, _text_retention, "None or 'all': every profile is kept"),
     "scrub": (True, _scrub, _text_scrub, "True, False, or a list of further words that mark a key as secret"),
 }

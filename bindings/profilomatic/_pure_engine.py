@@ -16,6 +16,8 @@ from ._pure_anchor import STACK_MAX, Spot, stack_of
 
 EVENTS_MAX = 20000  # waiting for the sampler; beyond it messages are dropped and new actions refused
 LIVE_MAX = 10000  # actions open at once
+# What a record says by itself: a user's field of that name gives way. So do "exception" and "reason", when an exception came out.
+OUR_KEYS = frozenset(("type", "kind", "outcome", "span", "parent_span", "part", "whole"))
 LATENCY = 0.1  # seconds that an event may wait for the sampler, however long its period is
 
 _ns = time.monotonic_ns
@@ -33,7 +35,8 @@ class Live:
         self.task_uuid = task_uuid
         self.type = action_type
         self.kind = kind
-        self.fields, self.cut = _values.encode_fields(fields, ours=kind == "wsgi")
+        fields, self.cut = _values.encode_fields(fields, ours=kind == "wsgi")
+        self.fields = {key: value for key, value in fields.items() if key not in OUR_KEYS}
         self.thread = _pure_native.get_ident()
         self.thread_name = _pure_native.thread_name(self.thread)
         self.trace = _values.Trace()

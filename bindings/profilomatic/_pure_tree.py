@@ -37,7 +37,7 @@ class Node:
 
 
 class Tree:
-    __slots__ = ("root", "granularity", "nodes", "messages", "truncated")
+    __slots__ = ("root", "granularity", "nodes", "messages", "truncated", "gaps")
 
     def __init__(self, granularity, start_ns):
         self.root = Node(None, start_ns)
@@ -45,6 +45,7 @@ class Tree:
         self.nodes = 0
         self.messages = 0
         self.truncated = {}
+        self.gaps = set()  # middles left out of paths, each counted once
 
     def cut(self, reason, count=1):
         self.truncated[reason] = self.truncated.get(reason, 0) + count
@@ -61,7 +62,10 @@ class Tree:
     def _path(self, stack):
         """Places of a stack, root first, without its middle when it is too deep."""
         if len(stack) > MAX_DEPTH:
-            self.cut("elided", len(stack) - MAX_DEPTH)
+            gap = hash(tuple((id(code), line) for code, line in stack[_HEAD:-_TAIL]))
+            if gap not in self.gaps and len(self.gaps) < MAX_NODES:
+                self.gaps.add(gap)
+                self.cut("elided", len(stack) - MAX_DEPTH)
             stack = stack[:_HEAD] + stack[-_TAIL:]
         return [self._place(*frame) for frame in stack]
 
@@ -135,9 +139,7 @@ class Profile:
         children, below_wall, below_cpu = self._children(self.tree.root)
         wall_ns = max(self.end_ns - self.start_ns, below_wall)
         cpu_ns = max(self.cpu_ns, below_cpu)
-        action = {"type": self.type, "kind": self.kind, "outcome": self.outcome}
-        for key, value in self.fields.items():
-            action.setdefault(key, value)
+        action = {"type": self.type, "kind": self.kind, "outcome": self.outcome, **self.fields}
         return {
             "task_uuid": self.task_uuid,
             "thread": self.thread,

@@ -125,7 +125,7 @@ class Request:
         script = _text_of(environ, "SCRIPT_NAME")
         method = environ.get("REQUEST_METHOD")
         host = _text_of(environ, "HTTP_HOST")
-        if not host:
+        if not host and _text_of(environ, "SERVER_NAME"):
             host = "%s:%s" % (_text_of(environ, "SERVER_NAME"), _text_of(environ, "SERVER_PORT"))
         query = environ.get("QUERY_STRING")
         fields = {

@@ -261,7 +261,7 @@ class Head:
 
     @property
     def overhead(self):
-        """The mean of the overhead fractions that the process reported, weighted by the actions' time."""
+        """The mean of the overhead fractions that the process reported, weighted by the actions' time; None: there was none."""
         return self._overhead_sum / self._overhead_wall if self._overhead_wall else None
 
     def add(self, record, action):
@@ -292,9 +292,10 @@ class Head:
         _add_counts(self.truncated, profiler.get("truncated"))
         overhead = profiler.get("overhead")
         if isinstance(overhead, dict):
-            self.overhead_cpu += number(overhead.get("cpu"))
-            if "fraction" in overhead:
-                fraction = number(overhead["fraction"])
+            cpu = number(overhead.get("cpu"))
+            self.overhead_cpu += cpu
+            fraction = number(overhead.get("fraction"))
+            if fraction > 0 or ("fraction" in overhead and cpu == 0):  # 0 at a cost: nothing was measured yet
                 weight = max(action.time, 1e-9)
                 self.overhead_max = max(self.overhead_max, fraction)
                 self._overhead_sum += fraction * weight
@@ -311,11 +312,12 @@ def _add_counts(sums, counts):
 class Model:
     """The whole of a report; `places` is shared with the walks that renderers do."""
 
-    def __init__(self, places, by="route", leaf=False, sort="time", top=10, bottom_up=None, measured=False):
+    def __init__(self, places, by="route", leaf=False, sort="time", top=None, bottom_up=None, measured=False):
         self.places = places
         self.by = by
         self.sort = sort
-        self.top = top
+        self.top = top or 10
+        self.top_groups = top or 20  # an application has more routes than hot lines
         self.walk = Walk(places, leaf, measured)
         self.bottom_up = bottom_up
         self.head = Head()

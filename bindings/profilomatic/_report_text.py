@@ -37,11 +37,10 @@ class TextReport(Pieces):
             count(head.samples, "sample")
             + (f" ({percent(missed / (missed + head.samples))} missed)" if missed else "")
         )
-        if head.overhead is not None:
-            parts.append(
-                paint(f"overhead {_fine_percent(head.overhead)}", "bold")
-                + f", {seconds(head.overhead_cpu)} CPU for these actions"
-            )
+        bill = [] if head.overhead is None else [_fine_percent(head.overhead)]
+        if bill or head.overhead_cpu > 0:
+            bill.append(f"{seconds(head.overhead_cpu)} CPU for these actions")
+            parts.append(paint(f"overhead {bill[0]}", "bold") + "".join(f", {text}" for text in bill[1:]))
         self.flow(parts)
         self._troubles(model, reader)
         if self.shortener.root:
@@ -148,7 +147,7 @@ class TextReport(Pieces):
 
     def groups(self, model):
         groups = model.groups_ordered()
-        shown = groups[: max(model.top, 20)]
+        shown = groups[: model.top_groups]
         self.title(
             "ROUTES" if model.by == "route" else "TYPES",
             "most time first" if model.sort == "time" else "most CPU first",
@@ -187,7 +186,7 @@ class TextReport(Pieces):
         header = pad("  route" if model.by == "route" else "  type", room)
         header += "".join(f"{name.replace('_', ' '):>{_phase_width(name)}}" for name in PHASES)
         self.out.line(self.out.paint(header, "dim"))
-        for group in groups[: max(model.top, 20)]:
+        for group in groups[: model.top_groups]:
             row = pad("  " + clip(clean(group.name), room - 3), room)
             for name in PHASES:
                 mean = group.phases[name] / group.times.count

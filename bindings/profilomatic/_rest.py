@@ -102,6 +102,20 @@ def _path(value):
     return None if value is None else os.fsdecode(value)
 
 
+def _host(host):
+    if not isinstance(host, str):
+        raise TypeError("host must be text, not %r" % (host,))
+    bare = host.strip("[]")
+    if ":" in bare:
+        import socket
+
+        try:
+            socket.inet_pton(socket.AF_INET6, bare.partition("%")[0])
+        except (OSError, ValueError):
+            raise ValueError("%r is no host name: without scheme, port and path (port= takes the port)" % (host,)) from None
+    return host
+
+
 def _port(port, tls):
     if port is None:
         return 443 if tls else 80
@@ -143,8 +157,7 @@ def destination(host, port, timeout, ssl_context, path, format, headers, token, 
     """What profilomatic.RestDestination() returns."""
     from . import _backend
 
-    if not isinstance(host, str):
-        raise TypeError("host must be text, not %r" % (host,))
+    host = _host(host)
     if not isinstance(path, str):
         raise TypeError("path must be text, not %r" % (path,))
     if format not in FORMATS:
@@ -268,5 +281,5 @@ def _pure_destination(backend, host, port, timeout, path, format, headers, token
     if not host or any(c in host for c in "/?#@ \r\n"):
         raise ValueError("%r is no host name: without scheme, port and path" % (host,))
     if not path.startswith("/") or not all("!" <= c <= "~" for c in path):
-        raise ValueError("a path begins with / and has no blanks (encode them)")
+        raise ValueError("path=%r: must begin with / and have no blanks (encode them)" % (path,))
     return PureRestDestination(host, port, timeout, path, headers, token, compress, tls)

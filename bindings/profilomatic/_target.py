@@ -135,26 +135,18 @@ def run(program):
 
 
 def _strip(traceback):
-    """The traceback from the program's own outermost frame on."""
+    """The traceback from the program's own outermost frame on.
+
+    What began us stands above run(): the `profilomatic` script, runpy, our commands. Ours stand below it too, but the
+    program may use runpy as we do, and so only those go there.
+    """
     folder = os.path.dirname(os.path.abspath(__file__))
-    ours = {
-        os.path.join(folder, name)
-        for name in ("_target.py", "run_profiled.py", "_cli.py", "__main__.py", "_action.py")
-    }
-    while traceback is not None:
-        file = traceback.tb_frame.f_code.co_filename
-        # `python -m profilomatic` itself is begun by runpy, above us: those frames come first, and only then.
-        if os.path.abspath(file) not in ours and not _begins_us(traceback, ours):
-            return traceback
-        traceback = traceback.tb_next
-    return None
-
-
-def _begins_us(traceback, ours):
-    if traceback.tb_frame.f_globals.get("__name__") != "runpy":
-        return False
-    while traceback is not None:
-        if os.path.abspath(traceback.tb_frame.f_code.co_filename) in ours:
-            return True
-        traceback = traceback.tb_next
-    return False
+    ours = {os.path.join(folder, name) for name in ("_target.py", "run_profiled.py", "_action.py")}
+    below = traceback
+    while below is not None and below.tb_frame.f_code is not run.__code__:
+        below = below.tb_next
+    if below is None:
+        return traceback  # of something else
+    while below is not None and os.path.abspath(below.tb_frame.f_code.co_filename) in ours:
+        below = below.tb_next
+    return below

@@ -139,17 +139,22 @@ def _options():
         "PROFILOMATIC_DESTINATION",
         "PROFILOMATIC_TOKEN",
     }
+    engine = os.environ.get("PROFILOMATIC_ENGINE", "")
+    if engine not in ("", "native", "gil"):
+        found.append(Finding("note", "options", f"PROFILOMATIC_ENGINE={engine!r} is ignored: only 'gil' means something"))
     for variable in sorted(os.environ):
         if variable.startswith("PROFILOMATIC_") and variable not in known:
             import difflib
 
-            near = difflib.get_close_matches(variable, known, 1)
+            # Without the prefix, which makes all of them alike.
+            names = [name.removeprefix("PROFILOMATIC_") for name in known]
+            near = difflib.get_close_matches(variable.removeprefix("PROFILOMATIC_"), names, 1)
             found.append(
                 Finding(
                     "note",
                     "options",
                     f"the environment variable {variable} means nothing"
-                    + (f"; did you mean {near[0]}?" if near else ""),
+                    + (f"; did you mean PROFILOMATIC_{near[0]}?" if near else ""),
                 )
             )
     return rows, found
@@ -224,6 +229,10 @@ _USUAL_REASONS = [
 ]
 
 
+def _capital(text):
+    return text if text.startswith("uWSGI") else text[0].upper() + text[1:]
+
+
 def explain(stats=None):
     """Why this process sends no profiles: a list of sentences, the most likely first; empty when all is well."""
     if stats is None:
@@ -231,7 +240,10 @@ def explain(stats=None):
 
         stats = profilomatic.stats()
     actions, destinations, samples = stats["actions"], stats["destinations"], stats["samples"]
-    said = [f"{caveat.text[0].upper()}{caveat.text[1:]}: {caveat.remedy}." for caveat in _hosting.caveats()]
+    caveats = _hosting.caveats()
+    said = [f"{_capital(caveat.text)}: {caveat.remedy}." for caveat in caveats]
+    if any(caveat.refuses for caveat in caveats):
+        return said  # what else is missing would not help
     if not destinations:
         said.append(
             "There is no destination: call profilomatic.add_destination(profilomatic.file_destination(PATH))."
@@ -246,7 +258,7 @@ def explain(stats=None):
         dropped = sum((destination.get("dropped") or {}).values())
         if dropped:
             said.append(
-                f"The destination {destination['name']} dropped {dropped:,} profiles: {destination['dropped']}."
+                f"The destination {destination['name']} dropped {dropped:,} {'profile' if dropped == 1 else 'profiles'}: {destination['dropped']}."
             )
     if not actions["started"]:
         said.append(

@@ -142,7 +142,11 @@ def _output(options, writer, out):
             yield stream
         return
     path = os.path.realpath(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=".profilomatic-", dir=os.path.dirname(path))
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=".profilomatic-", dir=os.path.dirname(path))
+    except OSError as error:
+        error.filename = options.output  # the user has not heard of the other one
+        raise
     try:
         with open(descriptor, "wb") as stream:
             yield stream

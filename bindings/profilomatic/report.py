@@ -28,7 +28,7 @@ def make_parser():
         "file", metavar="FILE", help="a file of profile records, in either form; - reads standard input"
     )
     parser.add_argument(
-        "--top", type=_positive, default=10, metavar="N", help="rows per section (default 10)"
+        "--top", type=_positive, metavar="N", help="rows per section (default: 10, of routes 20)"
     )
     parser.add_argument(
         "--task", metavar="ID", help="the call graph of one task; the first characters of its id do"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import inspect
+import json
 import threading
 
 import pytest
@@ -55,6 +56,40 @@ def test_nested_actions_are_start_and_end_messages_in_the_outer_graph(profiles):
     assert first["step"] == 1
     assert first["task_uuid"] == record["task_uuid"]
     assert last["exception"] == "KeyError" and last["reason"] == "'gone'"
+
+
+@pytest.mark.acceptance("PM12")
+def test_a_field_never_takes_the_place_of_what_the_record_says_itself(profiles, tmp_path):
+    """Each key stands once: readers of JSON take the last of two."""
+    mine = dict.fromkeys(("type", "kind", "outcome", "exception", "reason", "part", "whole", "span", "parent_span"), "mine")
+    file = profilomatic.file_destination(tmp_path / "lines")
+    profilomatic.add_destination(file)
+    try:
+        for error in (None, ValueError("theirs")):
+            with contextlib.suppress(ValueError), profilomatic.action("work", n=[{"type": "kept"}], **mine):
+                with contextlib.suppress(ValueError), profilomatic.action(
+                        "below", action_type="mine", action_status="mine", task_uuid="mine", task_level=3, **mine):
+                    if error is not None:
+                        raise error
+                if error is not None:
+                    raise error
+        well, badly = profiles.flushed(2)
+    finally:
+        profilomatic.remove_destination(file)
+    ours = {"type": "work", "kind": "code", "n": [{"type": "kept"}]}
+    assert well["action"] == {**ours, "outcome": "succeeded", "exception": "mine", "reason": "mine"}
+    assert badly["action"] == {**ours, "outcome": "failed", "exception": "ValueError", "reason": "theirs"}
+    for record in (well, badly):
+        start = messages(record)[0]
+        assert start == {"action_type": "below", "action_status": "started", "task_uuid": record["task_uuid"],
+                         "task_level": 3, **mine}
+
+    def once(pairs):
+        assert len(dict(pairs)) == len(pairs), pairs
+        return dict(pairs)
+
+    for line in (tmp_path / "lines").read_text().splitlines():
+        json.loads(line, object_pairs_hook=once)
 
 
 @pytest.mark.parametrize("error, outcome", [

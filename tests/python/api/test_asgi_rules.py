@@ -529,12 +529,13 @@ def test_a_request_within_a_request_is_a_pair_of_messages(profiles):
         await hello(scope, receive, send)
 
     async def outer(scope, receive, send):
-        await wrap(inner)({**scope, "path": "/below"}, receive, send)
+        await wrap(inner)({**scope, "path": "/below", "query_string": b"a=1&token=hidden"}, receive, send)
 
     server = Server(wrap(outer), scope("/mounted")).run()
     record = profiles.one()
     start, end = messages(record)
     assert (start["action_type"], start["action_status"], start["method"]) == ("/below", "started", "GET")
+    assert start["query_string"] == "a=1&token=[scrubbed]"
     assert (end["action_type"], end["action_status"], end["status"], end["route"]) == ("/below", "succeeded", 200, "inner")
     assert {start["task_uuid"], end["task_uuid"], server.scope["profilomatic.task_uuid"]} == {record["task_uuid"]}
 

@@ -24,6 +24,26 @@ def test_import_starts_and_loads_nothing(python):
         """)
 
 
+def test_submodules_are_there_without_being_imported(python):
+    """As the documents write it: `import profilomatic`, then `profilomatic.check.explain()`."""
+    python("""if True:
+        import sys
+        import profilomatic
+        for name in ("eliot", "check", "auto", "monitor"):
+            try:
+                assert getattr(profilomatic, name).__name__ == "profilomatic." + name
+            except ImportError as error:
+                assert name != "check" and error.name in ("eliot", "prometheus_client"), error
+            assert "profilomatic.flask" not in sys.modules
+        try:
+            profilomatic.absent
+        except AttributeError as error:
+            assert "absent" in str(error)
+        else:
+            raise AssertionError
+        """)
+
+
 def test_import_adds_at_most_15_ms(python):
     """CPU time, and the best of several, since the machine is shared."""
     printed = python("""if True:

@@ -48,14 +48,15 @@ def test_known_options_do_not_warn():
     ("store_all_logs", "yes", "True"), ("store_all_logs", 2, "True"),
     ("max_actions_per_run", -1, "0"), ("max_actions_per_run", 1.5, "0"), ("max_actions_per_run", True, "0"),
     ("source_name", "", "1 to 255"), ("source_name", 7, "1 to 255"), ("source_name", "x" * 256, "1 to 255"),
-    ("retention", "slow", "all"),
-    ("scrub", "password", "list"), ("scrub", [1], "list"), ("scrub", 3, "list"),
+    ("source_name", "\ud800", "UTF-8"), ("retention", "slow", "all"),
+    ("scrub", "password", "list"), ("scrub", [1], "list"), ("scrub", ["\ud800x"], "list"), ("scrub", 3, "list"),
 ])
 def test_wrong_value_names_option_value_and_range(name, bad, word):
     with pytest.raises(ValueError) as caught:
         profilomatic.configure(**{name: bad})
     text = str(caught.value)
     assert name in text and repr(bad) in text and word in text
+    profilomatic.configure()  # nothing of the bad value was kept to fail later
 
 
 def test_a_call_with_a_wrong_value_applies_nothing():

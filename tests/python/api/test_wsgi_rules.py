@@ -47,6 +47,8 @@ def test_type_and_host_have_their_fallbacks(profiles):
     action = profiles.one()["action"]
     assert action["type"] == "wsgi_task"
     assert action["host"] == "localhost:8000"
+    Server(wrap(listed), environ(SERVER_NAME=None, SERVER_PORT=None)).run()
+    assert profiles.flushed(2)[1]["action"]["host"] == ""
 
 
 @pytest.mark.acceptance("PM19", "W8")
@@ -796,6 +798,23 @@ def test_w18_a_wrapped_application_inside_another_is_a_child_action(profiles):
     assert start["method"] == "GET" and start["task_uuid"] == record["task_uuid"]
     assert (end["action_type"], end["action_status"]) == ("/mount", "succeeded")
     assert end["status"] == 200 and end["bytes"] == 11
+
+
+@pytest.mark.acceptance("PM21", "W16", "W18")
+def test_w18_a_child_tells_what_a_request_of_its_own_would(profiles):
+    """Text decoded, secrets masked, the host's fallback: not the environ as it came."""
+    env = {"QUERY_STRING": "q=caf%C3%A9&token=hidden", "SCRIPT_NAME": "/shop", "REQUEST_METHOD": "PUT"}
+    names = ("method", "host", "script_name", "path_info", "query_string")
+    Server(wrap(listed), environ("/caf\u00c3\u00a9", **env)).run()
+    with profilomatic.action("test"):
+        Server(wrap(listed), environ("/caf\u00c3\u00a9", **env)).run()
+        Server(wrap(listed), environ("", SERVER_NAME=None, QUERY_STRING=7)).run()
+    alone, test = profiles.flushed(2)
+    start, end, bare, _ = messages(test)
+    assert {name: start[name] for name in names} == {name: alone["action"][name] for name in names}
+    assert start["action_type"] == end["action_type"] == alone["action"]["type"] == "/caf\u00e9"
+    assert (start["host"], start["query_string"]) == ("localhost:8000", "q=caf%C3%A9&token=[scrubbed]")
+    assert bare["action_type"] == "wsgi_task" and not bare.get("host") and not bare.get("query_string")
 
 
 @pytest.mark.acceptance("W18")

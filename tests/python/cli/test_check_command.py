@@ -46,6 +46,8 @@ def test_options_name_their_origin(command):
             "PROFILOMATIC_SCRUB": "maybe=",
             "PROFILOMATIC_MAX_OVERHED": "1",
             "PROFILOMATIC_TIME_GRANULARITY": "never",
+            "PROFILOMATIC_ENGINE": "fast",
+            "PROFILOMATIC_FOO": "1",
         },
     )
     result = json.loads(run.stdout)
@@ -59,6 +61,8 @@ def test_options_name_their_origin(command):
     texts = " ".join(finding["text"] for finding in result["findings"])
     assert "PROFILOMATIC_TIME_GRANULARITY='never' is ignored" in texts
     assert "PROFILOMATIC_MAX_OVERHED means nothing; did you mean PROFILOMATIC_MAX_OVERHEAD?" in texts
+    assert "PROFILOMATIC_FOO means nothing" in texts and "PROFILOMATIC_FOO means nothing;" not in texts
+    assert "PROFILOMATIC_ENGINE='fast' is ignored: only 'gil' means something" in texts
 
 
 def test_configured_option_names_its_origin(command):
@@ -244,6 +248,7 @@ def of_uwsgi(monkeypatch, options):
 def test_uwsgi_without_threads_is_told_with_a_remedy(monkeypatch):
     for options in ({}, {"threads": b"0"}, {b"enable-threads": b"false"}, {"master": True}):
         (finding,) = of_uwsgi(monkeypatch, options)
+        assert check.explain(stats())[0].startswith("uWSGI holds the GIL")
         assert (finding.level, finding.remedy) == ("degraded", "set enable-threads = true")
     assert "holds the GIL" in check.explain(stats())[0]
     for options in ({"enable-threads": b"true"}, {"enable-threads": True}, {b"threads": b"4"}):

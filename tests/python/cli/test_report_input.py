@@ -33,6 +33,17 @@ def test_torn_last_line_is_told_and_the_rest_shown(tmp_path, show):
     assert "the last line is torn" in out
 
 
+def test_an_overhead_that_was_not_measured_yet_is_not_called_none(tmp_path, show):
+    """The share of the process is known after its first window; records of before say 0, and what they cost."""
+    early, later = (build.Script("GET", "/", "abcd").run(build.HOME, 0.05).record(overhead=share) for share in (0, 0.004))
+    path = build.write(tmp_path / "early.jsonl", [early])
+    _, out, _ = show(path, "--no-source")
+    assert " · overhead 100 µs CPU for these actions" in out and "0.00%" not in out
+    path.write_text(json.dumps(early) + "\n" + json.dumps(later) + "\n")
+    _, out, _ = show(path, "--no-source")
+    assert " · overhead 0.40%, 200 µs CPU for these actions" in out
+
+
 def test_last_line_without_newline_counts_when_it_is_whole():
     records, reader = read(json.dumps(one()).encode() + b"\n" + json.dumps(one()).encode())
     assert (len(records), reader.torn, reader.bad) == (2, 0, 0)
@@ -506,4 +517,4 @@ def test_a_report_does_not_change_the_records():
 
 def test_the_parser_offers_what_the_documentation_says():
     options = report.make_parser().parse_args(["f"])
-    assert (options.top, options.by, options.sort, options.color) == (10, "route", "time", "auto")
+    assert (options.top, options.by, options.sort, options.color) == (None, "route", "time", "auto")

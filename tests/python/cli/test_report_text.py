@@ -67,6 +67,17 @@ def test_no_line_is_wider_than_a_hundred_columns(name, day, sources, show):
     assert max(_terminal.width(line) for line in out.splitlines()) <= 100
 
 
+def test_top_is_the_rows_of_every_section(day, show):
+    def rows(title, *arguments):
+        _, out, _ = show(day, "--no-source", "--by", "type", *arguments)
+        section = ("\n" + out).split("\n" + title)[1].split("\n\n")[0].splitlines()[2:]
+        return [row for row in section if " more; --top" not in row]
+
+    everything = rows("TYPES")
+    assert rows("TYPES", "--top", "2") == everything[:2] != everything
+    assert len(rows("SLOWEST ACTIONS", "--top", "1")) == 1
+
+
 def test_colours_change_nothing_but_colours(day, sources, show):
     _, plain, _ = show(day, "--source-root", sources)
     _, coloured, _ = show(day, "--source-root", sources, "--color", "always")

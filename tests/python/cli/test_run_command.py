@@ -110,6 +110,17 @@ def test_module_form_of_the_command_is_the_same(command, program, target):
     assert same(command, program, target, "raise", start=["-m", "profilomatic.run_profiled"]).returncode == 1
 
 
+@pytest.mark.acceptance("PM26")
+@pytest.mark.parametrize("target", [["probe.py"], ["-m", "probe"], ["broken.py"]], ids=" ".join)
+@pytest.mark.parametrize("ours", [[], ["--whole"]], ids=str)
+def test_installed_command_shows_no_frame_of_its_own(command, program, target, ours):
+    """`profilomatic run`, the script that an installation makes: one more frame above ours."""
+    (program / "profilomatic-script").write_text(
+        "import sys\nfrom profilomatic.__main__ import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    assert same(command, program, target, "raise", ours, start=["profilomatic-script", "run"]).returncode == 1
+
+
 def test_program_from_standard_input(command, program):
     bare = same(
         command, program, ["-"], stdin=b"import sys; print(sys.argv, __name__, '__file__' in globals())"

@@ -411,6 +411,7 @@ def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
 @pytest.mark.parametrize("options, error, words", [
     ({"host": ""}, ValueError, "host"),
     ({"host": "http://h.example"}, ValueError, "host"),
+    ({"host": "h.example:80"}, ValueError, "port= takes the port"),
     ({"host": 5}, TypeError, "host"),
     ({"port": 0}, ValueError, "port=0"),
     ({"port": 65536}, ValueError, "port=65536"),
@@ -419,7 +420,7 @@ def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
     ({"timeout": None}, TypeError, "timeout"),
     ({"report_every": 0}, ValueError, "report_every=0"),
     ({"report_every": "1"}, TypeError, "report_every"),
-    ({"path": "no-slash"}, ValueError, "path"),
+    ({"path": "no-slash"}, ValueError, "path='no-slash'"),
     ({"path": "/a b"}, ValueError, "path|URL"),
     ({"format": "xml"}, ValueError, "format='xml'"),
     ({"headers": {"X": "a\r\nY: b"}}, ValueError, "[Hh]eader"),
@@ -431,6 +432,11 @@ def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
 def test_wrong_options_are_refused_here_and_now(options, error, words):
     with pytest.raises(error, match=words):
         profilomatic.RestDestination(**{"host": "h.example", **options})
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "fe80::1%lo"])
+def test_an_address_of_version_6_is_a_host(host):
+    assert profilomatic.RestDestination(host)
 
 
 @pytest.mark.acceptance("PM25")

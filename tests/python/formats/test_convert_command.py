@@ -48,6 +48,12 @@ def test_output_is_the_same_in_a_file(form, lines, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["out", "profiles.jsonl"]
 
 
+def test_an_output_that_cannot_be_made_is_named(lines, tmp_path, capsys):
+    target = tmp_path / "absent" / "out"
+    assert convert.main([str(lines), "--to", "chrome", "-o", str(target)]) == 2
+    assert capsys.readouterr().err == f"profilomatic convert: {target}: No such file or directory\n"
+
+
 def test_one_task_alone(lines):
     task = json.loads(lines.read_text().split("\n")[2])["task_uuid"]
     out = io.BytesIO()

@@ -106,6 +106,12 @@ static void test_registry_keeps_fields_and_what_failed(void **state) {
     pom_value_map_begin(&writer);
     pom_value_key(&writer, "n", 1);
     pom_value_integer(&writer, 5);
+    pom_value_key(&writer, "outcome", 7); /* the record's own, like the next two */
+    pom_value_text(&writer, "splendid", 8);
+    pom_value_key(&writer, "reason", 6);
+    pom_value_text(&writer, "mine", 4);
+    pom_value_key(&writer, "exception", 9);
+    pom_value_text(&writer, "mine", 4);
     pom_value_map_end(&writer);
     size_t size = pom_value_finish(&writer);
     pom_action_t *a = rig_begin(&rig, 0);

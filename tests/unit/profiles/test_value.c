@@ -264,6 +264,7 @@ static void test_value_entries_join_an_open_map(void **state) {
 }
 
 static void test_value_entries_of_a_stream_join_a_map_being_written(void **state) {
+    const char *const none = NULL;
     unsigned char first[256];
     pom_value_writer_t w;
     pom_value_begin(&w, first, sizeof first);
@@ -273,11 +274,11 @@ static void test_value_entries_of_a_stream_join_a_map_being_written(void **state
         unsigned char *storage = malloc(room > 0 ? room : 1);
         pom_value_begin(&w, storage, room);
         pom_value_map_begin(&w);
-        pom_value_entries(&w, first, size);
-        pom_value_entries(&w, NULL, 0);
-        pom_value_entries(&w, "\0\0\0", 3); /* no map */
+        pom_value_entries(&w, first, size, &none);
+        pom_value_entries(&w, NULL, 0, &none);
+        pom_value_entries(&w, "\0\0\0", 3, &none); /* no map */
         pom_value_key(&w, "z", 1);
-        pom_value_entries(&w, first, size); /* a value is due, not entries */
+        pom_value_entries(&w, first, size, &none); /* a value is due, not entries */
         pom_value_integer(&w, 9);
         const char *shown = replay(storage, pom_value_finish(&w), POM_OK);
         if (room >= size + 5) { /* key: tag, length, letter; value: tag, byte */
@@ -288,6 +289,31 @@ static void test_value_entries_of_a_stream_join_a_map_being_written(void **state
             assert_true(w.cut);
         }
         free(storage);
+    }
+}
+
+static void test_value_entries_stay_behind_when_their_key_is_taken(void **state) {
+    static const char *const taken[] = {"tags", "step", "ratio", "tag", NULL};
+    unsigned char first[256], storage[256];
+    pom_value_writer_t w;
+    pom_value_begin(&w, first, sizeof first);
+    put_sample_message(&w);
+    size_t size = pom_value_finish(&w);
+    pom_value_begin(&w, storage, sizeof storage);
+    pom_value_map_begin(&w);
+    pom_value_entries(&w, first, size, taken);
+    pom_value_key(&w, "tags", 4);
+    pom_value_integer(&w, 9);
+    const char *shown = replay(storage, pom_value_finish(&w), POM_OK);
+    assert_string_equal(shown, "{name:\"checkout of the whole basket\" tags:9}");
+    assert_false(w.cut);
+    for (size_t at = size - 2; at > 0;
+         at--) { /* a damaged stream gives what is whole before the damage */
+        first[at] = 0x7f;
+        pom_value_begin(&w, storage, sizeof storage);
+        pom_value_map_begin(&w);
+        pom_value_entries(&w, first, size, taken);
+        (void)replay(storage, pom_value_finish(&w), POM_OK);
     }
 }
 
@@ -439,6 +465,7 @@ int main(void) {
         cmocka_unit_test(test_value_ignores_calls_out_of_order),
         cmocka_unit_test(test_value_entries_join_an_open_map),
         cmocka_unit_test(test_value_entries_of_a_stream_join_a_map_being_written),
+        cmocka_unit_test(test_value_entries_stay_behind_when_their_key_is_taken),
         cmocka_unit_test(test_value_random_calls_stay_well_formed),
         cmocka_unit_test(test_value_replay_survives_random_bytes),
         cmocka_unit_test(test_value_replay_survives_damage),
