@@ -268,9 +268,8 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     work->slot_serial = slot->serial;
     work->attached_at_ns = now_ns;
     work->attached_cpu_ns = anchor.since_cpu_ns;
-    slot->attaches++;
-    bool alone = atomic_load_explicit(&slot->count, memory_order_relaxed) == 1;
-    work->attached_as = alone ? slot->attaches : 0;
+    work->attached_as = slot->attaches;
+    work->attached_alone = pom_slot_attached(slot) == 1;
     pom_sampler_notify(pom_engine_sampler());
 }
 
@@ -285,10 +284,10 @@ int64_t pom_work_detach(pom_work_t *work) {
     if (!there) {
         return pom_now_ns(); // its engine has been stopped, or its thread's state is gone and the slot with it
     }
-    (void)pom_slot_detach(slot, work->action); // false only when stop() has withdrawn it
-    int64_t now_ns = pom_now_ns();             // after it: no sample is later
+    (void)pom_slot_detach(slot, work->attached_as); // false only when stop() has withdrawn it
+    int64_t now_ns = pom_now_ns();                  // after it: no sample is later
     // When other actions took turns with it on this thread, only samples tell whose time it was.
-    if (slot->attaches == work->attached_as && slot == pom_threads_slot()) {
+    if (work->attached_alone && slot->attaches == work->attached_as && slot == pom_threads_slot()) {
         // Less than nothing where the attach guessed too high: the sum is what counts.
         work->action->cpu_ns += cpu_at(slot, now_ns) - work->attached_cpu_ns;
         work->action->attached_ns += now_ns - work->attached_at_ns;

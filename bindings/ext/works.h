@@ -39,8 +39,8 @@ struct pom_work_s {
     pom_work_t *newer, *older; /* nested: its place among them */
     int64_t attached_at_ns;
     int64_t attached_cpu_ns;
-    uint64_t
-        attached_as; /* the slot's count of attaches then; 0 = others were attached, so the CPU time is not its own */
+    uint64_t attached_as; /* the slot's count of attaches then, which names it */
+    bool attached_alone;  /* else others were attached, so the CPU time is not its own */
 };
 
 /* What a message or a nested action's start says, before the user's own fields. */
