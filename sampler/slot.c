@@ -11,7 +11,8 @@
  *
  * Anchors stand in the order of their attaches, since the newest of two at one frame is the one that counts. One that is
  * withdrawn from among them leaves a gap, which no frame matches; gaps are closed all at once when there are more of them than
- * anchors. So a detach costs the same whichever of a thousand asyncio tasks is over, where moving up what was behind it copied 60 KB on average.
+ * anchors. So a detach costs the same whichever of a thousand asyncio tasks is over, where moving up what was behind it copied
+ * 60 KB on average.
  *
  * Not decided here: what an anchor means (the walker) and whose time it is (the registry).
  */
@@ -125,9 +126,10 @@ static pom_anchor_table_t *grow(pom_slot_t *slot, pom_anchor_table_t *table) {
 }
 
 static void mark_one(pom_slot_t *slot, uintptr_t frame, bool add) {
-    uint8_t *mark = &slot->marks[pom__slot_mark(frame)];
-    if (*mark < UINT8_MAX) { // else it has lost count, and stays
-        *mark = (uint8_t)(add ? *mark + 1 : *mark - 1);
+    uint64_t hash = pom__slot_hash(frame);
+    uint32_t *mark = &slot->marks[pom__slot_mark(hash)];
+    if (pom__mark_count(*mark) < POM__MARK_MOST) { // else it has lost count, and stays
+        *mark = (*mark ^ pom__slot_print(hash)) + (add ? POM__MARK_ONE : -POM__MARK_ONE);
     }
 }
 
@@ -143,7 +145,7 @@ static void mark(pom_slot_t *slot, const pom_anchor_t *anchor, bool add) {
 
 /* Marks what is attached, once it is many. Without memory the slot goes on without marks. */
 static void mark_many(pom_slot_t *slot, const pom_anchor_t *anchors, uint32_t count) {
-    slot->marks = pom_calloc(1, POM_SLOT_MARKS);
+    slot->marks = pom_calloc(POM_SLOT_MARKS, sizeof *slot->marks);
     for (uint32_t i = 0; slot->marks != NULL && i < count; i++) {
         mark(slot, &anchors[i], true);
     }
