@@ -55,6 +55,9 @@ typedef struct pom_work_head_s {
  * caller posts its start message) or shed. The engine must be running. The id is new, or that of the work around it. */
 void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind);
 
+/* The same, but nested only where the calling stack says so, not where only the context does (context.h). */
+void pom_work_begin_on_stack(pom_work_t *work, const pom_action_kind_t *kind);
+
 /* Gives it another task id; text may be NULL (then the id's plain form is it), else a new reference is taken. */
 void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text);
 
