@@ -1,11 +1,15 @@
 /*
- * Parking on one futex word.
+ * Parking on one futex word, and dozing on one timer.
  *
  *     EMPTY ----wait----> SLEEPING        the owner says that it is about to sleep
  *     EMPTY ----wake----> NOTIFIED        nobody sleeps: no system call
  *     SLEEPING -wake----> NOTIFIED        and FUTEX_WAKE
  *     NOTIFIED -wait----> EMPTY           the wake is consumed
  *     SLEEPING -timeout-> EMPTY
+ *
+ *     EMPTY ----doze----> DOZING          sleeps in a read of the timer, which is not set
+ *     DOZING ---alarm---> ALARMED         and the timer set to the moment
+ *     DOZING, ALARMED -wake-> NOTIFIED    and the timer set to a moment that has passed
  *
  * No wake is lost: the kernel compares the word with SLEEPING before it puts the owner to sleep, so
  * a wake between our change and the system call makes that call return at once. Many wakes before a
@@ -14,6 +18,12 @@
  * A futex instead of a condition variable, since a timed wait on CLOCK_MONOTONIC with a mutex is
  * more code, and a mutex copied by fork may be locked for ever; this word is simply initialised
  * anew.
+ *
+ * A futex has no timeout that others can set, so the doze reads a timerfd. The word decides all the
+ * same: the timer may go off late for what has been consumed (its setter was held up), and then the
+ * read is just begun again. It also goes off every HEARTBEAT_NS, for a program that closes
+ * descriptors it does not know while we read one: wakes no longer reach that read, but it ends, and
+ * the next one tells.
  */
 #include "base/park.h"
 
@@ -23,18 +33,52 @@
 #include <linux/futex.h>
 #include <stddef.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #define POM__PARK_EMPTY    0U
 #define POM__PARK_SLEEPING 1U
 #define POM__PARK_NOTIFIED 2U
+#define POM__PARK_DOZING   3U
+#define POM__PARK_ALARMED  4U
 
 /* SYS_futex takes the kernel's long-based timespec. */
 _Static_assert(sizeof(time_t) == sizeof(long), "32-bit targets with 64-bit time need futex_time64");
 
+/* A moment before the boot has passed too, but the kernel refuses negative times. */
+static struct timespec timespec_of(int64_t at_ns) {
+    int64_t at = at_ns > 0 ? at_ns : 0;
+    return (struct timespec){
+        .tv_sec = (time_t)(at / POM_NS_PER_S),
+        .tv_nsec = (long)(at % POM_NS_PER_S),
+    };
+}
+
+/* One nanosecond after the boot has passed; zero would turn the timer off. */
+#define PASSED_NS    1
+#define HEARTBEAT_NS (30 * POM_NS_PER_S)
+
+static void set_timer(pom_park_t *park, int64_t at_ns) {
+    struct itimerspec spec = {.it_value = timespec_of(at_ns > 0 ? at_ns : PASSED_NS),
+                              .it_interval = timespec_of(HEARTBEAT_NS)};
+    /* It fails only when somebody has closed it: see the heartbeat. */
+    (void)timerfd_settime(park->timer, TFD_TIMER_ABSTIME, &spec, NULL);
+}
+
 void pom_park_init(pom_park_t *park) {
     atomic_init(&park->word, POM__PARK_EMPTY);
+    park->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    if (park->timer >= 0) {
+        set_timer(park, pom_now_ns() + HEARTBEAT_NS);
+    }
+}
+
+void pom_park_fini(pom_park_t *park) {
+    if (park->timer >= 0) {
+        (void)close(park->timer); /* nothing can be lost */
+    }
+    park->timer = -1;
 }
 
 /* Takes the state away; acquire pairs with the release in pom_park_wake, so that the owner sees
@@ -44,20 +88,19 @@ static bool consume(pom_park_t *park) {
            POM__PARK_NOTIFIED;
 }
 
-bool pom_park_wait(pom_park_t *park, int64_t deadline_ns) {
-    /* Relaxed: going to sleep publishes nothing, and the failure case acquires in consume(). */
+/* From EMPTY to a way of sleeping; false when a wake came first. Relaxed: going to sleep publishes
+ * nothing, and the failure case acquires in consume(). */
+static bool lie_down(pom_park_t *park, uint32_t how) {
     uint32_t expected = POM__PARK_EMPTY;
-    if (!atomic_compare_exchange_strong_explicit(&park->word, &expected, POM__PARK_SLEEPING,
-                                                 memory_order_relaxed, memory_order_relaxed)) {
+    return atomic_compare_exchange_strong_explicit(&park->word, &expected, how,
+                                                   memory_order_relaxed, memory_order_relaxed);
+}
+
+bool pom_park_wait(pom_park_t *park, int64_t deadline_ns) {
+    if (!lie_down(park, POM__PARK_SLEEPING)) {
         return consume(park);
     }
-
-    /* A moment before the boot has passed too, but the kernel refuses negative times. */
-    int64_t deadline = deadline_ns > 0 ? deadline_ns : 0;
-    struct timespec until = {
-        .tv_sec = (time_t)(deadline / POM_NS_PER_S),
-        .tv_nsec = (long)(deadline % POM_NS_PER_S),
-    };
+    struct timespec until = timespec_of(deadline_ns);
     struct timespec *timeout = deadline_ns == POM_FOREVER ? NULL : &until;
     for (;;) {
         /* The bitset form is the one whose timeout is absolute, by CLOCK_MONOTONIC: no drift when a
@@ -76,6 +119,46 @@ bool pom_park_wait(pom_park_t *park, int64_t deadline_ns) {
     }
 }
 
+bool pom_park_doze(pom_park_t *park) {
+    if (park->timer < 0) {
+        return pom_park_wait(park, POM_FOREVER);
+    }
+    if (!lie_down(park, POM__PARK_DOZING)) {
+        return consume(park);
+    }
+    do {
+        uint64_t times;
+        if (read(park->timer, &times, sizeof times) < 0 && errno != EINTR) {
+            /* Somebody closed it. Never to be read again: its number may be another file's soon. */
+            park->timer = -1;
+            uint32_t expected = POM__PARK_DOZING;
+            if (atomic_compare_exchange_strong_explicit(&park->word, &expected, POM__PARK_EMPTY,
+                                                        memory_order_relaxed,
+                                                        memory_order_relaxed)) {
+                return pom_park_wait(park, POM_FOREVER);
+            }
+        }
+    } while (atomic_load_explicit(&park->word, memory_order_relaxed) == POM__PARK_DOZING);
+    return consume(park);
+}
+
+void pom_park_alarm(pom_park_t *park, int64_t at_ns) {
+    uint32_t before = POM__PARK_DOZING;
+    /* Release pairs with the acquire in consume(), as below. */
+    if (!atomic_compare_exchange_strong_explicit(&park->word, &before, POM__PARK_ALARMED,
+                                                 memory_order_release, memory_order_relaxed)) {
+        if (before == POM__PARK_EMPTY || before == POM__PARK_SLEEPING) {
+            pom_park_wake(park);
+        }
+        return;
+    }
+    set_timer(park, at_ns);
+    /* A wake in between has set the timer first, and we have just put it off. */
+    if (atomic_load_explicit(&park->word, memory_order_relaxed) != POM__PARK_ALARMED) {
+        set_timer(park, PASSED_NS);
+    }
+}
+
 void pom_park_wake(pom_park_t *park) {
     /* Release pairs with the acquire in consume(). An exchange, never a plain store: of two wakers
      * it keeps the release of the first, and exactly one sees SLEEPING and pays the system call. */
@@ -85,5 +168,7 @@ void pom_park_wake(pom_park_t *park) {
         (void)syscall(SYS_futex, &park->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
         /* Ignored: it cannot fail on our own aligned word, and 0 woken means that the owner was not
          * asleep yet and will see the word. */
+    } else if (before == POM__PARK_DOZING || before == POM__PARK_ALARMED) {
+        set_timer(park, PASSED_NS);
     }
 }

@@ -112,7 +112,7 @@ typedef struct pom_destination_ops_s {
      * or SHUTDOWN), and every batch is ended; only for REMOVED may one wait for a call that is
      * out of our hands. Then pom_destination_closed(), inside this call or later on the loop.
      * Called after open() succeeded, and a second time with SHUTDOWN when the exporter stops
-     * while such a call is awaited. [loop] */
+     * before that is over. [loop] */
     void (*close)(pom_destination_t *self, pom_drop_t reason);
 
     /* In a forked child: the loop thread, its handles and what it was doing are gone, in any

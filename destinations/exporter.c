@@ -25,11 +25,11 @@
  */
 #include "destinations/exporter_parts.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/cond.h"
 
 /* What stop() waits for the closing of destinations beyond its deadline. Closing writes at most
  * a buffer and waits for nothing, so this is spent only when the loop hangs in a system call. */
@@ -46,13 +46,7 @@ pom_exporter_options_t pom_exporter_options_default(void) {
 }
 
 void pom__exporter_init_locks(pom_exporter_t *e) {
-    /* None of these can fail on Linux: plain mutex, and a clock that condition variables know. */
-    pthread_condattr_t attr;
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&e->changed, &attr);
-    (void)pthread_condattr_destroy(&attr);
-    (void)pthread_mutex_init(&e->exporter_lock, NULL);
+    pom_cond_init(&e->exporter_lock, &e->changed);
 }
 
 static void lock(pom_exporter_t *e) {
@@ -378,16 +372,6 @@ static bool empty_since_locked(const pom_exporter_t *e, uint64_t round) {
     return true;
 }
 
-/* False when the moment has come. Spurious wake-ups look like real ones. */
-static bool wait_locked(pom_exporter_t *e, int64_t deadline_ns) {
-    int64_t at = deadline_ns > 0 ? deadline_ns : 0;
-    struct timespec until = {
-        .tv_sec = (time_t)(at / POM_NS_PER_S),
-        .tv_nsec = (long)(at % POM_NS_PER_S),
-    };
-    return pthread_cond_timedwait(&e->changed, &e->exporter_lock, &until) != ETIMEDOUT;
-}
-
 bool pom_exporter_flush(pom_exporter_t *e, int64_t deadline_ns) {
     atomic_fetch_add(&e->waiters, 1); /* pairs with the load in on_settled */
     lock(e);
@@ -400,7 +384,7 @@ bool pom_exporter_flush(pom_exporter_t *e, int64_t deadline_ns) {
         pom__exporter_urge_locked(e);
     }
     while (!empty && in_time && e->state != POM__EXPORTER_STOPPED) {
-        in_time = wait_locked(e, deadline_ns);
+        in_time = pom_cond_wait(&e->changed, &e->exporter_lock, deadline_ns);
         empty = empty_since_locked(e, round);
     }
     unlock(e);
@@ -444,7 +428,7 @@ pom_status_t pom_exporter_stop(pom_exporter_t *e, int64_t deadline_ns) {
     int64_t until_ns = deadline_ns > grace_ns ? deadline_ns : grace_ns;
     bool in_time = true;
     while (e->state == POM__EXPORTER_STOPPING && in_time) {
-        in_time = wait_locked(e, until_ns);
+        in_time = pom_cond_wait(&e->changed, &e->exporter_lock, until_ns);
     }
     pom_status_t status = e->state == POM__EXPORTER_STOPPING ? POM_ETIMEDOUT : POM_OK;
     if (status == POM_OK && e->joinable) {

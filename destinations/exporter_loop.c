@@ -172,8 +172,10 @@ static void step_locked(pom_exporter_t *e, pom__member_t *m) {
         m->given_up = !m->leaving;
         close_locked(e, m, m->leaving ? POM_DROP_REMOVED : POM_DROP_SHUTDOWN);
     }
-    if (m->phase == POM__MEMBER_CLOSING && stopping && m->batches > 0 && !m->given_up) {
-        /* Removed earlier, and somebody else's call is still out: not waited for any more. */
+    bool closed = m->closed && m->batches == 0;
+    if (m->phase == POM__MEMBER_CLOSING && stopping && !closed && !m->given_up) {
+        /* Removed earlier, and a request or somebody else's call is still out: not waited for any
+         * more. */
         m->given_up = true;
         m->closed = false;
         close_locked(e, m, POM_DROP_SHUTDOWN);

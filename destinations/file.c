@@ -532,6 +532,9 @@ static void on_closed(uv_handle_t *handle) {
 
 static void file_close(pom_destination_t *self, pom_drop_t reason) {
     file_t *f = file_of(self);
+    if (uv_is_closing((uv_handle_t *)&f->timer)) {
+        return; /* the second time: it is as good as over */
+    }
     file_flush(self);
     /* What is left is stuck behind a full pipe. */
     drop_out(f, reason);

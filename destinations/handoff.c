@@ -19,13 +19,11 @@
  */
 #include "destinations/handoff.h"
 
-#include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/alloc.h"
-#include "base/clock.h"
+#include "base/cond.h"
 
 typedef struct entry_s {
     pom_destination_t base;
@@ -64,13 +62,7 @@ static void unlock(pom_handoff_t *h) {
 }
 
 static void init_locks(pom_handoff_t *h) {
-    /* None of these can fail on Linux: plain mutex, and a clock that condition variables know. */
-    pthread_condattr_t attr;
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&h->changed, &attr);
-    (void)pthread_condattr_destroy(&attr);
-    (void)pthread_mutex_init(&h->handoff_lock, NULL);
+    pom_cond_init(&h->handoff_lock, &h->changed);
 }
 
 pom_status_t pom_handoff_new(pom_handoff_t **out) {
@@ -234,16 +226,6 @@ pom_status_t pom_handoff_destination_new(pom_handoff_t *h, const char *name, voi
 
 /* ---- the consumer's side ---- */
 
-/* False when the moment has come. */
-static bool wait_locked(pom_handoff_t *h, int64_t deadline_ns) {
-    int64_t at = deadline_ns > 0 ? deadline_ns : 0;
-    struct timespec until = {
-        .tv_sec = (time_t)(at / POM_NS_PER_S),
-        .tv_nsec = (long)(at % POM_NS_PER_S),
-    };
-    return pthread_cond_timedwait(&h->changed, &h->handoff_lock, &until) != ETIMEDOUT;
-}
-
 /* The first in the list was removed: its waiting profiles go, without waiting for the loop to
  * close it. Opens the lock meanwhile. */
 static void discard_first_locked(pom_handoff_t *h) {
@@ -294,7 +276,7 @@ pom_status_t pom_handoff_take(pom_handoff_t *h, int64_t deadline_ns, pom_handoff
             status = POM_ETIMEDOUT;
             break;
         }
-        in_time = wait_locked(h, deadline_ns);
+        in_time = pom_cond_wait(&h->changed, &h->handoff_lock, deadline_ns);
     }
     unlock(h);
     return status;

@@ -1,6 +1,8 @@
 /*
- * Encoding, and gzip at level 1: the higher levels cost three times the CPU for a tenth of the
- * bytes, and the loop thread's time is on the bill.
+ * Encoding, and gzip. Lines of JSON at level 1: 300 000 instructions for a profile of 30 nodes, three
+ * times that at the higher levels for a fifth of the bytes, and the loop thread's time is on the
+ * bill. The wire form is a tenth of the bytes to begin with, so level 6 costs 30 000 instead of
+ * 14 000, and takes off another eighth.
  *
  * JSON goes through the compressor line by line, so the whole text never exists at once; the wire
  * form is one piece by nature.
@@ -24,6 +26,9 @@
 #define KEEP_BYTES ((size_t)2 << 20)
 
 #define HOST_BYTES 256
+
+#define JSON_LEVEL    1
+#define MSGPACK_LEVEL 6
 
 #define GZIP_WINDOW (15 + 16) /* zlib's way to say: the largest window, with a gzip header */
 
@@ -72,10 +77,11 @@ static bool begin(pom__http_body_t *b) {
     if (b->has_stream) {
         return deflateReset(&b->stream) == Z_OK;
     }
+    int level = b->format == POM_HTTP_JSON ? JSON_LEVEL : MSGPACK_LEVEL;
     b->stream.zalloc = zlib_alloc;
     b->stream.zfree = zlib_free;
     b->has_stream =
-        deflateInit2(&b->stream, 1, Z_DEFLATED, GZIP_WINDOW, 8, Z_DEFAULT_STRATEGY) == Z_OK;
+        deflateInit2(&b->stream, level, Z_DEFLATED, GZIP_WINDOW, 8, Z_DEFAULT_STRATEGY) == Z_OK;
     return b->has_stream;
 }
 

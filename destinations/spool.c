@@ -424,11 +424,14 @@ static bool open_first(pom__spool_t *s) {
     return s->read_fd >= 0;
 }
 
-typedef enum found_e { FOUND, SKIPPED, DAMAGED, NO_MEMORY } found_t;
+typedef enum found_e { FOUND, SKIPPED, DAMAGED, NOT_NOW } found_t;
 
 static found_t read_entry(pom__spool_t *s, head_t *head, pom_buf_t *body) {
     segment_t *first = &s->segments[0];
-    if (!open_first(s) || pread(s->read_fd, head, sizeof *head, first->at) != HEAD_BYTES ||
+    if (!open_first(s) && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
+        return NOT_NOW;
+    }
+    if (s->read_fd < 0 || pread(s->read_fd, head, sizeof *head, first->at) != HEAD_BYTES ||
         !plausible(s, head) || first->at + HEAD_BYTES + head->length > first->size) {
         return DAMAGED;
     }
@@ -439,7 +442,7 @@ static found_t read_entry(pom__spool_t *s, head_t *head, pom_buf_t *body) {
     pom_buf_reset(body);
     char *data = pom_buf_reserve(body, head->length > 0 ? head->length : 1);
     if (data == NULL) {
-        return NO_MEMORY;
+        return NOT_NOW;
     }
     if (pread(s->read_fd, data, head->length, first->at + HEAD_BYTES) != (ssize_t)head->length ||
         checksum(head, data, head->length) != head->crc) {
@@ -459,7 +462,7 @@ bool pom__spool_next(pom__spool_t *s, pom__spool_entry_t *entry, pom_buf_t *body
             continue;
         }
         found_t found = read_entry(s, &head, body);
-        if (found == NO_MEMORY) {
+        if (found == NOT_NOW) {
             return false;
         }
         if (found == DAMAGED) {

@@ -57,7 +57,7 @@ POM_MUST_USE pom_status_t pom__spool_put(pom__spool_t *s, const pom__spool_entry
                                          const char *body, size_t size, pom__spool_lost_t *lost);
 
 /* The oldest entry that is whole and young enough; the same until it is acknowledged. False: there
- * is none, or no memory for it. lost is added to. [loop] */
+ * is none, or no memory or descriptor for it now. lost is added to. [loop] */
 bool pom__spool_next(pom__spool_t *s, pom__spool_entry_t *entry, pom_buf_t *body,
                      pom__spool_lost_t *lost);
 

@@ -1,7 +1,7 @@
 /*
  * The sampler's thread: park, tick, look at every active slot, account for itself.
  *
- *     parked --notify--> ticking --nothing attached or queued since the last tick--> parked
+ *     parked --notify: an alarm--> ticking --nothing attached, nothing queued--> parked
  *
  * A tick lets the client apply what app threads queued and then, when a look is due, takes one stack of each thread with
  * something attached. Nearly all of the cost is waking up, so one wake-up serves all threads. A tick that came early (a long
@@ -29,16 +29,13 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/cond.h"
 #include "base/id.h"
 #include "base/park.h"
 #include "sampler/stages.h"
 
 #define NO_LOOK 1 /* for look_seq: a seq at rest is even */
 
-/* A walk takes 10 ns a frame, 1 us for one in the heap. In one that took longer, the reader was interrupted, and the stack may have
- * changed between two frames by more than the walker can see: without this 10 of 10^6 walks showed a caller that is none, with it
- * 0 and 2. */
-#define WALK_MOST_NS(depth) (4 * POM_NS_PER_US + (depth)*POM_NS_PER_US)
 #define THREAD_STACK                                                                               \
     (256 *                                                                                         \
      1024) /* the deepest call is a tree insertion; fixed, as `ulimit -s unlimited` breaks defaults */
@@ -79,6 +76,9 @@ struct pom_sampler_s {
     _Atomic(bool)
         parked; /* pairs: set by the thread before its last look, read by notify after its fence */
     pom_park_t park;
+    _Atomic(int64_t) planned_ns; /* while parked: when the next look would have been due */
+    _Atomic(int64_t) noted_ns,
+        noted_look_ns; /* the notify that set the alarm: its moment, and the look due for it */
     _Atomic(int64_t) want_granularity_ns, want_budget_ppm;
     _Atomic(uint32_t) configured; /* generation of the two above */
     _Atomic(uint64_t) sync_wanted;
@@ -130,12 +130,7 @@ pom_sampler_t *pom_sampler_new(const pom_schedule_options_t *options, pom_slots_
     s->walker = walker;
     s->client = client;
     pom_park_init(&s->park);
-    pthread_condattr_t attr;
-    (void)pthread_condattr_init(&attr); // cannot fail on Linux
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&s->sync_done_cond, &attr);
-    (void)pthread_condattr_destroy(&attr);
-    (void)pthread_mutex_init(&s->sync_lock, NULL);
+    pom_cond_init(&s->sync_lock, &s->sync_done_cond);
     pom_schedule_init(&s->schedule, options);
     atomic_store_explicit(&s->period_ns, s->schedule.period_ns, memory_order_relaxed);
     return s;
@@ -147,8 +142,13 @@ void pom_sampler_free(pom_sampler_t *s) {
     }
     (void)pthread_cond_destroy(&s->sync_done_cond);
     (void)pthread_mutex_destroy(&s->sync_lock);
+    pom_park_fini(&s->park);
     pom_free(s->view_storage);
     pom_free(s);
+}
+
+void pom_sampler_after_fork(pom_sampler_t *s) {
+    pom_park_fini(&s->park);
 }
 
 /* ---- looking at one slot ------------------------------------------------------------------ */
@@ -228,9 +228,11 @@ static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32
         if (!pom_slot_view_holds(view)) {
             break; // an action may be over, and its end applied with the next sample
         }
+        any = true;
         if (hand_over(s, anchor, &sample)) {
             bump(&s->taken, 1);
-            any = true;
+        } else {
+            count_miss(s, anchor, POM_MISS_DEAD_CODE);
         }
     }
     return any;
@@ -259,6 +261,12 @@ static bool used_cpu(const pom_slot_t *slot, const pom_sample_t *sample) {
     return (sample->cpu_ns - slot->last_cpu_ns) * 50 > wall_ns;
 }
 
+/* The walk just done was interrupted. Without this 10 of 10^6 walks showed a caller that is none, with it 0 and 2. */
+static bool is_late(const pom_sampler_t *s, int64_t took_ns) {
+    int64_t frame_ns = s->walker->frame_most_ns;
+    return frame_ns > 0 && took_ns > (4 + s->stack.depth) * frame_ns;
+}
+
 /* One stack of one thread, or a counted miss. */
 static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
     pom_slot_view_t view;
@@ -272,7 +280,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
         atomic_thread_fence(memory_order_seq_cst);
         if (!pom_slot_view(slot, &view, s->view_storage, VIEW_ROOM)) {
             atomic_store_explicit(&slot->walking, false, memory_order_release);
-            if (atomic_load_explicit(&slot->count, memory_order_relaxed) == 0) {
+            if (!pom_slot_is_active(slot)) {
                 return; // nothing runs here any more: no sample was due
             }
             continue;
@@ -303,7 +311,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
         pom_status_t status = s->walker->walk(s->walker, &view, &s->stack, &index);
         bool holds = pom_slot_view_holds(&view);
         atomic_store_explicit(&slot->walking, false, memory_order_release);
-        bool late = pom_now_ns() - sample.at_ns > WALK_MOST_NS(s->stack.depth);
+        bool late = is_late(s, pom_now_ns() - sample.at_ns);
         pom_sampler_leave();
         if (!holds) {
             reason = POM_MISS_RACED;
@@ -372,7 +380,7 @@ static bool look_around(pom_sampler_t *s) {
     // Acquire: pairs with the release in pom_slots_claim.
     pom_slot_t *slot = atomic_load_explicit(&s->slots->first, memory_order_acquire);
     for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
-        if (atomic_load_explicit(&slot->count, memory_order_relaxed) > 0) {
+        if (pom_slot_is_active(slot)) {
             any = true;
             look_at(s, slot);
         }
@@ -383,7 +391,7 @@ static bool look_around(pom_sampler_t *s) {
 static bool anything_attached(pom_sampler_t *s) {
     pom_slot_t *slot = atomic_load_explicit(&s->slots->first, memory_order_acquire);
     for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
-        if (atomic_load_explicit(&slot->count, memory_order_relaxed) > 0) {
+        if (pom_slot_is_active(slot)) {
             return true;
         }
     }
@@ -414,10 +422,10 @@ static void span_end(pom_sampler_t *s) {
     s->span_process_ns = process;
 }
 
-/* After the time parked, which is no active time. CPU is billed all the same, the snapshots of it stay: the wake-up itself falls
- * there, and most of what delivery uses, a second after the work. */
-static void span_resume(pom_sampler_t *s) {
-    s->span_start_ns = pom_now_ns();
+/* After the time parked, which is no active time, but from the first attach on. CPU is billed all the same, the snapshots of it stay:
+ * the wake-up itself falls there, and most of what delivery uses, a second after the work. */
+static void span_resume(pom_sampler_t *s, int64_t from_ns) {
+    s->span_start_ns = from_ns;
 }
 
 /* Moves the window to the totals and returns the CPU time of the rest of the process in it. */
@@ -506,21 +514,6 @@ static bool something_to_do(pom_sampler_t *s) {
     return is_awaited(s) || anything_attached(s) || !s->client->idle(s->client);
 }
 
-static void park(pom_sampler_t *s) {
-    span_end(s);
-    pom_sampler_enter(POM_SAMPLER_WAIT);
-    // Full barrier between raising the flag and the last look; pairs with the fence in pom_sampler_notify: either we see the
-    // new work, or the notifier sees the flag.
-    atomic_store_explicit(&s->parked, true, memory_order_seq_cst);
-    atomic_thread_fence(memory_order_seq_cst);
-    while (!something_to_do(s)) {
-        (void)pom_park_wait(&s->park, POM_FOREVER); // woken or not: looked at again
-    }
-    atomic_store_explicit(&s->parked, false, memory_order_relaxed);
-    pom_sampler_leave();
-    span_resume(s);
-}
-
 static int64_t next_look(const pom_sampler_t *s) {
     return pom_now_ns() + pom_schedule_delay(&s->schedule, pom_random_u64());
 }
@@ -533,8 +526,31 @@ static int64_t look_after(const pom_sampler_t *s, int64_t due_ns, int64_t now_ns
     return next_look(s) - (late_ns < s->schedule.period_ns / 2 ? late_ns : 0);
 }
 
-static int64_t first_look(const pom_sampler_t *s) {
-    return pom_now_ns() + pom_schedule_first_delay(&s->schedule, pom_random_u64());
+static int64_t first_look(const pom_sampler_t *s, int64_t now_ns) {
+    return now_ns + pom_schedule_first_delay(s->schedule.period_ns, pom_random_u64());
+}
+
+/* Sleeps until there is something to do; look_ns is when the next look would have been due, the answer when it is. What is
+ * attached meanwhile wakes nobody: it sets the alarm, for its first look, and most requests are over by then. */
+static int64_t park(pom_sampler_t *s, int64_t look_ns) {
+    span_end(s);
+    pom_sampler_enter(POM_SAMPLER_WAIT);
+    atomic_store_explicit(&s->planned_ns, look_ns, memory_order_relaxed);
+    bool alarmed = false;
+    for (;;) {
+        // Full barrier between raising the flag and the last look; pairs with the fence in pom_sampler_notify: either we see
+        // the new work, or the notifier sees the flag.
+        atomic_store_explicit(&s->parked, true, memory_order_seq_cst);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (something_to_do(s)) {
+            break;
+        }
+        alarmed = !pom_park_doze(&s->park);
+    }
+    atomic_store_explicit(&s->parked, false, memory_order_relaxed);
+    pom_sampler_leave();
+    span_resume(s, alarmed ? peek(&s->noted_ns) : pom_now_ns());
+    return alarmed ? peek(&s->noted_look_ns) : first_look(s, s->span_start_ns);
 }
 
 static void *run(void *arg) {
@@ -544,15 +560,14 @@ static void *run(void *arg) {
     atomic_store_explicit(&s->tid, (int32_t)syscall(SYS_gettid), memory_order_relaxed);
     bill_begin(s);
     pom_stages_begin(&pom_sampler_stages);
-    bool active = false;
-    int64_t look_ns = first_look(s);
+    int64_t look_ns = first_look(s, pom_now_ns());
     for (;;) {
         bool stopping = atomic_load_explicit(&s->stop, memory_order_acquire);
         uint64_t wanted = atomic_load_explicit(&s->sync_wanted, memory_order_acquire);
-        if (take_configuration(s)) {
-            look_ns = first_look(s);
-        }
         int64_t now_ns = pom_now_ns();
+        if (take_configuration(s)) {
+            look_ns = first_look(s, now_ns);
+        }
         pom_sampler_enter(POM_SAMPLER_APPLY);
         bool applied = s->client->tick(s->client, now_ns);
         pom_sampler_leave();
@@ -576,14 +591,9 @@ static void *run(void *arg) {
             window_end(s);
             pom_sampler_leave();
         }
-        // Two quiet ticks in a row: a busy server always shows something between two ticks, and parking at the
-        // first quiet one would make its next request pay a wake-up.
-        bool was_active = active;
-        active = attached || applied;
-        s->window_used = s->window_used || active;
-        if (!active && !was_active) {
-            park(s);
-            look_ns = first_look(s);
+        s->window_used = s->window_used || attached || applied;
+        if (!something_to_do(s)) {
+            look_ns = park(s, look_ns);
         }
         if (!is_awaited(s)) { // park() has consumed the wake of whoever ended it
             int64_t tick_ns = pom_now_ns() + TICK_MAX_NS;
@@ -631,10 +641,24 @@ void pom_sampler_stop(pom_sampler_t *s) {
     s->started = false;
 }
 
+/* Of many notifies the first sets the alarm: later, and for the sooner of its look and the longest wait of an ended action. A look
+ * that was planned stays where it was, or gaps between requests would make looks more frequent. */
+static void set_alarm(pom_sampler_t *s) {
+    int64_t now_ns = pom_now_ns(), look_ns = peek(&s->planned_ns);
+    if (look_ns <= now_ns) {
+        look_ns = now_ns + pom_schedule_first_delay(peek(&s->period_ns), pom_random_u64());
+    }
+    atomic_store_explicit(&s->noted_ns, now_ns, memory_order_relaxed);
+    atomic_store_explicit(&s->noted_look_ns, look_ns, memory_order_relaxed);
+    int64_t tick_ns = now_ns + TICK_MAX_NS;
+    pom_park_alarm(&s->park, look_ns < tick_ns ? look_ns : tick_ns);
+}
+
 void pom_sampler_notify(pom_sampler_t *s) {
     atomic_thread_fence(memory_order_seq_cst); // pairs with the one in park()
-    if (atomic_load_explicit(&s->parked, memory_order_relaxed)) {
-        pom_park_wake(&s->park);
+    if (atomic_load_explicit(&s->parked, memory_order_relaxed) &&
+        atomic_exchange_explicit(&s->parked, false, memory_order_relaxed)) {
+        set_alarm(s);
     }
 }
 
@@ -645,12 +669,10 @@ void pom_sampler_hurry(pom_sampler_t *s) {
 bool pom_sampler_sync(pom_sampler_t *s, int64_t deadline_ns) {
     uint64_t ticket = atomic_fetch_add_explicit(&s->sync_wanted, 1, memory_order_acq_rel) + 1;
     pom_park_wake(&s->park);
-    struct timespec until = {.tv_sec = deadline_ns / POM_NS_PER_S,
-                             .tv_nsec = deadline_ns % POM_NS_PER_S};
-    int err = 0;
+    bool in_time = true;
     (void)pthread_mutex_lock(&s->sync_lock);
-    while (s->sync_done < ticket && s->running && err == 0) {
-        err = pthread_cond_timedwait(&s->sync_done_cond, &s->sync_lock, &until);
+    while (s->sync_done < ticket && s->running && in_time) {
+        in_time = pom_cond_wait(&s->sync_done_cond, &s->sync_lock, deadline_ns);
     }
     bool done = s->sync_done >= ticket;
     (void)pthread_mutex_unlock(&s->sync_lock);

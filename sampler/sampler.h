@@ -84,13 +84,16 @@ pom_sampler_t *pom_sampler_new(const pom_schedule_options_t *options, pom_slots_
 /* The thread must have been stopped. A forked child leaks the parent's instead: its locks may be held for ever. [any] */
 void pom_sampler_free(pom_sampler_t *sampler);
 
+/* In a forked child, at once after the fork: lets go of the parent's descriptors. It must not be used afterwards. [any] */
+void pom_sampler_after_fork(pom_sampler_t *sampler);
+
 /* POM_EIO when no thread can be made. [app] */
 pom_status_t pom_sampler_start(pom_sampler_t *sampler);
 
 /* Ends the thread after one more tick, at once, and joins it. Not with the interpreter's lock held under the GIL engine. [app] */
 void pom_sampler_stop(pom_sampler_t *sampler);
 
-/* After an attach or a push: wakes the thread when it is parked; 8 ns when it is not. [app] */
+/* After an attach or a push: sets the alarm of a thread that is parked, a system call; 8 ns when it is not. [app] */
 void pom_sampler_notify(pom_sampler_t *sampler);
 
 /* Has the thread tick now: a queue is getting long. [app] */

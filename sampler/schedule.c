@@ -53,8 +53,8 @@ int64_t pom_schedule_delay(const pom_schedule_t *schedule, uint64_t random) {
     return schedule->period_ns / 2 + (int64_t)(random % (uint64_t)schedule->period_ns);
 }
 
-int64_t pom_schedule_first_delay(const pom_schedule_t *schedule, uint64_t random) {
-    return (int64_t)(random % (uint64_t)schedule->period_ns);
+int64_t pom_schedule_first_delay(int64_t period_ns, uint64_t random) {
+    return (int64_t)(random % (uint64_t)period_ns);
 }
 
 void pom_schedule_update(pom_schedule_t *schedule, int64_t cost_ns, int64_t other_cpu_ns,

@@ -55,7 +55,7 @@ int64_t pom_schedule_delay(const pom_schedule_t *schedule, uint64_t random);
 
 /* The first delay after an idle time: uniform below the period, as if sampling had never paused. Half a period at least,
  * as above, would mean that a short action which meets an idle process is never seen. */
-int64_t pom_schedule_first_delay(const pom_schedule_t *schedule, uint64_t random);
+int64_t pom_schedule_first_delay(int64_t period_ns, uint64_t random);
 
 /* The end of a window. All >= 0. */
 void pom_schedule_update(pom_schedule_t *schedule, int64_t cost_ns, int64_t other_cpu_ns,

@@ -94,6 +94,8 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
     // The last owner's release waited for the sampler, and count is 0, so nobody reads `who` now.
     slot->who = *who;
     slot->claimed = true;
+    // Relaxed: ordered by the count of the first attach, which a view reads first.
+    atomic_store_explicit(&slot->ended, false, memory_order_relaxed);
     slot->shed_count = 0;
     slot->cpu_read_at_ns = 0;
     return slot;
@@ -283,17 +285,27 @@ static void withdraw(pom_slot_t *slot) {
     slot->marks = NULL;
 }
 
-void pom_slots_release(pom_slots_t *slots, pom_slot_t *slot) {
-    (void)slots;
-    withdraw(slot);
-    // Pairs with the fence between the sampler's store of `walking` and its view: either the sampler sees count 0, or we
-    // see `walking`. A read-modify-write alone is no full barrier on ARM. A walk takes microseconds; yielding covers the case
-    // that the sampler lost its core.
+/* A walk takes microseconds; yielding covers the case that the sampler lost its core. */
+static void wait_for_walk(pom_slot_t *slot) {
+    // Pairs with the fence between the sampler's store of `walking` and its view: either the sampler sees what we have stored, or
+    // we see `walking`. A read-modify-write alone is no full barrier on ARM.
     atomic_thread_fence(memory_order_seq_cst);
     while (atomic_load_explicit(&slot->walking, memory_order_acquire)) {
         (void)sched_yield(); // cannot fail on Linux
     }
+}
+
+void pom_slots_release(pom_slots_t *slots, pom_slot_t *slot) {
+    (void)slots;
+    withdraw(slot);
+    wait_for_walk(slot);
     slot->claimed = false;
+}
+
+void pom_slot_end(pom_slot_t *slot) {
+    // Not the anchors: these are changed under the interpreter's lock, by whoever has it.
+    atomic_store_explicit(&slot->ended, true, memory_order_relaxed);
+    wait_for_walk(slot);
 }
 
 void pom_slots_withdraw(pom_slots_t *slots) {
@@ -357,7 +369,7 @@ bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storag
         }
         pom_anchor_table_t *table = atomic_load_explicit(&slot->table, memory_order_acquire);
         uint32_t count = atomic_load_explicit(&slot->count, memory_order_acquire);
-        if (count == 0) {
+        if (count == 0 || atomic_load_explicit(&slot->ended, memory_order_relaxed)) {
             return false;
         }
         if (count > table->room) {
@@ -378,5 +390,6 @@ bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storag
 bool pom_slot_view_holds(const pom_slot_view_t *view) {
     // Pairs with the release fence in write_begin: a copy that saw a change sees the odd seq too.
     atomic_thread_fence(memory_order_acquire);
-    return atomic_load_explicit(&view->slot->seq, memory_order_relaxed) == view->seq;
+    return atomic_load_explicit(&view->slot->seq, memory_order_relaxed) == view->seq &&
+           !atomic_load_explicit(&view->slot->ended, memory_order_relaxed);
 }

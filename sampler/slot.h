@@ -108,6 +108,8 @@ typedef struct pom_slot_s {
     _Atomic(uint32_t) seq;   /* odd while changing; pairs with the fences in pom_slot_view */
     _Atomic(uint32_t) count; /* places in use; 0 when nothing is attached */
     _Atomic(pom_anchor_table_t *) table;
+    /* written by the thread as it ends, without the interpreter's lock; pairs like count in pom_slots_release */
+    _Atomic(bool) ended; /* nobody has released the slot, and its stack and thread state are gone */
     /* A cache line apart, by size: malloc aligns to 16 bytes, so _Alignas would promise what it does not keep. */
     char apart[64];
     /* written by the sampler: it reads this slot's stack now; pairs with the load in pom_slots_release */
@@ -161,6 +163,10 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
 /* Withdraws what is attached, then waits for a walk of this slot to end. [app], likewise serialised. */
 void pom_slots_release(pom_slots_t *slots, pom_slot_t *slot);
 
+/* The slot's thread ends and nobody has released the slot: nothing of the thread is looked at from here on. Waits for a walk of
+ * this slot to end. [the thread itself, at its very end, without the interpreter's lock] */
+void pom_slot_end(pom_slot_t *slot);
+
 /* The owner thread publishes an anchor; no allocation but when the table doubles or is first marked. POM_EFULL or POM_ENOMEM: the action
  * runs unsampled. The sampler is notified next: that is the fence between this and a look at its parked flag. [app] */
 pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor);
@@ -192,6 +198,12 @@ void pom_slots_withdraw(pom_slots_t *slots);
  * parent's threads, are closed. All else is left as it is, and may be abandoned. [app, the child's only thread] */
 void pom_slots_after_fork(pom_slots_t *slots);
 
+/* Something is attached, on a thread that is there. [sampler] */
+static inline bool pom_slot_is_active(const pom_slot_t *slot) {
+    return atomic_load_explicit(&slot->count, memory_order_relaxed) > 0 &&
+           !atomic_load_explicit(&slot->ended, memory_order_relaxed);
+}
+
 /* A copy of a slot's anchors for one walk. */
 typedef struct pom_slot_view_s {
     pom_slot_t *slot;
@@ -201,13 +213,13 @@ typedef struct pom_slot_view_s {
     pom_anchor_t *anchors; /* the caller's storage */
 } pom_slot_view_t;
 
-/* Copies at most `room` anchors, newest first. False: nothing attached, or it was changing (four tries). [sampler] */
+/* Copies at most `room` anchors, newest first. False: not active, or it was changing (four tries). [sampler] */
 bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storage, uint32_t room);
 
 /* Closes the slot's descriptor, if it has one. [sampler] */
 void pom__slot_drop_stat(pom_slot_t *slot);
 
-/* True while nothing has changed since the view was taken. [sampler] */
+/* True while nothing has changed since the view was taken, and the thread is there. [sampler] */
 bool pom_slot_view_holds(const pom_slot_view_t *view);
 
 #endif

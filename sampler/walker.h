@@ -31,6 +31,10 @@ struct pom_walker_s {
      * it must not wait for this one. In return the walk touches the thread only while it has the lock and
      * pom_slot_view_holds() says that the view is still true. */
     bool takes_lock;
+    /* A frame takes this long at most, also in the heap and in no cache. A walk of n frames that took over (4 + n) of them was
+     * interrupted, and the stack may have changed in between by more than the walk itself can see. 0 = it cannot change (the walk
+     * has the interpreter's lock). */
+    int64_t frame_most_ns;
 };
 
 #endif

@@ -6,9 +6,9 @@
 # c      what the C part needs: compiler, CMake, Ninja, libuv, msgpack-c, OpenSSL, zlib, cmocka
 # first  that, and a virtual environment for one interpreter
 # all    that, a virtual environment for each interpreter of tools/interpreters.py, and what can be had of the servers
-#        in requirements/servers.txt (the default). The optional interpreters are fetched first (tools/get_python.sh);
+#        in requirements/servers.txt, mod_wsgi and nginx (the default). The optional interpreters are fetched first (tools/get_python.sh);
 #        where they cannot be had, a line says so
-# +tool  also a program such as +valgrind, +clang-format, or +nginx for tests that are skipped without it
+# +tool  also a program such as +valgrind or +clang-format
 #
 # System packages come from apt, only those that are missing, as root or through sudo. Environments are
 # .venv/<minor>; a stamp in each says for which interpreter and which requirements it was filled.
@@ -198,6 +198,25 @@ fill_apache() {
   : >"$stamp"
 }
 
+# nginx, behind which tests of destinations put their server. Only unpacked: an install would start a service on port 80. What it
+# is linked to is on the machine for the C part, or for dpkg itself. Ubuntu has the program in nginx-core.
+fill_nginx() {
+  local place=.venv/nginx stamp=.venv/.nginx name
+  if [ -e "$stamp" ] || have nginx || [ -x /usr/sbin/nginx ] || ! have apt-get || ! have dpkg; then
+    return 0
+  fi
+  for name in nginx nginx-core; do
+    rm -rf "$place" build/nginx
+    mkdir -p "$place" build/nginx
+    (cd build/nginx && apt-get download "$name" && dpkg -x ./*.deb "../../$place") >build/log/nginx.log 2>&1 </dev/null || continue
+    "$place/usr/sbin/nginx" -v >>build/log/nginx.log 2>&1 && break
+  done
+  rm -rf build/nginx
+  "$place/usr/sbin/nginx" -v >/dev/null 2>&1 ||
+    say "going on without nginx (log: build/log/nginx.log; to try again: rm $stamp)"
+  : >"$stamp"
+}
+
 fill_environments() {
   local minor python version
   count=0
@@ -220,6 +239,7 @@ if [ "$scope" = all ]; then
     fill_environments
   fi
   fill_apache 9>&-
+  fill_nginx 9>&-
   fill_servers "$newest" 9>&-
 fi
 exit 0

@@ -63,6 +63,7 @@ static void after_fork_child(void) {
     if (running != NULL) {
         // Threads that end before this process has an engine of its own still release their slots.
         pom_slots_after_fork(&running->slots);
+        pom_sampler_after_fork(running->sampler);
     }
     running = NULL; // the parent's, in an unknown state: left as it is
     generation++;

@@ -297,10 +297,13 @@ static int body_clear(PyObject *op) {
 static void body_finalize(PyObject *op) {
     body_t *self = (body_t *)op;
     // An exhausted body whose server has no use for close() has been served all the same.
-    if (self->request != NULL) {
-        spend(self->request, 0, since_left(self->request, pom_now_ns()));
-        pom_request_finish(self->request,
-                           self->exhausted ? POM_OUTCOME_SUCCEEDED : POM_OUTCOME_LOST, NULL);
+    // Held: the end may run a framework's code, which closes this very body.
+    pom_request_state_t *request = hold_request(self);
+    if (request != NULL) {
+        spend(request, 0, since_left(request, pom_now_ns()));
+        pom_request_finish(request, self->exhausted ? POM_OUTCOME_SUCCEEDED : POM_OUTCOME_LOST,
+                           NULL);
+        Py_DECREF(request);
     }
 }
 

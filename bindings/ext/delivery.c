@@ -24,14 +24,13 @@
 #endif
 #include "bindings/ext/delivery.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/dict_emitter.h"
 #include "bindings/ext/threads.h"
@@ -87,12 +86,7 @@ static void unlock(void) {
 }
 
 static void init_locks(void) {
-    pthread_condattr_t attr;
-    (void)pthread_mutex_init(&delivery_lock, NULL); // none of these can fail on Linux
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&ended_cond, &attr);
-    (void)pthread_condattr_destroy(&attr);
+    pom_cond_init(&delivery_lock, &ended_cond);
 }
 
 /* ---- the table ---- */
@@ -471,13 +465,11 @@ bool pom_delivery_stop(int64_t deadline_ns) {
         return false;
     }
     bool ended;
-    struct timespec until = {.tv_sec = (time_t)(deadline_ns / POM_NS_PER_S),
-                             .tv_nsec = (long)(deadline_ns % POM_NS_PER_S)};
     Py_BEGIN_ALLOW_THREADS;
-    int err = 0;
+    bool in_time = true;
     lock();
-    while (running && err == 0) {
-        err = pthread_cond_timedwait(&ended_cond, &delivery_lock, &until);
+    while (running && in_time) {
+        in_time = pom_cond_wait(&ended_cond, &delivery_lock, deadline_ns);
     }
     ended = !running;
     unlock();

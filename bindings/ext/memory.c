@@ -8,12 +8,15 @@
  * call that finds no walk. Nobody waits, but for a list that is full.
  *
  *     app thread                          sampler
- *     unlink chunk from the thread        walking = true
+ *     unlink chunk from the thread        walking + 1
  *     full fence                          full fence
  *     read walking                        read the thread's chunk list
  *
  * Either the app sees the walk and defers, or the sampler does not see the chunk. Only the interpreter's
  * frees come here (a few a second); everything else in the process is untouched.
+ *
+ * The hook is the process's, not the interpreter's: a sub-interpreter with a lock of its own comes here beside the main one. So the
+ * list has a lock, taken only where there is a walk or a list.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE // process_vm_readv
@@ -24,6 +27,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/uio.h>
@@ -32,15 +36,18 @@
 /* Frees that fall into one walk of a microsecond or so: 1 in nearly all cases. */
 #define DEFERRED_MAX 64
 
-static _Atomic(bool) walking;
+static _Atomic(int) walking;     // walks under way: the sampler's, and a probe's beside it
 static _Atomic(pid_t) self_pid;  // getpid() is a system call
 static _Atomic(int) mem_fd = -1; // of /proc/self/mem; a forked child's would still be the parent's
 
-/* Under the GIL, like every arena call. */
+static pthread_mutex_t deferred_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static struct {
+    /* under the main interpreter's GIL */
     PyObjectArenaAllocator original;
     bool installed;
-    int count;
+    /* under deferred_lock; count is also looked at without */
+    _Atomic(int) count;
     struct {
         void *block;
         size_t size;
@@ -86,13 +93,13 @@ bool pom_memory_readable(void) {
 }
 
 void pom_memory_walk_begin(void) {
-    atomic_store_explicit(&walking, true, memory_order_seq_cst);
+    atomic_fetch_add_explicit(&walking, 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst); // see the drawing above
 }
 
 void pom_memory_walk_end(void) {
-    // Release: our reads are over before the flag falls; pairs with the acquire in free_block.
-    atomic_store_explicit(&walking, false, memory_order_release);
+    // Release: our reads are over before the count falls; pairs with the acquire in free_block.
+    atomic_fetch_sub_explicit(&walking, 1, memory_order_release);
 }
 
 static void *alloc_block(void *ctx, size_t size) {
@@ -100,31 +107,54 @@ static void *alloc_block(void *ctx, size_t size) {
     return guard.original.alloc(guard.original.ctx, size);
 }
 
-static void free_deferred(void) {
-    while (guard.count > 0) {
-        guard.count--;
-        guard.original.free(guard.original.ctx, guard.deferred[guard.count].block,
-                            guard.deferred[guard.count].size);
+/* What its caller has unlinked is out of reach of every walk, when this says false. Pairs with the fence in
+ * pom_memory_walk_begin. */
+static bool is_walking(void) {
+    atomic_thread_fence(memory_order_seq_cst);
+    return atomic_load_explicit(&walking, memory_order_acquire) > 0;
+}
+
+/* Relaxed: it orders nothing. */
+static int deferred_count(void) {
+    return atomic_load_explicit(&guard.count, memory_order_relaxed);
+}
+
+static void set_deferred_count(int count) {
+    atomic_store_explicit(&guard.count, count, memory_order_relaxed);
+}
+
+static void free_deferred_locked(void) {
+    while (deferred_count() > 0) {
+        int last = deferred_count() - 1;
+        set_deferred_count(
+            last); // first: a child forked here leaks a block rather than frees it twice
+        guard.original.free(guard.original.ctx, guard.deferred[last].block,
+                            guard.deferred[last].size);
     }
 }
 
 static void free_block(void *ctx, void *block, size_t size) {
     (void)ctx;
-    atomic_thread_fence(memory_order_seq_cst);
-    if (!atomic_load_explicit(&walking, memory_order_acquire)) {
-        free_deferred();
-        guard.original.free(guard.original.ctx, block, size);
+    if (!is_walking() && deferred_count() == 0) {
+        guard.original.free(guard.original.ctx, block, size); // nearly always
         return;
     }
-    while (guard.count == DEFERRED_MAX && atomic_load_explicit(&walking, memory_order_acquire)) {
+    (void)pthread_mutex_lock(&deferred_lock); // cannot fail: plain, never taken twice
+    // Looked at again: what others have put on the list meanwhile was unlinked before this look, not before the first.
+    bool walk = is_walking();
+    while (walk && deferred_count() == DEFERRED_MAX) {
         (void)sched_yield(); // 64 chunks freed within one walk: the sampler has lost its core
+        walk = is_walking();
     }
-    if (guard.count == DEFERRED_MAX) {
-        free_deferred();
+    if (walk) {
+        guard.deferred[deferred_count()].block = block;
+        guard.deferred[deferred_count()].size = size;
+        set_deferred_count(deferred_count() + 1);
+    } else {
+        free_deferred_locked();
+        guard.original.free(guard.original.ctx, block, size);
     }
-    guard.deferred[guard.count].block = block;
-    guard.deferred[guard.count].size = size;
-    guard.count++;
+    (void)pthread_mutex_unlock(&deferred_lock);
 }
 
 void pom_memory_guard_install(void) {
@@ -142,7 +172,9 @@ void pom_memory_guard_remove(void) {
     if (!guard.installed) {
         return;
     }
-    free_deferred();
+    (void)pthread_mutex_lock(&deferred_lock);
+    free_deferred_locked();
+    (void)pthread_mutex_unlock(&deferred_lock);
     PyObject_GetArenaAllocator(&now);
     if (now.ctx != &guard) {
         return; // somebody chained after us: stay in the chain, it calls us
@@ -152,7 +184,8 @@ void pom_memory_guard_remove(void) {
 }
 
 void pom_memory_after_fork(void) {
-    atomic_store_explicit(&walking, false, memory_order_relaxed);
+    (void)pthread_mutex_init(&deferred_lock, NULL); // a thread that is not here may have held it
+    atomic_store_explicit(&walking, 0, memory_order_relaxed);
     atomic_store_explicit(&self_pid, 0, memory_order_relaxed);
     int fd = atomic_exchange(&mem_fd, -1);
     if (fd >= 0) {

@@ -137,6 +137,7 @@ static void after_fork_child(void) {
     (void)pthread_mutex_init(&lifecycle_lock, NULL); // whoever held it is not here
     lifecycle_owned = restart_failed = false;
     pom_memory_after_fork();
+    pom_threads_after_fork();
     pom_delivery_after_fork_child();
 }
 

@@ -6,6 +6,10 @@
  * thread state's dict: the interpreter drops it when it clears the state, with the stack still there, and dropping it
  * releases the slot (which waits the microseconds of a walk under way).
  *
+ * A thread may also end and leave its state, or the state's dict, behind: C code that calls pthread_exit, a host that cancels its
+ * threads, a debugger that keeps what gc.get_objects() lists. The stack goes all the same. So there is a pthread destructor too; it has
+ * no GIL, and only tells the sampler to look no more.
+ *
  * Servers that make a new thread state for each request on the same thread (embedded interpreters) are
  * covered by the same rule: the next action finds its slot released and claims one anew.
  */
@@ -30,9 +34,16 @@ typedef struct guard_s {
 static PyTypeObject *guard_type;
 static PyObject *guard_key;
 
+/* ---- under the GIL; the first two, and the serials in slots, are written under ends_lock too, so that either may read ---- */
 static pom_slots_t *slots;   // NULL: no engine
 static uint64_t generation;  // of slots
 static uint64_t last_serial; // of claims
+
+/* A leaf: held for some instructions, or for what is left of a walk. */
+static pthread_mutex_t ends_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_key_t ends_key;
+static bool
+    has_ends_key; // false: the system has no more keys, and such threads are looked at too long
 
 static _Thread_local struct {
     bool silent;
@@ -44,11 +55,13 @@ static _Thread_local struct {
 
 static void guard_dealloc(PyObject *self) {
     guard_t *guard = (guard_t *)self;
+    (void)pthread_mutex_lock(&ends_lock); // cannot fail: plain, never taken twice
     if (guard->slot != NULL && guard->generation == generation &&
         guard->slot->serial == guard->serial) {
         guard->slot->serial = 0;
         pom_slots_release(slots, guard->slot);
     }
+    (void)pthread_mutex_unlock(&ends_lock);
     PyTypeObject *type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);
@@ -60,15 +73,33 @@ static PyType_Spec guard_spec = {.name = "profilomatic._core.ThreadGuard",
                                  .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
                                  .slots = guard_slots};
 
+/* Without the GIL. No-op where the guard was first, as it nearly always is. */
+static void thread_ends(void *unused) {
+    (void)unused;
+    (void)pthread_mutex_lock(&ends_lock);
+    if (slots != NULL && mine.slot != NULL && mine.generation == generation &&
+        mine.slot->serial == mine.serial) {
+        pom_slot_end(mine.slot);
+    }
+    (void)pthread_mutex_unlock(&ends_lock);
+}
+
 int pom_threads_init(void) {
+    has_ends_key = has_ends_key || pthread_key_create(&ends_key, thread_ends) == 0;
     guard_type = (PyTypeObject *)PyType_FromSpec(&guard_spec);
     guard_key = PyUnicode_InternFromString("profilomatic.thread");
     return guard_type == NULL || guard_key == NULL ? -1 : 0;
 }
 
 void pom_threads_use(pom_slots_t *new_slots) {
+    (void)pthread_mutex_lock(&ends_lock);
     slots = new_slots;
     generation++;
+    (void)pthread_mutex_unlock(&ends_lock);
+}
+
+void pom_threads_after_fork(void) {
+    (void)pthread_mutex_init(&ends_lock, NULL); // a thread that is not here may have held it
 }
 
 /* The main thread's stack is mapped only as far as it has been used: use some of it, so that plain loads there are safe. */
@@ -176,7 +207,13 @@ static pom_slot_t *claim_now(PyThreadState *state) {
     if (slot == NULL) {
         return NULL;
     }
-    slot->serial = guard->serial = ++last_serial;
+    guard->serial = ++last_serial;
+    (void)pthread_mutex_lock(&ends_lock);
+    slot->serial = guard->serial;
+    (void)pthread_mutex_unlock(&ends_lock);
+    if (has_ends_key) {
+        (void)pthread_setspecific(ends_key, slot); // anything but NULL; no memory: as without a key
+    }
     guard->generation = generation;
     guard->slot = slot;
     mine.slot = slot;

@@ -23,6 +23,9 @@ pom_slot_t *pom_threads_first(void);
 /* At the start of an engine: where slots come from. A new generation forgets all slots of the one before (stop, fork). */
 void pom_threads_use(pom_slots_t *slots);
 
+/* In a forked child: no other thread is there. */
+void pom_threads_after_fork(void);
+
 /* Type object of the guard, made at module init. -1 with an exception. */
 int pom_threads_init(void);
 

@@ -24,6 +24,7 @@
 
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "bindings/ext/context.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/parked.h"
@@ -381,7 +382,8 @@ static pom_status_t walk(pom_walker_t *self, const pom_slot_view_t *view, pom_st
 }
 
 pom_walker_t *pom_native_walker(void) {
-    static pom_walker_t walker = {.walk = walk, .parked = pom_walk_parked};
+    static pom_walker_t walker = {
+        .walk = walk, .parked = pom_walk_parked, .frame_most_ns = POM_NS_PER_US};
     return &walker;
 }
 

@@ -37,7 +37,7 @@
 /* So long after a reading of its CPU clock a thread is taken to have run on. The attaches of one request (a body's chunks, its close) and
  * those of a loop of short actions come so close together that one reading serves many. What a guess is wrong by, the next
  * reading puts right, unless the thread blocks for less than this between many stretches. */
-#define CPU_GUESS_NS (20 * POM_NS_PER_US)
+#define CPU_GUESS_NS (50 * POM_NS_PER_US)
 
 bool pom_work_engine_runs(void) {
     return pom_engine_state == POM_ENGINE_RUNNING ||
@@ -248,11 +248,12 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
         attach_shed(work, frame);
         return;
     }
-    if (work->kind != POM_WORK_OUTERMOST || work->slot != NULL || !pom_work_is_live(work)) {
+    if (work->kind != POM_WORK_OUTERMOST) {
         return;
     }
+    // First: a thread's first slot may be claimed here, and that can run code of the user's, which may stop the engine.
     pom_slot_t *slot = pom_threads_slot();
-    if (slot == NULL) {
+    if (slot == NULL || work->slot != NULL || !pom_work_is_live(work)) {
         return;
     }
     pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code},
@@ -290,6 +291,7 @@ int64_t pom_work_detach(pom_work_t *work) {
     }
     pom_slot_t *slot = work->slot;
     work->slot = NULL;
+    const pom_slot_t *here = slot == NULL ? NULL : pom_threads_slot(); // first, as for an attach
     bool there = slot != NULL && pom_work_is_live(work) && slot->serial == work->slot_serial;
     if (!there) {
         return pom_now_ns(); // its engine has been stopped, or its thread's state is gone and the slot with it
@@ -297,7 +299,7 @@ int64_t pom_work_detach(pom_work_t *work) {
     (void)pom_slot_detach(slot, work->attached_as); // false only when stop() has withdrawn it
     int64_t now_ns = pom_now_ns();                  // after it: no sample is later
     // When other actions took turns with it on this thread, only samples tell whose time it was.
-    if (work->attached_alone && slot->attaches == work->attached_as && slot == pom_threads_slot()) {
+    if (work->attached_alone && slot->attaches == work->attached_as && slot == here) {
         // Less than nothing where the attach guessed too high: the sum is what counts.
         work->action->cpu_ns += cpu_at(slot, now_ns) - work->attached_cpu_ns;
         work->action->attached_ns += now_ns - work->attached_at_ns;
@@ -547,7 +549,9 @@ void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *f
     }
     pom_value_map_end(&writer);
     uint32_t size = (uint32_t)pom_value_finish(&writer);
-    // Encoding may have run the user's code and let other threads run: the engine may have been stopped.
+    (void)
+        pom_threads_slot(); // claimed before the capture asks for it, as it must not run anybody's code
+    // Encoding and claiming may have run the user's code and let other threads run: the engine may have been stopped.
     if (!pom_work_is_live(work) || work->action == NULL) {
         return;
     }

@@ -18,6 +18,12 @@
  * the stack's parent. Totals are left out, they are sums. Internal nodes (the interpreter's helpers
  * and ours) are left out as in every record, their self time is their parent's.
  *
+ * Times are rounded to microseconds: what is below is noise beside samples that are milliseconds
+ * apart, and noise is what does not compress, a tenth of a batch. It is the moments and the running
+ * sums of self times that are rounded, and their differences written, so that no error adds up: the
+ * total of any node is right within a microsecond. What follows from the rest (the root's self time,
+ * a wall time that is the duration) is written as nothing.
+ *
  * Texts are checked: MessagePack calls them UTF-8, and strict readers would refuse the batch for
  * one bad byte. Nothing here recurses. Runs on any thread. The only file that knows msgpack.h, hence
  * its length.
@@ -28,6 +34,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "profiles/formats/utf8.h"
 #include "profiles/formats/wire_tables.h"
 #include "profiles/value.h"
@@ -36,7 +43,7 @@
  * one. */
 #define OPEN_MAX (POM_VALUE_DEPTH_MAX + 1)
 
-/* One node as it is written. Times in nanoseconds. */
+/* One node as it is written, its times not yet rounded. */
 typedef struct row_s {
     const pom_node_t *node;
     uint32_t parent, stack;
@@ -64,6 +71,17 @@ static int write_to_buf(void *data, const char *bytes, size_t size) {
 /* msgpack's packers return what write_to_buf returned: nothing to look at. */
 static void put_int(msgpack_packer *p, int64_t value) {
     (void)msgpack_pack_int64(p, value);
+}
+
+/* Nearest, and never falling where ns rises: of what is in order the rounded is, too. */
+static int64_t to_us(int64_t ns) {
+    int64_t us = ns / POM_NS_PER_US, rest = ns % POM_NS_PER_US;
+    return us + (rest >= POM_NS_PER_US / 2) - (rest < -POM_NS_PER_US / 2);
+}
+
+/* A moment since 1970, cut as its text is. */
+static int64_t to_moment(int64_t wall_ns) {
+    return wall_ns / POM_NS_PER_US - (wall_ns % POM_NS_PER_US < 0);
 }
 
 static void put_map(msgpack_packer *p, size_t count) {
@@ -233,12 +251,13 @@ static void fields_number(pom_emitter_t *self, double value) {
 /* A duration stays one: an ext of the shortest of 1, 2, 4, 8 bytes. */
 static void fields_seconds(pom_emitter_t *self, int64_t ns) {
     unsigned char bytes[8];
+    int64_t us = to_us(ns);
     for (int i = 0; i < 8; i++) {
-        bytes[i] = (unsigned char)((uint64_t)ns >> (56 - 8 * i));
+        bytes[i] = (unsigned char)((uint64_t)us >> (56 - 8 * i));
     }
-    size_t size = ns == (int8_t)ns ? 1 : ns == (int16_t)ns ? 2 : ns == (int32_t)ns ? 4 : 8;
+    size_t size = us == (int8_t)us ? 1 : us == (int16_t)us ? 2 : us == (int32_t)us ? 4 : 8;
     msgpack_packer *p = value_packer(self);
-    (void)msgpack_pack_ext(p, size, POM_WIRE_EXT_NANOSECONDS);
+    (void)msgpack_pack_ext(p, size, POM_WIRE_EXT_MICROSECONDS);
     (void)msgpack_pack_ext_body(p, bytes + 8 - size, size);
 }
 
@@ -342,15 +361,46 @@ static bool gather(batch_t *b, const pom_tree_t *tree, uint32_t *messages) {
     return true;
 }
 
+static int64_t self_ns(const row_t *row, int column) {
+    return column == POM_WIRE_NODE_SELF_WALL ? row->self_wall_ns : row->self_cpu_ns;
+}
+
+/* A column of self times. A node's subtree is a stretch of rows, so its total is the difference of
+ * two running sums. The action's own time is what the others leave of its whole time, `all_ns`:
+ * what is written in its row is what it has beyond that, usually nothing. */
+static void put_self_times(batch_t *b, int column, int64_t all_ns) {
+    int64_t sum_ns = 0;
+    for (uint32_t i = 0; i < b->row_count; i++) {
+        sum_ns += self_ns(&b->rows[i], column);
+    }
+    put_int(&b->packer, to_us(sum_ns) - to_us(all_ns));
+    sum_ns = self_ns(&b->rows[0], column);
+    for (uint32_t i = 1; i < b->row_count; i++) {
+        int64_t before_us = to_us(sum_ns);
+        sum_ns += self_ns(&b->rows[i], column);
+        put_int(&b->packer, to_us(sum_ns) - before_us);
+    }
+}
+
 static void put_nodes(batch_t *b, const pom_profile_t *profile) {
     msgpack_packer *p = &b->packer;
+    int64_t start_ns = profile->start_ns;
     put_map(p, 6);
     for (int column = POM_WIRE_NODE_STACK; column <= POM_WIRE_NODE_LAST; column++) {
         put_int(p, column);
         put_array(p, b->row_count);
+        if (column == POM_WIRE_NODE_SELF_WALL) {
+            put_self_times(b, column, profile->wall_ns);
+            continue;
+        }
+        if (column == POM_WIRE_NODE_SELF_CPU) {
+            put_self_times(b, column, profile->cpu_ns);
+            continue;
+        }
         for (uint32_t i = 0; i < b->row_count; i++) {
             const row_t *row = &b->rows[i];
-            int64_t from_ns = i > 0 ? b->rows[row->parent].node->first_ns : profile->start_ns;
+            int64_t from_ns = i > 0 ? b->rows[row->parent].node->first_ns : start_ns;
+            int64_t first_us = to_us(row->node->first_ns - start_ns);
             switch (column) {
             case POM_WIRE_NODE_STACK:
                 put_int(p, row->stack);
@@ -358,17 +408,11 @@ static void put_nodes(batch_t *b, const pom_profile_t *profile) {
             case POM_WIRE_NODE_HITS:
                 put_int(p, row->node->hits);
                 break;
-            case POM_WIRE_NODE_SELF_WALL:
-                put_int(p, row->self_wall_ns);
-                break;
-            case POM_WIRE_NODE_SELF_CPU:
-                put_int(p, row->self_cpu_ns);
-                break;
             case POM_WIRE_NODE_FIRST:
-                put_int(p, row->node->first_ns - from_ns);
+                put_int(p, first_us - to_us(from_ns - start_ns));
                 break;
             default:
-                put_int(p, row->node->last_ns - row->node->first_ns);
+                put_int(p, to_us(row->node->last_ns - start_ns) - first_us);
             }
         }
     }
@@ -399,19 +443,21 @@ static void put_timeline(batch_t *b, const pom_profile_t *profile) {
     msgpack_packer *p = &b->packer;
     put_map(p, 3);
     for (int column = POM_WIRE_STRETCH_NODE; column <= POM_WIRE_STRETCH_DURATION; column++) {
-        int64_t end_ns = profile->start_ns;
+        int64_t end_us = 0;
         put_int(p, column);
         put_array(p, tree->stretch_count);
         for (uint32_t i = 0; i < tree->stretch_count; i++) {
             const pom_stretch_t *stretch = &tree->timeline[i];
+            int64_t at_ns = stretch->start_ns - profile->start_ns;
+            int64_t gap_us = to_us(at_ns) - end_us;
+            end_us = to_us(at_ns + stretch->duration_ns);
             if (column == POM_WIRE_STRETCH_NODE) {
                 put_int(p, b->positions[stretch->node]);
             } else if (column == POM_WIRE_STRETCH_GAP) {
-                put_int(p, stretch->start_ns - end_ns);
+                put_int(p, gap_us);
             } else {
-                put_int(p, stretch->duration_ns);
+                put_int(p, end_us - to_us(at_ns));
             }
-            end_ns = stretch->start_ns + stretch->duration_ns;
         }
     }
 }
@@ -446,14 +492,14 @@ static void put_profiler(batch_t *b, const pom_profile_t *profile) {
     put_int(p, POM_WIRE_PROFILER);
     put_map(p, 7);
     put_number(b, POM_WIRE_ENGINE, profile->engine);
-    put_entry(p, POM_WIRE_PERIOD, profile->period_ns);
+    put_entry(p, POM_WIRE_PERIOD, to_us(profile->period_ns));
     put_entry(p, POM_WIRE_SAMPLES, profile->samples);
     loss_t missed[POM_MISS_COUNT];
     for (int i = 0; i < POM_MISS_COUNT; i++) {
         missed[i] = (loss_t){pom_miss_names[i], profile->missed[i]};
     }
     put_losses(b, POM_WIRE_MISSED, missed, POM_MISS_COUNT);
-    put_entry(p, POM_WIRE_OVERHEAD_CPU, profile->overhead_cpu_ns);
+    put_entry(p, POM_WIRE_OVERHEAD_CPU, to_us(profile->overhead_cpu_ns));
     put_entry(p, POM_WIRE_OVERHEAD_PPM, profile->overhead_ppm);
     const loss_t truncated[] = {
         {"nodes", cuts->nodes},
@@ -488,8 +534,9 @@ static void put_profile(batch_t *b, const pom_profile_t *profile) {
     }
     bool own_name = !same_text(profile->source, b->source->name);
     bool own_pid = profile->pid != b->source->pid;
+    bool own_wall = profile->wall_ns != profile->end_ns - profile->start_ns;
     bool has_timeline = profile->tree.stretch_count > 0;
-    put_map(p, (size_t)(14 + own_name + own_pid + (messages > 0) + has_timeline));
+    put_map(p, (size_t)(13 + own_name + own_pid + own_wall + (messages > 0) + has_timeline));
 
     put_int(p, POM_WIRE_TASK);
     if (profile->task_text.size > 0) {
@@ -506,10 +553,12 @@ static void put_profile(batch_t *b, const pom_profile_t *profile) {
     if (own_pid) {
         put_entry(p, POM_WIRE_PID, profile->pid);
     }
-    put_entry(p, POM_WIRE_START, profile->start_wall_ns);
-    put_entry(p, POM_WIRE_DURATION, profile->end_ns - profile->start_ns);
-    put_entry(p, POM_WIRE_WALL, profile->wall_ns);
-    put_entry(p, POM_WIRE_CPU, profile->cpu_ns);
+    put_entry(p, POM_WIRE_START, to_moment(profile->start_wall_ns));
+    put_entry(p, POM_WIRE_DURATION, to_us(profile->end_ns - profile->start_ns));
+    if (own_wall) {
+        put_entry(p, POM_WIRE_WALL, to_us(profile->wall_ns));
+    }
+    put_entry(p, POM_WIRE_CPU, to_us(profile->cpu_ns));
     put_number(b, POM_WIRE_TYPE, profile->type);
     put_number(b, POM_WIRE_KIND, profile->kind);
     put_entry(p, POM_WIRE_OUTCOME, profile->outcome);
@@ -553,7 +602,7 @@ static void put_source(batch_t *b) {
         put_id(p, s->batch_id);
     }
     if (has_moment) {
-        put_entry(p, POM_WIRE_SOURCE_CREATED, s->created_wall_ns);
+        put_entry(p, POM_WIRE_SOURCE_CREATED, to_moment(s->created_wall_ns));
     }
 }
 
@@ -608,8 +657,8 @@ static void put_report(batch_t *b, const pom_client_report_t *r) {
     put_map(p, 9);
     put_int(p, POM_WIRE_REPORT_ID);
     put_id(p, r->id);
-    put_entry(p, POM_WIRE_REPORT_SINCE, r->since_wall_ns);
-    put_entry(p, POM_WIRE_REPORT_AT, r->at_wall_ns);
+    put_entry(p, POM_WIRE_REPORT_SINCE, to_moment(r->since_wall_ns));
+    put_entry(p, POM_WIRE_REPORT_AT, to_moment(r->at_wall_ns));
     put_entry(p, POM_WIRE_REPORT_PRODUCED, r->produced);
     put_entry(p, POM_WIRE_REPORT_QUEUED, r->queued);
     put_entry(p, POM_WIRE_REPORT_SENT, r->sent);

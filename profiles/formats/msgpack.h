@@ -124,7 +124,7 @@ enum {
     POM_WIRE_REPORT_RETRIED = 8,
     POM_WIRE_REPORT_DROPPED = 9,
 
-    POM_WIRE_EXT_NANOSECONDS = 1, /* ext type of a duration among a user's fields */
+    POM_WIRE_EXT_MICROSECONDS = 1, /* ext type of a duration among a user's fields */
 };
 
 #endif

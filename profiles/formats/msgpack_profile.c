@@ -19,9 +19,7 @@
 #include "base/alloc.h"
 #include "profiles/value.h"
 
-#define TIME_MAX (INT64_C(1) << 60) /* 36 years in nanoseconds: eight of them can be added */
-#define WALL_MAX (INT64_C(1) << 62) /* moments up to the year 2116 */
-#define PPM_MAX  (INT64_C(1) << 40) /* the record multiplies by 1000 */
+#define PPM_MAX (INT64_C(1) << 40) /* the record multiplies by 1000 */
 
 /* Deeper values in fields are null: the value stream ends at 16 anyway. */
 #define FIELDS_DEPTH (POM_VALUE_DEPTH_MAX + 2)
@@ -62,15 +60,18 @@ static void copy_scalar(pom_value_writer_t *w, const pom__item_t *item) {
         pom__pull_t pull = {(const unsigned char *)item->data,
                             (const unsigned char *)item->data + item->size};
         bool is_duration =
-            item->ext_type == POM_WIRE_EXT_NANOSECONDS &&
+            item->ext_type == POM_WIRE_EXT_MICROSECONDS &&
             (item->size == 1 || item->size == 2 || item->size == 4 || item->size == 8);
         if (is_duration) {
             uint64_t bits = (*pull.at & 0x80) != 0 ? UINT64_MAX : 0;
             while (pull.at < pull.end) {
                 bits = bits << 8 | *pull.at++;
             }
-            pom_value_seconds(w, (int64_t)bits);
-            return;
+            int64_t ns;
+            if (!__builtin_mul_overflow((int64_t)bits, POM_NS_PER_US, &ns)) {
+                pom_value_seconds(w, ns);
+                return;
+            }
         }
         break;
     }
@@ -202,13 +203,14 @@ static pom_status_t read_profiler(pom_msgpack_reader_t *reader, pom__pull_t pull
             break;
         }
         case POM_WIRE_PERIOD:
-            good = pom__pull_integer(&value, 0, TIME_MAX, &profile->period_ns);
+            good = pom__pull_time(&value, POM__TIME_MAX, &profile->period_ns) &&
+                   profile->period_ns >= 0;
             break;
         case POM_WIRE_SAMPLES:
             good = pom__pull_integer(&value, 0, INT64_MAX, &profile->samples);
             break;
         case POM_WIRE_OVERHEAD_CPU:
-            good = pom__pull_integer(&value, -TIME_MAX, TIME_MAX, &profile->overhead_cpu_ns);
+            good = pom__pull_time(&value, POM__TIME_MAX, &profile->overhead_cpu_ns);
             break;
         case POM_WIRE_OVERHEAD_PPM:
             good = pom__pull_integer(&value, -PPM_MAX, PPM_MAX, &profile->overhead_ppm);
@@ -242,19 +244,22 @@ static pom_status_t read_profiler(pom_msgpack_reader_t *reader, pom__pull_t pull
 /* ---- the tree ---- */
 
 static bool add_bounded(int64_t *sum, int64_t value) {
-    return !__builtin_add_overflow(*sum, value, sum) && *sum >= -TIME_MAX && *sum <= TIME_MAX;
+    return !__builtin_add_overflow(*sum, value, sum) && *sum >= -POM__TIME_MAX &&
+           *sum <= POM__TIME_MAX;
+}
+
+static bool column_time(pom__column_t *column, int64_t *ns) {
+    return pom__pull_time(&column->pull, POM__TIME_MAX, ns);
 }
 
 /* The times of one row. */
 static bool read_times(pom__column_t *columns, int64_t from_ns, pom_node_t *node) {
     int64_t hits, first, last;
     if (!pom__column_integer(&columns[POM_WIRE_NODE_HITS], 0, INT32_MAX, &hits) ||
-        !pom__column_integer(&columns[POM_WIRE_NODE_SELF_WALL], -TIME_MAX, TIME_MAX,
-                             &node->self_wall_ns) ||
-        !pom__column_integer(&columns[POM_WIRE_NODE_SELF_CPU], -TIME_MAX, TIME_MAX,
-                             &node->self_cpu_ns) ||
-        !pom__column_integer(&columns[POM_WIRE_NODE_FIRST], -TIME_MAX, TIME_MAX, &first) ||
-        !pom__column_integer(&columns[POM_WIRE_NODE_LAST], -TIME_MAX, TIME_MAX, &last)) {
+        !column_time(&columns[POM_WIRE_NODE_SELF_WALL], &node->self_wall_ns) ||
+        !column_time(&columns[POM_WIRE_NODE_SELF_CPU], &node->self_cpu_ns) ||
+        !column_time(&columns[POM_WIRE_NODE_FIRST], &first) ||
+        !column_time(&columns[POM_WIRE_NODE_LAST], &last)) {
         return false;
     }
     node->hits = (int32_t)hits;
@@ -309,6 +314,25 @@ static pom_status_t read_row(pom_msgpack_reader_t *reader, pom_profile_t *profil
     return read_times(columns, parent->first_ns, node) ? POM_OK : POM_EINVAL;
 }
 
+/* The root's row says what it has beyond what the others leave of the whole. */
+static bool settle_root(pom_profile_t *profile, pom_node_t *const *nodes, uint32_t rows) {
+    pom_node_t *root = nodes[0];
+    int64_t wall = 0, cpu = 0;
+    for (uint32_t row = 1; row < rows; row++) {
+        if (!add_bounded(&wall, nodes[row]->self_wall_ns) ||
+            !add_bounded(&cpu, nodes[row]->self_cpu_ns)) {
+            return false;
+        }
+    }
+    if (!add_bounded(&root->self_wall_ns, profile->wall_ns - wall) ||
+        !add_bounded(&root->self_cpu_ns, profile->cpu_ns - cpu)) {
+        return false;
+    }
+    root->total_wall_ns = root->self_wall_ns;
+    root->total_cpu_ns = root->self_cpu_ns;
+    return true;
+}
+
 /* The tree, and by_row, which the caller frees. */
 static pom_status_t read_nodes(pom_msgpack_reader_t *reader, pom__pull_t pull,
                                pom_profile_t *profile, pom_node_t ***by_row, uint32_t *rows) {
@@ -336,6 +360,9 @@ static pom_status_t read_nodes(pom_msgpack_reader_t *reader, pom__pull_t pull,
         }
     }
     profile->tree.node_count = *rows - 1;
+    if (!settle_root(profile, nodes, *rows)) {
+        return POM_EINVAL;
+    }
     for (uint32_t row = *rows - 1; row > 0; row--) { /* children come after their parents */
         pom_node_t *parent = nodes[row]->parent;
         if (!add_bounded(&parent->total_wall_ns, nodes[row]->total_wall_ns) ||
@@ -391,8 +418,8 @@ static pom_status_t read_timeline(pom__pull_t pull, pom_profile_t *profile, uint
     for (uint32_t i = 0; i < count; i++) {
         int64_t row, gap, duration;
         if (!pom__column_integer(&columns[POM_WIRE_STRETCH_NODE], 0, (int64_t)rows - 1, &row) ||
-            !pom__column_integer(&columns[POM_WIRE_STRETCH_GAP], -TIME_MAX, TIME_MAX, &gap) ||
-            !pom__column_integer(&columns[POM_WIRE_STRETCH_DURATION], 0, TIME_MAX, &duration) ||
+            !column_time(&columns[POM_WIRE_STRETCH_GAP], &gap) ||
+            !column_time(&columns[POM_WIRE_STRETCH_DURATION], &duration) || duration < 0 ||
             !add_bounded(&at_ns, gap)) {
             return POM_EINVAL;
         }
@@ -447,16 +474,16 @@ static pom_status_t read_entry(pom_msgpack_reader_t *reader, int64_t key, pom__p
         }
         break;
     case POM_WIRE_START:
-        good = pom__pull_integer(&value, -WALL_MAX, WALL_MAX, &profile->start_wall_ns);
+        good = pom__pull_time(&value, POM__WALL_MAX, &profile->start_wall_ns);
         break;
     case POM_WIRE_DURATION:
-        good = pom__pull_integer(&value, -TIME_MAX, TIME_MAX, &profile->end_ns);
+        good = pom__pull_time(&value, POM__TIME_MAX, &profile->end_ns);
         break;
     case POM_WIRE_WALL:
-        good = pom__pull_integer(&value, -TIME_MAX, TIME_MAX, &profile->wall_ns);
+        good = pom__pull_time(&value, POM__TIME_MAX, &profile->wall_ns);
         break;
     case POM_WIRE_CPU:
-        good = pom__pull_integer(&value, -TIME_MAX, TIME_MAX, &profile->cpu_ns);
+        good = pom__pull_time(&value, POM__TIME_MAX, &profile->cpu_ns);
         break;
     case POM_WIRE_TYPE:
         return read_number(reader, &value, profile, &profile->type);
@@ -523,6 +550,9 @@ pom_status_t pom__read_profile(pom_msgpack_reader_t *reader, pom__pull_t pull,
     }
     if (!present[POM_WIRE_TASK] || !present[POM_WIRE_NODES]) {
         return POM_EINVAL;
+    }
+    if (!present[POM_WIRE_WALL]) {
+        profile->wall_ns = profile->end_ns;
     }
     pom_node_t **by_row = NULL;
     uint32_t rows = 0;

@@ -145,7 +145,7 @@ static bool read_source(pom_msgpack_reader_t *reader, pom__pull_t pull) {
         if (!pom__pull_key(&pull, &key, &known)) {
             return false;
         }
-        value = pull;
+        pom__pull_t again = value = pull;
         if (!pom__pull_skip(&pull) || !pom__pull_item(&value, &item)) {
             return false;
         }
@@ -161,8 +161,8 @@ static bool read_source(pom_msgpack_reader_t *reader, pom__pull_t pull) {
             s->pid = (int32_t)item.integer;
         } else if (key == POM_WIRE_SOURCE_BATCH) {
             (void)pom__read_id(&item, &s->batch_id); /* another kind of id is none for us */
-        } else if (key == POM_WIRE_SOURCE_CREATED && item.kind == POM__INTEGER && !item.huge) {
-            s->created_wall_ns = item.integer;
+        } else if (key == POM_WIRE_SOURCE_CREATED) {
+            (void)pom__pull_time(&again, POM__WALL_MAX, &s->created_wall_ns); /* or not told */
         }
     }
     return true;
@@ -190,11 +190,11 @@ static bool read_drops(pom_client_report_t *r, pom__pull_t pull) {
 
 /* False: it makes no sense. */
 static bool read_report(pom_client_report_t *r, pom__pull_t pull) {
-    int64_t *const counts[] = {
-        [POM_WIRE_REPORT_SINCE] = &r->since_wall_ns, [POM_WIRE_REPORT_AT] = &r->at_wall_ns,
-        [POM_WIRE_REPORT_PRODUCED] = &r->produced,   [POM_WIRE_REPORT_QUEUED] = &r->queued,
-        [POM_WIRE_REPORT_SENT] = &r->sent,           [POM_WIRE_REPORT_SPOOLED] = &r->spooled,
-        [POM_WIRE_REPORT_RETRIED] = &r->retried};
+    int64_t *const counts[] = {[POM_WIRE_REPORT_PRODUCED] = &r->produced,
+                               [POM_WIRE_REPORT_QUEUED] = &r->queued,
+                               [POM_WIRE_REPORT_SENT] = &r->sent,
+                               [POM_WIRE_REPORT_SPOOLED] = &r->spooled,
+                               [POM_WIRE_REPORT_RETRIED] = &r->retried};
     uint32_t entries;
     bool has_id = false;
     if (!pom__pull_head(&pull, POM__MAP, &entries)) {
@@ -213,7 +213,10 @@ static bool read_report(pom_client_report_t *r, pom__pull_t pull) {
             good = has_id = pom__pull_item(&value, &item) && pom__read_id(&item, &r->id);
         } else if (known && key == POM_WIRE_REPORT_DROPPED) {
             good = r->drop_count == 0 && read_drops(r, value);
-        } else if (known && key >= POM_WIRE_REPORT_SINCE && key <= POM_WIRE_REPORT_RETRIED) {
+        } else if (known && (key == POM_WIRE_REPORT_SINCE || key == POM_WIRE_REPORT_AT)) {
+            int64_t *moment = key == POM_WIRE_REPORT_AT ? &r->at_wall_ns : &r->since_wall_ns;
+            good = pom__pull_time(&value, POM__WALL_MAX, moment) && *moment >= 0;
+        } else if (known && key >= POM_WIRE_REPORT_PRODUCED && key <= POM_WIRE_REPORT_RETRIED) {
             good = pom__pull_integer(&value, 0, INT64_MAX, counts[key]);
         }
         if (!good || !pom__pull_skip(&pull)) {

@@ -7,6 +7,7 @@
 #ifndef POM_PROFILES_FORMATS_MSGPACK_READER_PARTS_H
 #define POM_PROFILES_FORMATS_MSGPACK_READER_PARTS_H
 
+#include "base/clock.h"
 #include "profiles/formats/msgpack_pull.h"
 #include "profiles/formats/msgpack_reader.h"
 
@@ -45,6 +46,21 @@ typedef struct pom__column_s {
 /* Finds columns 1 to count of a table, all of the same length, which is *rows. */
 bool pom__read_columns(pom__pull_t pull, pom__column_t columns[POM__COLUMNS_MAX], int64_t count,
                        uint32_t *rows);
+
+/* Times are microseconds; what they may be in nanoseconds. */
+#define POM__TIME_MAX (INT64_C(1) << 60) /* 36 years: eight of them can be added */
+#define POM__WALL_MAX (INT64_C(1) << 62) /* moments up to the year 2116 */
+
+/* A time between -most and most, which is POM__TIME_MAX or POM__WALL_MAX, in nanoseconds. */
+static inline bool pom__pull_time(pom__pull_t *pull, int64_t most, int64_t *ns) {
+    int64_t us;
+    /* 1024, not 1000: a power of two in the document, and 1000 times it is less than `most`. */
+    bool good = pom__pull_integer(pull, -(most / 1024), most / 1024, &us);
+    if (good) {
+        *ns = us * POM_NS_PER_US;
+    }
+    return good;
+}
 
 static inline bool pom__column_integer(pom__column_t *column, int64_t least, int64_t most,
                                        int64_t *value) {

@@ -108,8 +108,32 @@ class Server:
         return b"connection: close" not in answer.lower() and b"ontent-Length" in answer
 
 
+class Gate:
+    """An answer that waits until it is opened, and then ends the connection. Meanwhile everything piles up in the queue, so that what
+    comes next is one batch."""
+
+    def __init__(self, answer=OK):
+        self.answer = answer
+        self._open = threading.Event()
+        self.reached = threading.Event()
+
+    def __call__(self, connection, stopping):
+        self.reached.set()
+        while not self._open.wait(0.01) and not stopping.is_set():
+            pass
+        return self.answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+    def open(self):
+        self._open.set()
+
+
 def answer(status, headers="", body=""):
     return ("HTTP/1.1 %s\r\nContent-Length: %d\r\n%s\r\n%s" % (status, len(body), headers, body)).encode()
+
+
+def fates(counters):
+    """Of a destination's counters: what became of what was produced, but for what is still queued."""
+    return counters["sent"] + counters["spooled"] + sum(counters["dropped"].values())
 
 
 def _openssl(*arguments, **options):

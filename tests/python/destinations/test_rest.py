@@ -1,6 +1,6 @@
 """RestDestination against servers on loopback that behave, and that do not.
 
-After each test what was produced must be sent, spooled, dropped or queued.
+After each test what was produced must be sent, spooled or dropped (conftest.py).
 """
 
 import gc
@@ -13,84 +13,12 @@ import sys
 import time
 
 import pytest
-from pom_support import PATIENCE, run_python, threads_of_ours, wait_until
-from rest_server import OK, Certificates, Server, answer
+from pom_support import PATIENCE, run_python, wait_until
+from rest_server import OK, Gate, Server, answer, fates
 
 import profilomatic
 
 BUSY = answer("503 Busy", "Retry-After: 0\r\n")
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def only_c(backend):
-    """The twin's destination makes one attempt and raises: what is about trying again is the extension's."""
-    if backend != "c":
-        pytest.skip("the extension's behaviour")
-
-
-class Sender:
-    """A RestDestination that is registered, and how much was given to it."""
-
-    def __init__(self, *arguments, **options):
-        profilomatic.configure(max_actions_per_run=0)
-        self.destination = profilomatic.RestDestination(*arguments, **options)
-        self.produced = 0
-        profilomatic.add_destination(self.destination)
-
-    def act(self, count=1):
-        for number in range(count):
-            with profilomatic.action("work", number=number):
-                pass
-        self.produced += count
-
-    def flushed(self, count=1):
-        self.act(count)
-        assert profilomatic.flush(PATIENCE) is True, profilomatic.stats()["destinations"]
-        return self.counters()
-
-    def counters(self):
-        counters = profilomatic.stats()["destinations"][0]
-        assert counters["name"] == self.destination.name
-        # The twin counts a failure before it says that the delivery is over.
-        assert self._sum(counters) <= self.produced + (profilomatic._backend.load().NAME != "c")
-        return counters
-
-    def settled(self):
-        """All that was produced has arrived in the counters."""
-        wait_until(lambda: self._sum(profilomatic.stats()["destinations"][0]) == self.produced, "every call graph to be counted")
-        return self.counters()
-
-    @staticmethod
-    def _sum(counters):
-        return counters["sent"] + counters["spooled"] + counters["queued"] + sum(counters["dropped"].values())
-
-    def failed(self):
-        """Acts once; the counters when the first failure shows."""
-        self.act()
-        profilomatic.flush(0)
-        wait_until(lambda: self.counters()["last_error"] is not None, "an error")
-        return self.settled()
-
-
-@pytest.fixture
-def sender():
-    """Makes Senders; each is unregistered, its sum checked."""
-    made = []
-
-    def make(*arguments, **options):
-        made.append(Sender(*arguments, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.settled()
-        profilomatic.remove_destination(one.destination)
-    wait_until(lambda: "pom-resolve" not in threads_of_ours(), "the resolver")
 
 
 @pytest.mark.acceptance("PM25")
@@ -124,8 +52,7 @@ def test_call_graphs_arrive_over_tls(sender, certificates, how):
             one = sender(host, server.port, **options)
             assert one.flushed(2)["sent"] == 2
             assert one.destination.name == "https://%s:%d/api/data" % (host, server.port)
-            profilomatic.remove_destination(one.destination)
-            one.settled = lambda: None
+            one.leave()
         assert len(server.records()) == 4
 
 
@@ -242,13 +169,15 @@ def trickle(connection, stopping):
     (answer("429 Slow down", "Retry-After: Thu, 01 Jan 1970 00:00:00 GMT\r\n"), "answered 429"),
 ], ids=lambda value: getattr(value, "__name__", str(value)[:20]))
 def test_what_time_may_cure_is_sent_again(sender, only_c, misdeed, words):
-    with Server([misdeed, OK]) as server:
-        one = sender("127.0.0.1", server.port, timeout=1)
-        counters = one.flushed(2)
-        # The first batch, which meets the misdeed, holds one profile or both.
-        assert counters["sent"] == 2 and counters["dropped"] == {} and counters["retried"] >= 1
+    gate = Gate()
+    with Server([gate, misdeed, OK]) as server:
+        one = sender("127.0.0.1", server.port, timeout=1 if misdeed in (silent, trickle) else PATIENCE)
+        one.queued_behind(gate, 2)
+        counters = one.flushed(0)
+        assert counters["sent"] == 3 and counters["dropped"] == {} and counters["retried"] == 2
         assert re.search(words, counters["last_error"])
-        assert server.requests[0][1] == server.requests[1][1]
+        assert [len(body) for _, body in server.requests] == [1, 2, 2]
+        assert server.requests[1][1] == server.requests[2][1]
 
 
 @pytest.mark.acceptance("PM25")
@@ -272,16 +201,13 @@ def test_interim_replies_and_chunks_are_understood(sender):
 
 @pytest.mark.acceptance("PM25")
 def test_a_batch_that_is_too_large_is_halved_once(sender, only_c):
-    with Server([answer("413 Large"), OK]) as server:
-        profilomatic.configure(max_actions_per_run=0)
+    gate = Gate()
+    with Server([gate, answer("413 Large"), answer("413 Large"), OK]) as server:
         one = sender("127.0.0.1", server.port)
-        one.act(1)
-        counters = one.flushed(7)
-        assert counters["sent"] + counters["dropped"].get("too_big", 0) == 8
-        sizes = [len(body) for _, body in server.requests]
-        if sizes[0] > 1:
-            assert counters["sent"] == 8
-            assert sizes[1] + sizes[2] == sizes[0] and abs(sizes[1] - sizes[2]) <= 1
+        one.queued_behind(gate, 7)
+        counters = one.flushed(0)
+        assert [len(body) for _, body in server.requests] == [1, 7, 3, 4]
+        assert counters["sent"] == 5 and counters["dropped"] == {"too_big": 3} and counters["retried"] == 7
 
 
 @pytest.mark.acceptance("PM25")
@@ -341,13 +267,15 @@ def test_twenty_destinations_keep_their_own_counts(only_c, tmp_path):
         profilomatic.flush(1)
         wait_until(lambda: all(
             entry["queued"] == (5 if number % 4 == 2 else 0) and
-            entry["sent"] + entry["spooled"] + entry["queued"] + sum(entry["dropped"].values()) == 5
+            fates(entry) + entry["queued"] == 5
             for number, entry in enumerate(profilomatic.stats()["destinations"])), "twenty fates")
         entries = profilomatic.stats()["destinations"]
         assert [entry["sent"] for entry in entries] == [5, 0, 0, 0] * 5
         assert [entry["spooled"] for entry in entries] == [0, 0, 0, 5] * 5
         assert [entry["dropped"].get("rejected", 0) for entry in entries] == [0, 5, 0, 0] * 5
-        for destination in made:  # some are removed while they are sending
+        profilomatic.stop(0)
+        assert [fates(entry) for entry in profilomatic.stats()["destinations"]] == [5] * 20
+        for destination in made:
             profilomatic.remove_destination(destination)
         assert profilomatic.stats()["destinations"] == []
 

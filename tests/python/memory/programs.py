@@ -728,6 +728,85 @@ def late_start():
     serve(app_of(listed), environ_of("/a"))
 
 
+def restart_in_a_claim():
+    """A thread's first slot is claimed in the middle of another thread's action, and the thread's name is code that restarts
+    the engine."""
+    ready()
+
+    class Named(threading.Thread):
+        restarts = False
+
+        @property
+        def _name(self):
+            if self.restarts and threading.current_thread() is self:
+                self.restarts = False
+                profilomatic.stop(10)
+                profilomatic.start()
+            return self.__dict__.get("text", "named")
+
+        @_name.setter
+        def _name(self, text):
+            self.__dict__["text"] = text
+
+    def elsewhere(function):
+        def work():
+            threading.current_thread().restarts = True
+            function()
+        thread = Named(target=work)
+        thread.start()
+        thread.join()
+
+    def streamed(environ, start_response):
+        start_response("200 OK", [])
+        yield b"a"
+        sum(range(100000))
+
+    for _ in range(3):
+        body = app_of(streamed)(environ_of("/a"), start_response)
+        elsewhere(lambda body=body: (list(body), body.close()))
+        for last in (lambda action: action.message(a=1), lambda action: action.__exit__(None, None, None)):
+            action = profilomatic.action("here")
+            action.__enter__()
+            elsewhere(lambda action=action, last=last: last(action))
+            action.__exit__(None, None, None)
+    done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(10))
+
+
+def closed_while_collected(others=100):
+    """A body in a cycle is collected; its end asks for the route, and that closes the body. With the pool of requests full by
+    then, so that this one's memory goes."""
+    ready()
+
+    class Closes:
+        body = None
+
+        @property
+        def rule(self):
+            body, self.body = self.body, None
+            if body is not None:
+                body.close()
+            return "/a"
+
+    def streamed(environ, start_response):
+        start_response("200 OK", [])
+        yield b"a"
+
+    gc.disable()
+    app = app_of(streamed)
+    others = [app(environ_of("/a"), start_response) for _ in range(others)]
+    environ = environ_of("/a")
+    environ["werkzeug.request"] = matched = Matched()
+    matched.url_rule = Closes()
+    environ["cycle"] = environ
+    body = app(environ, start_response)
+    next(body)  # its frame has the request, until it is closed
+    matched.url_rule.body = body
+    del body, environ, matched
+    others.clear()
+    gc.collect()
+    done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(10))
+
+
 def done(**what):
     print(json.dumps(what), flush=True)
 

@@ -58,3 +58,11 @@ def test_whatever_the_host_has_switched_on():
 
 def test_nothing_starts_the_engine_after_its_exit():
     assert run("late_start") == {"running": False}
+
+
+def test_a_claim_of_a_slot_may_restart_the_engine():
+    assert run("restart_in_a_claim") == {"current": None, "stopped": True}
+
+
+def test_a_body_may_be_closed_while_it_is_collected():
+    assert run("closed_while_collected") == {"current": None, "stopped": True}

@@ -134,6 +134,7 @@ class Server:
             code = self.process.wait(STOP_SECONDS)
             assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM), (code, self.log()[-4000:])
             assert not CRASH.search(self.log()), self.log()[-4000:]
+            self.records()  # nobody writes any more: the last line is whole, too
             return code
         except subprocess.TimeoutExpired:
             self.close()

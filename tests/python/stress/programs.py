@@ -212,6 +212,112 @@ def restarts(rounds=60):
         each.join()
 
 
+def abandoned_threads(count=30):
+    """Threads that end in C, from below a callback, with an action open: stacks go, thread states stay. More at once than libc
+    keeps stacks for."""
+    import _thread
+    import ctypes
+    end_thread = ctypes.CDLL(None).pthread_exit
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def inside(_):
+        begun.release()
+        go.wait()
+        end_thread(None)
+
+    def work():
+        action = profilomatic.action("abandoned")
+        action.__enter__()
+        list(map(inside, [1]))
+
+    for _ in range(count):
+        _thread.start_new_thread(work, ())
+    for _ in range(count):
+        begun.acquire()
+    go.set()
+    look_for_a_while()
+
+
+def kept_dicts(count=40):
+    """The dict of a thread's state is kept by somebody who lists all objects, and the memory of the state is soon another's."""
+    import gc
+    kept, junk = [], []
+
+    def work():
+        action = profilomatic.action("kept")
+        action.__enter__()
+        kept.append(action)
+        kept.append([each for each in gc.get_objects() if type(each) is dict and "profilomatic.thread" in each])
+
+    for _ in range(count):
+        in_threads(1, work)
+        junk += [bytearray(b"\x48" * size) for size in range(200, 3000, 8)]
+        look_for_a_while(10)
+    kept.clear()
+
+
+def look_for_a_while(actions=300):
+    """Long enough for some looks at each thread."""
+    for _ in range(actions):
+        with profilomatic.action("meanwhile"):
+            sum(range(3000))
+
+
+ELSEWHERE = """
+import sys
+
+sys.setrecursionlimit(3000)
+
+def wide(a=1, b=2, c=3, d=4, e=5, f=6, g=7, h=8):
+    x1 = x2 = x3 = x4 = x5 = x6 = x7 = x8 = x9 = a
+    return x1 + x2 + x3 + x4 + x5 + x6 + x7 + x8 + x9
+
+def down(n):
+    if n:
+        return down(n - 1)
+    for _ in range(200):
+        wide()
+        wide()
+
+for _ in range(%d):
+    for n in range(250):
+        down(n)
+"""
+
+
+def interpreters(rounds=40):
+    """Interpreters with locks of their own return chunks of their stacks, at the same moment, while one of the main
+    interpreter's is walked without a pause."""
+    try:
+        import _interpreters
+        create, execute = lambda: _interpreters.create("isolated"), _interpreters.exec
+    except ImportError:  # before 3.13
+        import _xxsubinterpreters as _interpreters
+        create, execute = lambda: _interpreters.create(isolated=True), _interpreters.run_string
+    from profilomatic import _backend
+    over = threading.Event()
+
+    def elsewhere():
+        made = create()
+        execute(made, ELSEWHERE % rounds)
+        _interpreters.destroy(made)
+
+    def walked():
+        with profilomatic.action("interpreters"):
+            while not over.is_set():
+                exec(ELSEWHERE % 1, {})
+
+    others = [threading.Thread(target=elsewhere) for _ in range(3)]
+    one = threading.Thread(target=walked)
+    for each in [*others, one]:
+        each.start()
+    with profilomatic.action("walks"):
+        while any(each.is_alive() for each in others):
+            _backend.load()._probe_walks(20000, 0)
+    over.set()
+    one.join()
+
+
 def messages(rounds=200):
     """Messages with stacks from several threads, more than a queue holds."""
     def work():

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PROGRAMS = ["storm", "short_threads", "churn", "recursion", "boundary", "generators", "callbacks", "names", "restarts", "messages"]
+PROGRAMS = ["storm", "short_threads", "churn", "recursion", "boundary", "generators", "callbacks", "names", "restarts", "messages",
+            "abandoned_threads", "kept_dicts"]
 KNOWN = {
     "storm": {"work", "tiny"}, "short_threads": {"work"}, "recursion": {"work", "down"}, "boundary": {"work", "down", "wide"},
     "generators": {"work", "inner", "outer"},
@@ -50,7 +51,8 @@ def adds_up(result, records):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_survives_and_adds_up(tmp_path, program):
     result, records = run(tmp_path, program)
-    if program != "restarts":  # counters of destinations and engines span the restarts, records may be the fewer
+    # Counters of destinations and engines span the restarts, records may be the fewer; what was abandoned ends with the stop.
+    if program not in ("restarts", "abandoned_threads"):
         adds_up(result, records)
     names = {node["function"].rsplit(".", 1)[-1] for record in records for node in nodes(record) if "function" in node}
     if program in KNOWN:
@@ -72,4 +74,10 @@ def test_dying_code_keeps_its_own_name(tmp_path):
 def test_greenlets_keep_their_own_samples(tmp_path):
     pytest.importorskip("greenlet")
     result, records = run(tmp_path, "greenlets")
+    adds_up(result, records)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="all interpreters of a process share one lock before 3.12")
+def test_interpreters_with_locks_of_their_own_return_their_chunks(tmp_path):
+    result, records = run(tmp_path, "interpreters")
     adds_up(result, records)

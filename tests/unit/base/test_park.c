@@ -1,5 +1,6 @@
 /*
- * Parking: no lost wake, no system call for nobody, interrupted and refused waits.
+ * Parking: no lost wake, no system call for nobody, interrupted and refused waits; the alarm of a
+ * doze.
  *
  * syscall() is wrapped: the one-thread tests play the kernel by a script of answers and look at
  * what was asked; the tests with threads pass the calls on.
@@ -90,15 +91,20 @@ static void play(const answer_t *script, int count) {
     waits = 0;
     wakes = 0;
     faults = 0;
+}
+
+static int setup(void **state) {
     pom_park_init(&park);
+    return pom_test_setup(state);
 }
 
 static int teardown(void **state) {
     played = false;
+    pom_park_fini(&park);
     return pom_test_teardown(state);
 }
 
-#define PARK_TEST(function) cmocka_unit_test_setup_teardown(function, pom_test_setup, teardown)
+#define PARK_TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 static void test_park_wake_before_wait_is_kept_without_system_calls(void **state) {
     play(NULL, 0);
@@ -193,7 +199,6 @@ static void test_park_refused_wait_is_no_endless_loop(void **state) {
 // From here on with the real kernel, and with threads.
 
 static void test_park_past_deadline_returns_at_once(void **state) {
-    pom_park_init(&park);
     assert_false(pom_park_wait(&park, INT64_MIN));
     assert_false(pom_park_wait(&park, 1));
     assert_false(pom_park_wait(&park, pom_now_ns()));
@@ -260,7 +265,6 @@ static void *hammer(void *arg) {
 }
 
 static void test_park_many_wakers_one_sleeper(void **state) {
-    pom_park_init(&park);
     atomic_store(&work, 0);
     atomic_store(&wakers_done, 0);
     pthread_t threads[WAKERS];
@@ -275,6 +279,113 @@ static void test_park_many_wakers_one_sleeper(void **state) {
         bool woken = pom_park_wait(&park, deadline);
         assert_true(woken || deadline != POM_FOREVER);
         turns++;
+    }
+    for (int i = 0; i < WAKERS; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    }
+    assert_int_equal(atomic_load(&work), WAKERS * WAKES);
+}
+
+static void *doze(void *arg) {
+    bool *woken = arg;
+    *woken = pom_park_doze(&park);
+    return NULL;
+}
+
+/* Starts a thread that dozes and waits until it does: the word tells. */
+static pthread_t dozer(bool *woken) {
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, doze, woken), 0);
+    while (atomic_load(&park.word) == 0) {
+        sched_yield();
+    }
+    return thread;
+}
+
+static void test_park_alarm_ends_a_doze(void **state) {
+    bool woken = true;
+    pthread_t thread = dozer(&woken);
+    int64_t at_ns = pom_now_ns() + 2 * POM_NS_PER_MS;
+    pom_park_alarm(&park, at_ns);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_false(woken);
+    assert_true(pom_now_ns() >= at_ns);
+}
+
+static void test_park_only_the_first_alarm_counts(void **state) {
+    bool woken = true;
+    pthread_t thread = dozer(&woken);
+    int64_t at_ns = pom_now_ns() + 20 * POM_NS_PER_MS;
+    pom_park_alarm(&park, at_ns);
+    pom_park_alarm(&park, 1);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_false(woken);
+    assert_true(pom_now_ns() >= at_ns);
+}
+
+static void test_park_wake_ends_a_doze_whatever_its_alarm(void **state) {
+    bool woken = false;
+    pthread_t thread = dozer(&woken);
+    pom_park_wake(&park);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(woken);
+
+    woken = false;
+    thread = dozer(&woken);
+    pom_park_alarm(&park, pom_now_ns() + 3600 * POM_NS_PER_S);
+    pom_park_wake(&park);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(woken);
+}
+
+static void test_park_alarm_before_a_doze_ends_it_at_once(void **state) {
+    pom_park_alarm(&park, pom_now_ns() + 3600 * POM_NS_PER_S);
+    assert_true(pom_park_doze(&park));
+}
+
+static void test_park_without_a_timer_an_alarm_wakes(void **state) {
+    for (int closed_by_others = 0; closed_by_others < 2; closed_by_others++) {
+        int timer = park.timer;
+        assert_int_equal(close(timer), 0);
+        park.timer = closed_by_others ? timer : -1;
+        bool woken = false;
+        pthread_t thread = dozer(&woken);
+        while (park.timer >= 0 || atomic_load(&park.word) != 1) {
+            sched_yield(); // until it has noticed, and sleeps on the futex
+        }
+        pom_park_alarm(&park, pom_now_ns() + 3600 * POM_NS_PER_S);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_true(woken);
+        pom_park_init(&park);
+    }
+}
+
+static void *hammer_alarms(void *arg) {
+    for (int i = 0; i < WAKES; i++) {
+        atomic_fetch_add_explicit(&work, 1, memory_order_relaxed);
+        pom_park_alarm(&park, pom_now_ns() + 1000);
+        if (i % 8 == 0) {
+            pom_park_wake(&park);
+        }
+        if (i % 32 == 0) {
+            sched_yield();
+        }
+    }
+    atomic_fetch_add(&wakers_done, 1);
+    pom_park_wake(&park);
+    return NULL;
+}
+
+/* A wake that an alarm put off would hang here, until the test's time limit. */
+static void test_park_loses_no_wake_to_an_alarm(void **state) {
+    atomic_store(&work, 0);
+    atomic_store(&wakers_done, 0);
+    pthread_t threads[WAKERS];
+    for (int i = 0; i < WAKERS; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, hammer_alarms, NULL), 0);
+    }
+    while (atomic_load(&wakers_done) < WAKERS) {
+        (void)pom_park_doze(&park);
     }
     for (int i = 0; i < WAKERS; i++) {
         assert_int_equal(pthread_join(threads[i], NULL), 0);
@@ -299,7 +410,6 @@ static void test_park_signals_do_not_end_a_wait(void **state) {
     struct sigaction action = {.sa_handler = on_signal}; /* Without SA_RESTART. */
     struct sigaction before;
     assert_int_equal(sigaction(SIGUSR1, &action, &before), 0);
-    pom_park_init(&park);
     atomic_store(&interruptions, 0);
     atomic_store(&returned, 0);
     bool woken = false;
@@ -330,6 +440,12 @@ int main(void) {
         PARK_TEST(test_park_past_deadline_returns_at_once),
         PARK_TEST(test_park_loses_no_wake_between_two_threads),
         PARK_TEST(test_park_many_wakers_one_sleeper),
+        PARK_TEST(test_park_alarm_ends_a_doze),
+        PARK_TEST(test_park_only_the_first_alarm_counts),
+        PARK_TEST(test_park_wake_ends_a_doze_whatever_its_alarm),
+        PARK_TEST(test_park_alarm_before_a_doze_ends_it_at_once),
+        PARK_TEST(test_park_without_a_timer_an_alarm_wakes),
+        PARK_TEST(test_park_loses_no_wake_to_an_alarm),
         PARK_TEST(test_park_signals_do_not_end_a_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

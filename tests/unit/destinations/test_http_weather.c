@@ -264,6 +264,27 @@ static void test_http_replays_a_full_spool_in_little_memory(void **state) {
     sink_stop(&s);
 }
 
+/* The peer says nothing, and no batch is out: only the spool's oldest entry is under way. */
+static void test_http_stop_does_not_wait_for_a_removed_ones_replay(void **state) {
+    sink_t s;
+    sink_listen(&s);
+    pom_http_options_t o = options_for(&s);
+    o.spool_dir = folder;
+    pom_destination_t *d = make(&o);
+    leave_spool(d->name, 1);
+    pom_exporter_t *e = exporter();
+    assert_int_equal(pom_exporter_add(e, d), POM_OK);
+    wait_for(counters(d).retried == 10);
+    assert_int_equal(pom_exporter_remove(e, d), POM_OK);
+    assert_int_equal(pom_exporter_stop(e, pom_now_ns()), POM_OK);
+    pom_destination_counters_t c = counters(d);
+    assert_int_equal(c.produced, 10);
+    assert_int_equal(c.spooled, 10);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    sink_stop(&s);
+}
+
 /* acceptance: PM25 */
 static void test_http_half_open_peers_time_out_and_nothing_is_lost(void **state) {
     sink_t s;
@@ -399,6 +420,7 @@ static void test_http_survives_a_wall_clock_that_jumps(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         WEATHER_TEST(test_http_replays_a_full_spool_in_little_memory),
+        WEATHER_TEST(test_http_stop_does_not_wait_for_a_removed_ones_replay),
         WEATHER_TEST(test_http_half_open_peers_time_out_and_nothing_is_lost),
         WEATHER_TEST(test_http_keeps_its_budgets_while_nobody_answers),
         WEATHER_TEST(test_http_survives_a_wall_clock_that_jumps),

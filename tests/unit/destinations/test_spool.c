@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -346,6 +347,20 @@ static void test_spool_takes_a_full_disk(void **state) {
     pom__spool_free(s);
 }
 
+/* What cannot be opened for want of a descriptor is whole, and there later. */
+static void test_spool_without_a_descriptor_loses_nothing(void **state) {
+    struct rlimit limit;
+    pom__spool_t *s = opened(0);
+    put(s, 1, 100);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    const struct rlimit none = {0, limit.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    expect(s, 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    expect(s, 1);
+    pom__spool_free(s);
+}
+
 static void test_spool_names_a_wrong_folder(void **state) {
     char error[256] = "";
     pom__spool_t *s = NULL;
@@ -382,6 +397,7 @@ int main(void) {
         SPOOL_TEST(test_spool_survives_cut_and_damaged_segments),
         SPOOL_TEST(test_spool_ignores_other_addresses_and_links),
         SPOOL_TEST(test_spool_takes_a_full_disk),
+        SPOOL_TEST(test_spool_without_a_descriptor_loses_nothing),
         SPOOL_TEST(test_spool_names_a_wrong_folder),
         SPOOL_TEST(test_spool_forgets_what_is_too_old),
     };

@@ -1,6 +1,6 @@
 /*
  * Profiles for the tests of forms: made by the call tree as the sampler would, so that everything in
- * them agrees. Each returns owned.
+ * them agrees. Each returns owned. Their times are whole microseconds, as the wire form has no others.
  */
 #ifndef POM_TESTS_SAMPLE_PROFILES_H
 #define POM_TESTS_SAMPLE_PROFILES_H
@@ -16,6 +16,7 @@
 /* Not every test program uses each. */
 #define SAMPLE_MAYBE  __attribute__((unused))
 #define SAMPLE_PLACES 8
+#define SAMPLE_US     INT64_C(1000)
 #define SAMPLE_MS     INT64_C(1000000)
 
 typedef struct sample_codes_s {
@@ -77,7 +78,7 @@ static pom_profile_t *sample_new(pom_granularity_t granularity, const char *type
     profile->outcome = POM_OUTCOME_SUCCEEDED;
     profile->engine = sample_text(profile, "native");
     profile->period_ns = 10 * SAMPLE_MS;
-    profile->overhead_cpu_ns = 123456;
+    profile->overhead_cpu_ns = 123 * SAMPLE_US;
     profile->overhead_ppm = 1500;
     return profile;
 }
@@ -139,13 +140,13 @@ SAMPLE_MAYBE static pom_profile_t *sample_request(const sample_codes_t *codes) {
     SAMPLE_KEY(&w, "queue");
     pom_value_seconds(&w, 0);
     SAMPLE_KEY(&w, "app");
-    pom_value_seconds(&w, 90123456);
+    pom_value_seconds(&w, 90123 * SAMPLE_US);
     SAMPLE_KEY(&w, "body");
     pom_value_seconds(&w, 30000);
     SAMPLE_KEY(&w, "client");
     pom_value_seconds(&w, INT64_C(7200000000000));
     SAMPLE_KEY(&w, "early");
-    pom_value_seconds(&w, -1);
+    pom_value_seconds(&w, -SAMPLE_US);
     pom_value_map_end(&w);
     pom_value_map_end(&w);
     size_t size = pom_value_finish(&w);
@@ -153,9 +154,9 @@ SAMPLE_MAYBE static pom_profile_t *sample_request(const sample_codes_t *codes) {
     profile->fields_size = (uint32_t)size;
 
     sample_add(profile, codes, "01", 40, 10, 10 * SAMPLE_MS, 9 * SAMPLE_MS);
-    sample_add(profile, codes, "0167", 40, 20, 10 * SAMPLE_MS, 100);
+    sample_add(profile, codes, "0167", 40, 20, 10 * SAMPLE_MS, 100 * SAMPLE_US);
     sample_add(profile, codes, "0167", 40, 30, 10 * SAMPLE_MS, 0);
-    sample_add(profile, codes, "016", 40, 40, 10 * SAMPLE_MS + 1, 50);
+    sample_add(profile, codes, "016", 40, 40, 10 * SAMPLE_MS + SAMPLE_US, 50 * SAMPLE_US);
 
     pom_value_begin(&w, storage, sizeof storage);
     pom_value_map_begin(&w);
@@ -195,7 +196,7 @@ SAMPLE_MAYBE static pom_profile_t *sample_request(const sample_codes_t *codes) {
     profile->missed[POM_MISS_RACED] = 2;
     profile->tree.cuts.depth = 3;
     profile->dropped_events = 1;
-    sample_end(profile, 97123456, 55000000);
+    sample_end(profile, 97123 * SAMPLE_US, 55000000);
     return profile;
 }
 
@@ -241,7 +242,7 @@ SAMPLE_MAYBE static pom_profile_t *sample_any(const sample_codes_t *codes, uint3
     pom_profile_t *profile = sample_new((pom_granularity_t)(seed % 3), "/any");
     seed = seed * 2654435761u + 1;
     int steps = (int)(sample_random(&seed) % 60);
-    int64_t wall_ns = 0;
+    int64_t wall_ns = 0, cpu_ns = 0;
     for (int i = 0; i < steps; i++) {
         char path[24];
         int depth = (int)(sample_random(&seed) % 20);
@@ -253,12 +254,13 @@ SAMPLE_MAYBE static pom_profile_t *sample_any(const sample_codes_t *codes, uint3
         if (sample_random(&seed) % 5 == 0) {
             sample_message(profile, codes, path, line, i + 1, "\x06\x09\x01k\x03\x02\x08", 7);
         } else {
-            int64_t weight = sample_random(&seed) % SAMPLE_MS;
-            wall_ns += weight;
-            sample_add(profile, codes, path, line, i + 1, weight, weight / 3);
+            int64_t us = sample_random(&seed) % 1000;
+            wall_ns += us * SAMPLE_US;
+            cpu_ns += us / 3 * SAMPLE_US;
+            sample_add(profile, codes, path, line, i + 1, us * SAMPLE_US, us / 3 * SAMPLE_US);
         }
     }
-    sample_end(profile, wall_ns + 1000, wall_ns / 3 + 10);
+    sample_end(profile, wall_ns + SAMPLE_US, cpu_ns + 10 * SAMPLE_US);
     return profile;
 }
 

@@ -88,7 +88,7 @@ static void test_msgpack_reader_tells_the_source(void **state) {
     assert_int_equal(source->pid, 4711);
     assert_int_equal(source->batch_id.hi, UINT64_C(0x0190a1b2c3d47e5f));
     assert_int_equal(source->batch_id.lo, UINT64_C(0x8899aabbccddeeff));
-    assert_int_equal(source->created_wall_ns, SAMPLE_WALL + 1000000000);
+    assert_int_equal(source->created_wall_ns, (SAMPLE_WALL + 1000000000) / 1000 * 1000);
     pom_msgpack_reader_free(reader);
     pom_msgpack_reader_free(NULL);
 }
@@ -190,6 +190,78 @@ static void test_msgpack_reader_gives_back_any_tree(void **state) {
     sample_codes_unref(&codes);
 }
 
+/* Each node of `was` against the same one of `is`. */
+static void assert_nearly_equal(const pom_profile_t *was, const pom_profile_t *is) {
+    const pom_node_t *a = &was->tree.root, *b = &is->tree.root;
+    while (a != NULL) {
+        assert_non_null(b);
+        assert_in_range(b->total_wall_ns - a->total_wall_ns + 999, 0, 2 * 999);
+        assert_in_range(b->total_cpu_ns - a->total_cpu_ns + 999, 0, 2 * 999);
+        assert_true(b->self_wall_ns >= 0 && b->self_cpu_ns >= 0);
+        assert_in_range(b->first_ns - (a->first_ns - was->start_ns) + 500, 0, 1000);
+        assert_in_range(b->last_ns - (a->last_ns - was->start_ns) + 500, 0, 1000);
+        if (a->first_child != NULL) {
+            a = a->first_child;
+            b = b->first_child;
+            continue;
+        }
+        while (a != NULL && a->next == NULL) {
+            a = a->parent;
+            b = b->parent;
+        }
+        a = a != NULL ? a->next : NULL;
+        b = b != NULL ? b->next : NULL;
+    }
+}
+
+/* A thousand nodes of a third of a microsecond: rounded one by one nothing would be left of them. */
+static void test_msgpack_reader_finds_times_that_are_rounded_but_add_up(void **state) {
+    sample_codes_t codes;
+    sample_codes(&codes);
+    pom_profile_t *profile = sample_new(POM_BY_LINE, "/rounded");
+    int64_t wall_ns = 0, cpu_ns = 0;
+    for (int i = 0; i < 1000; i++) {
+        pom_place_t places[3] = {
+            {codes.list[0], i / 100}, {codes.list[1], i / 10}, {codes.list[2], i}};
+        const pom_weight_t weight = {
+            .wall_ns = 333, .cpu_ns = 111 + i % 3, .hits = 1, .at_ns = SAMPLE_START + 1717 * i};
+        pom_tree_add(&profile->tree, places, 1 + i % 3, &weight);
+        wall_ns += weight.wall_ns;
+        cpu_ns += weight.cpu_ns;
+    }
+    /* Samples that stand for more than the duration: the wall time is another one. */
+    sample_end(profile, wall_ns + 77, cpu_ns);
+    profile->end_ns -= 5000;
+    profile->start_wall_ns = -1501; /* before 1970, and cut towards the past as texts are */
+    const pom_profile_t *const one[] = {profile};
+    pom_buf_t wire;
+    pom_buf_init(&wire, 1 << 20);
+    assert_int_equal(pom_msgpack_put_batch(&wire, one, 1, NULL), POM_OK);
+    pom_msgpack_reader_t *reader = pom_msgpack_reader_new();
+    pom_profile_t *again;
+    assert_int_equal(pom_msgpack_reader_begin(reader, wire.data, wire.len), POM_OK);
+    assert_int_equal(pom_msgpack_reader_next(reader, &again), POM_OK);
+    assert_nearly_equal(profile, again);
+    assert_int_equal(again->wall_ns, 333077 / 1000 * 1000);
+    assert_int_equal(again->tree.root.total_wall_ns, again->wall_ns);
+    assert_int_equal(again->tree.root.total_cpu_ns, again->cpu_ns);
+    assert_int_equal(again->end_ns, 328000);
+    assert_int_equal(again->start_wall_ns, -2000);
+    int64_t at_ns = 0;
+    for (uint32_t i = 0; i < again->tree.stretch_count; i++) {
+        const pom_stretch_t *stretch = &again->tree.timeline[i];
+        assert_true(stretch->start_ns >= at_ns);
+        assert_in_range(
+            stretch->start_ns - (profile->tree.timeline[i].start_ns - SAMPLE_START) + 500, 0, 1000);
+        at_ns = stretch->start_ns + stretch->duration_ns;
+    }
+    pom_profile_unref(again);
+    pom_msgpack_reader_free(reader);
+    pom_buf_fini(&wire);
+    pom_profile_unref(profile);
+    sample_codes_unref(&codes);
+}
+
 static void test_msgpack_reader_keeps_full_depth(void **state) {
     enum { DEPTH = 2048 };
     static pom_place_t places[DEPTH];
@@ -283,8 +355,8 @@ static pom_status_t read_body(const void *rest, size_t size, pom_buf_t *out) {
 /* Behind the columns of a profile that has three entries. */
 #define MESSAGES(rows, fields) "\x11\x82\x01" rows "\x02" fields
 #define TIMES(wall)                                                                                \
-    ONE "\x10\x86\x01\x92\x00\x01\x02\x92\x00\x00\x03\x92" wall wall                               \
-        "\x04\x92\x00\x00\x05\x92\x00\x00\x06\x92\x00\x00"
+    ONE "\x10\x86\x01\x93\x00\x01\x02" Z3("\x02") "\x03\x93" wall wall wall Z3("\x04") Z3("\x05")  \
+        Z3("\x06")
 
 static void test_msgpack_reader_refuses_what_makes_no_sense(void **state) {
     static const struct {
@@ -331,12 +403,18 @@ static void test_msgpack_reader_refuses_what_makes_no_sense(void **state) {
              TEXTS CODES STACKS ROWS3_AND("\x00", "\x01", "\x02") MESSAGES("\x91\x02", "\x91\x90"),
              POM_EINVAL),
         CASE("a task twice", TEXTS CODES STACKS "\x05\x91\x83" TASK TASK ROWS1, POM_EINVAL),
-        CASE("the longest time", TEXTS CODES STACKS TIMES("\xcf\x08\x00\x00\x00\x00\x00\x00\x00"),
-             POM_OK),
+        CASE("a sum of the longest time",
+             TEXTS CODES STACKS TIMES("\xcf\x00\x02\x00\x00\x00\x00\x00\x00"), POM_OK),
         CASE("a sum that is too long",
-             TEXTS CODES STACKS TIMES("\xcf\x10\x00\x00\x00\x00\x00\x00\x00"), POM_EINVAL),
+             TEXTS CODES STACKS TIMES("\xcf\x00\x04\x00\x00\x00\x00\x00\x00"), POM_EINVAL),
+        CASE("the longest time",
+             TEXTS CODES STACKS "\x05\x91\x83" TASK
+                                "\x08\xcf\x00\x04\x00\x00\x00\x00\x00\x00" ROWS1,
+             POM_OK),
         CASE("a time that is too long",
-             TEXTS CODES STACKS TIMES("\xcf\x10\x00\x00\x00\x00\x00\x00\x01"), POM_EINVAL),
+             TEXTS CODES STACKS "\x05\x91\x83" TASK
+                                "\x08\xcf\x00\x04\x00\x00\x00\x00\x00\x01" ROWS1,
+             POM_EINVAL),
         CASE("a huge integer", TEXTS CODES STACKS TIMES("\xcf\xff\xff\xff\xff\xff\xff\xff\xff"),
              POM_EINVAL),
         CASE("bytes behind the body", TEXTS CODES STACKS ONE ROWS1 "\x00", POM_EINVAL),
@@ -421,14 +499,15 @@ static void test_msgpack_reader_limits_the_depth(void **state) {
 
 static void test_msgpack_reader_takes_values_of_any_width(void **state) {
     static const char rest[] =
-        TEXTS CODES STACKS "\x05\x91\x83" TASK ROWS1 "\x0d\x81\x01\xdc\x00\x14"
+        TEXTS CODES STACKS "\x05\x91\x83" TASK ROWS1 "\x0d\x81\x01\xdc\x00\x15"
                            "\xff\xd0\x9c\xd1\xfc\x18\xd2\xff\xfe\x79\x60"
                            "\xd3\x80\x00\x00\x00\x00\x00\x00\x00"
                            "\xcc\xff\xcd\xff\xff\xce\xff\xff\xff\xff"
                            "\xcf\xff\xff\xff\xff\xff\xff\xff\xff"
                            "\xca\x3f\x00\x00\x00\xcb\x3f\xb9\x99\x99\x99\x99\x99\x9a"
                            "\xd9\x01y\xda\x00\x01y\xdb\x00\x00\x00\x01y\xc4\x01z"
-                           "\xd4\x01\xff\xd5\x01\x01\x00\xd7\x01\x00\x00\x00\x00\x3b\x9a\xca\x00"
+                           "\xd4\x01\xff\xd5\x01\x01\x00\xd7\x01\x00\x00\x00\x00\x00\x0f\x42\x40"
+                           "\xd7\x01\x7f\xff\xff\xff\xff\xff\xff\xff"
                            "\xc7\x03\x01\x00\x00\x00\xd4\x02\x01";
     pom_buf_t out;
     pom_buf_init(&out, 1 << 16);
@@ -437,7 +516,7 @@ static void test_msgpack_reader_takes_values_of_any_width(void **state) {
     assert_non_null(strstr(out.data,
                            "\"x\":[-1,-100,-1000,-100000,-9223372036854775808,255,65535,4294967295,"
                            "1.8446744073709552e+19,0.5,0.1,\"y\",\"y\",\"y\",null,"
-                           "-0.000000001,0.000000256,1.0,null,null]"));
+                           "-0.000001,0.000256,1.0,null,null,null]"));
     pom_buf_fini(&out);
 }
 
@@ -512,6 +591,7 @@ int main(void) {
         POM_TEST(test_msgpack_reader_reads_a_client_report),
         POM_TEST(test_msgpack_reader_passes_over_a_report_without_sense),
         POM_TEST(test_msgpack_reader_gives_back_any_tree),
+        POM_TEST(test_msgpack_reader_finds_times_that_are_rounded_but_add_up),
         POM_TEST(test_msgpack_reader_keeps_full_depth),
         POM_TEST(test_msgpack_reader_tells_where_a_batch_ends),
         POM_TEST(test_msgpack_reader_refuses_what_makes_no_sense),

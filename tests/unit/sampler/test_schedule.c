@@ -211,7 +211,7 @@ static void test_schedule_first_delay_is_uniform_below_the_period(void **state) 
     uint64_t random = 42;
     for (int i = 0; i < 100000; i++) {
         random = pom_hash_mix(random + 1);
-        int64_t delay = pom_schedule_first_delay(&s, random);
+        int64_t delay = pom_schedule_first_delay(s.period_ns, random);
         assert_true(delay >= 0 && delay < 10 * POM_NS_PER_MS);
         buckets[delay / POM_NS_PER_MS]++;
     }
