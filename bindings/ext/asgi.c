@@ -32,12 +32,13 @@
 
 /* What the wrapper's own Python takes for a request and for a message: coroutines and calls, which no clock of ours sees from inside,
  * and without which the bill would be too low. From the CPU of the event loop's thread in bench/asgi.py's `hello`, wrapped and bare:
- * 1.96 us more for a request with two messages, of which the meters below explained 1.09; callgrind counts 3500 instructions of the
- * rest for the request, and 2300 for each message with what we do at it. */
+ * 1.96 us more for a request with two messages, of which the meters below explained 1.09. How the rest is shared out between the request
+ * and its messages is an estimate, from instructions that callgrind leaves over for the Python. */
 #define SHELL_COST_NS   380
 #define MESSAGE_COST_NS 250
 
-/* Of a refused one, all of it: 210 ns for one coroutine more, as while the engine is stopped, and 130 as a refused request of WSGI. */
+/* Of a refused one, all of it: 210 ns for one coroutine more, as measured while the engine is stopped; and 130, which is what a refused request
+ * of WSGI costs, as an estimate. */
 #define SHED_COST_NS 340
 
 #define ROUTE_MAX 512
