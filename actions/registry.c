@@ -94,7 +94,7 @@ struct pom_registry_s {
     /* sampler thread */
     pom_queue_t recycled_actions; /* taken by app threads, likewise the next */
     pom_queue_t recycled_events[EVENT_CLASSES];
-    _Atomic(int64_t) finished, lost, no_memory;
+    _Atomic(int64_t) finished, lost, no_memory, unkept_events;
     _Atomic(int64_t) pooled_actions, pooled_events[EVENT_CLASSES]; /* into the pools */
     pom_event_t *pending, *pending_last;
     int32_t known_depth;
@@ -365,6 +365,9 @@ static void apply_message(pom_registry_t *r, pom_event_t *event) {
         }
         pom_tree_message(&profile->tree, r->places, depth, event->at_ns, pom_event_fields(event),
                          event->fields_size);
+    } else { // no memory; at the seal there may be some again, to say so
+        a->unkept_events++;
+        bump(&r->unkept_events, 1);
     }
     int size_class = event->size_class;
     int64_t pooled = peek(&r->pooled_events[size_class]) - peek(&r->taken_events[size_class]);
@@ -497,7 +500,7 @@ static void seal(pom_registry_t *r, pom_action_t *a) {
         bump(&r->no_memory, 1);
     } else {
         profile->overhead_cpu_ns = a->cost_ns;
-        profile->dropped_events = a->dropped_events;
+        profile->dropped_events = a->dropped_events + a->unkept_events;
         hand_over(r, a, a->outcome, a->end_ns);
     }
     recycle_action(r, a);
@@ -805,7 +808,7 @@ pom_registry_stats_t pom_registry_stats(const pom_registry_t *r) {
         .lost = peek(&r->lost),
         .in_flight = atomic_load_explicit(&r->admission.in_flight, memory_order_relaxed),
         .allowed = pom_admission_allowed(&r->admission),
-        .dropped_events = peek(&r->dropped_events),
+        .dropped_events = peek(&r->dropped_events) + peek(&r->unkept_events),
         .in_request_ns = peek(&r->in_request_ns),
         .no_memory = peek(&r->no_memory),
     };

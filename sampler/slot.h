@@ -6,7 +6,8 @@
  *
  *     slot = pom_slots_claim(&slots, &identity);        first action of the thread
  *     pom_slot_attach(slot, &anchor);                   the action runs here now
- *     pom_slot_detach(slot, action);                    it no longer does
+ *     nth = slot->attaches;                             what this one is called
+ *     pom_slot_detach(slot, nth);                       it no longer does
  *     pom_slots_release(&slots, slot);                  the thread exits
  *
  * Seqlock: the one writer (the thread itself, [app]) makes `seq` odd, changes, makes it even; the sampler copies,
@@ -43,7 +44,8 @@ typedef enum pom_anchor_kind_e {
 typedef struct pom_anchor_s {
     pom_frame_id_t at;
     pom_frame_id_t callers[POM_ANCHOR_CALLERS]; /* frame 0 = none; always inside */
-    void *action;                               /* never dereferenced on this floor */
+    void *action;                               /* never dereferenced on this floor; NULL = a gap */
+    uint64_t nth;                               /* the attach, by the slot's count; set by it */
     int64_t since_ns;                           /* monotonic moment of the attach */
     int64_t since_cpu_ns;                       /* thread CPU clock then */
     int64_t before_ns, before_cpu_ns;           /* wall and CPU time of its earlier attaches */
@@ -51,7 +53,7 @@ typedef struct pom_anchor_s {
 } pom_anchor_t;
 
 /* Actions one thread can have attached at once (asyncio tasks, greenlets). The table grows by doubling up to this; an
- * action that finds no room runs unsampled, counted. 4096 anchors are 512 KiB. */
+ * action that finds no room runs unsampled, counted. 4096 anchors are 480 KiB. */
 #define POM_ANCHORS_MAX   4096
 #define POM_ANCHORS_FIRST 4
 
@@ -81,9 +83,10 @@ typedef struct pom_shed_anchor_s {
     const void *holder;
 } pom_shed_anchor_t;
 
-/* With more anchors than this, app threads look at marks before they look at anchors, 128 bytes each: a frame's address falls
- * on one of 16384, four times the largest table. 16 KiB, only for threads that ever had so many. With 1000 asyncio tasks a
- * begin took 15 us without them. */
+/* With more anchors than this, app threads look at marks before they look at anchors, 120 bytes each: a frame's address falls
+ * on one of 16384, four times the largest table. A mark says how many frames fell on it, and of a single one enough to tell it
+ * from others: with a thousand anchors one strange frame in 500 is mistaken for one, where counts alone took one in 16, each at
+ * the price of looking at all. 64 KiB, only for threads that ever had so many. */
 #define POM_SLOT_MARKED 16
 #define POM_SLOT_MARKS  16384
 
@@ -94,15 +97,16 @@ typedef struct pom_slot_s {
     pom_thread_identity_t who;
     bool claimed;    /* [app] */
     uint64_t serial; /* [app] the owner's mark: tells a claim from the next one of the same slot */
-    uint64_t attaches;      /* [app] ever: tells the owner whether a stretch had company */
-    int64_t cpu_read_ns;    /* [app] the thread's CPU clock at the owner's last reading of it */
+    uint64_t attaches;   /* [app] ever: names an attach, and tells whether a stretch had company */
+    uint32_t gaps;       /* [app] places among count whose anchor has been withdrawn */
+    int64_t cpu_read_ns; /* [app] the thread's CPU clock at the owner's last reading of it */
     int64_t cpu_read_at_ns; /* [app] when that was, monotonic; 0 = not yet */
     uint32_t shed_count;    /* [app], never looked at by the sampler, likewise shed */
     pom_shed_anchor_t shed[POM_SHED_MAX];
-    uint8_t *marks; /* [app] how many frames fall on each; 255 = lost count; NULL = few anchors */
+    uint32_t *marks; /* [app] NULL = few anchors */
     /* seqlock: written by the owner thread */
     _Atomic(uint32_t) seq;   /* odd while changing; pairs with the fences in pom_slot_view */
-    _Atomic(uint32_t) count; /* anchors in use */
+    _Atomic(uint32_t) count; /* places in use; 0 when nothing is attached */
     _Atomic(pom_anchor_table_t *) table;
     /* written by the thread as it ends, without the interpreter's lock; pairs like count in pom_slots_release */
     _Atomic(bool) ended; /* nobody has released the slot, and its stack and thread state are gone */
@@ -127,8 +131,24 @@ typedef struct pom_slots_s {
     uint32_t max;
 } pom_slots_t;
 
-static inline uint32_t pom__slot_mark(uintptr_t frame) {
-    return (uint32_t)(((uint64_t)frame * UINT64_C(0x9e3779b97f4a7c15)) >> 50);
+/* A mark: a count of frames above the exclusive or of their prints. */
+#define POM__MARK_ONE  (UINT32_C(1) << 24)
+#define POM__MARK_MOST UINT32_C(255) /* lost count */
+
+static inline uint64_t pom__slot_hash(uintptr_t frame) {
+    return (uint64_t)frame * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+static inline uint32_t pom__slot_mark(uint64_t hash) {
+    return (uint32_t)(hash >> 50);
+}
+
+static inline uint32_t pom__slot_print(uint64_t hash) {
+    return (uint32_t)(hash >> 26) & (POM__MARK_ONE - 1);
+}
+
+static inline uint32_t pom__mark_count(uint32_t mark) {
+    return mark / POM__MARK_ONE;
 }
 
 #define POM_SLOTS_MAX 4096 /* threads with actions at once; 256 bytes each */
@@ -151,13 +171,24 @@ void pom_slot_end(pom_slot_t *slot);
  * runs unsampled. The sampler is notified next: that is the fence between this and a look at its parked flag. [app] */
 pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor);
 
-/* Withdraws the newest anchor of this action; false when there is none. Any app thread may call it for a slot whose
- * owner is not changing it, which the interpreter's lock guarantees. [app] */
-bool pom_slot_detach(pom_slot_t *slot, const void *action);
+/* Withdraws the anchor of the nth attach; false when it is gone. Whatever its place the cost is that of a binary search, and
+ * now and then of closing the gaps. Any app thread may call it for a slot whose owner is not changing it, which the
+ * interpreter's lock guarantees. [app] */
+bool pom_slot_detach(pom_slot_t *slot, uint64_t nth);
+
+/* How many anchors it has. [app] */
+static inline uint32_t pom_slot_attached(const pom_slot_t *slot) {
+    return atomic_load_explicit(&slot->count, memory_order_relaxed) - slot->gaps;
+}
 
 /* False: no anchor of the slot is at this frame, nor remembers it as a caller. [app] */
 static inline bool pom_slot_may_anchor(const pom_slot_t *slot, uintptr_t frame) {
-    return slot->marks == NULL || slot->marks[pom__slot_mark(frame)] != 0;
+    if (slot->marks == NULL) {
+        return true;
+    }
+    uint64_t hash = pom__slot_hash(frame);
+    uint32_t mark = slot->marks[pom__slot_mark(hash)];
+    return pom__mark_count(mark) > 1 || mark == POM__MARK_ONE + pom__slot_print(hash);
 }
 
 /* Withdraws every anchor of every slot: the engine stops. [app] */

@@ -88,21 +88,14 @@ int pom_context_init(PyTypeObject *type, size_t offset) {
     return 0;
 }
 
-PyObject *pom_context_enter(PyObject *owner) {
-    PyObject *mark = PyContextVar_Set(variable, owner);
-    if (mark == NULL) {
+void pom_context_enter(PyObject *owner) {
+    PyObject *token = PyContextVar_Set(variable, owner);
+    if (token == NULL) {
         PyErr_Clear(); // its tasks are nobody's then
-        return NULL;
+        return;
     }
+    Py_DECREF(token);
     atomic_store_explicit(&used, true, memory_order_relaxed);
-    return mark;
-}
-
-void pom_context_leave(PyObject *mark) {
-    if (mark != NULL && PyContextVar_Reset(variable, mark) < 0) {
-        PyErr_Clear(); // the coroutine was ended elsewhere
-    }
-    Py_XDECREF(mark);
 }
 
 pom_work_t *pom_context_work(void) {

@@ -5,9 +5,11 @@
  * They stand on the event loop's stack, not on the request's, so no walk from them meets its anchor; but they inherit its
  * context. So the request puts its work into a context variable of ours, and the walker asks the running context for it.
  *
- *     mark = pom_context_enter(self);                [app] in the request's own context
+ *     pom_context_enter(self);                       [app] in the request's own context
  *     pom_context_anchor(tstate, view);              [sampler] while it runs
- *     pom_context_leave(mark);                       [app] in the same one; in another it does nothing
+ *
+ * It is never taken back: a request that has ended is nobody's, and servers make a context for each, or it is set anew. What stays
+ * until then is the small object alone; taking it back cost as much as all the rest of a request's end.
  */
 #ifndef POM_EXT_CONTEXT_H
 #define POM_EXT_CONTEXT_H
@@ -18,12 +20,8 @@
 
 #include "bindings/ext/works.h"
 
-/* Makes the calling context, and what is copied from it from now on, that of the owner's work. Returns what undoes it, owned; NULL
- * when there was no memory, without an exception. [app] */
-PyObject *pom_context_enter(PyObject *owner);
-
-/* Undoes it; takes ownership, NULL is fine. [app] */
-void pom_context_leave(PyObject *mark);
+/* Makes the calling context, and what is copied from it from now on, that of the owner's work; without memory, nobody's. [app] */
+void pom_context_enter(PyObject *owner);
 
 /* The index of the anchor whose action's work the thread's running context has; -1: none. Within a walk. [sampler] */
 int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view);

@@ -58,6 +58,35 @@ PyObject *pom_scope_get(PyObject *dict, PyObject *key) {
     return value;
 }
 
+/* More entries than servers and frameworks put into a scope: look-ups are the shorter way then. */
+#define PASS_MAX 32
+
+/* What is interned is the same object where it is the same text. */
+static bool is_interned(PyObject *key) {
+    return PyUnicode_CheckExact(key) && PyUnicode_CHECK_INTERNED(key);
+}
+
+void pom_scope_pick(PyObject *dict, PyObject *const *keys, size_t count, PyObject **found) {
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    bool sure = PyDict_GET_SIZE(dict) <= PASS_MAX; // that what was not found is not there
+    memset(found, 0, count * sizeof *found);
+    while (sure && PyDict_Next(dict, &at, &key, &value)) {
+        size_t i = 0;
+        while (i < count && keys[i] != key) {
+            i++;
+        }
+        if (i < count) {
+            found[i] = value;
+        } else {
+            sure = is_interned(key);
+        }
+    }
+    for (size_t i = 0; !sure && i < count; i++) {
+        found[i] = pom_scope_get(dict, keys[i]);
+    }
+}
+
 pom_text_t pom_scope_text(PyObject *text) {
     Py_ssize_t size = 0;
     const char *data =
@@ -140,18 +169,23 @@ static pom_text_t below(pom_text_t root, pom_text_t path) {
 }
 
 void pom_scope_read(PyObject *scope, pom_scope_t *out) {
+    enum { METHOD, QUERY, ROOT_PATH, PATH, HEADERS, SERVER, CLIENT, TASK, KEYS };
+    PyObject *const keys[KEYS] = {s_method,  s_query_string, s_root_path, s_path,
+                                  s_headers, s_server,       s_client,    s_our_task};
+    PyObject *found[KEYS];
     Py_ssize_t two;
+    pom_scope_pick(scope, keys, KEYS, found);
     memset(out, 0, offsetof(pom_scope_t, server));
-    out->method = pom_scope_text(pom_scope_get(scope, s_method));
-    out->query = bytes_of(pom_scope_get(scope, s_query_string));
-    out->root_path = pom_scope_text(pom_scope_get(scope, s_root_path));
-    out->path = below(out->root_path, pom_scope_text(pom_scope_get(scope, s_path)));
-    out->task = pom_scope_get(scope, s_our_task);
-    read_headers(pom_scope_get(scope, s_headers), out);
+    out->method = pom_scope_text(found[METHOD]);
+    out->query = bytes_of(found[QUERY]);
+    out->root_path = pom_scope_text(found[ROOT_PATH]);
+    out->path = below(out->root_path, pom_scope_text(found[PATH]));
+    out->task = found[TASK];
+    read_headers(found[HEADERS], out);
     if (out->host.size == 0) {
-        read_server(pom_scope_get(scope, s_server), out);
+        read_server(found[SERVER], out);
     }
-    PyObject **client = items_of(pom_scope_get(scope, s_client), &two);
+    PyObject **client = items_of(found[CLIENT], &two);
     out->client = two == 2 ? pom_scope_text(client[0]) : (pom_text_t){0};
 }
 

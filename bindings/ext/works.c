@@ -88,8 +88,9 @@ static bool shed_at(const pom_slot_t *slot, uintptr_t frame) {
     return false;
 }
 
-/* The action whose anchor is the first on the calling stack; NULL with *is_shed telling whether a shed one is. */
-static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
+/* The action whose anchor is the first on the calling stack, or the request whose context this is, if that is asked; NULL with
+ * *is_shed telling whether a shed one is. */
+static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed, bool ask_context) {
     *is_shed = false;
     uint32_t count;
     const pom_anchor_t *anchors = anchors_of(slot, &count);
@@ -115,7 +116,8 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed) {
             return anchors[i].action; // anchored outside of all Python
         }
     }
-    const pom_work_t *request = pom_context_work(); // that started the asyncio task we are in
+    // That started the asyncio task we are in.
+    const pom_work_t *request = ask_context ? pom_context_work() : NULL;
     if (request != NULL && request->slot == slot) {
         return request->action;
     }
@@ -146,7 +148,7 @@ static void nest(pom_work_t *work, pom_work_t *outermost) {
     outermost->nested = work;
 }
 
-void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
+static void begin(pom_work_t *work, const pom_action_kind_t *kind, bool ask_context) {
     memset(work, 0, sizeof *work);
     pom_slot_t *slot = pom_threads_slot();
     bool is_shed = false;
@@ -155,7 +157,7 @@ void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
                 // since the caller asked has run code that stopped the engine
     }
     work->generation = pom_engine_generation();
-    pom_action_t *found = find_action(slot, &is_shed);
+    pom_action_t *found = find_action(slot, &is_shed, ask_context);
     if (found != NULL) {
         nest(work, found->holder);
         return;
@@ -173,6 +175,14 @@ void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
     work->action->start_ns = now_ns;
     work->action->start_wall_ns = pom_wall_ns();
     fill_action(work->action, work, slot);
+}
+
+void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind) {
+    begin(work, kind, true);
+}
+
+void pom_work_begin_on_stack(pom_work_t *work, const pom_action_kind_t *kind) {
+    begin(work, kind, false);
 }
 
 void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
@@ -269,9 +279,8 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     work->slot_serial = slot->serial;
     work->attached_at_ns = now_ns;
     work->attached_cpu_ns = anchor.since_cpu_ns;
-    slot->attaches++;
-    bool alone = atomic_load_explicit(&slot->count, memory_order_relaxed) == 1;
-    work->attached_as = alone ? slot->attaches : 0;
+    work->attached_as = slot->attaches;
+    work->attached_alone = pom_slot_attached(slot) == 1;
     pom_sampler_notify(pom_engine_sampler());
 }
 
@@ -287,10 +296,10 @@ int64_t pom_work_detach(pom_work_t *work) {
     if (!there) {
         return pom_now_ns(); // its engine has been stopped, or its thread's state is gone and the slot with it
     }
-    (void)pom_slot_detach(slot, work->action); // false only when stop() has withdrawn it
-    int64_t now_ns = pom_now_ns();             // after it: no sample is later
+    (void)pom_slot_detach(slot, work->attached_as); // false only when stop() has withdrawn it
+    int64_t now_ns = pom_now_ns();                  // after it: no sample is later
     // When other actions took turns with it on this thread, only samples tell whose time it was.
-    if (slot->attaches == work->attached_as && slot == here) {
+    if (work->attached_alone && slot->attaches == work->attached_as && slot == here) {
         // Less than nothing where the attach guessed too high: the sum is what counts.
         work->action->cpu_ns += cpu_at(slot, now_ns) - work->attached_cpu_ns;
         work->action->attached_ns += now_ns - work->attached_at_ns;
@@ -570,9 +579,10 @@ void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *f
 
 PyObject *pom_work_task_uuid(pom_work_t *work) {
     if (work->task_uuid == NULL) {
-        char text[POM_ID_TEXT];
-        pom_id_format(work->task_id, text);
-        work->task_uuid = PyUnicode_FromStringAndSize(text, sizeof text);
+        work->task_uuid = PyUnicode_New(POM_ID_TEXT, 127);
+        if (work->task_uuid != NULL) {
+            pom_id_format(work->task_id, (char *)PyUnicode_1BYTE_DATA(work->task_uuid));
+        }
     }
     return Py_XNewRef(work->task_uuid);
 }
@@ -583,7 +593,7 @@ pom_work_t *pom_work_current(void) {
     }
     pom_slot_t *slot = pom_threads_slot();
     bool is_shed = false;
-    pom_action_t *action = slot == NULL ? NULL : find_action(slot, &is_shed);
+    pom_action_t *action = slot == NULL ? NULL : find_action(slot, &is_shed, true);
     if (action == NULL && !is_shed) {
         return pom_context_work(); // a thread that works for a request, in a copy of its context
     }

@@ -39,8 +39,8 @@ struct pom_work_s {
     pom_work_t *newer, *older; /* nested: its place among them */
     int64_t attached_at_ns;
     int64_t attached_cpu_ns;
-    uint64_t
-        attached_as; /* the slot's count of attaches then; 0 = others were attached, so the CPU time is not its own */
+    uint64_t attached_as; /* the slot's count of attaches then, which names it */
+    bool attached_alone;  /* else others were attached, so the CPU time is not its own */
 };
 
 /* What a message or a nested action's start says, before the user's own fields. */
@@ -54,6 +54,9 @@ typedef struct pom_work_head_s {
 /* Finds out what a new action here is: outermost (an action from the registry, whose kind's data the caller fills), nested (the
  * caller posts its start message) or shed. The engine must be running. The id is new, or that of the work around it. */
 void pom_work_begin(pom_work_t *work, const pom_action_kind_t *kind);
+
+/* The same, but nested only where the calling stack says so, not where only the context does (context.h). */
+void pom_work_begin_on_stack(pom_work_t *work, const pom_action_kind_t *kind);
 
 /* Gives it another task id; text may be NULL (then the id's plain form is it), else a new reference is taken. */
 void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text);

@@ -24,9 +24,10 @@ GENERATOR_FLAGS = 0x20 | 0x80 | 0x100 | 0x200  # generator, coroutine, iterable 
 class Spot:
     """Where an action is attached: a thread, and the frame at which a walk stops. Immutable, replaced as a whole."""
 
-    __slots__ = ("thread", "tid", "frame_id", "code", "inclusive", "callers", "at_ns", "cpu_ns")
+    __slots__ = ("thread", "tid", "frame_id", "code", "inclusive", "callers", "at_ns", "cpu_ns", "before_ns",
+                 "before_cpu_ns")
 
-    def __init__(self, frame, inclusive, at_ns):
+    def __init__(self, frame, inclusive, at_ns, before_ns=0, before_cpu_ns=0):
         self.thread = _pure_native.get_ident()
         self.tid = _pure_native.native_id()
         if frame.f_code.co_flags & GENERATOR_FLAGS:
@@ -45,6 +46,8 @@ class Spot:
                 above = above.f_back
             self.callers = tuple(callers)
         self.at_ns = at_ns
+        self.before_ns = before_ns  # time and CPU time of the action's earlier stretches
+        self.before_cpu_ns = before_cpu_ns
         self.cpu_ns = _pure_native.own_cpu_ns()
 
     def cut(self, frames):

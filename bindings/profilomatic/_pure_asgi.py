@@ -8,6 +8,7 @@ Phases and outcomes are those of the extension, see bindings/ext/asgi.c.
 
 import sys
 import time
+import types
 
 from . import _pure, _values
 
@@ -170,6 +171,10 @@ class Request:
         if self.profiled:
             scope["profilomatic.task_uuid"] = work.task_uuid
         return self
+
+    def observe(self, observed_receive, receive, observed_send, send):
+        """The server's receive and send as the application gets them, each bound to the pair of this and the server's own."""
+        return types.MethodType(observed_receive, (self, receive)), types.MethodType(observed_send, (self, send))
 
     def _settle(self, phase):
         now = _ns()

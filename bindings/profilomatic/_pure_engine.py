@@ -29,7 +29,7 @@ class Live:
 
     __slots__ = ("task_uuid", "type", "kind", "fields", "thread", "thread_name", "begin_ns", "begin_wall_ns", "spot",
                  "cpu_ns", "last_ns", "last_cpu_ns", "last_tid", "tree", "samples", "missed", "cost_ns", "dropped",
-                 "cut", "trace", "ended", "part_ns", "parts", "parts_cpu_ns")
+                 "cut", "trace", "ended", "part_ns", "parts", "parts_cpu_ns", "attached_ns", "told_ns", "told_cpu_ns", "shared")
 
     def __init__(self, action_type, kind, fields, task_uuid):
         self.task_uuid = task_uuid
@@ -55,14 +55,18 @@ class Live:
         self.parts = 0  # sealed while it went on
         self.parts_cpu_ns = 0  # told by them
         self.ended = False
+        self.attached_ns = 0  # in the stretches that cpu_ns is of
+        self.told_ns = self.told_cpu_ns = 0  # of the time attached, what lies before the last sample
+        self.shared = False  # others were seen to run on its thread meanwhile
 
     def attach(self, frame, inclusive):
-        self.spot = Spot(frame, inclusive, _ns())
+        self.spot = Spot(frame, inclusive, _ns(), self.attached_ns, self.cpu_ns)
 
     def detach(self):
         spot, self.spot = self.spot, None
         if spot is not None and spot.tid == _pure_native.native_id():
             self.cpu_ns += max(_pure_native.own_cpu_ns() - spot.cpu_ns, 0)
+            self.attached_ns += _ns() - spot.at_ns
 
     def part_start_ns(self):
         return self.part_ns or self.begin_ns
@@ -212,6 +216,7 @@ class Run:
                 owner, own = live, part
         for live, spot in attached:
             if live is not owner:
+                live.shared = live.shared or owner is not None
                 self._missed(live, "no_anchor", now_ns)
                 if cpu_now is not None:  # what has been used so far is not its own
                     live.last_cpu_ns, live.last_tid = cpu_now, spot.tid
@@ -228,14 +233,20 @@ class Run:
         self.engine.missed[reason] = self.engine.missed.get(reason, 0) + 1
 
     def _add(self, live, spot, frames, now_ns):
-        since_ns = max(live.last_ns, spot.at_ns)
-        cpu_ns = 0
+        wall_ns, cpu_ns = max(now_ns - max(live.last_ns, spot.at_ns), 0), 0
         cpu_now = _pure_native.cpu_ns_of(spot.tid)
         if cpu_now is not None:
             known = live.last_tid == spot.tid and live.last_ns >= spot.at_ns
             cpu_ns = max(cpu_now - (live.last_cpu_ns if known else spot.cpu_ns), 0)
             live.last_cpu_ns, live.last_tid = cpu_now, spot.tid
-        live.tree.add(stack_of(frames), max(now_ns - since_ns, 0), cpu_ns, now_ns)
+        if not live.shared:
+            # A body of many chunks is attached for each, most of them for less than the time between two samples: the
+            # stretch that is met stands for those before it that were not.
+            wall_ns += max(spot.before_ns - live.told_ns, 0)
+            cpu_ns += max(spot.before_cpu_ns - live.told_cpu_ns, 0)
+        live.told_ns = spot.before_ns + now_ns - spot.at_ns
+        live.told_cpu_ns = spot.before_cpu_ns + (cpu_now - spot.cpu_ns if cpu_now is not None else 0)
+        live.tree.add(stack_of(frames), wall_ns, cpu_ns, now_ns)
         live.last_ns = now_ns
         live.samples += 1
         self.samples += 1

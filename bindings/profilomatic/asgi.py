@@ -54,7 +54,7 @@ class WrappedApplication:
         if request is None:
             return await self.__wrapped__(scope, receive, send)
         if request.profiled:
-            receive, send = _observed(request, receive, send)
+            receive, send = request.observe(_observed_receive, receive, _observed_send, send)
         try:
             result = await self.__wrapped__(scope, receive, send)
         except BaseException as error:
@@ -72,27 +72,27 @@ class WrappedApplication:
         return "<profilomatic.asgi.wrap of %r>" % (self.__wrapped__,)
 
 
-def _observed(request, receive, send):
-    """receive() and send() that tell the request what passes. Coroutine functions, as a server's own are."""
-    sending, sent, received = request.sending, request.sent, request.received
+# receive() and send() that tell the request what passes: coroutine functions bound to the pair of it and the server's own. Bound,
+# as a server's are; two closures instead took 4 000 instructions to make and drop.
 
-    async def observed_receive():
-        since = _clock()
-        message = await receive()
-        received(since, message)
-        return message
+async def _observed_receive(pair):
+    request, receive = pair
+    since = _clock()
+    message = await receive()
+    request.received(since, message)
+    return message
 
-    async def observed_send(message):
-        sending(message)
-        try:
-            result = await send(message)
-        except BaseException as error:
-            sent(error)
-            raise
-        sent(None)
-        return result
 
-    return observed_receive, observed_send
+async def _observed_send(pair, message):
+    request, send = pair
+    request.sending(message)
+    try:
+        result = await send(message)
+    except BaseException as error:
+        request.sent(error)
+        raise
+    request.sent(None)
+    return result
 
 
 def _takes_all_three(app):

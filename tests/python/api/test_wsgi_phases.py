@@ -159,11 +159,8 @@ def test_a_client_that_is_slow_to_take_what_is_written_is_no_applications_time(p
     assert phases["client"] > 0.5 * sum(phases.values())
 
 
-def test_the_lines_of_a_body_of_many_chunks_have_its_time(profiles, backend):
+def test_the_lines_of_a_body_of_many_chunks_have_its_time(profiles):
     """Each chunk takes less than the time between two samples."""
-    if backend != "c":
-        pytest.skip("the twin counts the stretch that a sample meets by itself")
-
     def chunks(env, start_response):
         start_response("200 OK", [])
         for _ in range(3000):

@@ -84,8 +84,26 @@ async def tell_task(scope, receive, send):
     await answer(send, (profilomatic.current_task_uuid() or "none").encode())
 
 
+async def wait_in_a():
+    await asyncio.sleep(1.5)
+
+
+async def wait_in_b():
+    await asyncio.sleep(1.5)
+
+
+async def slow_a(scope, receive, send):
+    await wait_in_a()
+    await answer(send, b"a")
+
+
+async def slow_b(scope, receive, send):
+    await wait_in_b()
+    await answer(send, b"b")
+
+
 ROUTES = {"/hello": hello, "/lifespan": lifespan_state, "/upload": upload, "/stream": stream, "/endless": endless,
-          "/fail": fail, "/busy": busy, "/waiting": waiting, "/task": tell_task}
+          "/fail": fail, "/busy": busy, "/waiting": waiting, "/task": tell_task, "/slow/a": slow_a, "/slow/b": slow_b}
 
 
 async def websocket(receive, send):

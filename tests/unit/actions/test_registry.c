@@ -1131,6 +1131,24 @@ static void test_registry_counts_profiles_it_had_no_memory_for(void **state) {
     rig_fini(&rig);
 }
 
+static void test_registry_counts_messages_it_had_no_memory_for(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 0);
+    assert_true(rig_post(&rig, a, 1, NULL, "lost"));
+    assert_true(rig_post(&rig, a, 2, NULL, "lost too"));
+    pom_alloc_fail_from(1);
+    (void)rig_tick(&rig);
+    pom_alloc_fail_from(0);
+    assert_int_equal(pom_registry_stats(rig.registry).dropped_events, 2);
+    assert_true(rig_post(&rig, a, 3, NULL, "kept"));
+    rig_end(&rig, a, 10);
+    assert_int_equal(only_profile(&rig)->dropped_events, 2);
+    assert_int_equal(only_profile(&rig)->tree.message_count, 1);
+    assert_balanced(&rig);
+    rig_fini(&rig);
+}
+
 static void test_registry_names_a_code_once_there_is_memory(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -1229,6 +1247,7 @@ int main(void) {
         POM_TEST(test_registry_unlinks_live_actions_in_any_order),
         POM_TEST(test_registry_free_seals_what_ended_and_frees_the_rest),
         POM_TEST(test_registry_counts_profiles_it_had_no_memory_for),
+        POM_TEST(test_registry_counts_messages_it_had_no_memory_for),
         POM_TEST(test_registry_names_a_code_once_there_is_memory),
         POM_TEST(test_registry_survives_failing_allocations),
     };

@@ -2,6 +2,7 @@
  * The registry with a real sampler thread: app threads that take turns by a lock, as an interpreter's do, begin, attach, log and
  * end, while code dies and options change. For the thread sanitizer above all.
  */
+#include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
 
 #include <pthread.h>
@@ -119,7 +120,7 @@ static void serve(town_t *town, pom_slot_t *slot, uint64_t random) {
         if (random % 8 == 0) {
             hand_over(town);
         }
-        (void)pom_slot_detach(slot, a);
+        (void)detach_action(slot, a);
         random = pom_hash_mix(random);
     }
     pom_registry_charge(town->rig.registry, a, 100);

@@ -3,6 +3,7 @@
  *
  * The engine is one for the process and so is its exporter, which therefore outlives every test here.
  */
+#include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
 
 #include <pthread.h>
@@ -151,7 +152,7 @@ static pom_action_t *begin(pom_slot_t *slot) {
 }
 
 static void end(pom_slot_t *slot, pom_action_t *a) {
-    (void)pom_slot_detach(slot, a);
+    (void)detach_action(slot, a);
     a->end_ns = pom_now_ns();
     (void)pom_registry_end(pom_engine_registry(), a);
     pom_sampler_notify(pom_engine_sampler());

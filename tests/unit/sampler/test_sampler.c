@@ -1,5 +1,6 @@
 /* The sampler's thread: what it hands on, what it counts as missed, when it parks, and that nobody is left waiting. */
 #define _GNU_SOURCE // gettid
+#include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
 
 #include <pthread.h>
@@ -64,7 +65,7 @@ static void attach(rig_t *rig, pom_slot_t *slot, uintptr_t number) {
 }
 
 static void detach(pom_slot_t *slot, uintptr_t number) {
-    assert_true(pom_slot_detach(slot, action_of(number)));
+    assert_true(detach_action(slot, action_of(number)));
 }
 
 static bool sync_now(rig_t *rig) {
@@ -155,7 +156,7 @@ static pom_status_t leave(fake_walker_t *self, const pom_slot_view_t *view, pom_
     (void)self;
     fake_stack(stack);
     *anchor = 0;
-    (void)pom_slot_detach(view->slot, view->anchors[0].action);
+    (void)pom_slot_detach(view->slot, view->anchors[0].nth);
     return POM_OK;
 }
 
@@ -166,7 +167,7 @@ static pom_status_t disturb(fake_walker_t *self, const pom_slot_view_t *view, po
     *anchor = 0;
     pom_anchor_t other = {.action = action_of(99)};
     (void)pom_slot_attach(view->slot, &other);
-    (void)pom_slot_detach(view->slot, other.action);
+    (void)detach_action(view->slot, other.action);
     return POM_OK;
 }
 
@@ -330,7 +331,7 @@ static pom_status_t find_parked(pom_walker_t *self, const pom_slot_view_t *view,
     if (atomic_load(&disturb_parked)) {
         pom_anchor_t other = {.action = action_of(63)};
         (void)pom_slot_attach(view->slot, &other);
-        (void)pom_slot_detach(view->slot, other.action);
+        (void)detach_action(view->slot, other.action);
     }
     return (pom_status_t)atomic_load(&parked_status);
 }

@@ -1,4 +1,5 @@
 /* Slots: the table of anchors, its growth, claims and releases, and the seqlock under a racing reader. */
+#include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
 
 #include <fcntl.h>
@@ -110,15 +111,21 @@ static void test_slot_marks_where_anchors_may_be(void **state) {
     assert_int_equal(pom_slot_attach(slot, &with_caller), POM_OK);
     assert_true(pom_slot_may_anchor(slot, 6000));
     for (uintptr_t i = 2; i <= 1000; i++) {
-        assert_true(pom_slot_detach(slot, action_of(i)));
+        assert_true(detach_action(slot, action_of(i)));
         assert_true(pom_slot_may_anchor(slot, 1));
     }
     assert_true(pom_slot_may_anchor(slot, 5000));
-    int maybe = 0;
-    for (uintptr_t i = 10000; i < 11000; i++) {
-        maybe += pom_slot_may_anchor(slot, i);
+    pom_slots_withdraw(&slots);
+    for (uintptr_t i = 1; i <= 1000; i++) { // a coroutine's has no callers
+        pom_anchor_t anchor = {.at = {.frame = pom_hash_mix(i)}, .action = action_of(i)};
+        assert_int_equal(pom_slot_attach(slot, &anchor), POM_OK);
     }
-    assert_in_range(maybe, 0, 20);
+    int maybe = 0;
+    for (uintptr_t i = 1; i <= 1000; i++) {
+        assert_true(pom_slot_may_anchor(slot, pom_hash_mix(i)));
+        maybe += pom_slot_may_anchor(slot, pom_hash_mix(i + 1000));
+    }
+    assert_in_range(maybe, 0, 5); // counts alone: one in 16
     pom_slots_withdraw(&slots);
     attach(slot, 7);
     assert_true(pom_slot_may_anchor(slot, 7));
@@ -135,8 +142,8 @@ static void test_slot_detaches_from_any_place(void **state) {
             attach(slot, i);
         }
         for (int gone = 0; gone < 4; gone++) {
-            assert_true(pom_slot_detach(slot, action_of(orders[o][gone])));
-            assert_false(pom_slot_detach(slot, action_of(orders[o][gone])));
+            assert_true(detach_action(slot, action_of(orders[o][gone])));
+            assert_false(detach_action(slot, action_of(orders[o][gone])));
             pom_slot_view_t view;
             bool any = pom_slot_view(slot, &view, storage, POM_ANCHORS_MAX);
             assert_int_equal(any, gone < 3);
@@ -158,11 +165,85 @@ static void test_slot_detaches_the_newest_of_one_action(void **state) {
     inner.action = outer.action;
     assert_int_equal(pom_slot_attach(slot, &outer), POM_OK);
     assert_int_equal(pom_slot_attach(slot, &inner), POM_OK);
-    assert_true(pom_slot_detach(slot, outer.action));
+    assert_true(detach_action(slot, outer.action));
     pom_slot_view_t view;
     assert_true(pom_slot_view(slot, &view, storage, POM_ANCHORS_MAX));
     assert_int_equal(view.count, 1);
     assert_int_equal(view.anchors[0].at.frame, 1);
+    pom_slots_fini(&slots);
+}
+
+static void test_slot_detaches_once(void **state) {
+    pom_slots_t slots;
+    pom_slots_init(&slots);
+    pom_slot_t *slot = claim(&slots, 7);
+    assert_false(pom_slot_detach(slot, 1)); // not attached yet
+    for (uintptr_t i = 1; i <= 3; i++) {
+        attach(slot, i);
+        assert_int_equal(slot->attaches, i);
+    }
+    static const uint64_t order[] = {2, 3, 1};
+    for (int i = 0; i < 3; i++) {
+        assert_true(pom_slot_detach(slot, order[i]));
+        assert_false(pom_slot_detach(slot, order[i]));
+        assert_int_equal(pom_slot_attached(slot), 2 - i);
+    }
+    assert_int_equal(atomic_load(&slot->count), 0);
+    attach(slot, 1);
+    assert_false(pom_slot_detach(slot, 3)); // its place has another now
+    pom_slots_fini(&slots);
+}
+
+/* A queue of a thousand that moves on, as asyncio tasks do: whole and in order at each step, in bounded memory, with the places
+ * that are looked at bounded too. */
+static void test_slot_closes_gaps(void **state) {
+    enum { TASKS = 1000 };
+    pom_slots_t slots;
+    pom_slots_init(&slots);
+    pom_slot_t *slot = claim(&slots, 7);
+    for (uintptr_t i = 1; i <= TASKS; i++) {
+        attach(slot, i);
+    }
+    for (uintptr_t i = 1; i <= 10 * TASKS; i++) {
+        assert_true(pom_slot_detach(slot, i));
+        attach(slot, TASKS + i);
+        assert_int_equal(pom_slot_attached(slot), TASKS);
+        assert_true(pom_slot_may_anchor(slot, TASKS + i) && pom_slot_may_anchor(slot, i + 1));
+        assert_in_range(atomic_load(&slot->count), TASKS, 2 * TASKS + 20);
+        pom_slot_view_t view;
+        assert_true(i % 97 != 0 || pom_slot_view(slot, &view, storage, POM_ANCHORS_MAX));
+        for (uint32_t seen = 0; i % 97 == 0 && seen < TASKS; seen++) {
+            assert_int_equal(view.count, TASKS);
+            assert_int_equal(view.anchors[seen].at.frame, TASKS + i - seen);
+            assert_true(is_whole(&view.anchors[seen]));
+        }
+    }
+    assert_int_equal(atomic_load(&slot->table)->room, 2 * 1024); // at most twice what they need
+    for (uintptr_t i = 10 * TASKS + 1; i < 11 * TASKS; i++) {
+        assert_true(pom_slot_detach(slot, i)); // oldest first
+    }
+    assert_int_equal(pom_slot_attached(slot), 1);
+    assert_in_range(atomic_load(&slot->count), 1, 20);
+    pom_slots_fini(&slots);
+}
+
+/* A full table with a gap has room; what comes next is the newest all the same. */
+static void test_slot_fills_gaps_of_the_largest_table(void **state) {
+    pom_slots_t slots;
+    pom_slots_init(&slots);
+    pom_slot_t *slot = claim(&slots, 7);
+    for (uintptr_t i = 1; i <= POM_ANCHORS_MAX; i++) {
+        attach(slot, i);
+    }
+    for (uintptr_t i = 1; i <= 3; i++) {
+        assert_true(pom_slot_detach(slot, 100 * i));
+        attach(slot, POM_ANCHORS_MAX + i);
+        pom_slot_view_t view;
+        assert_true(pom_slot_view(slot, &view, storage, POM_ANCHORS_MAX));
+        assert_int_equal(view.count, POM_ANCHORS_MAX);
+        assert_int_equal(view.anchors[0].at.frame, POM_ANCHORS_MAX + i);
+    }
+    assert_int_equal(atomic_load(&slot->table)->room, POM_ANCHORS_MAX);
     pom_slots_fini(&slots);
 }
 
@@ -182,7 +263,7 @@ static void test_slot_grows_to_its_cap(void **state) {
         assert_int_equal(view.anchors[i].at.frame, POM_ANCHORS_MAX - i);
         assert_true(is_whole(&view.anchors[i]));
     }
-    assert_true(pom_slot_detach(slot, action_of(1)));
+    assert_true(detach_action(slot, action_of(1)));
     assert_int_equal(pom_slot_attach(slot, &one_more), POM_OK);
     pom_slots_fini(&slots);
 }
@@ -199,7 +280,7 @@ static void test_slot_view_holds_until_a_change(void **state) {
     attach(slot, 2);
     assert_false(pom_slot_view_holds(&view));
     assert_true(pom_slot_view(slot, &view, storage, POM_ANCHORS_MAX));
-    assert_true(pom_slot_detach(slot, action_of(1)));
+    assert_true(detach_action(slot, action_of(1)));
     assert_false(pom_slot_view_holds(&view));
     pom_slots_fini(&slots);
 }
@@ -286,7 +367,7 @@ static void test_slots_withdraw_everything(void **state) {
         assert_false(pom_slot_view(slot[i], &view, storage, POM_ANCHORS_MAX));
         assert_true(slot[i]->claimed);
     }
-    assert_false(pom_slot_detach(slot[0], action_of(1)));
+    assert_false(detach_action(slot[0], action_of(1)));
     attach(slot[0], 5);
     assert_true(pom_slot_view(slot[0], &view, storage, POM_ANCHORS_MAX));
     pom_slots_fini(&slots);
@@ -379,9 +460,9 @@ static void test_slot_views_are_whole_while_anchors_come_and_go(void **state) {
         if (held == 0 || (held < 40 && random % 2 == 0)) {
             attach(race.slot, ++newest);
         } else if (random % 3 == 0) {
-            assert_true(pom_slot_detach(race.slot, action_of(oldest++)));
+            assert_true(detach_action(race.slot, action_of(oldest++)));
         } else {
-            assert_true(pom_slot_detach(race.slot, action_of(newest--)));
+            assert_true(detach_action(race.slot, action_of(newest--)));
         }
         if (i % 64 == 0) {
             (void)sched_yield();
@@ -499,6 +580,9 @@ int main(void) {
         POM_TEST(test_slot_marks_where_anchors_may_be),
         POM_TEST(test_slot_detaches_from_any_place),
         POM_TEST(test_slot_detaches_the_newest_of_one_action),
+        POM_TEST(test_slot_detaches_once),
+        POM_TEST(test_slot_closes_gaps),
+        POM_TEST(test_slot_fills_gaps_of_the_largest_table),
         POM_TEST(test_slot_grows_to_its_cap),
         POM_TEST(test_slot_view_holds_until_a_change),
         POM_TEST(test_slot_whose_thread_has_ended_shows_nothing),
