@@ -45,6 +45,12 @@ def why_missing(kind):
     return kind.missing()
 
 
+def script(name):
+    """A command of the environment, by its own interpreter: the first line of the file names the place the environment was
+    made in, and that may have moved."""
+    return [sys.executable, str(BIN / name)]
+
+
 def served_by_us(server):
     return [sys.executable, str(HERE / "serve.py"), server.kind.name, "{fd}", server.target]
 
@@ -64,11 +70,11 @@ def gunicorn(worker_class):
 
 
 def cheroot(server):
-    return [str(BIN / "cheroot"), server.target, "--bind", f"127.0.0.1:{server.port}", "--threads", "4"]
+    return [*script("cheroot"), server.target, "--bind", f"127.0.0.1:{server.port}", "--threads", "4"]
 
 
 def granian(server):
-    parts = [str(BIN / "granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(server.port)]
+    parts = [*script("granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(server.port)]
     parts += ["--workers", str(server.workers), "--blocking-threads", "4", "--respawn-failed-workers"]
     return [*parts, "--workers-kill-timeout", "2", server.target]
 
@@ -151,7 +157,7 @@ def apache_modules():
 def mod_wsgi_settings():
     """The lines that load mod_wsgi for this very interpreter: PyPI's, or Debian's for Debian's own minor version."""
     if importlib.util.find_spec("mod_wsgi") is not None:
-        command = [str(BIN / "mod_wsgi-express"), "module-config"]
+        command = [*script("mod_wsgi-express"), "module-config"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
     debian = pathlib.Path(apache_modules(), "mod_wsgi.so")
     system = "/usr/bin/python%d.%d" % sys.version_info[:2]
