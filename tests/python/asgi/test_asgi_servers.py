@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE.parent / "servers"))
 
 import harness  # noqa: E402
 from harness import abort, body_of, without_date  # noqa: E402
-from kinds import Kind, why_missing  # noqa: E402
+from kinds import Kind, each_kind, why_missing  # noqa: E402
 
 
 def asgi(name, modules, *arguments):
@@ -36,7 +36,7 @@ class Server(harness.Server):
         super().__init__(kind, target, folder, env={"PYTHONPATH": os.pathsep.join([harness.PACKAGE, str(HERE)])})
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=each_kind(KINDS))
 def kind(request):
     why = why_missing(KINDS[request.param])
     if why is not None:

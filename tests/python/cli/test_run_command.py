@@ -415,7 +415,7 @@ def paths_of(node, above=()):
 
 
 @pytest.mark.acceptance("PM27")
-@pytest.mark.parametrize("engine", ["native", "gil", "pure"])
+@pytest.mark.parametrize("engine", ["native", *(pytest.param(name, marks=pytest.mark.oldest_and_newest) for name in ("gil", "pure"))])
 def test_profile_profiler_writes_call_graphs_of_our_own_threads(command, tmp_path, engine):
     (tmp_path / "program.py").write_text(SELF_PROFILED)
     env = {"PROFILOMATIC_ENGINE": engine, "PROFILOMATIC_PURE": "1" if engine == "pure" else ""}

@@ -26,7 +26,7 @@ import profilomatic
 HERE = pathlib.Path(__file__).parent
 
 
-@pytest.fixture(params=["c", "pure"])
+@pytest.fixture(params=["c", pytest.param("pure", marks=pytest.mark.oldest_and_newest)])
 def engine(request):
     return request.param
 
@@ -97,7 +97,7 @@ def test_a_thousand_greenlets_keep_their_own_samples(engine, tmp_path):
         sums_are_no_more_than_there_was(found, records)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.oldest_and_newest)])
 def test_a_thousand_requests_on_one_loop_keep_their_own_samples(engine, loop, tmp_path):
     if loop == "uvloop":
         pytest.importorskip("uvloop")

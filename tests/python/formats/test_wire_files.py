@@ -118,6 +118,7 @@ def test_report_tells_what_never_arrived(both, tmp_path, form):
         assert _core.read_wire(report) == [json.loads((WIRE / "report.jsonl").read_bytes())]
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("arguments", [("convert", "--to", "collapsed"), ("convert", "--to", "pprof"), ("report",)], ids=" ".join)
 def test_memory_stays_flat_over_a_wire_file(arguments, tmp_path, backend):
     """Ten times the batches, the same memory: one of them is held at a time."""

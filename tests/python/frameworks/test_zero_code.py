@@ -131,7 +131,9 @@ def shop(tmp_path):
 
 
 @pytest.mark.acceptance("PM26", "W19", "W24")
-@pytest.mark.parametrize("name", list(SERVERS))
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=() if name in ("gunicorn with Pyramid", "waitress with Falcon", "flask run", "manage.py runserver")
+                 else pytest.mark.oldest_and_newest) for name in SERVERS])
 def test_a_server_serves_profiled_without_a_line_of_code(shop, name):
     modules, way, command, route, linked = SERVERS[name]
     for module in modules:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
+
 HERE = pathlib.Path(__file__).parent
 BIN = pathlib.Path(sys.executable).parent
 
@@ -35,6 +37,18 @@ class Kind:
     strays: tuple = ()  # of the corpus, what is not answered as PEP 3333 has it, wrapped or bare
     keeps_chunks: bool = True  # one chunk of the application is one chunk on the wire, where the answer is chunked
     missing: Callable = lambda: None  # why it cannot run here, when that is more than a module
+
+
+MAIN = ("gunicorn-gthread", "waitress", "uvicorn")  # one that forks, one that does not, one of ASGI: they meet every interpreter
+
+
+def each_kind(names):
+    """Parameters of a test, one for each of these kinds of servers."""
+    return [pytest.param(name, marks=marks(name)) for name in names]
+
+
+def marks(name):
+    return () if name in MAIN else pytest.mark.oldest_and_newest
 
 
 def why_missing(kind):

@@ -12,6 +12,7 @@ import sys
 import pytest
 from harness import PACKAGE, wait_until
 
+pytestmark = pytest.mark.oldest_and_newest
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DEMO = ROOT / "tools" / "demo.py"
 

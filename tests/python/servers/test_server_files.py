@@ -2,12 +2,12 @@
 
 import pytest
 from harness import Server, body_of, need, read_to_end, wait_until, wait_until_full
-from kinds import KINDS
+from kinds import KINDS, each_kind
 
 SERVERS = [name for name, kind in KINDS.items() if kind.file_wrapper and name != "wsgiref"]
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=each_kind(SERVERS))
 def watched(request, tmp_path_factory):
     need(request.param)
     folder = tmp_path_factory.mktemp("watched")

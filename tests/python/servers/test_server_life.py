@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 from harness import Server, body_of, need, wait_until
+from kinds import each_kind, marks
 
 
 # What forks workers, and whether the application was loaded before.
@@ -65,7 +66,8 @@ def test_records_are_in_the_file_after_sigterm(kind, tmp_path):
 
 
 @pytest.mark.acceptance("PM1", "W24")
-@pytest.mark.parametrize("kind,preload", FORKS, ids=[f"{kind}-{'preload' if pre else 'own load'}" for kind, pre in FORKS])
+@pytest.mark.parametrize("kind,preload", [
+    pytest.param(kind, preload, marks=marks(kind), id=f"{kind}-{'preload' if preload else 'own load'}") for kind, preload in FORKS])
 def test_forked_workers_profile_and_the_master_is_untouched(kind, preload, tmp_path):
     need(kind)
     told = tmp_path / "master.json"
@@ -96,7 +98,7 @@ def test_forked_workers_profile_and_the_master_is_untouched(kind, preload, tmp_p
 
 
 @pytest.mark.acceptance("W24", "PM23")
-@pytest.mark.parametrize("kind", ["gunicorn-gthread", "uwsgi", "granian", "mod_wsgi"])
+@pytest.mark.parametrize("kind", each_kind(["gunicorn-gthread", "uwsgi", "granian", "mod_wsgi"]))
 def test_killed_worker_leaves_whole_lines_and_its_successor_profiles(kind, tmp_path):
     need(kind)
     before, during, after = {}, {}, {}
@@ -131,7 +133,7 @@ def test_killed_worker_leaves_whole_lines_and_its_successor_profiles(kind, tmp_p
 
 
 @pytest.mark.acceptance("W24", "PM23", "PM30")
-@pytest.mark.parametrize("kind", RELOADS)
+@pytest.mark.parametrize("kind", each_kind(RELOADS))
 def test_reload_loses_no_record_of_the_old_workers(kind, tmp_path):
     need(kind)
     before, after = {}, {}
