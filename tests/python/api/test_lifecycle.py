@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pom_support import PATIENCE, Collector, burn_until_sampled, threads_of_ours, wait_until
@@ -101,6 +102,29 @@ def test_start_and_stop_many_times_from_many_threads(profiles):
     count = len(profiles.records)
     act("last")
     assert profiles.flushed(count + 1)[-1]["action"]["type"] == "last"
+
+
+def test_any_number_may_wait_for_the_end_of_the_twins_threads():
+    """As stops at the same time do: one of them waited for its whole time."""
+    from profilomatic import _pure_native
+
+    class Done(_pure_native.WakeUp):
+        def wait(self, timeout):
+            waiting.release()
+            woken.append(super().wait(timeout))
+            return woken[-1]
+
+    woken, waiting = [], threading.Semaphore(0)
+    may_end = _pure_native.WakeUp()
+    awaited = _pure_native.NativeThread("awaited", may_end.wait)
+    awaited._done = Done()
+    with ThreadPoolExecutor(4) as pool:
+        joins = [pool.submit(awaited.join, PATIENCE) for _ in range(4)]
+        for _ in joins:
+            waiting.acquire()
+        may_end.set()
+    assert all(join.result() for join in joins)
+    assert woken == [True] * 4
 
 
 def test_a_thread_that_ends_with_an_action_open_does_no_harm(profiles):
@@ -322,7 +346,7 @@ def test_a_child_of_multiprocessing_delivers_at_its_end(tmp_path, method, parent
                 assert process.exitcode == 0
     """)
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(profilomatic.__file__))}
-    subprocess.run([sys.executable, str(script)], env=environment, timeout=60, check=True)
+    subprocess.run([sys.executable, str(script)], env=environment, timeout=300, check=True)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["action"]["type"] for record in records] == ["in child"] * 2
 
