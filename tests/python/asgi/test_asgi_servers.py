@@ -147,7 +147,7 @@ def test_a_websocket_talks_and_is_no_action(server):
     before = len(server.records())
     with client.connect(f"ws://{host}:{port}/talk", proxy=None) as socket:
         socket.send("there and")
-        assert socket.recv(timeout=10) == "there and back"
+        assert socket.recv(timeout=harness.PATIENCE) == "there and back"
     number = str(uuid.uuid4())
     server.get("/hello", headers=[f"X-Task-UUID: {number}"])
     server.record_of(number)

@@ -36,7 +36,7 @@ def run(engine, program, path, **more):
     environment.update(more, PYTHONPATH=str(pathlib.Path(profilomatic.__file__).parent.parent),
                        PROFILOMATIC_PURE="1" if engine == "pure" else "")
     done = subprocess.run([sys.executable, "-X", "faulthandler", str(HERE / "programs.py"), program, str(path)],
-                          env=environment, capture_output=True, text=True, timeout=240)
+                          env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     with open(path) as lines:
         records = [json.loads(line) for line in lines]

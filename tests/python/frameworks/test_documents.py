@@ -67,7 +67,7 @@ def test_the_settings_of_django_profile(tmp_path, entry):
         """) % (str(pathlib.Path(__file__).parent), entry,
                 "\n".join(re.findall(r"from profilomatic.django.*\n\napplication = .*", PAGE.read_text()))))
     package = str(pathlib.Path(profilomatic.__file__).parent.parent)
-    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": package}, timeout=60,
+    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": package}, timeout=300,
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "/item/<int:number>"), done.stderr
 

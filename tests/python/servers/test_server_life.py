@@ -7,7 +7,7 @@ import signal
 import uuid
 
 import pytest
-from harness import Server, body_of, need, wait_until
+from harness import PATIENCE, Server, body_of, need, wait_until
 from kinds import each_kind, marks
 
 
@@ -48,7 +48,7 @@ def ask_for_pids(server, enough, tasks):
             pids.update(pid for pid in pool.map(ask, range(4)) if pid)
             return enough(pids)
 
-        wait_until(look, 15, "an answer of each worker")
+        wait_until(look, PATIENCE, "an answer of each worker")
     return pids
 
 
@@ -116,7 +116,7 @@ def test_killed_worker_leaves_whole_lines_and_its_successor_profiles(kind, tmp_p
                 during[task] = index
 
             hits = [pool.submit(hit, index) for index in range(200)]
-            wait_until(lambda: len(during) > 50, 10, "the load")
+            wait_until(lambda: len(during) > 50, PATIENCE, "the load")
             os.kill(min(workers), signal.SIGKILL)
             for done in hits:
                 done.result()

@@ -4,7 +4,7 @@ import re
 import uuid
 
 import pytest
-from harness import Server, body_of, need, wait_until
+from harness import PATIENCE, Server, body_of, need, wait_until
 from kinds import each_kind
 
 PATHS = ("/list", "/generator", "/file", "/write", "/echo?a=1", "/no-such-path")
@@ -59,7 +59,7 @@ def test_uwsgi_without_threads_is_told_and_profiles_all_the_same(engine, tmp_pat
                 server.get("/nap?seconds=0.05")
             return {*spinning, *quick} <= {record["task_uuid"] for record in server.records()}
 
-        wait_until(written, 8, "the records in the file")
+        wait_until(written, PATIENCE, "the records in the file")
         server.stop()
         log, records = server.log(), server.records()
     assert log.count("set enable-threads = true") == 1
