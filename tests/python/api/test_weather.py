@@ -23,14 +23,12 @@ COLLECT = """
     # The engines that take the GIL get it every 5 ms at best; and they see whole stacks, where the other may see a torn one.
     PART = 1 if profilomatic.stats()["engine"] not in ("gil", "pure") else 4
 
-    def taken():
-        return profilomatic.stats()["samples"]["taken"]
-
     def sampled(count, work):
         "Works for so many samples, and for as many periods of CPU time: many may be of one place in which this thread stood still."
-        until, cpu_until = taken() + count // PART, time.process_time() + 0.001 * count / PART
+        until = profilomatic.stats()["samples"]["taken"] + count // PART
+        cpu_until = time.process_time() + 0.001 * count / PART
         deadline = time.monotonic() + 240
-        while taken() < until or time.process_time() < cpu_until:
+        while profilomatic.stats()["samples"]["taken"] < until or time.process_time() < cpu_until:
             assert time.monotonic() < deadline, profilomatic.stats()
             for _ in range(20):
                 work()
@@ -234,6 +232,9 @@ def test_greenlets_that_switch_inside_actions_have_their_own_samples():
 
     def work_of_b():
         return sum(range(300))
+
+    def taken():
+        return profilomatic.stats()["samples"]["taken"]
 
     until = taken() + 400 // PART
 
