@@ -830,12 +830,12 @@ Server(app).run()
 child = os.fork()
 if child == 0:
     Server(app).run()
-    assert profilomatic.flush(30)
+    assert profilomatic.flush(60)
     print(len(seen), seen[-1]["pid"] == os.getpid(), seen[-1]["action"]["outcome"], flush=True)
     profilomatic.stop(30)
     os._exit(0)
 os.waitpid(child, 0)
-assert profilomatic.stop(30)
+assert profilomatic.stop(60)
 """ % os.path.dirname(__file__))
     assert out.split()[1:] == ["True", "succeeded"]
 

@@ -179,7 +179,7 @@ def test_exit_with_live_actions_and_busy_daemon_threads_neither_hangs_nor_crashe
         open_one.__enter__()
         time.sleep(0.3)
         """)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_exit_with_a_hung_destination_keeps_the_deadline(python):
@@ -190,7 +190,7 @@ def test_exit_with_a_hung_destination_keeps_the_deadline(python):
         with profilomatic.action("a"):
             pass
         """)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE
 
 
 FORK = """if True:
@@ -220,16 +220,16 @@ def test_fork_outside_a_request_the_child_profiles_too(python, tmp_path):
     reports, records = forked(python, tmp_path, """
     with profilomatic.action("before"):
         pass
-    assert profilomatic.flush(10)
+    assert profilomatic.flush(60)
     child = os.fork()
     name = "child" if child == 0 else "parent"
     if child == 0:
         records.clear()
     with profilomatic.action("after in " + name):
         pass
-    assert profilomatic.flush(10), profilomatic.stats()
+    assert profilomatic.flush(60), profilomatic.stats()
     report(name)
-    assert profilomatic.stop(10)
+    assert profilomatic.stop(60)
     if child == 0:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -259,9 +259,9 @@ def test_fork_inside_a_request_leaves_the_parents_request_alone(python, tmp_path
         assert b"".join(body) == b"ab"
         body.close()
     name = "child" if child == 0 else "parent"
-    assert profilomatic.flush(10), profilomatic.stats()
+    assert profilomatic.flush(60), profilomatic.stats()
     report(name)
-    assert profilomatic.stop(10)
+    assert profilomatic.stop(60)
     if child == 0:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -295,7 +295,7 @@ def test_fork_with_busy_threads_and_queued_profiles_duplicates_nothing(python, t
             records.clear()
             with profilomatic.action("child %d" % number):
                 pass
-            assert profilomatic.flush(10), profilomatic.stats()
+            assert profilomatic.flush(60), profilomatic.stats()
             report("child %d" % number)
             os._exit(0)
         children.append(child)
@@ -304,7 +304,7 @@ def test_fork_with_busy_threads_and_queued_profiles_duplicates_nothing(python, t
         thread.join()
     for child in children:
         assert os.waitpid(child, 0)[1] == 0
-    assert profilomatic.flush(10)
+    assert profilomatic.flush(60)
     report("parent")
     """)
     for number in range(5):
@@ -359,19 +359,19 @@ def test_a_fork_that_the_interpreter_was_not_told_of_is_noticed(python, tmp_path
     import ctypes
     with profilomatic.action("before"):
         pass
-    assert profilomatic.flush(10)
+    assert profilomatic.flush(60)
     child = ctypes.PyDLL(None).fork()
     if child == 0:
         records.clear()
         assert profilomatic.stats()["actions"]["started"] == 0, profilomatic.stats()
         with profilomatic.action("in child"):
             pass
-        assert profilomatic.flush(10), profilomatic.stats()
+        assert profilomatic.flush(60), profilomatic.stats()
         report("child")
-        assert profilomatic.stop(10)
+        assert profilomatic.stop(60)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert profilomatic.flush(10)
+    assert profilomatic.flush(60)
     report("parent")
     """)
     assert reports == {"child": (["in child"], True), "parent": (["before"], True)}
@@ -382,7 +382,7 @@ def test_a_fork_that_the_interpreter_was_not_told_of_is_noticed(python, tmp_path
 @pytest.mark.acceptance("W24")
 def test_the_child_of_a_stopped_parent_stays_stopped(python, tmp_path):
     reports, records = forked(python, tmp_path, """
-    assert profilomatic.stop(10)
+    assert profilomatic.stop(60)
     child = os.fork()
     with profilomatic.action("unseen"):
         pass
@@ -409,7 +409,7 @@ def test_a_child_of_a_child_works_and_so_does_multiprocessing(python, tmp_path):
             break
         with profilomatic.action("generation %d" % generation):
             pass
-        assert profilomatic.flush(10)
+        assert profilomatic.flush(60)
         if generation == 2:
             os._exit(0)
     """)
@@ -431,7 +431,7 @@ def test_the_process_is_left_as_it_was(python):
         app = profilomatic.wsgi.wrap(lambda environ, start_response: [b""])
         app({}, lambda *args: None)
         assert state() == before
-        assert profilomatic.stop(10)
+        assert profilomatic.stop(60)
         assert state() == before
         """)
 
@@ -457,7 +457,7 @@ def test_many_tiny_requests_keep_memory_flat(python):
                 app(dict(environ), lambda *args: None)
                 if number % 1000 == 0:
                     profilomatic.flush(30)
-            assert profilomatic.flush(30)
+            assert profilomatic.flush(60)
 
         run(10000)
         before = resident()

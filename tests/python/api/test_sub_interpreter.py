@@ -33,7 +33,7 @@ code = """if True:
     from profilomatic import check
     assert check.examine()["status"] == "broken"
     assert "sub-interpreter" in check.explain()[0]
-    assert profilomatic.flush(5) and profilomatic.stop(5) and records == []
+    assert profilomatic.flush(60) and profilomatic.stop(60) and records == []
     print("bare", flush=True)
 """
 for _ in range(2):
@@ -48,7 +48,7 @@ before = []
 profilomatic.add_destination(before.append)
 with profilomatic.action("in main"):
     pass
-assert profilomatic.flush(10) and len(before) == 1
+assert profilomatic.flush(60) and len(before) == 1
 """
 
 

@@ -34,8 +34,8 @@ COLLECT = """
                 work()
 
     def finish():
-        assert profilomatic.flush(30), profilomatic.stats()
-        assert profilomatic.stop(30)
+        assert profilomatic.flush(60), profilomatic.stats()
+        assert profilomatic.stop(60)
 """
 
 
@@ -177,7 +177,7 @@ def test_a_begin_and_end_storm_of_eight_threads():
     threads = [threading.Thread(target=storm, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(1.5)
+    time.sleep(0.5)
     stop.set()
     for thread in threads:
         thread.join()

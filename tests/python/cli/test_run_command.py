@@ -389,7 +389,7 @@ for _ in range(3):
         end = time.perf_counter() + 0.2
         while time.perf_counter() < end:
             sum(range(1000))
-    profilomatic.flush(10)
+    profilomatic.flush(60)
 child = os.fork()
 if child == 0:
     sys.exit(0)

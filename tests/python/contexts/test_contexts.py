@@ -301,7 +301,7 @@ turns[0].set()
 for worker in workers:
     worker.join()
 host.end(state)
-assert profilomatic.flush(10) and profilomatic.stop(10)
+assert profilomatic.flush(60) and profilomatic.stop(60)
 assert [record["thread"] for record in records] == threads, (records, threads)
 print("each its own")
 """

@@ -243,7 +243,7 @@ def trickle(connection, stopping):
 ], ids=lambda value: getattr(value, "__name__", str(value)[:20]))
 def test_what_time_may_cure_is_sent_again(sender, only_c, misdeed, words):
     with Server([misdeed, OK]) as server:
-        one = sender("127.0.0.1", server.port, timeout=1)
+        one = sender("127.0.0.1", server.port, timeout=1 if misdeed in (silent, trickle) else PATIENCE)
         counters = one.flushed(2)
         # The first batch, which meets the misdeed, holds one profile or both.
         assert counters["sent"] == 2 and counters["dropped"] == {} and counters["retried"] >= 1
@@ -412,7 +412,7 @@ profilomatic.add_destination(profilomatic.RestDestination("127.0.0.1", %d, spool
 for number in range(50):
     with profilomatic.action("work"):
         pass
-assert profilomatic.flush(30), profilomatic.stats()
+assert profilomatic.flush(60), profilomatic.stats()
 assert profilomatic.stats()["destinations"][0]["spooled"] == 50
 %s
 """

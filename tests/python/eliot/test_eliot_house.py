@@ -17,7 +17,7 @@ def test_messages_from_before_the_first_destination_reach_the_next_one(python):
         eliot.add_destinations(seen.append)
         eliot.log_message("three")
         print([m.get("message_type", m.get("action_status")) for m in seen])
-        assert profilomatic.stop(30) and profiles == []
+        assert profilomatic.stop(60) and profiles == []
     """.replace("\n        ", "\n"))
     assert out.split("\n")[0] == "['one', 'started', 'two', 'succeeded', 'three']"
 

@@ -34,7 +34,7 @@ def both(tmp_path):
             work()
             a.message(step=number)
             burn_until_sampled(1, work)
-    assert profilomatic.flush(30)
+    assert profilomatic.flush(60)
     for each in destinations:
         profilomatic.remove_destination(each)
     return lines, wire

@@ -151,7 +151,7 @@ def test_a_scrape_before_the_start_and_after_the_stop_works(registry):
     assert scraped(registry)["profilomatic_running"] == 0
     profilomatic.start()
     assert scraped(registry)["profilomatic_running"] == 1
-    assert profilomatic.stop(30)
+    assert profilomatic.stop(60)
     assert scraped(registry)["profilomatic_running"] == 0
 
 
