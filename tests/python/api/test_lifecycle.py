@@ -354,12 +354,24 @@ def test_a_child_of_multiprocessing_delivers_at_its_end(tmp_path, method, parent
 @forks
 @pytest.mark.acceptance("W24", "W25")
 def test_a_fork_that_the_interpreter_was_not_told_of_is_noticed(python, tmp_path):
-    """As a server written in C does it: no hook of os.register_at_fork is called in the child."""
+    """As a server written in C does it: no hook of os.register_at_fork is called in the child. Nor does CPython make its GIL anew
+    there: a child that has it as another thread waited for it may hang at once. So the fork waits until no thread does."""
     reports, records = forked(python, tmp_path, """
-    import ctypes
+    import ctypes, pathlib, time
     with profilomatic.action("before"):
         pass
     assert profilomatic.flush(60)
+
+    def others():
+        "State and waits of each other thread. One that waits for the GIL wakes every 5 ms, or, on a busy machine, is runnable."
+        status = [task.joinpath("status").read_text().splitlines() for task in pathlib.Path("/proc/self/task").iterdir()
+                  if task.name != str(os.getpid())]
+        return [line for lines in status for line in lines if line.startswith(("Pid:", "State:", "voluntary_ctxt_switches:"))]
+
+    before = None
+    while (now := others()) != before or "running" in str(now):
+        before = now
+        time.sleep(0.02)
     child = ctypes.PyDLL(None).fork()
     if child == 0:
         records.clear()
