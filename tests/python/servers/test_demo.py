@@ -35,6 +35,8 @@ def demo(tmp_path):
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            # A shell without job control lets what it starts in the background ignore this, and so would the demo.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append((process, output))
         return process
