@@ -1,28 +1,32 @@
 #!/usr/bin/env python3
-"""Build and test, step by step: what `make test` runs.
+"""Build and test in steps: what `make test` runs.
 
 `run_tests.py [STEP ...]` with steps out of
 
     layers      tools/check_layers.py
+    docs        tools/check_links.py
+    acceptance  rows without a test; fails on the required ones
+    format      clang-format, when it is there
+    build       the extension and the staged package, for each interpreter
+    python      pytest on the staged package, for each interpreter
     c           cmocka tests, plain build
     asan        the same under AddressSanitizer and UndefinedBehaviorSanitizer
     tsan        the same under ThreadSanitizer
     valgrind    the same under valgrind's memcheck (not part of `all`)
-    build       the extension and the staged package, for each interpreter
-    tools       tests of the tools
-    python      pytest on the staged package, for each interpreter
-    asan-python some of that on an extension built with both sanitizers, for the newest interpreter
+    asan-python some of the Python tests on an extension built with both sanitizers, for the newest interpreter
     fuzz        a million random WSGI scripts, bare against wrapped, on that same build (not part of `all`)
-    acceptance  rows without a test; fails on the required ones
-    docs        tools/check_links.py
+    tools       tests of the tools
     lint        every C file through clang's warnings, when clang is there
-    format      clang-format, when it is there
 
 `all` (the default) is every step but valgrind and fuzz. `--python 3.12` restricts build, tools and python to one
-interpreter. The optional ones of tools/interpreters.py are built and tested where they are, once: the pure twin and the GIL
-engine are tested on the others, and so is what the sanitizers and clang see. A failing step does not stop the ones after it; the exit code is 0 only when all passed. The last line
-is `N passed, N failed`: cmocka test functions and pytest tests together, a step that failed without a failing test
-counting as one. Logs are in build/log.
+interpreter. Interpreters are those of tools/interpreters.py; the optional ones are built and tested where they are. Tests marked
+`oldest_and_newest` run on these two of the required interpreters, as do the tests of the API on the pure twin and on the GIL
+engine; what the sanitizers and clang see is the newest.
+
+Steps that do not need each other run side by side (tools/lanes.py): most of a step is waiting, for servers or for samples.
+Each has a line when it ends, with the end of the log where it failed; logs are in build/log. A failing step stops only what
+needs it; the exit code is 0 only when all passed. The last line is `N passed, N failed`: cmocka test functions and pytest tests
+together, a step that failed without a failing test counting as one.
 """
 
 import argparse
@@ -32,22 +36,23 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import xml.etree.ElementTree as ElementTree
 
+import lanes
 from interpreters import OPTIONAL
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOG = os.path.join(ROOT, "build", "log")
-JOBS = str(max(1, len(os.sched_getaffinity(0))))
-STEP_SECONDS = 900  # A hang is a failure with a name, not a build that somebody has to kill.
+CORES = max(1, len(os.sched_getaffinity(0)))
+LANES = 2 * CORES  # a step of pytest by itself leaves half of a core idle
 FUZZ_SECONDS = 7200
 FUZZ_SCRIPTS = 1000000
 
-FORMAT_MAJOR = 14  # Debian 12's clang-format
+STEPS = ("layers", "docs", "acceptance", "format", "build", "python", "c", "asan", "tsan", "asan-python", "tools", "lint")
+BY_HAND = ("valgrind", "fuzz")
 
-CTEST_START = re.compile(rb"^ +Start +\d+:")  # ctest says each name twice when it runs several at once
+FORMAT_MAJOR = 14  # Debian 12's clang-format
 
 # What the sanitizers read along with: 30 s together, where all of tests/python would be six minutes, and tests of how much
 # memory a process needs would measure the sanitizer.
@@ -59,58 +64,7 @@ ASAN_PYTHON = ("tests/python/api/test_wsgi_rules.py", "tests/python/api/test_asg
 
 TSAN_PROBE = "#include <pthread.h>\nint main(void)\n{\n    return 0;\n}\n"
 
-
-def say(text):
-    print(text, flush=True)
-
-
-class Totals:
-    def __init__(self):
-        self.passed = self.failed = self.skipped = 0
-        self.rows = []
-
-    def add(self, name, passed, failed, skipped, ok, seconds):
-        if not ok and failed == 0:
-            failed = 1
-        self.passed += passed
-        self.failed += failed
-        self.skipped += skipped
-        self.rows.append((name, passed, failed, skipped, ok, seconds))
-
-
-def run(command, log, env=None, quiet=False, seconds=STEP_SECONDS):
-    """Run a command into build/log/<log>, and to the terminal unless quiet; return its exit code."""
-    path = os.path.join(LOG, log)
-    with open(path, "wb") as out, subprocess.Popen(
-            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True) as child:
-
-        def pump():
-            for line in child.stdout:
-                out.write(line)
-                if not quiet and not CTEST_START.match(line):
-                    sys.stdout.buffer.write(line)
-                    sys.stdout.buffer.flush()
-
-        reader = threading.Thread(target=pump, daemon=True)
-        reader.start()
-        try:
-            code = child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            code = 124
-            say("  no end after %d s, stopped: %s" % (seconds, " ".join(command)))
-        # Whatever the step left running in its session goes with it, and lets go of the pipe.
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        reader.join(10)
-    if quiet and code != 0:
-        with open(path, "rb") as out:
-            tail = out.read().decode("utf-8", "replace").splitlines()[-60:]
-        say("\n".join(tail))
-        say("  the whole log: build/log/%s" % log)
-    return code
+commands = lanes.Commands(ROOT, LOG)
 
 
 def clean_environment(**extra):
@@ -119,7 +73,7 @@ def clean_environment(**extra):
     return env
 
 
-def configure(build, *definitions):
+def configure(step, build, *definitions):
     """Configure once; CMake itself notices edits. A tree that was moved or is half made is made anew."""
     folder = os.path.join(ROOT, "build", build)
     cache = os.path.join(folder, "CMakeCache.txt")
@@ -129,12 +83,12 @@ def configure(build, *definitions):
         if home is None or home.group(1) != ROOT:
             shutil.rmtree(folder)
     command = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *definitions]
-    return run(command, "configure-%s.log" % build, quiet=True)
+    return commands.run(step, command, "configure-%s.log" % build) == 0
 
 
-def build(name, *definitions):
-    code = configure(name, *definitions)
-    return code or run(["ninja", "-C", os.path.join(ROOT, "build", name), "-j", JOBS, "-k", "0"], "build-%s.log" % name, quiet=True)
+def build(step, name, *definitions):
+    command = ["ninja", "-C", os.path.join(ROOT, "build", name), "-j", str(CORES), "-k", "0"]
+    return configure(step, name, *definitions) and commands.run(step, command, "build-%s.log" % name) == 0
 
 
 def count_ctest(path):
@@ -153,28 +107,35 @@ def count_ctest(path):
     return passed, failed
 
 
-def c_tests(name, *definitions, launcher=None):
-    say("  building build/%s" % name)
-    code = build(name, "-DPOM_BUILD_PYTHON=OFF", "-DPOM_BUILD_TESTS=ON", "-DPOM_WERROR=ON", "-DCMAKE_BUILD_TYPE=Debug",
-                 "-DPOM_TEST_LAUNCHER=%s" % (launcher or ""), *definitions)
-    if code:
-        return 0, 0, 0, False
+def c_tests(step, name, *definitions, launcher=""):
+    if not build(step, name, "-DPOM_BUILD_PYTHON=OFF", "-DPOM_BUILD_TESTS=ON", "-DPOM_WERROR=ON", "-DCMAKE_BUILD_TYPE=Debug",
+                 "-DPOM_TEST_LAUNCHER=%s" % launcher, *definitions):
+        return False
     junit = os.path.join(LOG, "ctest-%s.xml" % name)
     if os.path.exists(junit):
         os.unlink(junit)
-    code = run(["ctest", "--test-dir", os.path.join(ROOT, "build", name), "-j", JOBS, "--output-on-failure",
-                "--no-tests=error", "--test-output-size-passed", "1000000", "--output-junit", junit],
-               "ctest-%s.log" % name, env=clean_environment())
-    passed, failed = count_ctest(junit) if os.path.exists(junit) else (0, 0)
-    return passed, failed, 0, code == 0
+    code = commands.run(step, ["ctest", "--test-dir", os.path.join(ROOT, "build", name), "-j", str(CORES), "--output-on-failure",
+                               "--no-tests=error", "--test-output-size-passed", "1000000", "--output-junit", junit],
+                        "ctest-%s.log" % name, env=clean_environment())
+    if os.path.exists(junit):
+        step.passed, step.failed = count_ctest(junit)
+    return code == 0
 
 
-def tsan_launcher():
+def thread_tests(step):
+    launcher = tsan_launcher(step)
+    if launcher is None:
+        step.say("ThreadSanitizer does not run on this machine: left out")
+        return True
+    return c_tests(step, "tsan", "-DPOM_SANITIZE=thread", launcher=launcher)
+
+
+def tsan_launcher(step):
     """ThreadSanitizer's fixed mappings do not stand much address randomisation; None when it cannot run at all."""
     program = os.path.join(LOG, "tsan-probe")
     with open(program + ".c", "w", encoding="utf-8") as f:
         f.write(TSAN_PROBE)
-    if run(["cc", "-fsanitize=thread", program + ".c", "-o", program], "tsan-probe.log", quiet=True):
+    if commands.run(step, ["cc", "-fsanitize=thread", program + ".c", "-o", program], "tsan-probe.log"):
         return None
     for launcher in ("", "setarch;-R"):
         command = [word for word in launcher.split(";") if word] + [program]
@@ -198,8 +159,8 @@ def interpreters(only):
     return found
 
 
-def build_python(minor, python):
-    return build("py" + minor, "-DPOM_BUILD_PYTHON=ON", "-DPOM_BUILD_TESTS=OFF", "-DPOM_WERROR=ON", "-DPOM_LTO=ON",
+def build_python(step, minor, python):
+    return build(step, "py" + minor, "-DPOM_BUILD_PYTHON=ON", "-DPOM_BUILD_TESTS=OFF", "-DPOM_WERROR=ON", "-DPOM_LTO=ON",
                  "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DPython_EXECUTABLE=%s" % python)
 
 
@@ -213,84 +174,81 @@ def count_pytest(path):
     return passed, failed, skipped
 
 
-def pytest(minor, python, folders, log, tree="py", **environment):
+def pytest(step, minor, python, arguments, log, tree="py", **environment):
     junit = os.path.join(LOG, log + ".xml")
     if os.path.exists(junit):
         os.unlink(junit)
     stage = os.path.join(ROOT, "build", tree + minor, "stage")
-    folders = [folders] if isinstance(folders, str) else folders
-    code = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", junit, *folders], log + ".log",
-               env=clean_environment(PYTHONPATH=stage, **environment))
-    passed, failed, skipped = count_pytest(junit) if os.path.exists(junit) else (0, 0, 0)
-    return passed, failed, skipped, code == 0
+    code = commands.run(step, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", junit, *arguments],
+                        log + ".log", env=clean_environment(PYTHONPATH=stage, **environment))
+    if os.path.exists(junit):
+        step.passed, step.failed, step.skipped = count_pytest(junit)
+    return code == 0
 
 
-def asan_build(minor, python):
-    """The extension under both sanitizers: the environment variables to run it with, {} where that cannot be, None on failure.
+def asan_library():
+    """None where the C compiler has no AddressSanitizer."""
+    path = subprocess.run(["cc", "-print-file-name=libasan.so"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          universal_newlines=True).stdout.strip()
+    return path if os.path.isabs(path) else None
+
+
+def asan_environment():
+    """For the extension under both sanitizers.
 
     The interpreter itself is not instrumented, so the sanitizer comes first by LD_PRELOAD, and its malloc under the
     interpreter's by PYTHONMALLOC: uses of freed Python objects are found too. What the interpreter keeps until its end is not
     ours to report; an absurd size must come back as NULL, as from libc."""
-    library = subprocess.run(["cc", "-print-file-name=libasan.so"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             universal_newlines=True).stdout.strip()
-    if not os.path.isabs(library):
-        say("  the C compiler has no libasan.so: left out")
-        return {}
-    say("  building build/asan-py%s" % minor)
-    if build("asan-py" + minor, "-DPOM_BUILD_PYTHON=ON", "-DPOM_BUILD_TESTS=OFF", "-DPOM_WERROR=ON", "-DPOM_SANITIZE=address",
-             "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DPython_EXECUTABLE=%s" % python):
-        return None
-    return {"LD_PRELOAD": library, "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
-            "UBSAN_OPTIONS": "print_stacktrace=1"}
+    return {"LD_PRELOAD": asan_library(), "PYTHONMALLOC": "malloc",
+            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
 
 
-def asan_python(minor, python):
-    environment = asan_build(minor, python)
-    if not environment:
-        return environment is not None
-    return pytest(minor, python, ASAN_PYTHON, "pytest-asan-" + minor, tree="asan-py", **environment)
+def asan_build(step, minor, python):
+    return build(step, "asan-py" + minor, "-DPOM_BUILD_PYTHON=ON", "-DPOM_BUILD_TESTS=OFF", "-DPOM_WERROR=ON",
+                 "-DPOM_SANITIZE=address", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DPython_EXECUTABLE=%s" % python)
 
 
-def fuzz(minor, python, scripts, seed):
+def asan_python(step, minor, python):
+    return pytest(step, minor, python, ASAN_PYTHON, "pytest-asan-" + minor, tree="asan-py", **asan_environment())
+
+
+def fuzz(step, minor, python, scripts, seed):
     """Random WSGI scripts, bare against wrapped, on the sanitized extension."""
-    environment = asan_build(minor, python)
-    if not environment:
-        return environment is not None
     stage = os.path.join(ROOT, "build", "asan-py" + minor, "stage")
-    return run([python, "tests/python/fuzz_wsgi/fuzz_wsgi.py", "--no-pauses", "--scripts", str(scripts),
-                "--seed", str(seed)],
-               "fuzz-%s.log" % minor, env=clean_environment(PYTHONPATH=stage, **environment), seconds=FUZZ_SECONDS) == 0
+    return commands.run(step, [python, "tests/python/fuzz_wsgi/fuzz_wsgi.py", "--no-pauses", "--scripts", str(scripts),
+                               "--seed", str(seed)],
+                        "fuzz-%s.log" % minor, env=clean_environment(PYTHONPATH=stage, **asan_environment()),
+                        seconds=FUZZ_SECONDS) == 0
 
 
-def check_clang(found):
+def tool(step, log, *command):
+    return commands.run(step, [sys.executable, *command], log) == 0
+
+
+def check_clang(step, found):
     """gcc builds everything else; this is the other compiler's opinion, the extension included."""
     if shutil.which("clang") is None:
-        say("  no clang here: left out")
+        step.say("no clang here: left out")
         return True
     python = ["-DPOM_BUILD_PYTHON=ON", "-DPython_EXECUTABLE=%s" % found[-1][1]] if found else ["-DPOM_BUILD_PYTHON=OFF"]
-    return build("clang", "-DCMAKE_C_COMPILER=clang", "-DPOM_BUILD_TESTS=ON", "-DPOM_WERROR=ON", "-DCMAKE_BUILD_TYPE=Debug",
-                 *python) == 0
+    return build(step, "clang", "-DCMAKE_C_COMPILER=clang", "-DPOM_BUILD_TESTS=ON", "-DPOM_WERROR=ON",
+                 "-DCMAKE_BUILD_TYPE=Debug", *python)
 
 
-def check_format():
+def check_format(step):
     tool = shutil.which("clang-format")
     if tool is None:
-        say("  no clang-format here: not checked")
+        step.say("no clang-format here: not checked")
         return True
     version = subprocess.run([tool, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, universal_newlines=True)
     major = re.search(r"version (\d+)", version.stdout)
     if major is None or int(major.group(1)) != FORMAT_MAJOR:
-        say("  this clang-format is not version %d, and others disagree in places: not checked" % FORMAT_MAJOR)
+        step.say("this clang-format is not version %d, and others disagree in places: not checked" % FORMAT_MAJOR)
         return True
-    wrong = []
-    for path in c_files():
-        done = subprocess.run([tool, path], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        with open(os.path.join(ROOT, path), "rb") as f:
-            if done.returncode or done.stdout != f.read():
-                wrong.append(path)
-    if wrong:
-        say("  not formatted (`make format` mends it): " + " ".join(wrong))
-    return not wrong
+    if commands.run(step, [tool, "--dry-run", "-Werror", *c_files()], "format.log"):
+        step.say("not formatted: `make format` mends it")
+        return False
+    return True
 
 
 def c_files():
@@ -306,12 +264,84 @@ def c_files():
     return sorted(found)
 
 
-STEPS = ("layers", "c", "asan", "tsan", "build", "tools", "python", "asan-python", "acceptance", "docs", "lint", "format")
+def plan(wanted, args):
+    """The steps in the order in which they begin: what fails quickly, then what the others wait for, then the longest."""
+    found = interpreters(args.python)
+    required = [row for row in found if row[0] not in OPTIONAL]
+    ends = found if args.python else required[:1] + required[1:][-1:]
+    steps = []
+
+    def add(name, work, *arguments, after=(), **more):
+        steps.append(lanes.Step(name, lambda step: work(step, *arguments, **more), after))
+        return steps[-1:]
+
+    if "layers" in wanted:
+        add("layers", tool, "layers.log", "tools/check_layers.py")
+    if "docs" in wanted:
+        add("docs", tool, "links.log", "tools/check_links.py")
+    if "acceptance" in wanted:
+        add("acceptance", tool, "acceptance.log", "tools/acceptance.py", "-q", "--require-file", "tools/acceptance_required.txt")
+    if "format" in wanted:
+        add("format", check_format)
+
+    built = {}
+    if "build" in wanted or "python" in wanted:
+        if not found:
+            add("build", lambda step: step.say("no environment in .venv: run tools/setup.sh"))
+        built = {minor: add("build %s" % minor, build_python, minor, python) for minor, python in found}
+    if "python" in wanted:
+        for minor, python in ends:
+            add("python tests %s" % minor, pytest, minor, python, ["tests/python"], "pytest-" + minor, after=built[minor])
+        for minor, python in found:
+            if (minor, python) not in ends:
+                add("python tests %s" % minor, pytest, minor, python, ["tests/python", "-m", "not oldest_and_newest"],
+                    "pytest-" + minor, after=built[minor])
+        for minor, python in ends:
+            add("pure twin %s" % minor, pytest, minor, python, ["tests/python/api"], "pytest-pure-" + minor,
+                after=built[minor], PROFILOMATIC_PURE="1")
+            add("GIL engine %s" % minor, pytest, minor, python, ["tests/python/api"], "pytest-gil-" + minor,
+                after=built[minor], PROFILOMATIC_ENGINE="gil")
+
+    if "c" in wanted:
+        add("c tests", c_tests, "c")
+    if "asan" in wanted:
+        add("c tests, address and undefined", c_tests, "asan", "-DPOM_SANITIZE=address")
+    if "tsan" in wanted:
+        add("c tests, thread", thread_tests)
+    if "valgrind" in wanted:
+        add("c tests, valgrind", c_tests, "c-valgrind",
+            launcher="valgrind;-q;--error-exitcode=9;--leak-check=full;--show-leak-kinds=definite,indirect")
+    if required and {"asan-python", "fuzz"} & wanted and asan_library():
+        minor, python = required[-1]
+        sanitized = add("build %s, address" % minor, asan_build, minor, python)
+        if "asan-python" in wanted:
+            add("python tests %s, address" % minor, asan_python, minor, python, after=sanitized)
+        if "fuzz" in wanted:
+            add("fuzz %s, address" % minor, fuzz, minor, python, args.scripts, args.seed, after=sanitized)
+    if "tools" in wanted and required:
+        minor, python = required[0]
+        add("tests of the tools", pytest, minor, python, ["tests/tools"], "pytest-tools", after=built.get(minor, ()))
+    if "lint" in wanted:
+        add("lint", check_clang, required or found)
+    return steps
+
+
+def row(step):
+    if step.ok is None:
+        return "-    %s: what it needs failed" % step.name
+    line = "%-4s %-32s %6.1f s" % ("ok" if step.ok else "FAIL", step.name, step.seconds)
+    if step.passed or step.failed or step.skipped:
+        line += "  %4d passed %3d failed %3d skipped" % (step.passed, step.failed, step.skipped)
+    return line
+
+
+def show(step):
+    print("\n".join([row(step)] + ["     " + line for line in step.lines]), flush=True)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("steps", nargs="*", metavar="STEP", help="out of: all valgrind fuzz " + " ".join(STEPS))
+    parser.add_argument("steps", nargs="*", metavar="STEP", help="out of: all " + " ".join(STEPS + BY_HAND))
     parser.add_argument("--python", metavar="MINOR", help="only this interpreter, such as 3.12")
     parser.add_argument("--brief", action="store_true", help="no table at the end unless a step failed")
     parser.add_argument("--scripts", type=int, default=FUZZ_SCRIPTS, metavar="N", help="how many the fuzz step runs")
@@ -321,93 +351,34 @@ def main(argv=None):
     if args.list_c_files:
         print("\n".join(c_files()))
         return 0
-    unknown = [s for s in args.steps if s not in STEPS + ("all", "valgrind", "fuzz")]
+    wanted = set(args.steps or ["all"])
+    unknown = wanted - {"all", *STEPS, *BY_HAND}
     if unknown:
-        parser.error("unknown step %s" % unknown[0])
-    steps = list(STEPS) if not args.steps or "all" in args.steps else args.steps
-    if "python" in steps and "build" not in steps:
-        steps.insert(steps.index("python"), "build")
+        parser.error("unknown step %s" % min(unknown))
+    if "all" in wanted:
+        wanted.update(STEPS)
 
     os.makedirs(LOG, exist_ok=True)
-    os.chdir(ROOT)
-    totals = Totals()
-    found = interpreters(args.python)
-    required = [row for row in found if row[0] not in OPTIONAL]
-    built = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    steps = plan(wanted, args)
+    lanes.run_steps(steps, LANES, show, commands.stop)
 
-    def step(name, function, *arguments, **environment):
-        say("== %s" % name)
-        begun = time.monotonic()
-        answer = function(*arguments, **environment)
-        passed, failed, skipped, ok = answer if isinstance(answer, tuple) else (0, 0, 0, bool(answer))
-        totals.add(name, passed, failed, skipped, ok, time.monotonic() - begun)
-        return ok
-
-    tool = [sys.executable]
-    for name in steps:
-        if name == "layers":
-            step(name, lambda: run(tool + ["tools/check_layers.py"], "layers.log") == 0)
-        elif name == "c":
-            step("c tests", c_tests, "c")
-        elif name == "asan":
-            step("c tests, address and undefined", c_tests, "asan", "-DPOM_SANITIZE=address")
-        elif name == "tsan":
-            launcher = tsan_launcher()
-            if launcher is None:
-                say("== c tests, thread: ThreadSanitizer does not run on this machine, left out")
-                continue
-            step("c tests, thread", lambda: c_tests("tsan", "-DPOM_SANITIZE=thread", launcher=launcher))
-        elif name == "valgrind":
-            step("c tests, valgrind", lambda: c_tests(
-                "c-valgrind", launcher="valgrind;-q;--error-exitcode=9;--leak-check=full;--show-leak-kinds=definite,indirect"))
-        elif name == "build":
-            if not found:
-                step("build", lambda: say("  no environment in .venv: run tools/setup.sh"))
-            for minor, python in found:
-                built[minor] = step("build %s" % minor, lambda m=minor, p=python: build_python(m, p) == 0)
-        elif name == "tools" and required:
-            minor, python = required[0]
-            step("tests of the tools", pytest, minor, python, "tests/tools", "pytest-tools")
-        elif name == "python":
-            for minor, python in found:
-                if built.get(minor, True):
-                    step("python tests %s" % minor, pytest, minor, python, "tests/python", "pytest-" + minor)
-                    if minor in OPTIONAL and args.python is None:
-                        continue
-                    step("pure twin %s" % minor, pytest, minor, python, "tests/python/api", "pytest-pure-" + minor,
-                         PROFILOMATIC_PURE="1")
-                    step("GIL engine %s" % minor, pytest, minor, python, "tests/python/api", "pytest-gil-" + minor,
-                         PROFILOMATIC_ENGINE="gil")
-        elif name == "asan-python" and required:
-            minor, python = required[-1]
-            step("python tests %s, address" % minor, asan_python, minor, python)
-        elif name == "fuzz" and required:
-            minor, python = required[-1]
-            step("fuzz %s, address" % minor, fuzz, minor, python, args.scripts, args.seed)
-        elif name == "acceptance":
-            step(name, lambda: run(tool + ["tools/acceptance.py", "-q", "--require-file", "tools/acceptance_required.txt"],
-                                   "acceptance.log") == 0)
-        elif name == "docs":
-            step(name, lambda: run(tool + ["tools/check_links.py"], "links.log") == 0)
-        elif name == "lint":
-            step(name, check_clang, required or found)
-        elif name == "format":
-            step(name, check_format)
-
-    ok = all(row[4] for row in totals.rows)
+    ok = all(step.ok for step in steps)
     if args.brief and ok:
         return 0
-    say("")
-    for name, passed, failed, skipped, ok, seconds in totals.rows:
-        counts = "%4d passed %3d failed %3d skipped" % (passed, failed, skipped) if passed or failed or skipped else ""
-        say("%-4s %-32s %6.1f s  %s" % ("ok" if ok else "FAIL", name, seconds, counts))
-    if args.python is None and built:
+    print("")
+    for step in steps:
+        print(row(step))
+    if "python" in wanted and args.python is None:
         for minor in OPTIONAL:
-            if minor not in built:
-                say("     CPython %s is not here: left out (tools/setup.sh says why)" % minor)
-    say("%d passed, %d failed" % (totals.passed, totals.failed))
+            if minor not in [found for found, _ in interpreters(None)]:
+                print("     CPython %s is not here: left out (tools/setup.sh says why)" % minor)
+    print("%d passed, %d failed" % (sum(step.passed for step in steps), sum(step.failed for step in steps)))
     return 0 if ok else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

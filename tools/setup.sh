@@ -58,7 +58,7 @@ missing_packages() {
   if ! have cc || ! have gcc || ! have_header stdio.h; then
     echo gcc libc6-dev
   fi
-  for pair in cmake:cmake ninja:ninja-build pkg-config:pkg-config nm:binutils; do
+  for pair in cmake:cmake ninja:ninja-build pkg-config:pkg-config nm:binutils openssl:openssl; do
     have "${pair%%:*}" || echo "${pair#*:}"
   done
   for pair in uv.h:libuv1-dev openssl/ssl.h:libssl-dev zlib.h:zlib1g-dev msgpack.h:msgpack-c; do

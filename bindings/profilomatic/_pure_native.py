@@ -89,8 +89,8 @@ class NativeThread:
     def join(self, timeout):
         """True when the thread has ended."""
         deadline = time.monotonic() + timeout
-        if not self._over:
-            self._done.wait(timeout)
+        if not self._over and self._done.wait(timeout):
+            self._done.set()  # others may wait for the same end
         if self._over and self._thread is not None:
             self._thread.join(max(deadline - time.monotonic(), 0.05))
             return not self._thread.is_alive()

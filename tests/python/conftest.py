@@ -1,5 +1,5 @@
 """What every Python test shares: which backend is active, a place to collect profiles, and the proof that a test left
-nothing behind. `make test` runs the suite twice, with PROFILOMATIC_PURE=1 and without."""
+nothing behind. `make test` runs api again with PROFILOMATIC_PURE=1."""
 
 import sys
 import time

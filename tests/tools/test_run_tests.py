@@ -1,17 +1,13 @@
-"""Counting and stopping in the test runner."""
+"""Counting and planning in the test runner."""
 
-import sys
-import time
+import argparse
 
 import pytest
 
 
 @pytest.fixture
-def runner(load_tool, tmp_path, monkeypatch):
-    tool = load_tool("run_tests")
-    monkeypatch.setattr(tool, "LOG", str(tmp_path))
-    monkeypatch.setattr(tool, "ROOT", str(tmp_path))
-    return tool
+def runner(load_tool):
+    return load_tool("run_tests")
 
 
 CTEST = """<testsuite>
@@ -41,29 +37,49 @@ def test_pytest_counts_errors_as_failed(runner, tmp_path):
     assert runner.count_pytest(str(path)) == (4, 3, 3)
 
 
-def test_a_step_that_fails_without_a_failing_test_counts_as_one(runner):
-    totals = runner.Totals()
-    totals.add("build", 0, 0, 0, False, 1.0)
-    totals.add("tests", 5, 0, 1, True, 1.0)
-    totals.add("more", 5, 2, 0, False, 1.0)
-    assert (totals.passed, totals.failed, totals.skipped) == (10, 3, 1)
+@pytest.fixture
+def plan(runner, monkeypatch):
+    """Names of the planned steps with those of the steps they come after."""
+    monkeypatch.setattr(runner, "asan_library", lambda: "/libasan.so")
+
+    def names(minors, *wanted, only=None):
+        rows = [(minor, "python" + minor) for minor in minors if only in (None, minor)]
+        monkeypatch.setattr(runner, "interpreters", lambda only: rows)
+        args = argparse.Namespace(python=only, scripts=1, seed=1)
+        return {step.name: [other.name for other in step.after] for step in runner.plan(set(wanted), args)}
+
+    return names
 
 
-def test_a_command_that_hangs_is_stopped_with_its_children(runner, tmp_path):
-    code = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', %r])\ntime.sleep(60)" % (
-        "import time, pathlib; time.sleep(2); pathlib.Path(%r).touch()" % str(tmp_path / "survived"))
-    begun = time.monotonic()
-    assert runner.run([sys.executable, "-c", code], "hang.log", seconds=1) == 124
-    assert time.monotonic() - begun < 20
-    time.sleep(2.5)
-    assert not (tmp_path / "survived").exists()
+def test_tests_come_after_the_build_of_their_interpreter(plan):
+    steps = plan(["3.11", "3.12", "3.13", "3.14"], "python", "asan-python", "tools")
+    for minor in ("3.11", "3.12", "3.13", "3.14"):
+        assert steps["python tests " + minor] == ["build " + minor]
+    assert steps["tests of the tools"] == ["build 3.11"]
+    assert steps["python tests 3.13, address"] == ["build 3.13, address"]
 
 
-def test_a_quiet_command_shows_its_log_only_when_it_fails(runner, capsys):
-    assert runner.run([sys.executable, "-c", "print('fine')"], "x.log", quiet=True) == 0
-    assert capsys.readouterr().out == ""
-    assert runner.run([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"], "x.log", quiet=True) == 3
-    assert "the reason" in capsys.readouterr().out
+def test_twin_and_gil_engine_are_tested_on_the_oldest_and_the_newest_required(plan):
+    steps = plan(["3.11", "3.12", "3.13", "3.14"], "python")
+    assert [name for name in steps if name[:4] in ("pure", "GIL ")] == [
+        "pure twin 3.11", "GIL engine 3.11", "pure twin 3.13", "GIL engine 3.13"]
+
+
+@pytest.mark.parametrize("only", ["3.12", "3.14"])
+def test_an_interpreter_by_itself_has_every_test(plan, only):
+    assert list(plan(["3.11", "3.12", "3.13", "3.14"], "python", only=only)) == [
+        "build " + only, "python tests " + only, "pure twin " + only, "GIL engine " + only]
+
+
+def test_one_required_interpreter_is_both_the_oldest_and_the_newest(plan):
+    steps = plan(["3.12", "3.14"], "python")
+    assert list(steps) == ["build 3.12", "build 3.14", "python tests 3.12", "python tests 3.14", "pure twin 3.12", "GIL engine 3.12"]
+
+
+def test_no_interpreter_at_all_fails_the_build(runner, plan, monkeypatch):
+    assert list(plan([], "python")) == ["build"]
+    step, = runner.plan({"build"}, argparse.Namespace(python=None))
+    assert not step.do().ok and step.lines == ["no environment in .venv: run tools/setup.sh"]
 
 
 def test_the_environment_of_the_tests_has_no_options_of_ours(runner, monkeypatch):

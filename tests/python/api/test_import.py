@@ -77,7 +77,7 @@ def test_without_the_extension_the_twin_works_and_the_reason_is_kept(python):
         profilomatic.add_destination(records.append)
         with profilomatic.action("a"):
             pass
-        assert profilomatic.flush(10) and profilomatic.stop(10)
+        assert profilomatic.flush(60) and profilomatic.stop(60)
         from profilomatic import _backend
         print(_backend.module.NAME, len(records), _backend.reason)
         """, PROFILOMATIC_PURE="")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pom_support import PATIENCE, Collector, burn_until_sampled, threads_of_ours, wait_until
@@ -103,6 +104,29 @@ def test_start_and_stop_many_times_from_many_threads(profiles):
     assert profiles.flushed(count + 1)[-1]["action"]["type"] == "last"
 
 
+def test_any_number_may_wait_for_the_end_of_the_twins_threads():
+    """As stops at the same time do: one of them waited for its whole time."""
+    from profilomatic import _pure_native
+
+    class Done(_pure_native.WakeUp):
+        def wait(self, timeout):
+            waiting.release()
+            woken.append(super().wait(timeout))
+            return woken[-1]
+
+    woken, waiting = [], threading.Semaphore(0)
+    may_end = _pure_native.WakeUp()
+    awaited = _pure_native.NativeThread("awaited", may_end.wait)
+    awaited._done = Done()
+    with ThreadPoolExecutor(4) as pool:
+        joins = [pool.submit(awaited.join, PATIENCE) for _ in range(4)]
+        for _ in joins:
+            waiting.acquire()
+        may_end.set()
+    assert all(join.result() for join in joins)
+    assert woken == [True] * 4
+
+
 def test_a_thread_that_ends_with_an_action_open_does_no_harm(profiles):
     kept = []
 
@@ -155,7 +179,7 @@ def test_exit_with_live_actions_and_busy_daemon_threads_neither_hangs_nor_crashe
         open_one.__enter__()
         time.sleep(0.3)
         """)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_exit_with_a_hung_destination_keeps_the_deadline(python):
@@ -166,7 +190,7 @@ def test_exit_with_a_hung_destination_keeps_the_deadline(python):
         with profilomatic.action("a"):
             pass
         """)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE
 
 
 FORK = """if True:
@@ -196,16 +220,16 @@ def test_fork_outside_a_request_the_child_profiles_too(python, tmp_path):
     reports, records = forked(python, tmp_path, """
     with profilomatic.action("before"):
         pass
-    assert profilomatic.flush(10)
+    assert profilomatic.flush(60)
     child = os.fork()
     name = "child" if child == 0 else "parent"
     if child == 0:
         records.clear()
     with profilomatic.action("after in " + name):
         pass
-    assert profilomatic.flush(10), profilomatic.stats()
+    assert profilomatic.flush(60), profilomatic.stats()
     report(name)
-    assert profilomatic.stop(10)
+    assert profilomatic.stop(60)
     if child == 0:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -235,9 +259,9 @@ def test_fork_inside_a_request_leaves_the_parents_request_alone(python, tmp_path
         assert b"".join(body) == b"ab"
         body.close()
     name = "child" if child == 0 else "parent"
-    assert profilomatic.flush(10), profilomatic.stats()
+    assert profilomatic.flush(60), profilomatic.stats()
     report(name)
-    assert profilomatic.stop(10)
+    assert profilomatic.stop(60)
     if child == 0:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -271,7 +295,7 @@ def test_fork_with_busy_threads_and_queued_profiles_duplicates_nothing(python, t
             records.clear()
             with profilomatic.action("child %d" % number):
                 pass
-            assert profilomatic.flush(10), profilomatic.stats()
+            assert profilomatic.flush(60), profilomatic.stats()
             report("child %d" % number)
             os._exit(0)
         children.append(child)
@@ -280,7 +304,7 @@ def test_fork_with_busy_threads_and_queued_profiles_duplicates_nothing(python, t
         thread.join()
     for child in children:
         assert os.waitpid(child, 0)[1] == 0
-    assert profilomatic.flush(10)
+    assert profilomatic.flush(60)
     report("parent")
     """)
     for number in range(5):
@@ -322,7 +346,7 @@ def test_a_child_of_multiprocessing_delivers_at_its_end(tmp_path, method, parent
                 assert process.exitcode == 0
     """)
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(profilomatic.__file__))}
-    subprocess.run([sys.executable, str(script)], env=environment, timeout=60, check=True)
+    subprocess.run([sys.executable, str(script)], env=environment, timeout=300, check=True)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["action"]["type"] for record in records] == ["in child"] * 2
 
@@ -330,24 +354,36 @@ def test_a_child_of_multiprocessing_delivers_at_its_end(tmp_path, method, parent
 @forks
 @pytest.mark.acceptance("W24", "W25")
 def test_a_fork_that_the_interpreter_was_not_told_of_is_noticed(python, tmp_path):
-    """As a server written in C does it: no hook of os.register_at_fork is called in the child."""
+    """As a server written in C does it: no hook of os.register_at_fork is called in the child. Nor does CPython make its GIL anew
+    there: a child that has it as another thread waited for it may hang at once. So the fork waits until no thread does."""
     reports, records = forked(python, tmp_path, """
-    import ctypes
+    import ctypes, pathlib, time
     with profilomatic.action("before"):
         pass
-    assert profilomatic.flush(10)
+    assert profilomatic.flush(60)
+
+    def others():
+        "State and waits of each other thread. One that waits for the GIL wakes every 5 ms, or, on a busy machine, is runnable."
+        status = [task.joinpath("status").read_text().splitlines() for task in pathlib.Path("/proc/self/task").iterdir()
+                  if task.name != str(os.getpid())]
+        return [line for lines in status for line in lines if line.startswith(("Pid:", "State:", "voluntary_ctxt_switches:"))]
+
+    before = None
+    while (now := others()) != before or "running" in str(now):
+        before = now
+        time.sleep(0.02)
     child = ctypes.PyDLL(None).fork()
     if child == 0:
         records.clear()
         assert profilomatic.stats()["actions"]["started"] == 0, profilomatic.stats()
         with profilomatic.action("in child"):
             pass
-        assert profilomatic.flush(10), profilomatic.stats()
+        assert profilomatic.flush(60), profilomatic.stats()
         report("child")
-        assert profilomatic.stop(10)
+        assert profilomatic.stop(60)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert profilomatic.flush(10)
+    assert profilomatic.flush(60)
     report("parent")
     """)
     assert reports == {"child": (["in child"], True), "parent": (["before"], True)}
@@ -358,7 +394,7 @@ def test_a_fork_that_the_interpreter_was_not_told_of_is_noticed(python, tmp_path
 @pytest.mark.acceptance("W24")
 def test_the_child_of_a_stopped_parent_stays_stopped(python, tmp_path):
     reports, records = forked(python, tmp_path, """
-    assert profilomatic.stop(10)
+    assert profilomatic.stop(60)
     child = os.fork()
     with profilomatic.action("unseen"):
         pass
@@ -385,7 +421,7 @@ def test_a_child_of_a_child_works_and_so_does_multiprocessing(python, tmp_path):
             break
         with profilomatic.action("generation %d" % generation):
             pass
-        assert profilomatic.flush(10)
+        assert profilomatic.flush(60)
         if generation == 2:
             os._exit(0)
     """)
@@ -407,7 +443,7 @@ def test_the_process_is_left_as_it_was(python):
         app = profilomatic.wsgi.wrap(lambda environ, start_response: [b""])
         app({}, lambda *args: None)
         assert state() == before
-        assert profilomatic.stop(10)
+        assert profilomatic.stop(60)
         assert state() == before
         """)
 
@@ -433,7 +469,7 @@ def test_many_tiny_requests_keep_memory_flat(python):
                 app(dict(environ), lambda *args: None)
                 if number % 1000 == 0:
                     profilomatic.flush(30)
-            assert profilomatic.flush(30)
+            assert profilomatic.flush(60)
 
         run(10000)
         before = resident()

@@ -13,7 +13,7 @@ from profilomatic import report
 
 pytestmark = pytest.mark.acceptance("W15")
 
-CHUNKS = 300
+CHUNKS = 150
 EVERY = 0.05
 
 

@@ -34,7 +34,7 @@ code = """if True:
     assert check.examine()["status"] == "broken"
     (said,) = check.explain()  # and nothing of starting what cannot be started
     assert said.startswith("This is a sub-interpreter")
-    assert profilomatic.flush(5) and profilomatic.stop(5) and records == []
+    assert profilomatic.flush(60) and profilomatic.stop(60) and records == []
     print("bare", flush=True)
 """
 for _ in range(2):
@@ -49,7 +49,7 @@ before = []
 profilomatic.add_destination(before.append)
 with profilomatic.action("in main"):
     pass
-assert profilomatic.flush(10) and len(before) == 1
+assert profilomatic.flush(60) and len(before) == 1
 """
 
 

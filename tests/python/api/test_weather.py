@@ -20,22 +20,27 @@ COLLECT = """
     def functions():
         return {node["function"] for record in records for node in nodes(record)}
 
+    # The engines that take the GIL get it every 5 ms at best; and they see whole stacks, where the other may see a torn one.
+    PART = 1 if profilomatic.stats()["engine"] not in ("gil", "pure") else 4
+
     def sampled(count, work):
-        until = profilomatic.stats()["samples"]["taken"] + count
-        deadline = time.monotonic() + 40
-        while profilomatic.stats()["samples"]["taken"] < until:
+        "Works for so many samples, and for as many periods of CPU time: many may be of one place in which this thread stood still."
+        until = profilomatic.stats()["samples"]["taken"] + count // PART
+        cpu_until = time.process_time() + 0.001 * count / PART
+        deadline = time.monotonic() + 240
+        while profilomatic.stats()["samples"]["taken"] < until or time.process_time() < cpu_until:
             assert time.monotonic() < deadline, profilomatic.stats()
             for _ in range(20):
                 work()
 
     def finish():
-        assert profilomatic.flush(30), profilomatic.stats()
-        assert profilomatic.stop(30)
+        assert profilomatic.flush(60), profilomatic.stats()
+        assert profilomatic.stop(60)
 """
 
 
 def weather(body, before="pass"):
-    done = run_python("if True:\n    " + before + COLLECT + body, timeout=110)
+    done = run_python("if True:\n    " + before + COLLECT + body, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -172,7 +177,7 @@ def test_a_begin_and_end_storm_of_eight_threads():
     threads = [threading.Thread(target=storm, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(1.5)
+    time.sleep(0.5)
     stop.set()
     for thread in threads:
         thread.join()
@@ -231,7 +236,7 @@ def test_greenlets_that_switch_inside_actions_have_their_own_samples():
     def taken():
         return profilomatic.stats()["samples"]["taken"]
 
-    until = taken() + 400
+    until = taken() + 400 // PART
 
     def run(name, work):
         with profilomatic.action(name) as a:
@@ -281,8 +286,8 @@ def test_gevent_with_everything_patched(order):
         start_response("200 OK", [])
         mine = profilomatic.current_task_uuid()
         assert mine is not None
-        for _ in range(50):
-            sampled(1, work[environ["PATH_INFO"]])
+        for _ in range(50 // PART):
+            sampled(PART, work[environ["PATH_INFO"]])
             gevent.sleep(0)
             assert profilomatic.current_task_uuid() == mine
         yield environ["PATH_INFO"].encode()

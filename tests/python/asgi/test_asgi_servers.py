@@ -14,7 +14,7 @@ sys.path.insert(0, str(HERE.parent / "servers"))
 
 import harness  # noqa: E402
 from harness import abort, body_of, without_date  # noqa: E402
-from kinds import Kind, why_missing  # noqa: E402
+from kinds import Kind, each_kind, why_missing  # noqa: E402
 
 
 def asgi(name, modules, *arguments):
@@ -37,7 +37,7 @@ class Server(harness.Server):
         super().__init__(kind, target, folder, env={"PYTHONPATH": os.pathsep.join([harness.PACKAGE, str(HERE)])})
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=each_kind(KINDS))
 def kind(request):
     why = why_missing(KINDS[request.param])
     if why is not None:
@@ -182,7 +182,7 @@ def test_a_websocket_talks_and_is_no_action(server):
     before = len(server.records())
     with client.connect(f"ws://{host}:{port}/talk", proxy=None) as socket:
         socket.send("there and")
-        assert socket.recv(timeout=10) == "there and back"
+        assert socket.recv(timeout=harness.PATIENCE) == "there and back"
     number = str(uuid.uuid4())
     server.get("/hello", headers=[f"X-Task-UUID: {number}"])
     server.record_of(number)

@@ -27,7 +27,7 @@ def show(capsys):
 def command():
     """Runs Python with arguments in a process of its own; the package is the one that this process imported."""
 
-    def run(*arguments, cwd=None, stdin=b"", env=None, timeout=60):
+    def run(*arguments, cwd=None, stdin=b"", env=None, timeout=300):
         import profilomatic
 
         environment = {

@@ -301,6 +301,7 @@ class Endless(io.RawIOBase):
         return line
 
 
+@pytest.mark.oldest_and_newest
 def test_memory_does_not_grow_with_the_file():
     def peak(size):
         places = Places(lambda file: False)

@@ -400,7 +400,7 @@ for _ in range(3):
         end = time.perf_counter() + 0.2
         while time.perf_counter() < end:
             sum(range(1000))
-    profilomatic.flush(10)
+    profilomatic.flush(60)
 child = os.fork()
 if child == 0:
     sys.exit(0)
@@ -426,7 +426,7 @@ def paths_of(node, above=()):
 
 
 @pytest.mark.acceptance("PM27")
-@pytest.mark.parametrize("engine", ["native", "gil", "pure"])
+@pytest.mark.parametrize("engine", ["native", *(pytest.param(name, marks=pytest.mark.oldest_and_newest) for name in ("gil", "pure"))])
 def test_profile_profiler_writes_call_graphs_of_our_own_threads(command, tmp_path, engine):
     (tmp_path / "program.py").write_text(SELF_PROFILED)
     env = {"PROFILOMATIC_ENGINE": engine, "PROFILOMATIC_PURE": "1" if engine == "pure" else ""}

@@ -9,8 +9,10 @@ program finds out by itself it prints as JSON.
 
 import json
 import os
+import random
 import resource
 import sys
+import time
 import timeit
 
 import profilomatic
@@ -73,6 +75,27 @@ def finish(**found):
     assert profilomatic.stop(60)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"stats": stats, "cpu": usage.ru_utime + usage.ru_stime, **found}))
+
+
+class Weights:
+    """How many samples of equal weight those since now are worth. On a busy machine one may stand for the CPU time of fifty, and
+    fifty for none, which were taken while their thread waited for its turn."""
+
+    def __init__(self):
+        self._taken, self._cpu = profilomatic.stats()["samples"]["taken"], time.process_time()
+        self._sum = self._squares = 0.0
+
+    def look(self):
+        """Between any two stretches of work: of what was taken in one, no more count than there were periods of CPU time."""
+        stats, cpu = profilomatic.stats(), time.process_time()
+        taken, used = stats["samples"]["taken"] - self._taken, cpu - self._cpu
+        if taken:
+            self._sum += used
+            self._squares += used ** 2 / max(min(taken, used / stats["period"]), 1)
+            self._taken, self._cpu = stats["samples"]["taken"], cpu
+
+    def worth(self):
+        return self._sum ** 2 / self._squares if self._squares else 0
 
 
 def resident():
@@ -143,7 +166,6 @@ def requests(path, count=1000, turns=2):
     """The same as requests of an ASGI application, all of them open at once; and each waits three times as long in one place as
     in another. How long it did is measured, since a busy loop comes late. With CONTEXT_LOOP=uvloop on that loop."""
     import asyncio
-    import time
 
     waited = {}  # by task: how long each of its waits took
 
@@ -230,32 +252,40 @@ def children(path, count=40):
 
 
 def generators(path):
-    """Generators that hold an action while their consumer, in another action, works between two items. Not by a count of
-    rounds: on a busy machine they are sampled rarely. Of the samples, those of suspended generators are waiting."""
-    go_on = True
-    samples = 200 if profilomatic.stats()["engine"] == "pure" else 600  # which takes none of what is suspended
+    """Generators that hold an action while their consumer, in another action, works between two items; until there are samples
+    enough to judge shares, which on a busy machine takes long. No two rounds are equally long: the twin looks whenever it gets the
+    GIL, every 6 ms, and where a round took as long, or twice that, all looks would meet the same part of it."""
+    global UNIT
+    go_on, unit, lengths = True, UNIT, random.Random(1)
+    wanted = 250 if profilomatic.stats()["engine"] == "pure" else 1000  # a second or two
 
     def produce():
         with profilomatic.action("a"):
             while go_on:
                 heavy_a()
+                weights.look()
                 light_a()
+                weights.look()
                 yield
 
     begin(path)
+    weights = Weights()
     producers = [produce(), produce()]
     for producer in producers:
         next(producer)  # else their actions would begin inside the consumer's, and be part of it
     with profilomatic.action("b"):
-        while profilomatic.stats()["samples"]["taken"] < samples:
+        while weights.worth() < wanted:
             for producer in producers:
+                UNIT = lengths.randrange(unit // 2, unit * 3 // 2)
                 next(producer)
             heavy_b()
+            weights.look()
             light_b()
+            weights.look()
     go_on = False
     for producer in producers:
         assert next(producer, "over") == "over"
-    finish()
+    finish(worth=weights.worth())
 
 
 def waiting(path, seconds=0.4):
@@ -287,7 +317,6 @@ def waiting(path, seconds=0.4):
 def parked(path, count=1000):
     """A thousand open actions on one thread, nearly all of them waiting, under the usual budget."""
     import asyncio
-    import time
 
     grown = 0
 

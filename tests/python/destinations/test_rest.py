@@ -340,7 +340,7 @@ profilomatic.add_destination(profilomatic.RestDestination("127.0.0.1", %d, spool
 for number in range(50):
     with profilomatic.action("work"):
         pass
-assert profilomatic.flush(30), profilomatic.stats()
+assert profilomatic.flush(60), profilomatic.stats()
 assert profilomatic.stats()["destinations"][0]["spooled"] == 50
 %s
 """

@@ -180,7 +180,7 @@ def rounds(count):
         one()
     del seen[:]
     gc.collect()
-    assert profilomatic.flush(30)
+    assert profilomatic.flush(60)
     del seen[:]
     gc.collect()
     return sys.getallocatedblocks(), len(gc.get_objects())
@@ -195,7 +195,7 @@ more_blocks, more_objects = rounds(500)
 assert more_objects - objects < 50, more_objects - objects
 assert more_blocks - blocks < 250, more_blocks - blocks
 assert profilomatic.stats()["actions"]["lost"] == profilomatic.stats()["actions"]["started"] == 700
-assert profilomatic.stop(30)
+assert profilomatic.stop(60)
 """)
 
 
@@ -488,7 +488,7 @@ def test_nothing_is_recorded_while_stopped(log):
 
 def test_actions_open_at_a_stop_are_lost_and_later_ones_work(patched):
     with eliot.start_action(action_type="open"):
-        assert profilomatic.stop(30)
+        assert profilomatic.stop(60)
         profilomatic.start()
     with eliot.start_action(action_type="later"):
         pass
@@ -505,6 +505,6 @@ def test_a_profile_destination_that_logs_with_eliot_is_not_profiled(patched, log
     profilomatic.add_destination(tells)
     with eliot.start_action(action_type="app"):
         pass
-    assert profilomatic.flush(30)
+    assert profilomatic.flush(60)
     profilomatic.remove_destination(tells)
     assert [record["action"]["type"] for record in patched.flushed(1)] == ["app"]

@@ -84,7 +84,7 @@ profilomatic.eliot.patch()
 profilomatic.add_destination(profilomatic.file_destination(sys.argv[1] if len(sys.argv) > 1 else {path!r}))
 with eliot.Action.continue_task(task_id={task_id!r}, action_type="remote"):
     eliot.log_message("working")
-assert profilomatic.stop(30)
+assert profilomatic.stop(60)
 """
 
 

@@ -133,6 +133,7 @@ def test_hostile_records_are_converted_somehow(form, converted):
     converted(made, form, "--clock", "cpu")
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("form", _formats.FORMATS)
 def test_memory_stays_flat(form, tmp_path):
     """Ten times the records, the same memory: nothing of an action is kept but what its format says."""

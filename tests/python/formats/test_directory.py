@@ -77,7 +77,7 @@ def test_profiles_of_a_running_program_arrive(tmp_path):
         for number in range(3):
             with profilomatic.action("work/%d" % number):
                 sum(range(1000))
-        assert profilomatic.flush(30) is True
+        assert profilomatic.flush(60) is True
         assert profilomatic.stats()["destinations"][0]["sent"] == 3
     finally:
         profilomatic.remove_destination(destination)

@@ -37,7 +37,7 @@ def both(tmp_path):
             work()
             a.message(step=number)
             burn_until_sampled(1, work)
-    assert profilomatic.flush(30)
+    assert profilomatic.flush(60)
     for each in destinations:
         profilomatic.remove_destination(each)
     return lines, wire
@@ -144,6 +144,7 @@ def test_report_tells_what_never_arrived(both, tmp_path, form):
         assert _core.read_wire(report) == [json.loads((WIRE / "report.jsonl").read_bytes())]
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("arguments", [("convert", "--to", "collapsed"), ("convert", "--to", "pprof"), ("report",)], ids=" ".join)
 def test_memory_stays_flat_over_a_wire_file(arguments, tmp_path, backend):
     """Ten times the batches, the same memory: one of them is held at a time."""

@@ -63,11 +63,11 @@ def test_the_settings_of_django_profile(tmp_path, entry):
             exec(%r)
         profilomatic.add_destination(lambda record: print(record["action"]["route"]))
         assert ask(application, "/item/7")[2] == [b"item 7"]
-        assert profilomatic.flush(30) and profilomatic.stop(30)
+        assert profilomatic.flush(60) and profilomatic.stop(60)
         """) % (str(pathlib.Path(__file__).parent), entry,
                 "\n".join(re.findall(r"from profilomatic.django.*\n\napplication = .*", PAGE.read_text()))))
     package = str(pathlib.Path(profilomatic.__file__).parent.parent)
-    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": package}, timeout=60,
+    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": package}, timeout=300,
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "/item/<int:number>"), done.stderr
 

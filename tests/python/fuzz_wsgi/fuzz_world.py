@@ -795,7 +795,7 @@ class World:
 
     def stop(self):
         if self.wrapped and not self.stopped:
-            assert profilomatic.stop(30) is True
+            assert profilomatic.stop(60) is True
             self.stopped = True
             self.restarts += 1
 

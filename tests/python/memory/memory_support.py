@@ -9,7 +9,7 @@ import sys
 PROGRAMS = pathlib.Path(__file__).with_name("programs.py")
 
 
-def run(program, *arguments, timeout=120):
+def run(program, *arguments, timeout=300):
     import profilomatic
 
     environment = dict(os.environ, PYTHONPATH=str(pathlib.Path(profilomatic.__file__).parent.parent))

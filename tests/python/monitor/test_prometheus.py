@@ -63,18 +63,20 @@ def test_the_metrics_of_the_original_are_there_under_their_names(registry, profi
 
 @pytest.mark.acceptance("PM28", "PM9")
 def test_refused_actions_and_the_limit_show(registry, profiles):
-    """A budget that no sampling can keep, until an action is refused."""
+    """A budget that no sampling can keep, until an action is refused, and while there is a limit: the engine may lift that as soon
+    as it has seen a cheap moment."""
     profilomatic.configure(max_overhead=0.00001, max_actions_per_run=1)
     before = scraped(registry)
     deadline = time.monotonic() + PATIENCE
-    while True:
+    was_refused, allowed = False, float("inf")
+    while not (was_refused and allowed < float("inf")):
         with profilomatic.action("a") as action:
             burn()
             if action.task_uuid is None:
-                inside = scraped(registry)
-                break
+                was_refused = True
+                allowed = scraped(registry)["profiler_tasks_allowed"]
         assert time.monotonic() < deadline, profilomatic.stats()
-    assert 0 <= inside["profiler_tasks_allowed"] < float("inf")
+    assert allowed >= 0
     assert profilomatic.flush(PATIENCE)
     after = scraped(registry)
     refused = after["profiler_tasks_not_profiled_total"] - before["profiler_tasks_not_profiled_total"]
@@ -149,7 +151,7 @@ def test_a_scrape_before_the_start_and_after_the_stop_works(registry):
     assert scraped(registry)["profilomatic_running"] == 0
     profilomatic.start()
     assert scraped(registry)["profilomatic_running"] == 1
-    assert profilomatic.stop(30)
+    assert profilomatic.stop(60)
     assert scraped(registry)["profilomatic_running"] == 0
 
 

@@ -7,10 +7,10 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from harness import Server, need  # noqa: E402
-from kinds import KINDS  # noqa: E402
+from kinds import KINDS, each_kind  # noqa: E402
 
 
-@pytest.fixture(scope="session", params=list(KINDS))
+@pytest.fixture(scope="session", params=each_kind(KINDS))
 def kind(request):
     need(request.param)
     return request.param

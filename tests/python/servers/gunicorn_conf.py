@@ -19,6 +19,6 @@ def on_exit(server):
     before = profilomatic.stats()["actions"]
     with profilomatic.action("at-exit"):
         pass
-    flushed = profilomatic.flush(5)
+    flushed = profilomatic.flush(60)
     with open(path, "w") as file:
         json.dump({"pid": os.getpid(), "before": before, "after": profilomatic.stats()["actions"], "flushed": flushed}, file)

@@ -26,8 +26,7 @@ import profilomatic
 
 HERE = pathlib.Path(__file__).parent
 PACKAGE = str(pathlib.Path(profilomatic.__file__).parent.parent)
-START_SECONDS = 20
-STOP_SECONDS = 10
+PATIENCE = 120  # seconds; only a failing test ever waits so long
 CRASH = re.compile(r"(?i)segmentation|sigsegv|sigabrt|core dump|fatal python|signal 11|signal 6\b|exit signal (?!killed)")
 FILE_SIZE = 12 << 20  # more than the socket buffers of both sides hold
 
@@ -113,7 +112,7 @@ class Server:
 
     def _wait_until_ready(self):
         try:
-            wait_until(self._is_ready, START_SECONDS, f"an answer of {self.kind.name}")
+            wait_until(self._is_ready, PATIENCE, f"an answer of {self.kind.name}")
         except BaseException:
             self.close()
             raise
@@ -131,14 +130,14 @@ class Server:
         itself or of a worker, fails the test."""
         self.process.send_signal(number)
         try:
-            code = self.process.wait(STOP_SECONDS)
+            code = self.process.wait(PATIENCE)
             assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM), (code, self.log()[-4000:])
             assert not CRASH.search(self.log()), self.log()[-4000:]
             self.records()  # nobody writes any more: the last line is whole, too
             return code
         except subprocess.TimeoutExpired:
             self.close()
-            raise AssertionError(f"{self.kind.name} was still there {STOP_SECONDS} s after its signal:\n{self.log()[-4000:]}") from None
+            raise AssertionError(f"{self.kind.name} was still there {PATIENCE} s after its signal:\n{self.log()[-4000:]}") from None
 
     def close(self):
         """Leave nothing behind, whatever happened."""
@@ -147,7 +146,7 @@ class Server:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(STOP_SECONDS)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 pass
         try:
@@ -159,16 +158,16 @@ class Server:
     def log(self):
         return self.log_path.read_text(errors="replace")
 
-    def connect(self, timeout=10):
+    def connect(self, timeout=PATIENCE):
         return socket.create_connection(self.address, timeout=timeout)
 
-    def exchange(self, request, timeout=10):
+    def exchange(self, request, timeout=PATIENCE):
         """Send the bytes of one request that asks to close; everything that comes back."""
         with self.connect(timeout) as connection:
             connection.sendall(request)
             return read_to_end(connection)
 
-    def get(self, target, timeout=10, headers=(), method="GET", body=b""):
+    def get(self, target, timeout=PATIENCE, headers=(), method="GET", body=b""):
         lines = [f"{method} {target} HTTP/1.1", "Host: test", "Connection: close", *headers]
         return self.exchange("\r\n".join([*lines, "", ""]).encode("latin-1") + body, timeout)
 
@@ -187,7 +186,7 @@ class Server:
         assert text == b"" or text.endswith(b"\n"), "the file ends inside a line"
         return [json.loads(line) for line in text.splitlines()]
 
-    def wait_for_records(self, enough, seconds=8):
+    def wait_for_records(self, enough, seconds=PATIENCE):
         """Poll the file while the server runs until enough(records) is true; the records. The process that happens to
         answer is asked to flush, so that few tests wait for the second after which it does so by itself."""
 
@@ -203,7 +202,7 @@ class Server:
 
         return wait_until(look, seconds, "the record in the file")
 
-    def record_of(self, task, seconds=8):
+    def record_of(self, task, seconds=PATIENCE):
         """The record of the request that carried this task id."""
         records = self.wait_for_records(lambda records: task in {r["task_uuid"] for r in records}, seconds)
         (record,) = [record for record in records if record["task_uuid"] == task]
@@ -259,7 +258,7 @@ def wait_until_full(connection):
             seen[:] = waiting(), time.monotonic()
         return seen[0] > 0 and time.monotonic() - seen[1] > 0.2
 
-    wait_until(at_rest, 10, "a full receive buffer")
+    wait_until(at_rest, PATIENCE, "a full receive buffer")
 
 
 def abort(connection):

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
+
 HERE = pathlib.Path(__file__).parent
 BIN = pathlib.Path(sys.executable).parent
 
@@ -42,12 +44,30 @@ class Kind:
     missing: Callable = lambda: None  # why it cannot run here, when that is more than a module
 
 
+MAIN = ("gunicorn-gthread", "waitress", "uvicorn")  # one that forks, one that does not, one of ASGI: they meet every interpreter
+
+
+def each_kind(names):
+    """Parameters of a test, one for each of these kinds of servers."""
+    return [pytest.param(name, marks=marks(name)) for name in names]
+
+
+def marks(name):
+    return () if name in MAIN else pytest.mark.oldest_and_newest
+
+
 def why_missing(kind):
     """A sentence, or None when this server can be started here."""
     for module in kind.modules:
         if importlib.util.find_spec(module) is None:
             return f"{kind.name} needs {module}, which is not installed"
     return kind.missing()
+
+
+def script(name):
+    """A command of the environment, by its own interpreter: the first line of the file names the place the environment was
+    made in, and that may have moved."""
+    return [sys.executable, str(BIN / name)]
 
 
 def served_by_us(server):

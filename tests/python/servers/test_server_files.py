@@ -1,13 +1,13 @@
 """wsgi.file_wrapper under servers that recognise their own file bodies."""
 
 import pytest
-from harness import Server, body_of, need, read_to_end, wait_until, wait_until_full
-from kinds import KINDS
+from harness import PATIENCE, Server, body_of, need, read_to_end, wait_until, wait_until_full
+from kinds import KINDS, each_kind
 
 SERVERS = [name for name, kind in KINDS.items() if kind.file_wrapper and name != "wsgiref"]
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=each_kind(SERVERS))
 def watched(request, tmp_path_factory):
     need(request.param)
     folder = tmp_path_factory.mktemp("watched")
@@ -45,7 +45,7 @@ def test_uwsgi_sends_the_file_by_itself(watched):
         pytest.skip(f"{watched.kind.name} says nothing of how it sends a file")
     before = watched.log_path.read_bytes().count(b"via sendfile()")
     assert body_of(watched.get("/file")) == watched.file_path.read_bytes()
-    wait_until(lambda: watched.log_path.read_bytes().count(b"via sendfile()") > before, 5, "the line of the log")
+    wait_until(lambda: watched.log_path.read_bytes().count(b"via sendfile()") > before, PATIENCE, "the line of the log")
 
 
 @pytest.mark.acceptance("W1")
@@ -71,7 +71,7 @@ def test_waitress_closes_the_file_on_its_own_thread(watched, task):
         assert watched.record_of(task)["action"]["outcome"] == "succeeded"
         assert body_of(read_to_end(connection)) == watched.file_path.read_bytes()
     closed = wait_until(
-        lambda: [entry for entry in watched.get_json("/seen") if "closed_on" in entry][earlier:], 5, "the close"
+        lambda: [entry for entry in watched.get_json("/seen") if "closed_on" in entry][earlier:], PATIENCE, "the close"
     )
     assert {entry["closed_on"] for entry in closed} == {"MainThread"}
     assert watched.record_of(task)["action"]["outcome"] == "succeeded"  # still one record, and the same

@@ -7,7 +7,8 @@ import signal
 import uuid
 
 import pytest
-from harness import Server, body_of, need, wait_until
+from harness import PATIENCE, Server, body_of, need, wait_until
+from kinds import each_kind, marks
 
 
 # What forks workers, and whether the application was loaded before.
@@ -47,7 +48,7 @@ def ask_for_pids(server, enough, tasks):
             pids.update(pid for pid in pool.map(ask, range(4)) if pid)
             return enough(pids)
 
-        wait_until(look, 15, "an answer of each worker")
+        wait_until(look, PATIENCE, "an answer of each worker")
     return pids
 
 
@@ -65,7 +66,8 @@ def test_records_are_in_the_file_after_sigterm(kind, tmp_path):
 
 
 @pytest.mark.acceptance("PM1", "W24")
-@pytest.mark.parametrize("kind,preload", FORKS, ids=[f"{kind}-{'preload' if pre else 'own load'}" for kind, pre in FORKS])
+@pytest.mark.parametrize("kind,preload", [
+    pytest.param(kind, preload, marks=marks(kind), id=f"{kind}-{'preload' if preload else 'own load'}") for kind, preload in FORKS])
 def test_forked_workers_profile_and_the_master_is_untouched(kind, preload, tmp_path):
     need(kind)
     told = tmp_path / "master.json"
@@ -96,7 +98,7 @@ def test_forked_workers_profile_and_the_master_is_untouched(kind, preload, tmp_p
 
 
 @pytest.mark.acceptance("W24", "PM23")
-@pytest.mark.parametrize("kind", ["gunicorn-gthread", "uwsgi", "granian", "mod_wsgi"])
+@pytest.mark.parametrize("kind", each_kind(["gunicorn-gthread", "uwsgi", "granian", "mod_wsgi"]))
 def test_killed_worker_leaves_whole_lines_and_its_successor_profiles(kind, tmp_path):
     need(kind)
     before, during, after = {}, {}, {}
@@ -114,7 +116,7 @@ def test_killed_worker_leaves_whole_lines_and_its_successor_profiles(kind, tmp_p
                 during[task] = index
 
             hits = [pool.submit(hit, index) for index in range(200)]
-            wait_until(lambda: len(during) > 50, 10, "the load")
+            wait_until(lambda: len(during) > 50, PATIENCE, "the load")
             os.kill(min(workers), signal.SIGKILL)
             for done in hits:
                 done.result()
@@ -131,7 +133,7 @@ def test_killed_worker_leaves_whole_lines_and_its_successor_profiles(kind, tmp_p
 
 
 @pytest.mark.acceptance("W24", "PM23", "PM30")
-@pytest.mark.parametrize("kind", RELOADS)
+@pytest.mark.parametrize("kind", each_kind(RELOADS))
 def test_reload_loses_no_record_of_the_old_workers(kind, tmp_path):
     need(kind)
     before, after = {}, {}

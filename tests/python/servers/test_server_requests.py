@@ -7,7 +7,7 @@ import time
 import uuid
 
 import pytest
-from harness import CRASH, abort, body_of, chunks_of, nodes, time_by_function, wait_until
+from harness import CRASH, PATIENCE, abort, body_of, chunks_of, nodes, time_by_function, wait_until
 
 
 @pytest.mark.acceptance("PM19", "PM20")
@@ -28,7 +28,7 @@ def test_keep_alive_connection_makes_one_record_a_request(kind, server):
     if not server.kind.keeps_alive:
         pytest.skip(f"{kind} closes the connection after each answer")
     tasks = [str(uuid.uuid4()) for _ in range(20)]
-    connection = http.client.HTTPConnection(*server.address, timeout=10)
+    connection = http.client.HTTPConnection(*server.address, timeout=PATIENCE)
     paths = ("/tuple", "/file", "/echo") + (() if kind == "waitress" else ("/list", "/generator", "/body"))
     sockets = set()
     for index, task in enumerate(tasks):
@@ -189,7 +189,7 @@ def test_the_books_balance_at_rest(server):
         actions = stats["actions"]
         return stats if actions["profiled"] == actions["finished"] + actions["lost"] + 1 else None
 
-    actions = wait_until(at_rest, 8, "the end of every request")["actions"]
+    actions = wait_until(at_rest, PATIENCE, "the end of every request")["actions"]
     assert actions["started"] == actions["profiled"] + actions["shed"]
     assert (actions["shed"], actions["lost"]) == (0, 0)
     assert len(server.records()) <= actions["finished"] + 1

@@ -4,11 +4,13 @@ import re
 import uuid
 
 import pytest
-from harness import Server, body_of, need, wait_until
+from harness import PATIENCE, Server, body_of, need, wait_until
+from kinds import each_kind
 
 PATHS = ("/list", "/generator", "/file", "/write", "/echo?a=1", "/no-such-path")
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.acceptance("W25")
 def test_sub_interpreter_of_mod_wsgi_runs_bare_and_says_so_once(tmp_path):
     need("mod_wsgi")
@@ -29,7 +31,7 @@ def test_sub_interpreter_of_mod_wsgi_runs_bare_and_says_so_once(tmp_path):
 
 
 @pytest.mark.acceptance("PM16", "PM30")
-@pytest.mark.parametrize("kind", ["waitress", "cheroot"])
+@pytest.mark.parametrize("kind", each_kind(["waitress", "cheroot"]))
 def test_leaving_by_an_exception_at_sigterm_drains(kind, tmp_path):
     need(kind)
     tasks = [str(uuid.uuid4()) for _ in range(5)]
@@ -40,6 +42,7 @@ def test_leaving_by_an_exception_at_sigterm_drains(kind, tmp_path):
         assert set(tasks) <= {record["task_uuid"] for record in server.records()}
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.acceptance("W25")
 @pytest.mark.parametrize("engine", [{}, {"PROFILOMATIC_ENGINE": "gil"}, {"PROFILOMATIC_PURE": "1"}], ids=["native", "gil", "pure"])
 def test_uwsgi_without_threads_is_told_and_profiles_all_the_same(engine, tmp_path):
@@ -56,7 +59,7 @@ def test_uwsgi_without_threads_is_told_and_profiles_all_the_same(engine, tmp_pat
                 server.get("/nap?seconds=0.05")
             return {*spinning, *quick} <= {record["task_uuid"] for record in server.records()}
 
-        wait_until(written, 8, "the records in the file")
+        wait_until(written, PATIENCE, "the records in the file")
         server.stop()
         log, records = server.log(), server.records()
     assert log.count("set enable-threads = true") == 1

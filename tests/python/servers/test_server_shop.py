@@ -39,6 +39,7 @@ def shop(target, folder):
     return Server("gunicorn-gthread", target, folder, env=env)
 
 
+@pytest.mark.oldest_and_newest
 @pytest.mark.acceptance("PM19", "PM22", "W19", "W21")
 def test_shop_answers_the_same_and_its_records_name_routes(customers, tmp_path):
     with shop("shop:create_app()", tmp_path / "bare") as server:

@@ -36,7 +36,7 @@ def tiny():
     return 1
 
 
-def storm(rounds=20000):
+def storm(rounds=10000):
     """Actions begin and end as fast as eight threads can."""
     def work():
         for _ in range(rounds):
@@ -205,7 +205,7 @@ def restarts(rounds=60):
     for each in threads:
         each.start()
     for _ in range(rounds):
-        assert profilomatic.stop(30)
+        assert profilomatic.stop(60)
         profilomatic.start()
     over.set()
     for each in threads:

@@ -20,7 +20,7 @@ KNOWN = {
 def run(tmp_path, program, *args):
     path = tmp_path / "profiles.jsonl"
     done = subprocess.run([sys.executable, "-X", "faulthandler", os.path.join(HERE, "programs.py"), program, str(path), *args],
-                          capture_output=True, text=True, timeout=240)
+                          capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, "%s\n%s" % (done.returncode, done.stderr[-4000:])
     result = json.loads(done.stdout.splitlines()[-1])
     with open(path) as file:

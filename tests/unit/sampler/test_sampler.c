@@ -234,8 +234,10 @@ static void test_sampler_tries_a_torn_stack_eight_times(void **state) {
     attach(&rig, rig.slot, 1);
     rig.walker.script = torn_seven_times;
     await_looks(&rig, 10);
-    assert_int_equal(stats(&rig).missed[POM_MISS_TORN], 0);
-    assert_int_equal(atomic_load(&rig.walker.walks), 8 * stats(&rig).taken);
+    assert_true(stats(&rig).taken > 0);
+    // An eighth walk in which the sampler lost its core is torn as well, and was the look's last.
+    assert_int_equal(atomic_load(&rig.walker.walks),
+                     8 * (stats(&rig).taken + stats(&rig).missed[POM_MISS_TORN]));
     rig_fini(&rig);
 }
 
@@ -285,7 +287,11 @@ static void test_sampler_counts_samples_that_the_client_refused(void **state) {
     atomic_store(&rig.client.refuse, true);
     await_looks(&rig, 10);
     assert_int_equal(stats(&rig).taken, 0);
-    assert_int_equal(stats(&rig).missed[POM_MISS_DEAD_CODE], atomic_load(&rig.walker.walks));
+    int64_t refused = stats(&rig).missed[POM_MISS_DEAD_CODE];
+    assert_true(refused > 0);
+    assert_int_equal(refused, atomic_load(&rig.client.misses[POM_MISS_DEAD_CODE]));
+    // A walk in which the sampler lost its core is taken again.
+    assert_true(refused <= atomic_load(&rig.walker.walks));
     assert_ptr_equal(atomic_load(&rig.client.missed), action_of(1)); // whose sample it was
     rig_fini(&rig);
 }
@@ -490,7 +496,9 @@ static void test_sampler_does_not_walk_a_thread_that_stands_still(void **state) 
     // Some more while it was on its way to the wait.
     int64_t walks = atomic_load(&rig.walker.walks);
     assert_true(walks >= 1);
-    assert_int_equal(stats(&rig).taken, walks + atomic_load(&rig.client.again));
+    assert_true(stats(&rig).taken > atomic_load(&rig.client.again));
+    // A walk in which the sampler lost its core is taken again.
+    assert_true(stats(&rig).taken <= walks + atomic_load(&rig.client.again));
     assert_ptr_equal(atomic_load(&rig.client.sampled), action_of(1));
     assert_int_equal(atomic_load(&rig.client.faults), 0);
 
