@@ -59,26 +59,34 @@ static struct timespec timespec_of(int64_t at_ns) {
 #define PASSED_NS    1
 #define HEARTBEAT_NS (30 * POM_NS_PER_S)
 
+static int timer_of(const pom_park_t *park) {
+    return atomic_load_explicit(&park->timer, memory_order_relaxed);
+}
+
+static void forget_timer(pom_park_t *park) {
+    atomic_store_explicit(&park->timer, -1, memory_order_relaxed);
+}
+
 static void set_timer(pom_park_t *park, int64_t at_ns) {
     struct itimerspec spec = {.it_value = timespec_of(at_ns > 0 ? at_ns : PASSED_NS),
                               .it_interval = timespec_of(HEARTBEAT_NS)};
     /* It fails only when somebody has closed it: see the heartbeat. */
-    (void)timerfd_settime(park->timer, TFD_TIMER_ABSTIME, &spec, NULL);
+    (void)timerfd_settime(timer_of(park), TFD_TIMER_ABSTIME, &spec, NULL);
 }
 
 void pom_park_init(pom_park_t *park) {
     atomic_init(&park->word, POM__PARK_EMPTY);
-    park->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
-    if (park->timer >= 0) {
+    atomic_init(&park->timer, timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+    if (timer_of(park) >= 0) {
         set_timer(park, pom_now_ns() + HEARTBEAT_NS);
     }
 }
 
 void pom_park_fini(pom_park_t *park) {
-    if (park->timer >= 0) {
-        (void)close(park->timer); /* nothing can be lost */
+    if (timer_of(park) >= 0) {
+        (void)close(timer_of(park)); /* nothing can be lost */
     }
-    park->timer = -1;
+    forget_timer(park);
 }
 
 /* Takes the state away; acquire pairs with the release in pom_park_wake, so that the owner sees
@@ -120,7 +128,7 @@ bool pom_park_wait(pom_park_t *park, int64_t deadline_ns) {
 }
 
 bool pom_park_doze(pom_park_t *park) {
-    if (park->timer < 0) {
+    if (timer_of(park) < 0) {
         return pom_park_wait(park, POM_FOREVER);
     }
     if (!lie_down(park, POM__PARK_DOZING)) {
@@ -128,9 +136,9 @@ bool pom_park_doze(pom_park_t *park) {
     }
     do {
         uint64_t times;
-        if (read(park->timer, &times, sizeof times) < 0 && errno != EINTR) {
+        if (read(timer_of(park), &times, sizeof times) < 0 && errno != EINTR) {
             /* Somebody closed it. Never to be read again: its number may be another file's soon. */
-            park->timer = -1;
+            forget_timer(park);
             uint32_t expected = POM__PARK_DOZING;
             if (atomic_compare_exchange_strong_explicit(&park->word, &expected, POM__PARK_EMPTY,
                                                         memory_order_relaxed,

@@ -27,7 +27,7 @@
 
 typedef struct pom_park_s {
     _Atomic(uint32_t) word; /* POM__PARK_EMPTY ... (park.c) */
-    int timer;              /* a timerfd for the alarm; -1 = none could be had */
+    _Atomic(int) timer;     /* a timerfd for the alarm; -1 = none could be had; relaxed */
 } pom_park_t;
 
 void pom_park_init(pom_park_t *park); /* [any] */
