@@ -122,7 +122,8 @@ static void post(action_t *self, const char *status, const char *outcome, PyObje
  * exception set): no memory. */
 static PyObject *beside_head(PyObject *fields) {
     PyObject *left = Py_NewRef(fields);
-    for (size_t i = 0; i < sizeof s_head / sizeof *s_head && PyDict_Check(left); i++) {
+    bool any = PyDict_Check(fields) && PyDict_GET_SIZE(fields) > 0;
+    for (size_t i = 0; i < sizeof s_head / sizeof *s_head && any; i++) {
         if (PyDict_GetItemWithError(left, s_head[i]) != NULL) {
             if (left == fields) {
                 Py_SETREF(left, PyDict_Copy(fields));
