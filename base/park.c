@@ -74,8 +74,15 @@ void pom_park_init(pom_park_t *park) {
     }
 }
 
+/* What the number is of now may be a file of the program, which has closed our timer. Another timer
+ * cannot be told from ours. */
+static bool has_timer(const pom_park_t *park) {
+    struct itimerspec spec;
+    return timerfd_gettime(park->timer, &spec) == 0;
+}
+
 void pom_park_fini(pom_park_t *park) {
-    if (park->timer >= 0) {
+    if (has_timer(park)) {
         (void)close(park->timer); /* nothing can be lost */
     }
     park->timer = -1;
@@ -128,7 +135,7 @@ bool pom_park_doze(pom_park_t *park) {
     }
     do {
         uint64_t times;
-        if (read(park->timer, &times, sizeof times) < 0 && errno != EINTR) {
+        if (!has_timer(park) || (read(park->timer, &times, sizeof times) < 0 && errno != EINTR)) {
             /* Somebody closed it. Never to be read again: its number may be another file's soon. */
             park->timer = -1;
             uint32_t expected = POM__PARK_DOZING;
