@@ -379,8 +379,9 @@ static int action_traverse(PyObject *op, visitproc visit, void *arg) {
 }
 
 static int action_clear(PyObject *op) {
-    Py_CLEAR(((action_t *)op)->fields);
-    Py_CLEAR(((action_t *)op)->parent);
+    action_t *self = (action_t *)op;
+    Py_SETREF(self->fields, Py_NewRef(Py_None)); // entering it still counts on there being some
+    Py_SETREF(self->parent, Py_NewRef(Py_None));
     return 0; // the type is text and cannot be part of a cycle
 }
 
