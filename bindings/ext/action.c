@@ -4,6 +4,8 @@
  * Its anchor is the frame with the block, which is the frame that calls __enter__. Two frames that call __enter__ are not
  * the block's: contextlib's, when a generator-based context manager enters the action (then the block is in contextlib's caller), and the
  * decorator's wrapper (which is of this package, so it never shows).
+ *
+ * Over 400 lines: the Python type, which is declared at the end, and the search for its frame.
  */
 #include "bindings/ext/layout.h"
 
