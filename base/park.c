@@ -82,8 +82,15 @@ void pom_park_init(pom_park_t *park) {
     }
 }
 
+/* What the number is of now may be a file of the program, which has closed our timer. Another timer
+ * cannot be told from ours. */
+static bool has_timer(const pom_park_t *park) {
+    struct itimerspec spec;
+    return timerfd_gettime(timer_of(park), &spec) == 0;
+}
+
 void pom_park_fini(pom_park_t *park) {
-    if (timer_of(park) >= 0) {
+    if (has_timer(park)) {
         (void)close(timer_of(park)); /* nothing can be lost */
     }
     forget_timer(park);
@@ -136,7 +143,8 @@ bool pom_park_doze(pom_park_t *park) {
     }
     do {
         uint64_t times;
-        if (read(timer_of(park), &times, sizeof times) < 0 && errno != EINTR) {
+        if (!has_timer(park) ||
+            (read(timer_of(park), &times, sizeof times) < 0 && errno != EINTR)) {
             /* Somebody closed it. Never to be read again: its number may be another file's soon. */
             forget_timer(park);
             uint32_t expected = POM__PARK_DOZING;

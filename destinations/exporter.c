@@ -22,6 +22,8 @@
  * wakes, or the loop finds the profile.
  *
  * Not here: what a destination does with a batch, retries, encodings.
+ *
+ * Over 400 lines: all of it is what is done under the one lock, or around it.
  */
 #include "destinations/exporter_parts.h"
 

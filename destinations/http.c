@@ -286,8 +286,10 @@ static void count_lost(http_t *h, const pom__spool_lost_t *lost) {
     } fates[] = {{lost->evicted, POM_DROP_QUEUE_FULL},
                  {lost->too_old, POM_DROP_TOO_OLD},
                  {lost->damaged, POM_DROP_ERROR}};
-    if (lost->damaged > 0) {
-        pom_destination_error(&h->base, "spool: a damaged segment is put aside");
+    if (lost->segments > 0) {
+        pom_destination_error(&h->base,
+                              "spool: a damaged segment is put aside, at least %lld profiles lost",
+                              (long long)lost->damaged);
     }
     for (size_t i = 0; i < sizeof fates / sizeof fates[0]; i++) {
         if (fates[i].count > 0) {
@@ -300,7 +302,7 @@ static void count_lost(http_t *h, const pom__spool_lost_t *lost) {
 /* The present request, which is not from there, goes to the disk. */
 static bool spool_request(http_t *h) {
     request_t *r = &h->request;
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     if (h->spool == NULL || r->spooled || r->is_report) {
         return false;
     }
@@ -336,7 +338,7 @@ static bool spool_batch(http_t *h) {
 
 /* Makes a request of the spool's oldest entry. */
 static bool next_spooled(http_t *h) {
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     bool found =
         h->spool != NULL && pom__spool_next(h->spool, &h->request.entry, &h->spooled_body, &lost);
     count_lost(h, &lost);

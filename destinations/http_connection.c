@@ -14,6 +14,8 @@
  *
  * The owner hears of a loss once; then it closes. Memory goes when libuv has closed the handles,
  * so that a callback may close its own connection.
+ *
+ * Over 400 lines: each phase begins the next and ends in the same loss, on one state.
  */
 #include "destinations/http_connection.h"
 

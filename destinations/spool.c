@@ -14,16 +14,18 @@
  * An entry is acknowledged by overwriting its state byte, so there is no second file that could
  * disagree with the first; after a crash at worst one entry is sent twice, with the same key.
  *
- * kill -9 leaves whole writes and at most one cut one at the end, which is cut off when the
- * segment is adopted. A power cut may leave worse: a wrong crc puts the rest of its segment aside
- * as "damaged.seg", one a folder, for people to look at. Segments are synced when they are full
- * and when the destination closes, not for each entry: a sync takes longer than an outage of the
- * kernel is likely.
+ * kill -9 leaves whole writes and at most one cut one at the end; a power cut may leave worse. The
+ * reader goes up to the first bad head or wrong crc, and puts the segment aside there as
+ * "damaged.seg", one an address, for people to look at. What is lost with it is counted by the heads
+ * that can still be read. Segments are synced when they are full and when the destination closes,
+ * not for each entry: a sync takes longer than an outage of the kernel is likely.
  *
  * No header of a request is in here, hence no token. Files are 0600, folders 0700, and a link in
  * place of a segment is not followed.
  *
  * Runs on the loop thread, like the file destination, and for the same reasons.
+ *
+ * Over 400 lines: writing, reading and adopting are one format and one list of segments.
  */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE /* pwritev */
@@ -69,7 +71,7 @@ typedef struct segment_s {
     uint32_t number;
     int64_t size;
     int64_t at;       /* everything before it is acknowledged */
-    int64_t profiles; /* pending */
+    int64_t profiles; /* pending, those behind damage included */
 } segment_t;
 
 struct pom__spool_s {
@@ -150,15 +152,15 @@ static void remove_first(pom__spool_t *s) {
     forget_first(s);
 }
 
-static int64_t quarantine_first(pom__spool_t *s) {
+static void quarantine_first(pom__spool_t *s, pom__spool_lost_t *lost) {
     char from[PATH_BYTES];
     char to[PATH_BYTES];
-    int64_t lost = s->segments[0].profiles;
+    lost->segments++;
+    lost->damaged += s->segments[0].profiles;
     if (segment_path(s, s->segments[0].number, from) && make_path(to, "%s/damaged.seg", s->root)) {
         (void)rename(from, to); /* if it cannot be moved, it can perhaps be read again later */
     }
     forget_first(s);
-    return lost;
 }
 
 static bool add_segment(pom__spool_t *s, const segment_t *segment) {
@@ -178,32 +180,59 @@ static bool plausible(const pom__spool_t *s, const head_t *head) {
            head->length <= POM__SPOOL_BODY_MAX && head->address == s->address && head->count > 0;
 }
 
-/* Walks the heads: what is pending, and where the last whole entry ends. */
-static bool measure(const pom__spool_t *s, const char *path, segment_t *segment) {
+/* The profiles of pending entries whose heads can be read between two places, wherever they begin:
+ * what is known of a stretch with damage in it. No body looks like a head of this address. */
+static int64_t profiles_between(const pom__spool_t *s, int fd, int64_t at, int64_t end) {
+    char window[16 << 10];
+    int64_t profiles = 0;
+    head_t head;
+    ssize_t got;
+    while (at + HEAD_BYTES <= end && (got = pread(fd, window, sizeof window, at)) >= HEAD_BYTES) {
+        ssize_t i = 0;
+        while (i + HEAD_BYTES <= got) {
+            memcpy(&head, window + i, sizeof head);
+            bool found = plausible(s, &head);
+            profiles += found && head.state == 'P' ? head.count : 0;
+            i += found ? HEAD_BYTES : 1;
+        }
+        at += i;
+    }
+    return profiles;
+}
+
+typedef enum measured_e { PENDING, NOTHING_PENDING, UNREADABLE } measured_t;
+
+/* Walks the heads: what is pending. What is not whole stays in the segment, for the reader to find
+ * and to put aside. */
+static measured_t measure(const pom__spool_t *s, const char *path, segment_t *segment) {
     struct stat st;
     head_t head;
-    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &st) != 0) {
+        measured_t why = fd < 0 && errno == ELOOP ? NOTHING_PENDING : UNREADABLE;
         close_fd(&fd);
-        return false;
+        return why;
     }
     int64_t at = 0;
-    bool pending_before = false;
+    int64_t body_at = 0; /* of the last entry */
     segment->at = segment->profiles = 0;
-    while (at + HEAD_BYTES <= st.st_size && pread(fd, &head, sizeof head, at) == HEAD_BYTES &&
-           plausible(s, &head) && at + HEAD_BYTES + head.length <= st.st_size) {
-        at += HEAD_BYTES + head.length;
+    segment->size = S_ISREG(st.st_mode) ? st.st_size : 0;
+    while (at + HEAD_BYTES <= segment->size && pread(fd, &head, sizeof head, at) == HEAD_BYTES &&
+           plausible(s, &head) && at + HEAD_BYTES + head.length <= segment->size) {
+        body_at = at + HEAD_BYTES;
+        at = body_at + head.length;
         if (head.state == 'P') {
             segment->profiles += head.count;
-            pending_before = true;
-        } else if (!pending_before) {
+        } else if (segment->profiles == 0) {
             segment->at = at;
         }
     }
-    segment->size = at;
-    (void)ftruncate(fd, at); /* if not, the reader stops at `size` all the same */
+    if (at < segment->size) {
+        /* From that body on: its length may be the damage, and have led over whole entries. */
+        segment->profiles += profiles_between(s, fd, body_at, segment->size);
+    }
     close_fd(&fd);
-    return segment->profiles > 0;
+    return segment->at < segment->size ? PENDING : NOTHING_PENDING;
 }
 
 static int by_name(const void *a, const void *b) {
@@ -265,15 +294,18 @@ static void adopt_folder(pom__spool_t *s, const char *folder) {
         return;
     }
     uint32_t count;
-    uint32_t left = 0;
     char **names = names_in(folder, ".seg", &count);
+    uint32_t left = count == SEGMENTS_MAX; /* there may be more */
     for (uint32_t i = 0; names != NULL && i < count; i++) {
         segment_t segment = {.number = s->next_number};
         if (!make_path(from, "%s/%s", folder, names[i]) || !segment_path(s, segment.number, to)) {
             left++;
-        } else if (!measure(s, from, &segment)) {
-            (void)unlink(from); /* nothing pending in it */
-        } else if (s->count < SEGMENTS_MAX && rename(from, to) == 0) {
+            continue;
+        }
+        measured_t measured = measure(s, from, &segment);
+        if (measured == NOTHING_PENDING) {
+            (void)unlink(from); /* if it stays, it is no harm */
+        } else if (measured == PENDING && s->count < SEGMENTS_MAX && rename(from, to) == 0) {
             s->next_number++;
             (void)add_segment(s, &segment);
         } else {
@@ -466,7 +498,7 @@ bool pom__spool_next(pom__spool_t *s, pom__spool_entry_t *entry, pom_buf_t *body
             return false;
         }
         if (found == DAMAGED) {
-            lost->damaged += quarantine_first(s);
+            quarantine_first(s, lost);
         } else if (found == FOUND) {
             s->taken = head.count;
             s->taken_size = HEAD_BYTES + (int64_t)head.length;
@@ -575,7 +607,7 @@ void pom__spool_free(pom__spool_t *s) {
         return;
     }
     pom__spool_sync(s);
-    while (s->count > 0 && s->segments[0].profiles == 0) {
+    while (s->count > 0 && s->segments[0].at >= s->segments[0].size) {
         remove_first(s);
     }
     if (s->run[0] != '\0' && s->count == 0) {

@@ -41,6 +41,7 @@ typedef struct pom__spool_lost_s {
     int64_t evicted; /* the cap was reached: the oldest segment goes */
     int64_t too_old;
     int64_t damaged;
+    int64_t segments; /* put aside as damaged; what nobody can count is lost with them as well */
 } pom__spool_lost_t;
 
 /* Makes the folders. cap: bytes on disk, all segments of this process. POM_ENOMEM; POM_EIO with

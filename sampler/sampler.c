@@ -19,7 +19,6 @@
 #define _GNU_SOURCE // pthread_setname_np
 #include "sampler/sampler.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -156,22 +155,21 @@ void pom_sampler_after_fork(pom_sampler_t *s) {
 /* R in the third field: running or waiting for a CPU. False when it cannot be read. The first few slots keep their
  * descriptor, which halves the cost; the program's limit of descriptors is the program's, so not all do. */
 static bool thread_is_runnable(pom_sampler_t *s, pom_slot_t *slot, int32_t tid) {
-    if (slot->stat_fd >= 0 && slot->stat_tid != tid) {
+    if (slot->stat.fd >= 0 && (slot->stat_tid != tid || !pom_own_fd_holds(&slot->stat))) {
         pom__slot_drop_stat(slot);
         s->stats_open--;
     }
-    if (slot->stat_fd < 0) {
+    if (slot->stat.fd < 0) {
         char path[64];
         (void)snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
-        slot->stat_fd = open(path, O_RDONLY | O_CLOEXEC);
         slot->stat_tid = tid;
-        if (slot->stat_fd < 0) {
+        if (!pom_own_fd_open(&slot->stat, path)) {
             return false;
         }
         s->stats_open++;
     }
     char text[128]; // "tid (name, at most 16) S": the letter is within the first 40 bytes
-    ssize_t got = pread(slot->stat_fd, text, sizeof text - 1, 0);
+    ssize_t got = pread(slot->stat.fd, text, sizeof text - 1, 0);
     if (got <= 0 || s->stats_open > STATS_OPEN_MAX) {
         pom__slot_drop_stat(
             slot); // the thread has ended, and its id may come again; or there are enough

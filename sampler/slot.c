@@ -20,7 +20,6 @@
 
 #include <sched.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 
@@ -82,7 +81,7 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
             return NULL;
         }
         atomic_init(&slot->table, table);
-        slot->stat_fd = -1;
+        slot->stat = POM_OWN_FD_NONE;
         slot->who = *who;
         slot->claimed = true;
         atomic_init(&slot->next, atomic_load_explicit(&slots->first, memory_order_relaxed));
@@ -324,12 +323,7 @@ void pom_slots_after_fork(pom_slots_t *slots) {
 }
 
 void pom__slot_drop_stat(pom_slot_t *slot) {
-    int fd = slot->stat_fd;
-    // Before the close: a fork in between must not leave the child a number that is by then somebody else's file.
-    slot->stat_fd = -1;
-    if (fd >= 0) {
-        (void)close(fd); // read-only: nothing can be lost
-    }
+    pom_own_fd_close(&slot->stat);
 }
 
 _Static_assert(sizeof(pom_anchor_t) % sizeof(uintptr_t) == 0, "an anchor is copied by words");

@@ -23,6 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/own_fd.h"
 #include "base/status.h"
 
 /* Callers of the anchor frame that a lexical action remembers, nearest first: when the anchor has
@@ -121,7 +122,7 @@ typedef struct pom_slot_s {
     int32_t look_tid;     /* of which thread */
     uint32_t look_seq;    /* seq then, if one anchor was attached and met; odd = no such look */
     uint32_t parked_next; /* whose turn it is among the anchors that do not run */
-    int stat_fd;          /* /proc/self/task/<tid>/stat, -1 = not open */
+    pom_own_fd_t stat;    /* /proc/self/task/<tid>/stat */
     int32_t stat_tid;     /* the thread that descriptor is of */
 } pom_slot_t;
 

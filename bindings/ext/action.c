@@ -4,6 +4,8 @@
  * Its anchor is the frame with the block, which is the frame that calls __enter__. Two frames that call __enter__ are not
  * the block's: contextlib's, when a generator-based context manager enters the action (then the block is in contextlib's caller), and the
  * decorator's wrapper (which is of this package, so it never shows).
+ *
+ * Over 400 lines: the Python type, which is declared at the end, and the search for its frame.
  */
 #include "bindings/ext/layout.h"
 
@@ -380,8 +382,9 @@ static int action_traverse(PyObject *op, visitproc visit, void *arg) {
 }
 
 static int action_clear(PyObject *op) {
-    Py_CLEAR(((action_t *)op)->fields);
-    Py_CLEAR(((action_t *)op)->parent);
+    action_t *self = (action_t *)op;
+    Py_SETREF(self->fields, Py_NewRef(Py_None)); // entering it still counts on there being some
+    Py_SETREF(self->parent, Py_NewRef(Py_None));
     return 0; // the type is text and cannot be part of a cycle
 }
 

@@ -26,19 +26,23 @@
 #include "bindings/ext/memory.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/own_fd.h"
+
 /* Frees that fall into one walk of a microsecond or so: 1 in nearly all cases. */
 #define DEFERRED_MAX 64
 
-static _Atomic(int) walking;     // walks under way: the sampler's, and a probe's beside it
-static _Atomic(pid_t) self_pid;  // getpid() is a system call
-static _Atomic(int) mem_fd = -1; // of /proc/self/mem; a forked child's would still be the parent's
+static _Atomic(int) walking;    // walks under way: the sampler's, and a probe's beside it
+static _Atomic(pid_t) self_pid; // getpid() is a system call
+
+/* under mem_lock: of /proc/self/mem; a forked child's would still be the parent's */
+static pthread_mutex_t mem_lock = PTHREAD_MUTEX_INITIALIZER;
+static pom_own_fd_t mem_file = {.fd = -1};
 
 static pthread_mutex_t deferred_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -56,19 +60,13 @@ static struct {
 
 /* Where the system call is refused (seccomp): the same copy through the file system, one call more expensive. */
 static pom_status_t read_by_file(uintptr_t address, void *out, size_t size) {
-    int fd = atomic_load_explicit(&mem_fd, memory_order_relaxed);
-    if (fd < 0) {
-        fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
-        if (fd < 0) {
-            return POM_EUNREADABLE;
-        }
-        int none = -1;
-        if (!atomic_compare_exchange_strong(&mem_fd, &none, fd)) {
-            (void)close(fd); // another thread was first
-            fd = none;
-        }
+    ssize_t got = -1;
+    (void)pthread_mutex_lock(&mem_lock); // cannot fail: plain, never taken twice
+    if (pom_own_fd_holds(&mem_file) || pom_own_fd_open(&mem_file, "/proc/self/mem")) {
+        got = pread(mem_file.fd, out, size, (off_t)address);
     }
-    return pread(fd, out, size, (off_t)address) == (ssize_t)size ? POM_OK : POM_EUNREADABLE;
+    (void)pthread_mutex_unlock(&mem_lock);
+    return got == (ssize_t)size ? POM_OK : POM_EUNREADABLE;
 }
 
 pom_status_t pom_memory_read(uintptr_t address, void *out, size_t size) {
@@ -187,8 +185,6 @@ void pom_memory_after_fork(void) {
     (void)pthread_mutex_init(&deferred_lock, NULL); // a thread that is not here may have held it
     atomic_store_explicit(&walking, 0, memory_order_relaxed);
     atomic_store_explicit(&self_pid, 0, memory_order_relaxed);
-    int fd = atomic_exchange(&mem_fd, -1);
-    if (fd >= 0) {
-        (void)close(fd); // read-only: nothing can be lost
-    }
+    (void)pthread_mutex_init(&mem_lock, NULL); // likewise
+    pom_own_fd_close(&mem_file);
 }

@@ -10,6 +10,8 @@
  * program may have set one whose decimal point is a comma.
  *
  * Runs on any thread. A full buffer is the buffer's own failure state; nothing here reports it.
+ *
+ * Over 400 lines: all of it is the one emitter, a function or two for each kind of value.
  */
 #include "profiles/formats/json.h"
 

@@ -20,6 +20,8 @@
  * Trees are up to POM_STACK_MAX deep and the loop and delivery threads may have small stacks:
  * nothing here recurses. The profile is shared by threads and not written to; heights of nodes,
  * needed only when a tree is too deep, are in a block of their own.
+ *
+ * Over 400 lines: one walk, whose parts are the parts of the document in their order.
  */
 #include "profiles/formats/record.h"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import inspect
 import json
@@ -416,3 +417,19 @@ def test_a_suspended_generators_action_does_not_own_its_consumer(profiles):
                           for name in ("producer", "consumer"))
     assert "consume" not in producer and "produce" in producer
     assert "consume" in consumer and "produce" not in consumer
+
+
+def test_an_action_that_the_collector_has_cleared_can_still_be_entered(profiles, backend):
+    if backend != "c":
+        pytest.skip("the twin has no slots of its own")
+    kind = profilomatic._core.Action
+    get_slot = ctypes.pythonapi.PyType_GetSlot
+    get_slot.restype, get_slot.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_int]
+    py_tp_clear = 51  # typeslots.h
+    clear = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object)(get_slot(kind, py_tp_clear))
+    action = kind("cleared", {"shard": 3}, "a parent")
+    assert clear(action) == 0
+    assert (action.fields, action.parent) == (None, None)
+    with action:
+        pass
+    assert profiles.one()["action"] == {"type": "cleared", "kind": "code", "outcome": "succeeded"}

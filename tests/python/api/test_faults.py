@@ -1,6 +1,7 @@
 """Faults of ours and hostile input: the response stays byte for byte what it was, and what happened is counted."""
 
 import io
+import platform
 import threading
 
 import pytest
@@ -264,3 +265,34 @@ def test_a_fault_injected_anywhere_leaves_the_response_alone(profiles, backend, 
     _pure_wsgi._pure._current.set(None)
     assert Server(wrap(generated)).run().chunks == [b"hello ", b"", b"world"]
     assert len(profiles.flushed()) == count + 1
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter names a system call by its number there")
+def test_a_file_of_the_programs_on_our_number_outlives_a_fork(python, backend):
+    """Where process_vm_readv is refused /proc/self/mem stays open, until a program closes what it does not know."""
+    if backend != "c":
+        pytest.skip("the twin reads no memory")
+    assert python("""if True:
+        import ctypes, os, struct
+        libc = ctypes.CDLL(None)
+        # load the number; process_vm_readv (310): EPERM; all others pass
+        steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 310), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7fff0000)]
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        program = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(code)))
+        if libc.prctl(22, 2, program, 0, 0) != 0:  # PR_SET_SECCOMP
+            print("0")  # not allowed here
+            raise SystemExit
+        import profilomatic
+        profilomatic.add_destination([].append)
+        with profilomatic.action("a"):
+            pass
+        paths = {int(fd): os.path.realpath("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/fd")}
+        number, = [fd for fd, path in paths.items() if path == "/proc/%d/mem" % os.getpid()]
+        os.dup2(os.pipe()[0], number)
+        ours = os.fstat(number).st_ino
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if os.fstat(number).st_ino == ours else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """).split() == ["0"]

@@ -360,6 +360,29 @@ static void test_park_without_a_timer_an_alarm_wakes(void **state) {
     }
 }
 
+/* A program has closed the timer and opened a file by its number: neither read nor closed. */
+static void test_park_leaves_the_file_of_others_alone(void **state) {
+    int timer = park.timer;
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(write(ends[1], "12345678", 8), 8);
+    assert_int_equal(dup2(ends[0], timer), timer);
+    bool woken = false;
+    pthread_t thread = dozer(&woken);
+    while (park.timer >= 0) {
+        sched_yield(); // until it has noticed
+    }
+    pom_park_wake(&park);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(woken);
+    park.timer = timer; /* as if nobody had dozed since */
+    pom_park_fini(&park);
+    char left[9];
+    assert_int_equal(read(timer, left, sizeof left), 8);
+    assert_int_equal(close(timer) + close(ends[0]) + close(ends[1]), 0);
+    pom_park_init(&park);
+}
+
 static void *hammer_alarms(void *arg) {
     for (int i = 0; i < WAKES; i++) {
         atomic_fetch_add_explicit(&work, 1, memory_order_relaxed);
@@ -445,6 +468,7 @@ int main(void) {
         PARK_TEST(test_park_wake_ends_a_doze_whatever_its_alarm),
         PARK_TEST(test_park_alarm_before_a_doze_ends_it_at_once),
         PARK_TEST(test_park_without_a_timer_an_alarm_wakes),
+        PARK_TEST(test_park_leaves_the_file_of_others_alone),
         PARK_TEST(test_park_loses_no_wake_to_an_alarm),
         PARK_TEST(test_park_signals_do_not_end_a_wait),
     };

@@ -207,7 +207,7 @@ static void leave_spool(const char *address, int count) {
     char error[256] = "";
     int64_t adopted;
     pom__spool_t *s;
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     char *body = malloc(MIB);
     memset(body, 'x', MIB);
     assert_int_equal(

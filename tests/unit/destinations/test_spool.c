@@ -2,7 +2,9 @@
 #include "tests/unit/support/test_support.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +45,22 @@ ssize_t __wrap_pwritev(int fd, const struct iovec *parts, int count, off_t at) {
     return __real_pwritev(fd, parts, count, at);
 }
 
+/* A file of that name cannot be opened, for want of descriptors. */
+static const char *fail_open_of;
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = (flags & O_CREAT) != 0 ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    if (fail_open_of != NULL && strstr(path, fail_open_of) != NULL) {
+        errno = EMFILE;
+        return -1;
+    }
+    return __real_open(path, flags, mode);
+}
+
 static pom__spool_t *spool_with(int64_t cap) {
     char error[256] = "";
     pom__spool_t *s = NULL;
@@ -76,7 +94,7 @@ static pom_status_t try_put(pom__spool_t *s, uint32_t number, size_t size,
 
 /* Entry `number` holds that many profiles. */
 static void put(pom__spool_t *s, uint32_t number, size_t size) {
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     assert_int_equal(try_put(s, number, size, &lost), POM_OK);
     assert_int_equal(lost.evicted, 0);
 }
@@ -102,12 +120,12 @@ static uint32_t next(pom__spool_t *s, pom__spool_lost_t *lost) {
 }
 
 static void expect(pom__spool_t *s, uint32_t number) {
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     assert_int_equal(next(s, &lost), number);
     if (number > 0) {
         assert_true(pom__spool_ack(s));
     }
-    assert_int_equal(lost.evicted + lost.too_old + lost.damaged, 0);
+    assert_int_equal(lost.evicted + lost.too_old + lost.damaged + lost.segments, 0);
 }
 
 /* Files below the directory whose name ends so; the path of the last one. */
@@ -157,7 +175,7 @@ static void test_spool_gives_back_in_order(void **state) {
         expect(s, i);
     }
     put(s, 51, 0); /* an empty body is one too */
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     assert_int_equal(next(s, &lost), 21);
     assert_int_equal(next(s, &lost), 21); /* not acknowledged: the same */
     for (uint32_t i = 21; i <= 51; i++) {
@@ -228,7 +246,7 @@ static void test_spool_evicts_the_oldest_segment_at_its_cap(void **state) {
     pom__spool_t *s = spool_with(cap);
     int64_t adopted;
     assert_int_equal(pom__spool_open(s, &adopted), POM_OK);
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     int64_t given = 0;
     for (uint32_t i = 1; i <= 40;
          i++) { /* a segment takes 8 of 1 MiB and one more to pass its size */
@@ -252,7 +270,7 @@ static void test_spool_says_when_the_entry_being_sent_was_evicted(void **state) 
     pom__spool_t *s = spool_with(1000);
     int64_t adopted;
     assert_int_equal(pom__spool_open(s, &adopted), POM_OK);
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     put(s, 1, 500);
     assert_int_equal(next(s, &lost), 1);
     assert_int_equal(try_put(s, 2, 500, &lost), POM_OK);
@@ -269,28 +287,131 @@ static void damage(const char *path, off_t at, const char *bytes, size_t size) {
     close(fd);
 }
 
-static void test_spool_survives_cut_and_damaged_segments(void **state) {
+/* Nothing is left, and that much was found to be damaged. */
+static void expect_damage(pom__spool_t *s, int64_t segments, int64_t profiles) {
+    pom__spool_lost_t lost = {0};
+    assert_int_equal(next(s, &lost), 0);
+    assert_int_equal(lost.segments, segments);
+    assert_int_equal(lost.damaged, profiles);
+    assert_int_equal(lost.evicted + lost.too_old, 0);
+    assert_int_equal(pom__spool_profiles(s), 0);
+    assert_int_equal(pom__spool_bytes(s), 0);
+}
+
+static void test_spool_counts_what_a_cut_takes(void **state) {
     char path[512];
-    /* A cut at every kind of place: within a head, a body, at the border. */
-    static const off_t cuts[] = {0, 10, 63, 64, 100, 163, 164, 200, 327, 328};
+    /* Two entries of 164 bytes, of one and of two profiles. */
+    static const struct {
+        off_t at;
+        uint32_t whole; /* entries */
+        int64_t segments, profiles;
+    } cuts[] = {{0, 0, 0, 0},   {10, 0, 1, 0},  {63, 0, 1, 0},  {64, 0, 1, 1},  {163, 0, 1, 1},
+                {164, 1, 0, 0}, {200, 1, 1, 0}, {228, 1, 1, 2}, {327, 1, 1, 2}, {328, 2, 0, 0}};
     for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i++) {
         pom__spool_t *s = opened(0);
-        put(s, 1, 100); /* 164 bytes each */
+        put(s, 1, 100);
         put(s, 2, 100);
         die(s);
-        assert_int_equal(files(directory, ".seg", path), 1);
-        assert_int_equal(truncate(path, cuts[i]), 0);
-        int64_t want = cuts[i] >= 328 ? 3 : cuts[i] >= 164 ? 1 : 0;
-        s = opened(want);
-        if (want > 0) {
-            expect(s, 1);
+        assert_int_equal(files(directory, "00000001.seg", path), 1);
+        assert_int_equal(truncate(path, cuts[i].at), 0);
+        s = opened(cuts[i].whole * (cuts[i].whole + 1) / 2 + cuts[i].profiles);
+        for (uint32_t entry = 1; entry <= cuts[i].whole; entry++) {
+            expect(s, entry);
         }
-        if (want == 3) {
-            expect(s, 2);
-        }
-        expect(s, 0);
+        expect_damage(s, cuts[i].segments, cuts[i].profiles);
         pom__spool_free(s);
     }
+}
+
+/* What a power cut leaves: pages that were never written, and wild lengths. */
+static void test_spool_counts_what_is_behind_a_bad_head(void **state) {
+    char path[512];
+    static const char zeros[164];
+    static const struct {
+        off_t at; /* of five entries of 164 bytes, 1 to 5 profiles */
+        const char *bytes;
+        size_t size;
+        uint32_t whole;
+        int64_t profiles;
+    } faults[] = {
+        {164, zeros, 164, 1, 3 + 4 + 5},                    /* an entry is gone */
+        {164, "?", 1, 1, 3 + 4 + 5},                        /* its head is bad */
+        {164 + 8, "\xff\xff\xff\x03", 4, 1, 2 + 3 + 4 + 5}, /* its length goes beyond the end */
+        {164 + 8, "\x10\x01", 2, 1, 2 + 3 + 4 + 5},         /* or into the middle of another */
+        {0, zeros, 164, 0, 2 + 3 + 4 + 5},
+        {4 * 164, zeros, 164, 4, 0}, /* nobody knows what was there */
+    };
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        pom__spool_t *s = opened(0);
+        for (uint32_t entry = 1; entry <= 5; entry++) {
+            put(s, entry, 100);
+        }
+        die(s);
+        assert_int_equal(files(directory, "00000001.seg", path), 1);
+        damage(path, faults[i].at, faults[i].bytes, faults[i].size);
+        s = opened(faults[i].whole * (faults[i].whole + 1) / 2 + faults[i].profiles);
+        for (uint32_t entry = 1; entry <= faults[i].whole; entry++) {
+            expect(s, entry);
+        }
+        expect_damage(s, 1, faults[i].profiles);
+        struct stat st;
+        assert_int_equal(files(directory, "damaged.seg", path), 1);
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_size, 5 * 164); /* all of it, for people to look at */
+        pom__spool_free(s);
+    }
+}
+
+/* The heads behind damage are found wherever they fall into what is read at once. */
+static void test_spool_counts_far_behind_a_bad_head(void **state) {
+    char path[512];
+    pom__spool_t *s = opened(0);
+    int64_t behind = 0;
+    put(s, 1, 100);
+    for (uint32_t i = 2; i <= 300; i++) {
+        put(s, i, 1000 + i * 7);
+        behind += i;
+    }
+    die(s);
+    assert_int_equal(files(directory, "00000001.seg", path), 1);
+    damage(path, 0, "?", 1);
+    s = opened(behind);
+    expect_damage(s, 1, behind);
+    pom__spool_free(s);
+}
+
+/* Closed before anybody came to read it: it is there for the next one, damage and all. */
+static void test_spool_keeps_damage_that_nobody_has_counted(void **state) {
+    char path[512];
+    pom__spool_t *s = opened(0);
+    put(s, 1, 100);
+    die(s);
+    assert_int_equal(files(directory, "00000001.seg", path), 1);
+    damage(path, 0, "?", 1);
+    pom__spool_free(opened(0));
+    s = opened(0);
+    expect_damage(s, 1, 0);
+    pom__spool_free(s);
+}
+
+/* Neither is a segment that cannot be opened now taken for one with nothing in it. */
+static void test_spool_leaves_what_it_cannot_open(void **state) {
+    char path[512];
+    pom__spool_t *s = opened(0);
+    put(s, 3, 100);
+    die(s);
+    assert_int_equal(files(directory, "00000001.seg", path), 1);
+    fail_open_of = "00000001.seg";
+    s = opened(0);
+    fail_open_of = NULL;
+    pom__spool_free(s);
+    s = opened(3);
+    expect(s, 3);
+    pom__spool_free(s);
+}
+
+static void test_spool_puts_rotten_bodies_aside(void **state) {
+    char path[512];
     /* A body that rotted: it and the rest of its segment are put aside and counted. */
     pom__spool_t *s = opened(0);
     for (uint32_t i = 1; i <= 4; i++) {
@@ -302,9 +423,10 @@ static void test_spool_survives_cut_and_damaged_segments(void **state) {
     s = opened(10);
     put(s, 5, 100);
     expect(s, 1);
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     assert_int_equal(next(s, &lost), 5);
     assert_int_equal(lost.damaged, 2 + 3 + 4);
+    assert_int_equal(lost.segments, 1);
     assert_true(pom__spool_ack(s));
     assert_int_equal(pom__spool_profiles(s), 0);
     assert_int_equal(files(directory, "damaged.seg", path), 1);
@@ -320,10 +442,10 @@ static void test_spool_ignores_other_addresses_and_links(void **state) {
     assert_int_equal(files(directory, ".seg", path), 1);
     damage(path, 24, "another!", 8); /* the address's hash */
     s = opened(0);
-    expect(s, 0);
+    expect_damage(s, 1, 0);
     put(s, 2, 10);
     die(s);
-    assert_int_equal(files(directory, ".seg", path), 1);
+    assert_int_equal(files(directory, "00000002.seg", path), 1);
     (void)snprintf(link, sizeof link, "%s.real", path);
     assert_int_equal(rename(path, link), 0);
     assert_int_equal(symlink(link, path), 0);
@@ -335,7 +457,7 @@ static void test_spool_ignores_other_addresses_and_links(void **state) {
 static void test_spool_takes_a_full_disk(void **state) {
     pom__spool_t *s = opened(0);
     put(s, 1, 100);
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     fail_write_at = 1;
     assert_int_equal(try_put(s, 2, 100, &lost), POM_EIO);
     assert_non_null(strstr(pom__spool_error(s), "No space left"));
@@ -373,7 +495,7 @@ static void test_spool_names_a_wrong_folder(void **state) {
 static void test_spool_forgets_what_is_too_old(void **state) {
     pom__spool_t *s = opened(0);
     pom__spool_entry_t e = {.count = 4, .created_wall_ns = pom_wall_ns() - POM__SPOOL_AGE_NS - 1};
-    pom__spool_lost_t lost = {0, 0, 0};
+    pom__spool_lost_t lost = {0};
     assert_int_equal(pom__spool_put(s, &e, "x", 1, &lost), POM_OK);
     put(s, 2, 10);
     assert_int_equal(next(s, &lost), 2);
@@ -394,7 +516,12 @@ int main(void) {
         SPOOL_TEST(test_spool_of_the_living_is_left_alone),
         SPOOL_TEST(test_spool_evicts_the_oldest_segment_at_its_cap),
         SPOOL_TEST(test_spool_says_when_the_entry_being_sent_was_evicted),
-        SPOOL_TEST(test_spool_survives_cut_and_damaged_segments),
+        SPOOL_TEST(test_spool_counts_what_a_cut_takes),
+        SPOOL_TEST(test_spool_counts_what_is_behind_a_bad_head),
+        SPOOL_TEST(test_spool_counts_far_behind_a_bad_head),
+        SPOOL_TEST(test_spool_keeps_damage_that_nobody_has_counted),
+        SPOOL_TEST(test_spool_leaves_what_it_cannot_open),
+        SPOOL_TEST(test_spool_puts_rotten_bodies_aside),
         SPOOL_TEST(test_spool_ignores_other_addresses_and_links),
         SPOOL_TEST(test_spool_takes_a_full_disk),
         SPOOL_TEST(test_spool_without_a_descriptor_loses_nothing),

@@ -551,7 +551,7 @@ static void test_sampler_bounds_its_descriptors(void **state) {
     await_looks(&rig, 1000);
     int open = 0;
     for (pom_slot_t *s = atomic_load(&rig.slots.first); s != NULL; s = atomic_load(&s->next)) {
-        open += s->stat_fd >= 0;
+        open += s->stat.fd >= 0;
     }
     assert_in_range(open, 1, 64);
     worker_stop(&worker);
@@ -566,14 +566,23 @@ static void test_sampler_gives_up_descriptors_of_threads_that_ended(void **state
     pom_slot_t *slot = claim(&rig, atomic_load(&first.tid));
     attach(&rig, slot, 1);
     await_looks(&rig, 10);
-    assert_true(slot->stat_fd >= 0);
+    assert_true(slot->stat.fd >= 0);
+    /* Closed by the program, and its number a file of the program's by now: neither read nor closed. */
+    int pipe_fds[2];
+    int number = slot->stat.fd;
+    assert_int_equal(pipe(pipe_fds), 0);
+    assert_int_equal(dup2(pipe_fds[0], number), number);
+    await_looks(&rig, atomic_load(&rig.client.samples) + 10);
+    assert_int_not_equal(slot->stat.fd, number);
+    assert_int_equal(close(number), 0);
+    assert_int_equal(close(pipe_fds[0]) + close(pipe_fds[1]), 0);
     worker_stop(&first);
     pom_slots_release(&rig.slots, slot);
     worker_start(&second, false);
     assert_ptr_equal(claim(&rig, atomic_load(&second.tid)), slot);
     attach(&rig, slot, 2);
     await_looks(&rig, atomic_load(&rig.client.samples) + 10);
-    assert_true(slot->stat_fd >= 0);
+    assert_true(slot->stat.fd >= 0);
     assert_int_equal(slot->stat_tid, atomic_load(&second.tid));
     worker_stop(&second);
     rig_fini(&rig);
