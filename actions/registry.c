@@ -95,6 +95,7 @@ struct pom_registry_s {
     pom_queue_t recycled_actions; /* taken by app threads, likewise the next */
     pom_queue_t recycled_events[EVENT_CLASSES];
     _Atomic(int64_t) finished, lost, no_memory, unkept_events;
+    int64_t shed_told;                                             /* by profiles */
     _Atomic(int64_t) pooled_actions, pooled_events[EVENT_CLASSES]; /* into the pools */
     pom_event_t *pending, *pending_last;
     int32_t known_depth;
@@ -461,6 +462,14 @@ static void settle_times(const pom_action_t *a, pom_profile_t *profile) {
                       profile->cpu_ns - sampled_cpu);
 }
 
+/* Those that no profile has told of yet. What was refused has no record of its own, so the next one made says it. */
+static int64_t take_shed(pom_registry_t *r) {
+    int64_t shed = peek(&r->shed);
+    int64_t untold = shed - r->shed_told;
+    r->shed_told = shed;
+    return untold;
+}
+
 /* Writes down all but what the app side says at the end, and hands the profile to the sink. */
 static void hand_over(pom_registry_t *r, pom_action_t *a, pom_outcome_t outcome, int64_t end_ns) {
     pom_profile_t *profile = a->profile;
@@ -489,6 +498,7 @@ static void hand_over(pom_registry_t *r, pom_action_t *a, pom_outcome_t outcome,
     memcpy(profile->missed, a->missed, sizeof profile->missed);
     profile->overhead_ppm = r->window.overhead_ppm;
     profile->overhead_cpu_ns += a->samples * r->window.sample_cost_ns;
+    profile->shed = take_shed(r);
     a->profile = NULL;
     r->sink->put(r->sink, profile);
 }

@@ -131,6 +131,9 @@ static int settle_task_id(asgi_request_t *self, const pom_scope_t *seen) {
             text.size == 0 ? NULL : PyUnicode_DecodeLatin1(text.data, (Py_ssize_t)text.size, NULL);
         pom_work_set_task(&self->work, id, spelt);
         Py_XDECREF(spelt);
+        if (self->work.kind == POM_WORK_OUTERMOST) {
+            pom_trace_keep(self->work.action, seen->traceparent.data, seen->traceparent.size);
+        }
     }
     PyObject *uuid = pom_work_task_uuid(&self->work);
     int status = uuid == NULL ? -1 : pom_scope_set_task(self->scope, uuid);

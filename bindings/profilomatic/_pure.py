@@ -401,7 +401,7 @@ def trace_span():
 def stats():
     _engine.notice_fork()
     engine, run = _engine, _engine.last_run
-    profiled, shed = engine.profiled, engine.shed + engine.overflow
+    profiled, shed = engine.profiled, engine.all_shed()
     return {
         "engine": NAME,
         "running": engine.run is not None,

@@ -155,6 +155,8 @@ class Request:
         if work is None:
             return None
         work.spreads = True
+        if work.outermost and work.live is not None:
+            work.live.trace = _values.Trace({"HTTP_TRACEPARENT": headers.get(b"traceparent")}, work.task_uuid)
         self = cls()
         self.work = work
         self.profiled = work.live is not None

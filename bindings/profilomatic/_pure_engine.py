@@ -89,6 +89,7 @@ class Run:
         self.cost_ns = 0  # inside requests, counted by the sampler
         self.sampler_cpu_ns = 0
         self.samples = 0
+        self._shed_told = engine.all_shed()
         # Since the schedule was last told: what had been spent, the looks and their cost, the active time.
         self._seen = None
         self._looks = 0, 0
@@ -348,7 +349,14 @@ class Run:
         profile.missed = live.missed
         profile.overhead_cpu = cost_ns / 1e9
         profile.overhead_fraction = cost_ns / max(profile.end_ns - profile.start_ns, cost_ns, 1)
+        profile.shed = self._take_shed()
         return profile
+
+    def _take_shed(self):
+        """Those that no profile of this run has told of yet; see actions/registry.c."""
+        shed = self.engine.all_shed()
+        untold, self._shed_told = shed - self._shed_told, shed
+        return untold
 
     def _give(self, tickets):
         if self._hand_over:
@@ -398,6 +406,9 @@ class Engine:
         self.profiled = self.shed = self.finished = self.lost = self.samples = self.looks = 0
         self.overflow = 0
         self.missed = {}
+
+    def all_shed(self):
+        return self.shed + self.overflow
 
     def count_end(self, outcome):
         if outcome == "lost":

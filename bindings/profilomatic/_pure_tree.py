@@ -123,7 +123,7 @@ class Profile:
 
     __slots__ = ("task_uuid", "thread", "thread_name", "source", "pid", "start_ns", "end_ns", "start_wall_ns",
                  "cpu_ns", "type", "kind", "outcome", "fields", "tree", "period", "samples", "missed",
-                 "overhead_cpu", "overhead_fraction")
+                 "overhead_cpu", "overhead_fraction", "shed")
 
     def size(self):
         """Bytes it holds, roughly, for the budget of a destination's queue."""
@@ -161,6 +161,7 @@ class Profile:
                 "missed": dict(self.missed),
                 "overhead": {"cpu": self.overhead_cpu, "fraction": self.overhead_fraction},
                 "truncated": dict(self.tree.truncated),
+                **({"shed": self.shed} if self.shed else {}),
             },
             "children": children,
         }

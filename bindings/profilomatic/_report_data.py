@@ -25,6 +25,7 @@ def report(model, reader, sources, everything):
             "samples": head.samples,
             "missed": head.missed,
             "truncated": head.truncated,
+            "shed": head.shed,
             "time": head.wall,
             "cpu_time": head.cpu,
             "sampled_time": model.sampled.wall,

@@ -253,6 +253,7 @@ class Head:
         self.samples = 0
         self.missed = {}
         self.truncated = {}
+        self.shed = 0
         self.wall = self.cpu = 0.0
         self.has_cpu = False  # records of the original system have wall time only
         self.overhead_cpu = 0.0
@@ -290,6 +291,7 @@ class Head:
         self.samples += integer(profiler.get("samples"))
         _add_counts(self.missed, profiler.get("missed"))
         _add_counts(self.truncated, profiler.get("truncated"))
+        self.shed += integer(profiler.get("shed"))
         overhead = profiler.get("overhead")
         if isinstance(overhead, dict):
             cpu = number(overhead.get("cpu"))

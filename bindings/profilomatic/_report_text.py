@@ -50,6 +50,10 @@ class TextReport(Pieces):
 
     def _troubles(self, model, reader):
         said = []
+        if model.head.shed:
+            began = model.head.actions + model.head.shed
+            share = percent(model.head.shed / began)
+            said.append(f"{count(began, 'action')} began, {model.head.shed:,} not profiled ({share}): refused over max_overhead")
         if reader.bad:
             said.append(f"{count(reader.bad, reader.UNIT)} not read (first: {reader.UNIT} {reader.first_bad})")
         if reader.torn:

@@ -126,6 +126,7 @@ class Observer:
         profile.overhead_cpu = self._cpu_ns / 1e9
         spent_ns = time.process_time_ns() - self._start_cpu_ns
         profile.overhead_fraction = self._cpu_ns / max(spent_ns - self._cpu_ns, 1)
+        profile.shed = 0
         return profile
 
     @staticmethod

@@ -490,7 +490,7 @@ static void put_profiler(batch_t *b, const pom_profile_t *profile) {
     const pom_tree_cuts_t *cuts = &profile->tree.cuts;
     msgpack_packer *p = &b->packer;
     put_int(p, POM_WIRE_PROFILER);
-    put_map(p, 7);
+    put_map(p, (size_t)(7 + (profile->shed > 0)));
     put_number(b, POM_WIRE_ENGINE, profile->engine);
     put_entry(p, POM_WIRE_PERIOD, to_us(profile->period_ns));
     put_entry(p, POM_WIRE_SAMPLES, profile->samples);
@@ -509,6 +509,9 @@ static void put_profiler(batch_t *b, const pom_profile_t *profile) {
         {"events", profile->dropped_events},
     };
     put_losses(b, POM_WIRE_TRUNCATED, truncated, sizeof truncated / sizeof *truncated);
+    if (profile->shed > 0) {
+        put_entry(p, POM_WIRE_SHED, profile->shed);
+    }
 }
 
 static bool same_text(pom_text_t a, pom_text_t b) {

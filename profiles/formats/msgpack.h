@@ -16,7 +16,7 @@
 #include "profiles/profile.h"
 
 #define POM_MSGPACK_VERSION 1  /* readers of another number refuse */
-#define POM_MSGPACK_MINOR   1  /* what was added since; for people, no reader depends on it */
+#define POM_MSGPACK_MINOR   2  /* what was added since; for people, no reader depends on it */
 #define POM_MSGPACK_HEAD    12 /* bytes in front of the body: magic, version, length */
 #define POM_MSGPACK_TYPE    "application/vnd.profilomatic.v1+msgpack"
 
@@ -99,6 +99,7 @@ enum {
     POM_WIRE_OVERHEAD_CPU = 5,
     POM_WIRE_OVERHEAD_PPM = 6,
     POM_WIRE_TRUNCATED = 7,
+    POM_WIRE_SHED = 8, /* since minor version 2 */
 
     POM_WIRE_NODE_STACK = 1, /* columns of nodes */
     POM_WIRE_NODE_HITS = 2,

@@ -231,6 +231,9 @@ static pom_status_t read_profiler(pom_msgpack_reader_t *reader, pom__pull_t pull
             good = read_losses(reader, value, names, counts, sizeof names / sizeof *names);
             break;
         }
+        case POM_WIRE_SHED:
+            good = pom__pull_integer(&value, 0, INT64_MAX, &profile->shed);
+            break;
         default:
             break;
         }

@@ -523,6 +523,23 @@ def test_the_task_id_comes_from_the_headers_and_goes_into_the_scope(profiles, he
     assert profilomatic.current_task_uuid() is None
 
 
+@pytest.mark.acceptance("PM20")
+@pytest.mark.parametrize("uuid,kept", [(None, "89abcdef01234567"), ("order-7", None)])
+def test_the_parent_span_is_kept_and_the_trace_goes_on(profiles, uuid, kept):
+    went_on = []
+
+    async def app(scope, receive, send):
+        await hello(scope, receive, send)
+        went_on.append(profilomatic.propagation_headers().get("traceparent"))
+
+    trace = UUID.replace("-", "")
+    headers = [("traceparent", f"00-{trace}-89abcdef01234567-00")] + ([("x-task-uuid", uuid)] if uuid else [])
+    Server(wrap(app), scope(headers=headers)).run()
+    action = profiles.one()["action"]
+    assert action.get("parent_span") == kept
+    assert went_on == [f"00-{trace}-{action['span']}-00" if kept else None]
+
+
 def test_a_request_within_a_request_is_a_pair_of_messages(profiles):
     async def inner(scope, receive, send):
         scope["profilomatic.route"] = "inner"

@@ -134,12 +134,19 @@ def test_over_budget_new_actions_are_shed_and_counted_and_nested_ones_follow(pro
                 with profilomatic.action("inner"):
                     a.message(step=1)
         assert profilomatic.flush(PATIENCE)
+    profilomatic.configure(max_actions_per_run=0)
+    for _ in range(2):  # admitted: the first tells of those that were refused last, the second of none
+        begun += 1
+        with profilomatic.action("outer"):
+            pass
     records = profiles.flushed()
     now = profilomatic.stats()["actions"]
     delta = {key: now[key] - before[key] for key in now}
     assert delta["started"] == begun == delta["profiled"] + delta["shed"] == delta["finished"] + delta["lost"]
     assert delta["profiled"] == len(records) > 0
     assert {record["action"]["type"] for record in records} == {"outer"}
+    told = [record["profiler"]["shed"] for record in records if "shed" in record["profiler"]]
+    assert sum(told) == delta["shed"] and all(told)
 
 
 @pytest.mark.acceptance("PM8", "PM9")

@@ -239,7 +239,7 @@ def nested(depth):
         {"hits": 1.5},
         {"profiler": None},
         {"profiler": {"period": "x"}},
-        {"profiler": {"period": 0.01, "missed": [], "truncated": "x", "overhead": 3, "samples": -1}},
+        {"profiler": {"period": 0.01, "missed": [], "truncated": "x", "overhead": 3, "samples": -1, "shed": -4}},
         {"action": []},
         {"action": {"route": 5, "method": ["x"], "status": "200 OK"}},
         {"action": {"status": 10**9}},

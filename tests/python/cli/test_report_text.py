@@ -159,6 +159,18 @@ def test_queue_and_client_time_stand_beside_the_applications(tmp_path, show):
     ]
 
 
+@pytest.mark.acceptance("PM9")
+def test_report_says_how_many_were_not_profiled(tmp_path, show):
+    records = build.shop_day()[:82]
+    for record, shed in zip(records[3:], (6, 1, 7)):
+        record["profiler"]["shed"] = shed
+    path = build.write(tmp_path / "burst.jsonl", records)
+    status, out, _ = show(path, "--no-source")
+    assert status == 0
+    assert "! 96 actions began, 14 not profiled (14.6%): refused over max_overhead" in out.splitlines()[:4]
+    assert json.loads(show(path, "--json")[1])["head"]["shed"] == 14
+
+
 def test_json_and_sums_agree_with_the_records(day, show):
     status, out, _ = show(day, "--json", "--top", "1000", "--bottom-up", "--all", "--no-source")
     assert status == 0

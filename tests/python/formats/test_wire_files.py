@@ -125,6 +125,14 @@ def test_report_passes_over_damaged_batches_and_says_so(both, tmp_path):
     assert done.returncode == 1 and b"has no record yet" in done.stderr
 
 
+@pytest.mark.acceptance("PM9")
+@pytest.mark.parametrize("form", ["jsonl", "msgpack"])
+def test_report_tells_what_was_not_profiled(both, form):
+    done = command("report", WIRE / ("shed." + form))
+    assert done.returncode == 0, done.stderr
+    assert b"! 16 actions began, 14 not profiled" in done.stdout
+
+
 @pytest.mark.parametrize("form", ["jsonl", "msgpack"])
 def test_report_tells_what_never_arrived(both, tmp_path, form):
     """Of two reports of one client the newer counts; neither is an action."""

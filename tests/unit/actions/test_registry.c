@@ -1032,6 +1032,43 @@ static void test_registry_sheds_over_budget_and_counts_it(void **state) {
     rig_fini(&rig);
 }
 
+static void end_next(rig_t *rig, int64_t at_ns) {
+    rig_end(rig, rig_begin(rig, at_ns), at_ns + 1);
+    (void)rig_tick(rig);
+}
+
+/* acceptance: PM9 */
+static void test_registry_profiles_tell_how_many_were_shed(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_window_t over = {.over_budget = true};
+    end_next(&rig, 1);
+    rig.client->window(rig.client, &over);
+    rig.client->window(rig.client, &over);
+    pom_action_t *first = rig_begin(&rig, 10), *second = rig_begin(&rig, 11);
+    for (int i = 0; i < 20; i++) {
+        pom_action_t *a = rig_begin(&rig, 12);
+        if (a != NULL) {
+            rig_end(&rig, a, 90);
+        }
+    }
+    rig_end(&rig, first, 20);
+    rig_end(&rig, second, 21);
+    (void)rig_tick(&rig);
+    rig.client->window(rig.client, &over); // a new cycle, a new allowance
+    end_next(&rig, 100);
+    assert_int_equal(rig.count, 1 + 10 + 1);
+    int64_t told = 0;
+    for (int i = 0; i < rig.count; i++) {
+        told += rig.kept[i]->shed;
+    }
+    assert_int_equal(told, pom_registry_stats(rig.registry).shed);
+    assert_int_equal(rig.kept[0]->shed, 0);
+    assert_int_equal(rig.kept[1]->shed, 12); // the first one sealed tells them all
+    assert_balanced(&rig);
+    rig_fini(&rig);
+}
+
 static void test_registry_sheds_while_too_many_wait_for_the_sampler(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -1243,6 +1280,7 @@ int main(void) {
         POM_TEST(test_registry_pools_do_not_grow),
         POM_TEST(test_registry_gives_back_what_a_burst_took),
         POM_TEST(test_registry_sheds_over_budget_and_counts_it),
+        POM_TEST(test_registry_profiles_tell_how_many_were_shed),
         POM_TEST(test_registry_sheds_while_too_many_wait_for_the_sampler),
         POM_TEST(test_registry_abandons_live_actions_as_lost),
         POM_TEST(test_registry_unlinks_live_actions_in_any_order),

@@ -230,6 +230,14 @@ SAMPLE_MAYBE static pom_profile_t *sample_short(void) {
     return profile;
 }
 
+/* After a burst: others were refused before it. */
+SAMPLE_MAYBE static pom_profile_t *sample_shed(void) {
+    pom_profile_t *profile = sample_new(POM_BY_LINE, "/ping");
+    profile->shed = 14;
+    sample_end(profile, 150000, 120000);
+    return profile;
+}
+
 /* xorshift: the same trees on every machine. */
 static uint32_t sample_random(uint32_t *seed) {
     *seed ^= *seed << 13;

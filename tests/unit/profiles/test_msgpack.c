@@ -72,6 +72,8 @@ static void test_msgpack_batch_is_the_golden_one(void **state) {
     pom_profile_t *batch[] = {sample_request(&codes), sample_short(), sample_task(&codes),
                               sample_files(&codes)};
     check_golden("batch", batch, 4, &source);
+    pom_profile_t *shed[] = {sample_shed(), sample_short()};
+    check_golden("shed", shed, 2, &source);
     check_golden("empty", NULL, 0, &source);
     sample_codes_unref(&codes);
 }

@@ -70,6 +70,7 @@ static void assert_reads_as(const char *wire, const char *jsonl) {
 static void test_msgpack_reader_reads_the_golden_batches(void **state) {
     assert_reads_as("request.msgpack", "request.jsonl");
     assert_reads_as("batch.msgpack", "batch.jsonl");
+    assert_reads_as("shed.msgpack", "shed.jsonl");
     assert_reads_as("empty.msgpack", "empty.jsonl");
 }
 
