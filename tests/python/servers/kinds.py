@@ -195,6 +195,10 @@ def apache_missing():
         return "mod_wsgi as root needs setpriv"
     if subprocess.run([*unprivileged(), "true"], capture_output=True, timeout=10).returncode != 0:
         return "mod_wsgi as root needs the user www-data and the capability dac_override"
+    # Since 6.0 it asks with access(2), which knows no capabilities, and its daemon crashes after a no.
+    seen = "import os, sys; sys.exit(not os.access(sys.prefix, os.R_OK | os.X_OK))"
+    if subprocess.run([*unprivileged(), sys.executable, "-c", seen], capture_output=True, timeout=30).returncode != 0:
+        return "mod_wsgi needs an environment that www-data may read, not " + sys.prefix
     return None
 
 
