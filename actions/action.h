@@ -71,7 +71,6 @@ struct pom_action_s {
     int64_t part_start_ns; /* where the last part was cut; 0 = there was none */
     int64_t parts_cpu_ns;  /* told by the parts so far */
     int64_t parts;         /* sealed while it went on */
-    bool waited;           /* the last sample met it waiting */
     /* written by the app side before the action is published */
     pom_link_t link; /* in the pool */
     const pom_action_kind_t *kind;

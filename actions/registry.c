@@ -640,17 +640,6 @@ static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom
     return weight;
 }
 
-/* One that was met waiting, and is met next as the thread runs it, has waited there until the thread was its own again. */
-static void add_wait(pom_action_t *a, const pom_anchor_t *anchor, const pom_sample_t *sample) {
-    bool same_stretch = a->last_sample_ns >= anchor->since_ns;
-    if (a->waited && !sample->parked && same_stretch && sample->since_ns > a->last_sample_ns) {
-        pom_weight_t weight = {.wall_ns = sample->since_ns - a->last_sample_ns,
-                               .at_ns = sample->since_ns};
-        (void)pom_tree_add_again(&a->profile->tree, &weight); // false: in a part that is sealed
-    }
-    a->waited = sample->parked;
-}
-
 static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
                       const pom_sample_t *sample, const pom_stack_t *stack) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
@@ -666,7 +655,6 @@ static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
     if (profile == NULL) {
         return true; // no memory now; the seal counts it if that lasts
     }
-    add_wait(a, anchor, sample);
     pom_weight_t weight = weigh(a, anchor, sample);
     if (stack->truncated) {
         profile->tree.cuts.depth++;
@@ -684,7 +672,6 @@ static bool on_again(pom_sampler_client_t *self, const pom_anchor_t *anchor,
     if (a->profile == NULL || a->profile->tree.last_leaf == NULL) {
         return false; // another thread's message has come in between
     }
-    add_wait(a, anchor, sample);
     pom_weight_t weight = weigh(a, anchor, sample);
     bool added = pom_tree_add_again(&a->profile->tree, &weight);
     seal_part_if_due(r, a, sample->at_ns);
