@@ -53,6 +53,14 @@ bool pom_tid_cpu_ns(int32_t tid, int64_t *cpu_ns) {
     return true;
 }
 
+struct timespec pom_timespec(int64_t ns) {
+    int64_t at_ns = ns > 0 ? ns : 0;
+    return (struct timespec){
+        .tv_sec = (time_t)(at_ns / POM_NS_PER_S),
+        .tv_nsec = (long)(at_ns % POM_NS_PER_S),
+    };
+}
+
 /* The last `digits` decimal digits of value, left-padded with zeros. */
 static void put_digits(char *out, int digits, uint32_t value) {
     for (int i = digits - 1; i >= 0; i--) {

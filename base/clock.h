@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #define POM_NS_PER_US INT64_C(1000)
 #define POM_NS_PER_MS INT64_C(1000000)
@@ -30,6 +31,9 @@ int64_t pom_process_cpu_ns(void);
  * computed from the id, (~tid << 3) | 6, as pthread_getcpuclockid reads freed memory for a thread
  * that ended. [any] */
 bool pom_tid_cpu_ns(int32_t tid, int64_t *cpu_ns);
+
+/* As system calls take it. What lies before a clock's beginning is its beginning: the kernel takes no negative times. [any] */
+struct timespec pom_timespec(int64_t ns);
 
 /* "2026-11-20T12:34:56.123456Z": 27 characters and a NUL into out[28]. [any] */
 void pom_format_moment(int64_t wall_ns, char out[28]);

@@ -1,7 +1,6 @@
 /*
  * None of the calls in pom_cond_init() can fail on Linux: a plain mutex, and a clock that condition
- * variables know. A deadline before the boot is one that has passed, but the kernel takes no
- * negative times.
+ * variables know.
  */
 #include "base/cond.h"
 
@@ -20,10 +19,6 @@ void pom_cond_init(pthread_mutex_t *lock, pthread_cond_t *changed) {
 }
 
 bool pom_cond_wait(pthread_cond_t *changed, pthread_mutex_t *lock, int64_t deadline_ns) {
-    int64_t at_ns = deadline_ns > 0 ? deadline_ns : 0;
-    struct timespec until = {
-        .tv_sec = (time_t)(at_ns / POM_NS_PER_S),
-        .tv_nsec = (long)(at_ns % POM_NS_PER_S),
-    };
+    struct timespec until = pom_timespec(deadline_ns);
     return pthread_cond_timedwait(changed, lock, &until) != ETIMEDOUT;
 }

@@ -46,15 +46,6 @@
 /* SYS_futex takes the kernel's long-based timespec. */
 _Static_assert(sizeof(time_t) == sizeof(long), "32-bit targets with 64-bit time need futex_time64");
 
-/* A moment before the boot has passed too, but the kernel refuses negative times. */
-static struct timespec timespec_of(int64_t at_ns) {
-    int64_t at = at_ns > 0 ? at_ns : 0;
-    return (struct timespec){
-        .tv_sec = (time_t)(at / POM_NS_PER_S),
-        .tv_nsec = (long)(at % POM_NS_PER_S),
-    };
-}
-
 /* One nanosecond after the boot has passed; zero would turn the timer off. */
 #define PASSED_NS    1
 #define HEARTBEAT_NS (30 * POM_NS_PER_S)
@@ -68,8 +59,8 @@ static void forget_timer(pom_park_t *park) {
 }
 
 static void set_timer(pom_park_t *park, int64_t at_ns) {
-    struct itimerspec spec = {.it_value = timespec_of(at_ns > 0 ? at_ns : PASSED_NS),
-                              .it_interval = timespec_of(HEARTBEAT_NS)};
+    struct itimerspec spec = {.it_value = pom_timespec(at_ns > 0 ? at_ns : PASSED_NS),
+                              .it_interval = pom_timespec(HEARTBEAT_NS)};
     /* It fails only when somebody has closed it: see the heartbeat. */
     (void)timerfd_settime(timer_of(park), TFD_TIMER_ABSTIME, &spec, NULL);
 }
@@ -115,7 +106,7 @@ bool pom_park_wait(pom_park_t *park, int64_t deadline_ns) {
     if (!lie_down(park, POM__PARK_SLEEPING)) {
         return consume(park);
     }
-    struct timespec until = timespec_of(deadline_ns);
+    struct timespec until = pom_timespec(deadline_ns);
     struct timespec *timeout = deadline_ns == POM_FOREVER ? NULL : &until;
     for (;;) {
         /* The bitset form is the one whose timeout is absolute, by CLOCK_MONOTONIC: no drift when a

@@ -11,7 +11,7 @@
  *     pom_park_fini(&park);
  *
  * An owner that dozes has no deadline yet: whoever has something for it that can wait sets its
- * alarm, which is a third of what waking it costs, and costs nobody a switch of threads.
+ * alarm, one system call that switches to nobody.
  *
  *     pom_park_doze(&park);                 the one owner
  *     pom_park_alarm(&park, at_ns);         anybody

@@ -591,9 +591,8 @@ static void *run(void *arg) {
         }
         s->window_used = s->window_used || attached || applied;
         if (!something_to_do(s)) {
-            look_ns = park(s, look_ns);
-        }
-        if (!is_awaited(s)) { // park() has consumed the wake of whoever ended it
+            look_ns = park(s, look_ns); // and a tick at once: what there is may be an ended action
+        } else if (!is_awaited(s)) {
             int64_t tick_ns = pom_now_ns() + TICK_MAX_NS;
             pom_sampler_enter(POM_SAMPLER_WAIT);
             (void)pom_park_wait(&s->park, look_ns < tick_ns ? look_ns : tick_ns);

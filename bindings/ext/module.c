@@ -154,8 +154,7 @@ static bool lock_lifecycle(int64_t deadline_ns) {
         // This call knows the wall clock only: a clock that is set makes one wait longer or shorter.
         int64_t left_ns = deadline_ns - pom_now_ns();
         int64_t until_ns = pom_wall_ns() + (left_ns > 0 ? left_ns : 0);
-        struct timespec until = {.tv_sec = (time_t)(until_ns / POM_NS_PER_S),
-                                 .tv_nsec = (long)(until_ns % POM_NS_PER_S)};
+        struct timespec until = pom_timespec(until_ns);
         int err;
         Py_BEGIN_ALLOW_THREADS;
         err = pthread_mutex_timedlock(&lifecycle_lock, &until);

@@ -274,7 +274,7 @@ static void json_text(pom_emitter_t *self, const char *text, size_t size) {
     put_quoted(json_of(self), text, size, '\0');
 }
 
-/* Two digits a step: numbers are a third of what a record costs. */
+/* Two digits a step: they were a quarter of what a record cost. */
 static void put_pair(char *to, uint32_t value) {
     static const char pairs[] = "00010203040506070809"
                                 "10111213141516171819"

@@ -264,13 +264,24 @@ static void *hammer(void *arg) {
     return NULL;
 }
 
-static void test_park_many_wakers_one_sleeper(void **state) {
+static void wakers_begin(pthread_t threads[WAKERS], void *(*waker)(void *)) {
     atomic_store(&work, 0);
     atomic_store(&wakers_done, 0);
-    pthread_t threads[WAKERS];
     for (int i = 0; i < WAKERS; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, hammer, NULL), 0);
+        assert_int_equal(pthread_create(&threads[i], NULL, waker, NULL), 0);
     }
+}
+
+static void wakers_end(pthread_t threads[WAKERS]) {
+    for (int i = 0; i < WAKERS; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    }
+    assert_int_equal(atomic_load(&work), WAKERS * WAKES);
+}
+
+static void test_park_many_wakers_one_sleeper(void **state) {
+    pthread_t threads[WAKERS];
+    wakers_begin(threads, hammer);
     /* Deadlines of a few microseconds now and then, so that time-outs race with wakes. A lost wake
      * hangs here and is ended by the test's time limit. */
     int turns = 0;
@@ -280,10 +291,7 @@ static void test_park_many_wakers_one_sleeper(void **state) {
         assert_true(woken || deadline != POM_FOREVER);
         turns++;
     }
-    for (int i = 0; i < WAKERS; i++) {
-        assert_int_equal(pthread_join(threads[i], NULL), 0);
-    }
-    assert_int_equal(atomic_load(&work), WAKERS * WAKES);
+    wakers_end(threads);
 }
 
 static void *doze(void *arg) {
@@ -401,19 +409,12 @@ static void *hammer_alarms(void *arg) {
 
 /* A wake that an alarm put off would hang here, until the test's time limit. */
 static void test_park_loses_no_wake_to_an_alarm(void **state) {
-    atomic_store(&work, 0);
-    atomic_store(&wakers_done, 0);
     pthread_t threads[WAKERS];
-    for (int i = 0; i < WAKERS; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, hammer_alarms, NULL), 0);
-    }
+    wakers_begin(threads, hammer_alarms);
     while (atomic_load(&wakers_done) < WAKERS) {
         (void)pom_park_doze(&park);
     }
-    for (int i = 0; i < WAKERS; i++) {
-        assert_int_equal(pthread_join(threads[i], NULL), 0);
-    }
-    assert_int_equal(atomic_load(&work), WAKERS * WAKES);
+    wakers_end(threads);
 }
 
 static _Atomic(int) returned;

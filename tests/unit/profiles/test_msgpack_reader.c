@@ -150,17 +150,27 @@ static uint32_t row_of(const pom_tree_t *tree, uint32_t index) {
     return kept[index];
 }
 
-static void check_round_trip(const pom_profile_t *profile) {
+/* What is read of a batch of this profile alone; returns owned. */
+static pom_profile_t *read_back(const pom_profile_t *profile) {
     const pom_profile_t *const one[] = {profile};
-    pom_buf_t wire, before, after;
+    pom_profile_t *again, *none;
+    pom_buf_t wire;
     pom_buf_init(&wire, 1 << 22);
-    pom_buf_init(&before, 1 << 22);
-    pom_buf_init(&after, 1 << 22);
     assert_int_equal(pom_msgpack_put_batch(&wire, one, 1, NULL), POM_OK);
     pom_msgpack_reader_t *reader = pom_msgpack_reader_new();
-    pom_profile_t *again;
     assert_int_equal(pom_msgpack_reader_begin(reader, wire.data, wire.len), POM_OK);
     assert_int_equal(pom_msgpack_reader_next(reader, &again), POM_OK);
+    assert_int_equal(pom_msgpack_reader_next(reader, &none), POM_ENOTFOUND);
+    pom_msgpack_reader_free(reader);
+    pom_buf_fini(&wire);
+    return again;
+}
+
+static void check_round_trip(const pom_profile_t *profile) {
+    pom_profile_t *again = read_back(profile);
+    pom_buf_t before, after;
+    pom_buf_init(&before, 1 << 22);
+    pom_buf_init(&after, 1 << 22);
     put_record(&before, profile);
     put_record(&after, again);
     assert_int_equal(before.len, after.len);
@@ -173,9 +183,6 @@ static void check_round_trip(const pom_profile_t *profile) {
         assert_int_equal(b->timeline[i].duration_ns, a->timeline[i].duration_ns);
     }
     pom_profile_unref(again);
-    assert_int_equal(pom_msgpack_reader_next(reader, &again), POM_ENOTFOUND);
-    pom_msgpack_reader_free(reader);
-    pom_buf_fini(&wire);
     pom_buf_fini(&before);
     pom_buf_fini(&after);
 }
@@ -234,14 +241,7 @@ static void test_msgpack_reader_finds_times_that_are_rounded_but_add_up(void **s
     sample_end(profile, wall_ns + 77, cpu_ns);
     profile->end_ns -= 5000;
     profile->start_wall_ns = -1501; /* before 1970, and cut towards the past as texts are */
-    const pom_profile_t *const one[] = {profile};
-    pom_buf_t wire;
-    pom_buf_init(&wire, 1 << 20);
-    assert_int_equal(pom_msgpack_put_batch(&wire, one, 1, NULL), POM_OK);
-    pom_msgpack_reader_t *reader = pom_msgpack_reader_new();
-    pom_profile_t *again;
-    assert_int_equal(pom_msgpack_reader_begin(reader, wire.data, wire.len), POM_OK);
-    assert_int_equal(pom_msgpack_reader_next(reader, &again), POM_OK);
+    pom_profile_t *again = read_back(profile);
     assert_nearly_equal(profile, again);
     assert_int_equal(again->wall_ns, 333077 / 1000 * 1000);
     assert_int_equal(again->tree.root.total_wall_ns, again->wall_ns);
@@ -257,8 +257,6 @@ static void test_msgpack_reader_finds_times_that_are_rounded_but_add_up(void **s
         at_ns = stretch->start_ns + stretch->duration_ns;
     }
     pom_profile_unref(again);
-    pom_msgpack_reader_free(reader);
-    pom_buf_fini(&wire);
     pom_profile_unref(profile);
     sample_codes_unref(&codes);
 }
@@ -275,14 +273,7 @@ static void test_msgpack_reader_keeps_full_depth(void **state) {
     const pom_weight_t weight = {SAMPLE_MS, SAMPLE_MS, 1, SAMPLE_START + SAMPLE_MS};
     pom_tree_add(&profile->tree, places, DEPTH, &weight);
     sample_end(profile, SAMPLE_MS, SAMPLE_MS);
-    const pom_profile_t *const one[] = {profile};
-    pom_buf_t wire;
-    pom_buf_init(&wire, 1 << 20);
-    assert_int_equal(pom_msgpack_put_batch(&wire, one, 1, NULL), POM_OK);
-    pom_msgpack_reader_t *reader = pom_msgpack_reader_new();
-    pom_profile_t *again;
-    assert_int_equal(pom_msgpack_reader_begin(reader, wire.data, wire.len), POM_OK);
-    assert_int_equal(pom_msgpack_reader_next(reader, &again), POM_OK);
+    pom_profile_t *again = read_back(profile);
     int depth = 0;
     for (const pom_node_t *node = again->tree.root.first_child; node != NULL;
          node = node->first_child) {
@@ -292,8 +283,6 @@ static void test_msgpack_reader_keeps_full_depth(void **state) {
     }
     assert_int_equal(depth, DEPTH);
     pom_profile_unref(again);
-    pom_msgpack_reader_free(reader);
-    pom_buf_fini(&wire);
     pom_profile_unref(profile);
     sample_codes_unref(&codes);
 }
