@@ -101,7 +101,9 @@ struct pom_registry_s {
     int32_t known_depth;
     uint64_t known_removals; /* the code table's, while known is good */
     pom_window_t window;
-    pom_place_t places[POM_STACK_MAX];
+    pom_place_t places[POM_STACK_MAX];  /* of a message */
+    pom_place_t sampled[POM_STACK_MAX]; /* of the stack resolved last */
+    int32_t sampled_depth;
     known_frame_t known[POM_STACK_MAX]; /* of the last stacks, root first */
 };
 
@@ -316,8 +318,9 @@ static void look_up(pom_registry_t *r, const pom_raw_frame_t *raw, known_frame_t
                              .line = pom_code_line(code, raw->lasti)};
 }
 
-/* Root first, without the interpreter's own helper frames; -1 when a code died under our eyes. */
-static int32_t resolve_stack(pom_registry_t *r, const pom_stack_t *stack, uint64_t epoch) {
+/* Root first, without the interpreter's own helper frames; false when a code died under our eyes. */
+static bool on_resolve(pom_sampler_client_t *self, const pom_stack_t *stack, uint64_t epoch) {
+    pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
     bool fresh = false;
     int32_t depth = 0;
     // After the walk, before the look-ups.
@@ -333,7 +336,7 @@ static int32_t resolve_stack(pom_registry_t *r, const pom_stack_t *stack, uint64
             look_up(r, raw, known, &fresh);
         }
         if (known->code != NULL) {
-            r->places[depth++] = (pom_place_t){.code = known->code, .line = known->line};
+            r->sampled[depth++] = (pom_place_t){.code = known->code, .line = known->line};
         }
     }
     if (r->known_depth < stack->depth) {
@@ -346,9 +349,10 @@ static int32_t resolve_stack(pom_registry_t *r, const pom_stack_t *stack, uint64
         for (int32_t i = 0; i < stack->depth; i++) {
             pom_code_table_discard(r->codes, stack->frames[i].code);
         }
-        return -1;
+        return false;
     }
-    return depth;
+    r->sampled_depth = depth;
+    return true;
 }
 
 static void apply_message(pom_registry_t *r, pom_event_t *event) {
@@ -640,28 +644,21 @@ static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom
     return weight;
 }
 
-static bool on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
+static void on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
                       const pom_sample_t *sample, const pom_stack_t *stack) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
     pom_action_t *a = anchor->action;
     (void)apply(r, sample->at_ns, a);
-    pom_sampler_enter(POM_SAMPLER_RESOLVE);
-    int32_t depth = resolve_stack(r, stack, sample->code_epoch);
-    pom_sampler_leave();
-    if (depth < 0) {
-        return false;
-    }
     pom_profile_t *profile = profile_of(r, a);
     if (profile == NULL) {
-        return true; // no memory now; the seal counts it if that lasts
+        return; // no memory now; the seal counts it if that lasts
     }
     pom_weight_t weight = weigh(a, anchor, sample);
     if (stack->truncated) {
         profile->tree.cuts.depth++;
     }
-    pom_tree_add(&profile->tree, r->places, depth, &weight);
+    pom_tree_add(&profile->tree, r->sampled, r->sampled_depth, &weight);
     seal_part_if_due(r, a, sample->at_ns);
-    return true;
 }
 
 static bool on_again(pom_sampler_client_t *self, const pom_anchor_t *anchor,
@@ -745,6 +742,7 @@ pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code
     r->codes = codes;
     r->sink = sink;
     r->client = (pom_sampler_client_t){.tick = on_tick,
+                                       .resolve = on_resolve,
                                        .sample = on_sample,
                                        .again = on_again,
                                        .missed = on_missed,

@@ -85,6 +85,7 @@ struct pom_sampler_s {
     pom_schedule_t schedule;
     uint32_t configured_seen;
     int stats_open; /* slots with a descriptor */
+    bool locked;    /* the walker's lock is held */
     pom_stack_t stack;
     int64_t window_active_ns, window_cost_ns, window_process_ns, window_sampler_ns, window_taken;
     bool window_used; /* something was attached or applied in it */
@@ -199,11 +200,34 @@ static void count_miss(pom_sampler_t *s, const pom_anchor_t *anchor, pom_miss_t 
     s->client->missed(s->client, anchor, reason);
 }
 
-static bool hand_over(pom_sampler_t *s, const pom_anchor_t *anchor, const pom_sample_t *sample) {
-    pom_sampler_enter(POM_SAMPLER_ADD);
-    bool taken = s->client->sample(s->client, anchor, sample, &s->stack);
+static bool resolve(pom_sampler_t *s, const pom_sample_t *sample) {
+    pom_sampler_enter(POM_SAMPLER_RESOLVE);
+    bool resolved = s->client->resolve(s->client, &s->stack, sample->code_epoch);
     pom_sampler_leave();
-    return taken;
+    return resolved;
+}
+
+static void hand_over(pom_sampler_t *s, const pom_anchor_t *anchor, const pom_sample_t *sample) {
+    pom_sampler_enter(POM_SAMPLER_ADD);
+    s->client->sample(s->client, anchor, sample, &s->stack);
+    pom_sampler_leave();
+    bump(&s->taken, 1);
+}
+
+/* For all tries of a look, up to the look-up of its code. */
+static bool take_lock(pom_sampler_t *s) {
+    if (!s->locked && s->walker->lock != NULL) {
+        s->locked = s->walker->lock(s->walker);
+        return s->locked;
+    }
+    return true;
+}
+
+static void give_lock(pom_sampler_t *s) {
+    if (s->locked) {
+        s->walker->unlock(s->walker);
+        s->locked = false;
+    }
 }
 
 /* The actions of this thread that are not running: what each of them waits in. False when none could be told. */
@@ -227,8 +251,8 @@ static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32
             break; // an action may be over, and its end applied with the next sample
         }
         any = true;
-        if (hand_over(s, anchor, &sample)) {
-            bump(&s->taken, 1);
+        if (resolve(s, &sample)) {
+            hand_over(s, anchor, &sample);
         } else {
             count_miss(s, anchor, POM_MISS_DEAD_CODE);
         }
@@ -265,8 +289,8 @@ static bool is_late(const pom_sampler_t *s, int64_t took_ns) {
     return frame_ns > 0 && took_ns > (4 + s->stack.depth) * frame_ns;
 }
 
-/* One stack of one thread, or a counted miss. */
-static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
+/* One stack of one thread, or a counted miss. May end with the walker's lock held. */
+static void look(pom_sampler_t *s, pom_slot_t *slot) {
     pom_slot_view_t view;
     pom_miss_t reason = POM_MISS_RACED;
     pom_sample_t sample = {0};
@@ -274,7 +298,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
     for (int tries = 0; tries < POM_WALK_TRIES; tries++) {
         // From here until the store of false the thread's memory stays: pom_slots_release waits. The order (flag, fence in
         // seq_cst, then the look at count) is its partner.
-        atomic_store_explicit(&slot->walking, !s->walker->takes_lock, memory_order_seq_cst);
+        atomic_store_explicit(&slot->walking, s->walker->lock == NULL, memory_order_seq_cst);
         atomic_thread_fence(memory_order_seq_cst);
         if (!pom_slot_view(slot, &view, s->view_storage, VIEW_ROOM)) {
             atomic_store_explicit(&slot->walking, false, memory_order_release);
@@ -287,9 +311,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
         pom_sampler_enter(POM_SAMPLER_WALK);
         int64_t cpu_before = 0, cpu_after = 0;
         (void)pom_tid_cpu_ns(view.tid, &cpu_before); // 0 when the thread is gone
-        sample = (pom_sample_t){.code_epoch = pom_code_table_epoch(s->codes),
-                                .at_ns = pom_now_ns(),
-                                .cpu_ns = cpu_before};
+        sample = (pom_sample_t){.at_ns = pom_now_ns(), .cpu_ns = cpu_before};
         if (slot->look_tid == view.tid) {
             sample.since_ns = slot->look_ns;
             sample.since_cpu_ns = slot->look_cpu_ns;
@@ -305,6 +327,11 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
             slot->look_seq = NO_LOOK;
             continue;
         }
+        if (!take_lock(s)) {
+            pom_sampler_leave();
+            return; // nobody will read what is missing now
+        }
+        sample.code_epoch = pom_code_table_epoch(s->codes);
         uint32_t index = 0;
         pom_status_t status = s->walker->walk(s->walker, &view, &s->stack, &index);
         bool holds = pom_slot_view_holds(&view);
@@ -344,13 +371,14 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
         if (sample.running) {
             slot->last_cpu_ns = cpu_before;
         }
-        bool taken = hand_over(s, anchor, &sample);
-        remember_look(slot, &view, &sample, taken);
-        if (taken) {
-            bump(&s->taken, 1);
+        bool resolved = resolve(s, &sample);
+        give_lock(s);
+        if (resolved) {
+            hand_over(s, anchor, &sample);
         } else {
             count_miss(s, anchor, POM_MISS_DEAD_CODE);
         }
+        remember_look(slot, &view, &sample, resolved);
         if (view.count > 1) {
             (void)look_at_parked(s, &view, index, sample);
         }
@@ -370,6 +398,11 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
     } else {
         bump(&s->missed[POM_MISS_RACED], 1); // never a whole view: nobody to blame
     }
+}
+
+static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
+    look(s, slot);
+    give_lock(s);
 }
 
 /* Looks at every slot with something attached; false when there was none. */

@@ -20,17 +20,19 @@ typedef struct pom_walker_s pom_walker_t;
 struct pom_walker_s {
     /* Captures the stack of the view's thread from its current frame down to the first frame that anchors one of the view's
      * actions; *anchor is that anchor's index. POM_OK, POM_ENOTFOUND (no anchor met), POM_ETORN, POM_EUNREADABLE.
-     * [sampler]; must not block, call the interpreter or allocate (the GIL engine takes the GIL here, and says so). */
+     * [sampler]; must not block or allocate, nor call the interpreter without its lock. */
     pom_status_t (*walk)(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
                          uint32_t *anchor);
     /* The stack of an action of the view that does not run, because its coroutine or greenlet waits. POM_ENOTFOUND when it runs
      * after all, or cannot be found. Likewise [sampler]; NULL: this walker cannot. */
     pom_status_t (*parked)(pom_walker_t *self, const pom_slot_view_t *view, uint32_t anchor,
                            pom_stack_t *stack);
-    /* The walk waits for the interpreter's lock. A thread that ends holds that lock while it waits for walks of its slot, so
-     * it must not wait for this one. In return the walk touches the thread only while it has the lock and
+    /* Both NULL: the walk needs no lock. Else the walk comes between them, and the look-up of the code it found, which cannot die
+     * meanwhile; `lock` waits, and is false when the interpreter ends. A thread that ends holds the interpreter's lock while it waits
+     * for walks of its slot, so it must not wait for such a walk. In return that touches the thread only while
      * pom_slot_view_holds() says that the view is still true. */
-    bool takes_lock;
+    bool (*lock)(pom_walker_t *self);
+    void (*unlock)(pom_walker_t *self);
     /* A frame takes this long at most, also in the heap and in no cache. A walk of n frames that took over (4 + n) of them was
      * interrupted, and the stack may have changed in between by more than the walk itself can see. 0 = it cannot change (the walk
      * has the interpreter's lock). */

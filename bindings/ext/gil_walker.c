@@ -7,8 +7,8 @@
  * it sees is never torn: nothing runs while it looks.
  *
  * The thread may have died before the GIL was ours. As a slot is released under the GIL before its
- * thread state goes, a view that still holds proves that the state is there (and takes_lock tells
- * the release not to wait for this walk).
+ * thread state goes, a view that still holds proves that the state is there (and that there is a lock
+ * tells the release not to wait for this walk).
  *
  * Asking for frames makes frame objects, and on 3.11 making objects may start a collection, which
  * runs finalizers of the user's: on the sampler's small stack, or in the middle of a look-up of a
@@ -124,36 +124,43 @@ static void make_key(void) {
                              drop_state); // without a key the state stays for the process's life
 }
 
-static void keep_state(void) {
-    (void)pthread_once(&kept_once, make_key);
-    if (pthread_getspecific(kept_state) == NULL) {
-        (void)PyGILState_Ensure(); // undone by drop_state
-        (void)pthread_setspecific(kept_state, PyEval_SaveThread());
+static bool lock(pom_walker_t *self) {
+    (void)self;
+    if (is_finalizing()) {
+        return false;
     }
+    (void)pthread_once(&kept_once, make_key);
+    PyThreadState *kept = pthread_getspecific(kept_state);
+    if (kept != NULL) {
+        PyEval_RestoreThread(kept);
+    } else {
+        (void)PyGILState_Ensure(); // undone by drop_state
+        (void)pthread_setspecific(kept_state, PyThreadState_Get());
+    }
+    return true;
+}
+
+static void unlock(pom_walker_t *self) {
+    (void)self;
+    (void)PyEval_SaveThread(); // what is kept
 }
 
 static pom_status_t walk(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
                          uint32_t *anchor) {
     (void)self;
-    pom_status_t status = POM_ETORN;
-    if (is_finalizing()) {
-        return POM_ENOTFOUND;
+    if (!pom_slot_view_holds(view)) {
+        return POM_ETORN;
     }
-    keep_state();
-    PyGILState_STATE gil = PyGILState_Ensure();
-    if (pom_slot_view_holds(view)) {
-        int collects = PyGC_Disable();
-        status = walk_frames(view, stack, anchor);
-        if (collects) {
-            PyGC_Enable();
-        }
+    int collects = PyGC_Disable();
+    pom_status_t status = walk_frames(view, stack, anchor);
+    if (collects) {
+        PyGC_Enable();
     }
-    PyGILState_Release(gil);
     return status;
 }
 
 pom_walker_t *pom_gil_walker(void) {
-    static pom_walker_t walker = {.walk = walk, .takes_lock = true};
+    static pom_walker_t walker = {.lock = lock, .unlock = unlock, .walk = walk};
     return &walker;
 }
 

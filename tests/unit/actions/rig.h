@@ -107,6 +107,15 @@ static inline void rig_end(rig_t *rig, pom_action_t *a, int64_t end_ns) {
     (void)pom_registry_end(rig->registry, a);
 }
 
+static inline bool rig_sample(rig_t *rig, const pom_anchor_t *anchor, const pom_sample_t *sample,
+                              const pom_stack_t *stack, uint64_t code_epoch) {
+    if (!rig->client->resolve(rig->client, stack, code_epoch)) {
+        return false;
+    }
+    rig->client->sample(rig->client, anchor, sample, stack);
+    return true;
+}
+
 /* A stack of keys, leaf first, ended by 0. */
 static inline bool rig_sample_path(rig_t *rig, const pom_anchor_t *anchor,
                                    const pom_sample_t *sample, const uintptr_t *keys) {
@@ -116,9 +125,7 @@ static inline bool rig_sample_path(rig_t *rig, const pom_anchor_t *anchor,
     for (; keys[stack.depth] != 0; stack.depth++) {
         stack.frames[stack.depth] = (pom_raw_frame_t){.code = keys[stack.depth], .lasti = 1};
     }
-    pom_sample_t with_epoch = *sample;
-    with_epoch.code_epoch = pom_code_table_epoch(rig->codes);
-    return rig->client->sample(rig->client, anchor, &with_epoch, &stack);
+    return rig_sample(rig, anchor, sample, &stack, pom_code_table_epoch(rig->codes));
 }
 
 static inline bool rig_post(rig_t *rig, pom_action_t *a, int64_t at_ns, const uintptr_t *keys,

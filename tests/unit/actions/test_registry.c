@@ -538,7 +538,7 @@ static void test_registry_counts_misses_and_cuts(void **state) {
     }
     static pom_stack_t stack = {.depth = 1, .truncated = true, .frames = {{.code = 20}}};
     pom_sample_t s = {.at_ns = 10};
-    assert_true(rig.client->sample(rig.client, &anchor, &s, &stack));
+    assert_true(rig_sample(&rig, &anchor, &s, &stack, 0));
     rig_end(&rig, a, 20);
     const pom_profile_t *p = only_profile(&rig);
     for (int reason = 0; reason < POM_MISS_COUNT; reason++) {
@@ -781,9 +781,9 @@ static void test_registry_drops_a_sample_whose_code_died(void **state) {
     // A death elsewhere does no harm to what is known already.
     pom_sample_t old = {.at_ns = 300, .cpu_ns = 90, .running = true};
     static pom_stack_t stack = {.depth = 1, .frames = {{.code = 10, .lasti = 1}}};
-    old.code_epoch = pom_code_table_epoch(rig.codes);
+    uint64_t epoch = pom_code_table_epoch(rig.codes);
     pom_code_table_forget(rig.codes, 8888);
-    assert_true(rig.client->sample(rig.client, &anchor, &old, &stack));
+    assert_true(rig_sample(&rig, &anchor, &old, &stack, epoch));
 
     rig_end(&rig, a, 400);
     const pom_profile_t *p = only_profile(&rig);

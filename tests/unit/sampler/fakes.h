@@ -104,6 +104,7 @@ struct fake_client_s {
     void (*on_idle)(
         fake_client_t *self); /* on the sampler thread, its parked flag up; NULL = none */
     void (*on_tick)(fake_client_t *self);
+    void (*on_resolve)(fake_client_t *self);
     void *context;
     _Atomic(bool) refuse; /* samples: their code died */
     _Atomic(bool) busy;   /* never idle */
@@ -120,6 +121,7 @@ struct fake_client_s {
     /* by action number, which is its address over 16 */
     _Atomic(int64_t) parked, parked_by_action[64], by_action[64];
     _Atomic(int64_t) since_ns, faults;
+    _Atomic(uint64_t) code_epoch; /* of the last stack resolved */
 };
 
 static inline fake_client_t *fake_client_of(pom_sampler_client_t *client) {
@@ -137,12 +139,20 @@ static inline bool fake_tick(pom_sampler_client_t *client, int64_t now_ns) {
     return atomic_exchange(&self->applied, queued) != queued;
 }
 
-static inline bool fake_sample(pom_sampler_client_t *client, const pom_anchor_t *anchor,
+static inline bool fake_client_resolve(pom_sampler_client_t *client, const pom_stack_t *stack,
+                                       uint64_t code_epoch) {
+    (void)stack;
+    fake_client_t *self = fake_client_of(client);
+    atomic_store(&self->code_epoch, code_epoch);
+    if (self->on_resolve != NULL) {
+        self->on_resolve(self);
+    }
+    return !atomic_load(&self->refuse);
+}
+
+static inline void fake_sample(pom_sampler_client_t *client, const pom_anchor_t *anchor,
                                const pom_sample_t *sample, const pom_stack_t *stack) {
     fake_client_t *self = fake_client_of(client);
-    if (atomic_load(&self->refuse)) {
-        return false;
-    }
     atomic_store(&self->at_ns, sample->at_ns);
     atomic_store(&self->cpu_ns, sample->cpu_ns);
     atomic_store(&self->depth, stack->depth);
@@ -158,7 +168,6 @@ static inline bool fake_sample(pom_sampler_client_t *client, const pom_anchor_t 
     atomic_fetch_add(&self->faults, sample->since_ns >= sample->at_ns ? 1 : 0);
     atomic_store(&self->sampled, anchor->action);
     atomic_fetch_add(&self->samples, 1);
-    return true;
 }
 
 static inline bool fake_again(pom_sampler_client_t *client, const pom_anchor_t *anchor,
@@ -205,6 +214,7 @@ static inline void fake_window(pom_sampler_client_t *client, const pom_window_t 
 static inline void fake_client_init(fake_client_t *self) {
     memset(self, 0, sizeof *self);
     self->client = (pom_sampler_client_t){.tick = fake_tick,
+                                          .resolve = fake_client_resolve,
                                           .sample = fake_sample,
                                           .again = fake_again,
                                           .missed = fake_missed,

@@ -305,6 +305,19 @@ static pom_status_t note_walking(fake_walker_t *self, const pom_slot_view_t *vie
     return POM_OK;
 }
 
+static _Atomic(int) lock_held;
+
+static bool lock(pom_walker_t *walker) {
+    (void)walker;
+    atomic_store(&lock_held, 1);
+    return true;
+}
+
+static void unlock(pom_walker_t *walker) {
+    (void)walker;
+    atomic_store(&lock_held, 0);
+}
+
 static void test_sampler_keeps_the_thread_during_a_walk_without_the_lock_only(void **state) {
     for (int takes_lock = 0; takes_lock < 2; takes_lock++) {
         rig_t rig;
@@ -312,7 +325,8 @@ static void test_sampler_keeps_the_thread_during_a_walk_without_the_lock_only(vo
         rig_init(&rig, FAST_NS, 1000000);
         rig.walker.script = note_walking;
         rig.walker.context = marks;
-        rig.walker.walker.takes_lock = takes_lock;
+        rig.walker.walker.lock = takes_lock ? lock : NULL;
+        rig.walker.walker.unlock = unlock;
         attach(&rig, rig.slot, 1);
         await_looks(&rig, 3);
         assert_int_equal(atomic_load(&marks[takes_lock]), 0);
@@ -320,6 +334,47 @@ static void test_sampler_keeps_the_thread_during_a_walk_without_the_lock_only(vo
         assert_false(atomic_load(&rig.slot->walking));
         rig_fini(&rig);
     }
+}
+
+static pom_code_table_t *dying_in;
+
+static bool lock_after_deaths(pom_walker_t *walker) {
+    pom_code_table_forget(dying_in, 4711); // whoever had the lock compiles and drops code
+    return lock(walker);
+}
+
+static pom_status_t walk_under_lock(fake_walker_t *self, const pom_slot_view_t *view,
+                                    pom_stack_t *stack, uint32_t *anchor) {
+    (void)view;
+    atomic_fetch_add((_Atomic(int64_t) *)self->context, atomic_load(&lock_held) ? 0 : 1);
+    fake_stack(stack);
+    *anchor = 0;
+    return POM_OK;
+}
+
+static void resolve_under_lock(fake_client_t *client) {
+    bool lives = atomic_load(&client->code_epoch) == pom_code_table_epoch(dying_in);
+    atomic_fetch_add((_Atomic(int64_t) *)client->context, atomic_load(&lock_held) && lives ? 0 : 1);
+}
+
+/* A request that compiles all the time lost every sample to codes that had died while the sampler waited. */
+static void test_sampler_names_code_while_it_has_the_lock_under_which_none_dies(void **state) {
+    rig_t rig;
+    _Atomic(int64_t) faults = 0;
+    rig_init(&rig, FAST_NS, 1000000);
+    dying_in = rig.codes;
+    rig.walker.walker.lock = lock_after_deaths;
+    rig.walker.walker.unlock = unlock;
+    rig.walker.script = walk_under_lock;
+    rig.walker.context = &faults;
+    rig.client.on_resolve = resolve_under_lock;
+    rig.client.context = &faults;
+    attach(&rig, rig.slot, 1);
+    await_looks(&rig, 10);
+    assert_true(atomic_load(&rig.client.samples) >= 3);
+    assert_int_equal(atomic_load(&faults), 0);
+    assert_int_equal(atomic_load(&lock_held), 0);
+    rig_fini(&rig);
 }
 
 /* ---- actions that wait ------------------------------------------------------------------------ */
@@ -1005,6 +1060,7 @@ int main(void) {
         POM_TEST(test_sampler_takes_no_stack_of_before_the_begin),
         POM_TEST(test_sampler_counts_samples_that_the_client_refused),
         POM_TEST(test_sampler_keeps_the_thread_during_a_walk_without_the_lock_only),
+        POM_TEST(test_sampler_names_code_while_it_has_the_lock_under_which_none_dies),
         POM_TEST(test_sampler_looks_at_what_waits_beside_what_runs),
         POM_TEST(test_sampler_looks_at_what_waits_while_the_thread_does_something_else),
         POM_TEST(test_sampler_gives_each_of_many_waiting_actions_its_turn),
