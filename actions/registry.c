@@ -71,6 +71,7 @@ struct pom_registry_s {
     /* constant after new */
     pom_sampler_client_t client;
     pom_code_table_t *codes;
+    pom_block_pool_t *profiles;
     pom_profile_sink_t *sink;
     pom_cost_source_t cost_source;
     void *cost_context;
@@ -298,7 +299,7 @@ static int64_t part_start(const pom_action_t *a) {
 
 static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
     if (a->profile == NULL) {
-        a->profile = pom_profile_new(ARENA_CAP);
+        a->profile = pom_profile_new_in(r->profiles, ARENA_CAP);
         if (a->profile != NULL) {
             pom_tree_init(
                 &a->profile->tree, &a->profile->arena,
@@ -739,6 +740,11 @@ pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code
     if (r == NULL) {
         return NULL;
     }
+    r->profiles = pom_profile_pool_new();
+    if (r->profiles == NULL) {
+        pom_free(r);
+        return NULL;
+    }
     r->codes = codes;
     r->sink = sink;
     r->client = (pom_sampler_client_t){.tick = on_tick,
@@ -804,6 +810,7 @@ void pom_registry_free(pom_registry_t *r) {
         pom_free(r->sources);
         r->sources = older;
     }
+    pom_block_pool_release(r->profiles);
     pom_free(r);
 }
 

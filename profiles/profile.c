@@ -2,8 +2,8 @@
  * The life of a finished action's data: born with its arena, freed by whoever lets go last.
  *
  * The struct and the first block of its arena are one allocation, and the arena holds all the rest, so
- * that the profile of a short request is one malloc and one free, and that of a long one costs one more
- * per arena block, whatever its tree looks like.
+ * that the profile of a short request is one block of the maker's pool, and that of a long one costs one malloc
+ * and one free per arena block more, whatever its tree looks like.
  *
  * The tree needs its references to code released before its nodes vanish with the arena; that order
  * is the one thing this file guards. A profile that was never given a tree has an all-zero one,
@@ -28,9 +28,11 @@ const char *const pom_outcome_names[POM_OUTCOME_COUNT] = {POM_OUTCOME_LIST(X)};
 /* What a request without samples needs is some 700 bytes, a short tree twice that; together with the struct it stays below 2 KiB. */
 #define FIRST_BLOCK ((size_t)1400)
 
-pom_profile_t *pom_profile_new(size_t arena_cap) {
-    size_t first = arena_cap < FIRST_BLOCK ? 0 : FIRST_BLOCK;
-    pom_profile_t *profile = pom_alloc(sizeof *profile + first);
+/* Two of the exporter's batches: one that comes in, one that is encoded. */
+#define POOLED_MAX 160
+
+static pom_profile_t *init(pom_profile_t *profile, pom_block_pool_t *pool, size_t arena_cap,
+                           size_t first) {
     if (profile == NULL) {
         return NULL;
     }
@@ -38,12 +40,27 @@ pom_profile_t *pom_profile_new(size_t arena_cap) {
     memset(profile, 0, sizeof *profile);
     // No partner: the maker shares the pointer later, through a queue that publishes.
     atomic_init(&profile->refs, 1);
+    profile->pool = pool;
     if (first > 0) {
         pom_arena_init_in(&profile->arena, arena_cap, profile + 1, first);
     } else {
         pom_arena_init(&profile->arena, arena_cap);
     }
     return profile;
+}
+
+pom_profile_t *pom_profile_new(size_t arena_cap) {
+    size_t first = arena_cap < FIRST_BLOCK ? 0 : FIRST_BLOCK;
+    return init(pom_alloc(sizeof(pom_profile_t) + first), NULL, arena_cap, first);
+}
+
+pom_block_pool_t *pom_profile_pool_new(void) {
+    return pom_block_pool_new(sizeof(pom_profile_t) + FIRST_BLOCK, POOLED_MAX);
+}
+
+pom_profile_t *pom_profile_new_in(pom_block_pool_t *pool, size_t arena_cap) {
+    assert(arena_cap >= FIRST_BLOCK);
+    return init(pom_block_pool_take(pool), pool, arena_cap, FIRST_BLOCK);
 }
 
 pom_profile_t *pom_profile_ref(pom_profile_t *profile) {
@@ -67,7 +84,11 @@ void pom_profile_unref(pom_profile_t *profile) {
     }
     pom_tree_fini(&profile->tree);
     pom_arena_fini(&profile->arena);
-    pom_free(profile);
+    if (profile->pool != NULL) {
+        pom_block_pool_give(profile->pool, profile);
+    } else {
+        pom_free(profile);
+    }
 }
 
 void pom_profile_prefetch(const pom_profile_t *profile) {

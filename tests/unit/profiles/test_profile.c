@@ -73,6 +73,28 @@ static void test_profile_bytes_are_the_struct_and_its_arena(void **state) {
     assert_int_equal(pom_alloc_live_bytes(), before);
 }
 
+static void test_profile_of_a_pool_is_made_of_the_memory_of_the_last(void **state) {
+    int64_t before = pom_alloc_live_bytes();
+    pom_block_pool_t *pool = pom_profile_pool_new();
+    pom_profile_t *first = pom_profile_new_in(pool, 1 << 20);
+    pom_tree_init(&first->tree, &first->arena, POM_BY_LINE, pom_tree_limits_default(), 0);
+    for (int32_t line = 1; line <= 200; line++) {
+        add_sample(first, line);
+    }
+    pom_profile_unref(first);
+    int64_t calls = pom_alloc_calls();
+    pom_profile_t *second = pom_profile_new_in(pool, 1 << 20);
+    assert_ptr_equal(second, first);
+    assert_int_equal(second->tree.node_count, 0);
+    assert_int_equal(second->arena.reserved, pom_profile_bytes(second) - sizeof *second);
+    assert_int_equal(pom_alloc_calls(), calls);
+    pom_block_pool_release(
+        pool); /* the exporter may keep a profile for longer than its maker lives */
+    second->wall_ns = 1;
+    pom_profile_unref(second);
+    assert_int_equal(pom_alloc_live_bytes(), before);
+}
+
 static void test_profile_names_follow_the_lists(void **state) {
     static const char *const misses[] = {"torn", "no_anchor", "unreadable", "raced", "dead_code"};
     assert_int_equal(POM_MISS_COUNT, 5);
@@ -147,6 +169,7 @@ int main(void) {
         POM_TEST(test_profile_last_reference_frees_tree_and_arena),
         POM_TEST(test_profile_bytes_are_the_struct_and_its_arena),
         POM_TEST(test_profile_names_follow_the_lists),
+        POM_TEST(test_profile_of_a_pool_is_made_of_the_memory_of_the_last),
         POM_TEST(test_profile_is_shared_by_threads),
         POM_TEST(test_profile_survives_failing_allocations),
     };
