@@ -131,6 +131,7 @@ struct pom_destination_s {
     char name[POM_DESTINATION_NAME_MAX];
     size_t queue_bytes; /* budget of its queue; may be set before it is added */
     uint32_t window;    /* batches out at a time; may be set before it is added */
+    bool prompt;        /* small batches cost it no more: it gets them while they are in a cache */
     /* atomic */
     _Atomic(int32_t) refs;
     _Atomic(bool) removed; /* remove was called and it has not been opened since */

@@ -31,6 +31,7 @@ typedef struct pom_exporter_options_s {
     int64_t flush_interval_ns; /* a profile waits no longer than this for company: 1 s */
     size_t batch_bytes;        /* delivered at once when this much waits: 1 MiB */
     uint32_t batch_count;      /* or this many profiles: 4 096 */
+    size_t prompt_bytes;       /* delivered at once to who is prompt: 128 KiB */
 } pom_exporter_options_t;
 
 typedef struct pom_exporter_stats_s {

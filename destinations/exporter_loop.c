@@ -138,10 +138,16 @@ static void close_locked(pom_exporter_t *e, pom__member_t *m, pom_drop_t reason)
     lock(e);
 }
 
+/* There is a batch for it; or what there is has waited for company long enough. */
+static bool is_due_locked(const pom_exporter_t *e, const pom__member_t *m) {
+    return e->due || m->destination->prompt || m->backlog.bytes >= e->options.batch_bytes ||
+           m->backlog.count >= e->options.batch_count || atomic_load(&e->waiters) > 0;
+}
+
 static void deliver_locked(pom_exporter_t *e, pom__member_t *m) {
     /* Read anew each time: remove and stop may come while the lock is open. */
     while (m->phase == POM__MEMBER_OPEN && !m->leaving && e->state == POM__EXPORTER_RUNNING &&
-           m->batches < m->destination->window) {
+           m->batches < m->destination->window && is_due_locked(e, m)) {
         pom_batch_t *batch = make_batch_locked(m);
         if (batch == NULL) {
             break;
@@ -255,6 +261,7 @@ static void pump(pom_exporter_t *e) {
 static void on_tick(uv_timer_t *timer) {
     pom_exporter_t *e = timer->data;
     atomic_fetch_add_explicit(&e->wakeups, 1, memory_order_relaxed);
+    e->due = true;
     pump(e);
     if (!e->worked && uv_is_active((uv_handle_t *)timer)) {
         /* Pairs with put's fetch_or. A put before it in the order of `signal` has pushed
@@ -273,8 +280,10 @@ static void on_wake(uv_async_t *async) {
     pom_exporter_t *e = async->data;
     atomic_fetch_add_explicit(&e->wakeups, 1, memory_order_relaxed);
     /* The bit is cleared before anything is looked at, so what comes later wakes us again. */
-    uint32_t old = atomic_fetch_and_explicit(&e->signal, ~POM__URGENT, memory_order_acq_rel);
-    if ((old & POM__URGENT) != 0) {
+    uint32_t old =
+        atomic_fetch_and_explicit(&e->signal, ~(POM__URGENT | POM__PROMPT), memory_order_acq_rel);
+    if ((old & (POM__URGENT | POM__PROMPT)) != 0) {
+        e->due = (old & POM__URGENT) != 0;
         pump(e);
     }
     /* pump() may have begun to close the timer. What was delivered does not need it, but more is
@@ -351,7 +360,7 @@ pom_status_t pom__exporter_start_locked(pom_exporter_t *e) {
     (void)uv_timer_init(&e->loop, &e->timer); /* cannot fail */
     e->async.data = e;
     e->timer.data = e;
-    e->pumping = e->again = e->worked = false;
+    e->pumping = e->again = e->worked = e->due = false;
     error = start_thread(e);
     if (error != 0) {
         goto fail_handles;

@@ -45,6 +45,7 @@ typedef enum pom__exporter_state_e {
 /* Bits of `signal`. */
 #define POM__ARMED  1U /* the batch timer runs, or the loop has been woken to start it */
 #define POM__URGENT 2U /* the loop has been woken to look at everything now */
+#define POM__PROMPT 4U /* or to deliver to destinations that are prompt */
 
 struct pom_exporter_s {
     /* constant */
@@ -56,6 +57,7 @@ struct pom_exporter_s {
     _Atomic(uint32_t) signal;
     _Atomic(int32_t) waiters; /* in pom_exporter_flush */
     _Atomic(uint32_t) wanted; /* members that are not leaving */
+    _Atomic(uint32_t) prompt; /* of these, of prompt destinations */
     _Atomic(bool) accepting;  /* state is RUNNING or DORMANT */
     _Atomic(int64_t) put, unwanted, wakeups;
     _Atomic(int64_t) ended_cpu_ns; /* of loop threads that have ended */
@@ -79,6 +81,7 @@ struct pom_exporter_s {
     bool pumping; /* inside pump(): what happens now is looked at before it returns */
     bool again;   /* it has to look once more */
     bool worked;  /* a batch was delivered, or waits, since the last tick of the timer */
+    bool due;     /* this turn delivers whatever there is */
 };
 
 /* The lock and its condition, made or made anew. */

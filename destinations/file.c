@@ -658,6 +658,7 @@ pom_status_t pom_file_new(const char *path, const pom_file_options_t *options,
     pom_buf_init(&f->out, LINE_BYTES + WRITE_BYTES);
     pom_buf_init(&f->units, UNITS_BYTES);
     pom_destination_init(&f->base, &file_ops, path);
+    f->base.prompt = f->format == POM_FILE_JSON; /* a batch of the wire form says its tables anew */
     *out = &f->base;
     return POM_OK;
 

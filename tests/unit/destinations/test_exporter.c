@@ -163,6 +163,38 @@ static void test_exporter_full_batch_does_not_wait(void **state) {
     done(f);
 }
 
+static void test_exporter_prompt_destination_does_not_wait_for_a_whole_batch(void **state) {
+    pom_exporter_t *e = slow_exporter();
+    fake_t *patient = add_fake(e, "patient", FAKE_SEND);
+    fake_t *prompt = fake_new("prompt", FAKE_SEND);
+    prompt->base.prompt = true;
+    put(e, 0, 200 << 10);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(atomic_load(&patient->delivered), 1);
+    put(e, 1, 200 << 10); /* nobody is prompt yet, so the loop sleeps on */
+    assert_int_equal(atomic_load(&e->signal) & POM__PROMPT, 0);
+    assert_int_equal(pom_exporter_add(e, &prompt->base), POM_OK);
+    assert_true(pom_exporter_flush(e, soon()));
+    int64_t before = atomic_load(&patient->delivered);
+    for (int i = 2; i < 8; i++) {
+        put(e, i, 40 << 10); /* four are over 128 KiB */
+    }
+    wait_for(atomic_load(&prompt->delivered) >= 4);
+    assert_int_equal(atomic_load(&patient->delivered), before);
+    for (int i = 8; i < 40; i++) {
+        put(e, i, 40 << 10); /* dealt out in parts, they are a batch all the same */
+    }
+    wait_for(atomic_load(&patient->delivered) >= before + 26);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(pom_exporter_remove(e, &prompt->base), POM_OK);
+    assert_int_equal(atomic_load(&e->prompt), 0);
+    pom_exporter_free(e);
+    assert_int_equal(counters(&patient->base).sent, 40);
+    assert_int_equal(counters(&prompt->base).sent, 38);
+    done(patient);
+    done(prompt);
+}
+
 static void test_exporter_many_small_ones_make_a_batch(void **state) {
     pom_exporter_options_t options = pom_exporter_options_default();
     options.flush_interval_ns = HOUR_NS;
@@ -720,6 +752,7 @@ int main(void) {
         POM_TEST(test_exporter_timer_delivers_then_rests),
         POM_TEST(test_exporter_steady_stream_costs_one_wakeup_a_tick),
         POM_TEST(test_exporter_full_batch_does_not_wait),
+        POM_TEST(test_exporter_prompt_destination_does_not_wait_for_a_whole_batch),
         POM_TEST(test_exporter_many_small_ones_make_a_batch),
         POM_TEST(test_exporter_full_queue_drops_the_oldest),
         POM_TEST(test_exporter_hanging_destination_holds_no_more_than_its_budget),
