@@ -319,6 +319,28 @@ static void look_up(pom_registry_t *r, const pom_raw_frame_t *raw, known_frame_t
                              .line = pom_code_line(code, raw->lasti)};
 }
 
+static bool is_known(const pom_registry_t *r, int32_t i, const pom_raw_frame_t *raw) {
+    const known_frame_t *known = &r->known[i];
+    return i < r->known_depth && known->key == raw->code && known->lasti == raw->lasti;
+}
+
+static const pom_raw_frame_t *frame_at(const pom_stack_t *stack, int32_t from_root) {
+    return &stack->frames[stack->depth - 1 - from_root];
+}
+
+static void prefetch_unknown(const pom_registry_t *r, const pom_stack_t *stack) {
+    for (int32_t i = 0; i < stack->depth; i++) {
+        if (!is_known(r, i, frame_at(stack, i))) {
+            pom_code_table_prefetch(r->codes, frame_at(stack, i)->code);
+        }
+    }
+    for (int32_t i = 0; i < stack->depth; i++) {
+        if (!is_known(r, i, frame_at(stack, i))) {
+            pom_code_table_prefetch_code(r->codes, frame_at(stack, i)->code);
+        }
+    }
+}
+
 /* Root first, without the interpreter's own helper frames; false when a code died under our eyes. */
 static bool on_resolve(pom_sampler_client_t *self, const pom_stack_t *stack, uint64_t epoch) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
@@ -330,11 +352,11 @@ static bool on_resolve(pom_sampler_client_t *self, const pom_stack_t *stack, uin
         r->known_removals = removals;
         r->known_depth = 0;
     }
+    prefetch_unknown(r, stack);
     for (int32_t i = 0; i < stack->depth; i++) {
-        const pom_raw_frame_t *raw = &stack->frames[stack->depth - 1 - i];
         known_frame_t *known = &r->known[i];
-        if (i >= r->known_depth || known->key != raw->code || known->lasti != raw->lasti) {
-            look_up(r, raw, known, &fresh);
+        if (!is_known(r, i, frame_at(stack, i))) {
+            look_up(r, frame_at(stack, i), known, &fresh);
         }
         if (known->code != NULL) {
             r->sampled[depth++] = (pom_place_t){.code = known->code, .line = known->line};

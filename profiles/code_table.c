@@ -56,6 +56,7 @@
 
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "base/prefetch.h"
 #include "base/queue.h"
 
 #define EMPTY     ((uintptr_t)0)
@@ -70,6 +71,9 @@
 /* Every so many hits of an unreadable claim the object is read again. Each read costs some
  * microseconds of the sampler; at 64 it adds little to a frame that is always unreadable. */
 #define UNKNOWN_HITS_PER_RETRY 64
+
+/* Of the line table, which follows the code in its block: where most of them are searched. */
+#define CODE_RUNS_BYTES 128
 
 typedef struct slot_s {
     _Atomic(uintptr_t) word;
@@ -287,6 +291,18 @@ pom_code_t *pom_code_table_get(pom_code_table_t *table, uintptr_t key, bool gil_
         *fresh = true;
     }
     return code;
+}
+
+void pom_code_table_prefetch(const pom_code_table_t *table, uintptr_t key) {
+    pom_prefetch_read_all(slot_at(table, key, 0), sizeof(slot_t));
+}
+
+void pom_code_table_prefetch_code(const pom_code_table_t *table, uintptr_t key) {
+    // Relaxed: only the address is used, and a wrong one does no harm. Most keys are found at the first step.
+    uintptr_t word = atomic_load_explicit(&slot_at(table, key, 0)->word, memory_order_relaxed);
+    if (is_entry(word)) {
+        pom_prefetch_read_all(code_of(word), sizeof(pom_code_t) + CODE_RUNS_BYTES);
+    }
 }
 
 /* Removes every entry of `key`, or every claim of it; returns how many. */

@@ -61,6 +61,11 @@ void pom_code_table_free(pom_code_table_t *table);
  * [sampler], or [app] with gil_held. */
 pom_code_t *pom_code_table_get(pom_code_table_t *table, uintptr_t key, bool gil_held, bool *fresh);
 
+/* Asks for the memory that a get of `key` begins with, and for what that leads to: a dozen frames that are not known yet are
+ * some fifty lines of memory in no cache, one after the other unless all are asked for first. [sampler] */
+void pom_code_table_prefetch(const pom_code_table_t *table, uintptr_t key);
+void pom_code_table_prefetch_code(const pom_code_table_t *table, uintptr_t key);
+
 /* The object at `key` dies, is born, or is not to be trusted. No-op when there is none. Never
  * waits; O(64). [app] with the GIL. */
 void pom_code_table_forget(pom_code_table_t *table, uintptr_t key);

@@ -184,7 +184,7 @@ static void test_exporter_prompt_destination_does_not_wait_for_a_whole_batch(voi
     for (int i = 8; i < 40; i++) {
         put(e, i, 40 << 10); /* dealt out in parts, they are a batch all the same */
     }
-    wait_for(atomic_load(&patient->delivered) >= before + 26);
+    wait_for(atomic_load(&patient->delivered) >= before + 20);
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(pom_exporter_remove(e, &prompt->base), POM_OK);
     assert_int_equal(atomic_load(&e->prompt), 0);
