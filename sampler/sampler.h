@@ -24,7 +24,7 @@
 typedef struct pom_sample_s {
     int64_t at_ns;  /* monotonic */
     int64_t cpu_ns; /* the thread's CPU clock then; 0 when it could not be read */
-    bool running;   /* it was on a CPU, or wanted one: CPU time belongs to this stack */
+    bool running;   /* it was on a CPU, or had to leave it to us: CPU time belongs to this stack */
     bool parked;    /* its thread was doing something else: the stack is what it waits in */
     int64_t
         since_ns; /* the look before at this thread, 0 = none: only the time from then on was surely this stack's */

@@ -1,9 +1,10 @@
 /* The sampler's thread: what it hands on, what it counts as missed, when it parks, and that nobody is left waiting. */
-#define _GNU_SOURCE // gettid
+#define _GNU_SOURCE // gettid, pthread_setaffinity_np
 #include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -537,6 +538,64 @@ static void test_sampler_tells_running_threads_from_waiting_ones(void **state) {
     }
 }
 
+static void pin(pthread_t thread, int cpu) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    assert_int_equal(pthread_setaffinity_np(thread, sizeof one, &one), 0);
+}
+
+/* The first two CPUs that this process may use; false when there is but one. */
+static bool two_cpus(const cpu_set_t *all, int cpus[2]) {
+    int found = 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE && found < 2; cpu++) {
+        if (CPU_ISSET(cpu, all)) {
+            cpus[found++] = cpu;
+        }
+    }
+    return found == 2;
+}
+
+#define FIRST_LOOKS 10
+
+/* How many of some first looks find a thread running that has used its CPU before, but hardly gets it now: another one does. */
+static int found_running(int sampler_cpu, int cpu) {
+    const struct sched_param none = {0};
+    worker_t starved, other;
+    int running = 0;
+    worker_start(&starved, true);
+    worker_start(&other, true);
+    pin(starved.thread, cpu);
+    pin(other.thread, cpu);
+    assert_int_equal(pthread_setschedparam(starved.thread, SCHED_IDLE, &none), 0); // a 300th of it
+    pin(pthread_self(), sampler_cpu); // and the sampler's, which this one makes
+    for (int i = 0; i < FIRST_LOOKS; i++) {
+        rig_t rig;
+        rig_init(&rig, POM_NS_PER_MS, 1000000);
+        attach(&rig, claim(&rig, atomic_load(&starved.tid)), 1);
+        start(&rig);
+        assert_true(await(atomic_load(&rig.client.samples) > 0));
+        running += atomic_load(&rig.client.running) > 0;
+        rig_fini(&rig);
+    }
+    worker_stop(&starved);
+    worker_stop(&other);
+    return running;
+}
+
+static void test_sampler_tells_running_threads_from_those_that_wait_for_a_cpu(void **state) {
+    cpu_set_t all;
+    int cpus[2];
+    assert_int_equal(pthread_getaffinity_np(pthread_self(), sizeof all, &all), 0);
+    if (!two_cpus(&all, cpus)) {
+        skip();
+    }
+    int elsewhere = found_running(cpus[0], cpus[1]), here = found_running(cpus[0], cpus[0]);
+    assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof all, &all), 0);
+    assert_true(elsewhere <= FIRST_LOOKS / 2);
+    assert_int_equal(here, FIRST_LOOKS); // it may be the sampler that took it
+}
+
 static void test_sampler_does_not_walk_a_thread_that_stands_still(void **state) {
     rig_t rig;
     worker_t worker;
@@ -1066,6 +1125,7 @@ int main(void) {
         POM_TEST(test_sampler_gives_each_of_many_waiting_actions_its_turn),
         POM_TEST(test_sampler_takes_no_wait_of_a_slot_that_changed),
         POM_TEST(test_sampler_tells_running_threads_from_waiting_ones),
+        POM_TEST(test_sampler_tells_running_threads_from_those_that_wait_for_a_cpu),
         POM_TEST(test_sampler_does_not_walk_a_thread_that_stands_still),
         POM_TEST(test_sampler_walks_a_thread_that_runs_or_has_company_each_time),
         POM_TEST(test_sampler_bounds_its_descriptors),
