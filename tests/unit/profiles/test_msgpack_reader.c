@@ -78,6 +78,11 @@ static void test_msgpack_reader_passes_over_what_it_does_not_know(void **state) 
     assert_reads_as("later.msgpack", "batch.jsonl");
 }
 
+/* order.msgpack: the keys of each map in rising order, as the writer once had them. */
+static void test_msgpack_reader_takes_keys_in_any_order(void **state) {
+    assert_reads_as("order.msgpack", "batch.jsonl");
+}
+
 static void test_msgpack_reader_tells_the_source(void **state) {
     size_t size = load("batch.msgpack");
     pom_msgpack_reader_t *reader = pom_msgpack_reader_new();
@@ -577,6 +582,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_msgpack_reader_reads_the_golden_batches),
         POM_TEST(test_msgpack_reader_passes_over_what_it_does_not_know),
+        POM_TEST(test_msgpack_reader_takes_keys_in_any_order),
         POM_TEST(test_msgpack_reader_tells_the_source),
         POM_TEST(test_msgpack_reader_reads_a_client_report),
         POM_TEST(test_msgpack_reader_passes_over_a_report_without_sense),
