@@ -132,6 +132,7 @@ struct pom_destination_s {
     size_t queue_bytes; /* budget of its queue; may be set before it is added */
     uint32_t window;    /* batches out at a time; may be set before it is added */
     bool prompt;        /* small batches cost it no more: it gets them while they are in a cache */
+    int64_t gather_ns;  /* at least, between two batches that are not full; 0: a turn of the loop */
     /* atomic */
     _Atomic(int32_t) refs;
     _Atomic(bool) removed; /* remove was called and it has not been opened since */

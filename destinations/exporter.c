@@ -389,6 +389,9 @@ bool pom_exporter_flush(pom_exporter_t *e, int64_t deadline_ns) {
     lock(e);
     (void)pom__exporter_deal_locked(e);
     uint64_t round = ++e->round;
+    for (uint32_t i = 0; i < e->member_count; i++) {
+        e->members[i]->hurried = e->members[i]->backlog.count > 0; /* outlives a short deadline */
+    }
     pom__exporter_note_empty_locked(e);
     bool empty = empty_since_locked(e, round);
     bool in_time = true;

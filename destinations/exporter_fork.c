@@ -64,6 +64,8 @@ void pom_exporter_after_fork_child(pom_exporter_t *e) {
         m->closed = m->given_up = false;
         m->batches = 0;
         m->batch_bytes = 0;
+        m->delivered_ns = 0;
+        m->hurried = false;
         m->empty_round = 0;
         if (m->leaving) {
             pom__member_free(m);

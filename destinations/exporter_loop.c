@@ -102,6 +102,8 @@ static pom_batch_t *make_batch_locked(pom__member_t *m) {
     batch->bytes = before - m->backlog.bytes;
     m->batches++;
     m->batch_bytes += batch->bytes;
+    m->delivered_ns = m->destination->gather_ns > 0 ? pom_now_ns() : 0;
+    m->hurried = m->hurried && m->backlog.count > 0;
     return batch;
 }
 
@@ -138,10 +140,20 @@ static void close_locked(pom_exporter_t *e, pom__member_t *m, pom_drop_t reason)
     lock(e);
 }
 
-/* There is a batch for it; or what there is has waited for company long enough. */
+/* There is a batch for it, or a flush has asked for what there is, or waits for the queue to be empty;
+ * or it has waited for company long enough. For a destination that gathers that is from the last batch
+ * on, not from the oldest profile: after a pause nothing waits. */
 static bool is_due_locked(const pom_exporter_t *e, const pom__member_t *m) {
-    return e->due || m->destination->prompt || m->backlog.bytes >= e->options.batch_bytes ||
-           m->backlog.count >= e->options.batch_count || atomic_load(&e->waiters) > 0;
+    const pom_destination_t *d = m->destination;
+    if (d->prompt || m->hurried || m->backlog.bytes >= e->options.batch_bytes ||
+        m->backlog.count >= e->options.batch_count || atomic_load(&e->waiters) > 0) {
+        return true;
+    }
+    if (!e->due || d->gather_ns == 0 || m->delivered_ns == 0) {
+        return e->due;
+    }
+    /* Half a tick less, so that the tick which is due is not missed by its jitter. */
+    return pom_now_ns() - m->delivered_ns >= d->gather_ns - e->options.flush_interval_ns / 2;
 }
 
 static void deliver_locked(pom_exporter_t *e, pom__member_t *m) {

@@ -31,6 +31,8 @@ typedef struct pom__member_s {
     bool given_up;    /* closed for shutdown, so nothing may be waited for */
     uint32_t batches; /* out, not ended */
     size_t batch_bytes;
+    int64_t delivered_ns; /* when the last batch went out; 0: none yet */
+    bool hurried;         /* a flush has found something in the backlog, and not all of it is out */
     uint64_t empty_round; /* the last flush in which it was seen with nothing queued */
     pom__backlog_t backlog;
 } pom__member_t;

@@ -11,6 +11,10 @@
  * waits. A repetition carries the same bytes and the same Idempotency-Key, as the loss of an
  * answer does not say whether the request was taken.
  *
+ * Batches are made every five seconds where a file's are every second: each has dictionaries and a
+ * gzip stream of its own, which cost some 900 bytes, and that is a quarter of what 50 requests come
+ * to. There are also fewer requests, for either side.
+ *
  * While a server is away the batch stays with us, and what comes after it piles up in the
  * exporter's queue, within its budget. With a spool it goes to the disk instead, and so do the
  * ones after it until an attempt succeeds; then new batches go first, and the spool's in between.
@@ -124,6 +128,7 @@ pom_http_options_t pom_http_options_default(void) {
         .compress = true,
         .give_up_ns = 3600 * POM_NS_PER_S,
         .spool_bytes = POM__SPOOL_CAP,
+        .gather_ns = 5 * POM_NS_PER_S,
         .report_ns = 60 * POM_NS_PER_S,
     };
 }
@@ -924,6 +929,7 @@ pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, 
     }
     if (status == POM_OK) {
         name_it(h, o);
+        h->base.gather_ns = o->gather_ns;
     }
     if (status == POM_OK && o->spool_dir != NULL) {
         status = pom__spool_new(o->spool_dir, h->base.name, o->spool_bytes, &h->spool, error,

@@ -41,6 +41,7 @@ typedef struct pom_http_options_s {
     int64_t give_up_ns;    /* a batch that found no server for so long is dropped as too_old: 1 h */
     const char *spool_dir; /* a folder for batches that find no server; NULL: memory only */
     int64_t spool_bytes;   /* on disk at most: 256 MiB */
+    int64_t gather_ns;     /* between two batches that are not full, 0: a turn of the loop; 5 s */
     int64_t report_ns;     /* client reports at most this often, 0: none; 60 s */
 } pom_http_options_t;
 

@@ -42,24 +42,23 @@ static int read_headers(PyObject *list, pom_http_header_t *out) {
 
 static PyObject *http_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {
-        "host",           "port",        "path",         "timeout",   "headers",
-        "token",          "compress",    "msgpack",      "use_tls",   "ca_file",
-        "ca_path",        "ca_pem",      "cert",         "key",       "verify",
-        "check_hostname", "min_version", "verify_flags", "spool_dir", "report_every",
-        "ssl_context",    NULL};
+        "host",      "port",         "path",        "timeout",        "headers",     "token",
+        "compress",  "msgpack",      "use_tls",     "ca_file",        "ca_path",     "ca_pem",
+        "cert",      "key",          "verify",      "check_hostname", "min_version", "verify_flags",
+        "spool_dir", "report_every", "ssl_context", "send_every",     NULL};
     pom_http_options_t options = pom_http_options_default();
     pom_http_header_t headers[HEADERS_MAX];
     PyObject *header_list, *context = Py_None;
-    double timeout, report_every = 0.0;
+    double timeout, report_every = 0.0, send_every = 0.0;
     int port, compress, msgpack, use_tls, verify = 1, check_hostname = 1;
     Py_ssize_t pem_size = 0;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "sisdO!zppp|zzz#zzppikzdO:HttpDestination", names, &options.host, &port,
+            args, kwargs, "sisdO!zppp|zzz#zzppikzdOd:HttpDestination", names, &options.host, &port,
             &options.path, &timeout, &PyList_Type, &header_list, &options.token, &compress,
             &msgpack, &use_tls, &options.tls.ca_file, &options.tls.ca_path, &options.tls.ca_pem,
             &pem_size, &options.tls.cert, &options.tls.key, &verify, &check_hostname,
             &options.tls.min_version, &options.tls.verify_flags, &options.spool_dir, &report_every,
-            &context)) {
+            &context, &send_every)) {
         return NULL;
     }
     int header_count = read_headers(header_list, headers);
@@ -76,6 +75,7 @@ static PyObject *http_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     }
     options.port = (uint16_t)port; // checked by the package
     options.timeout_ns = (int64_t)(timeout * 1e9);
+    options.gather_ns = (int64_t)(send_every * 1e9);
     options.report_ns = (int64_t)(report_every * 1e9);
     options.headers = headers;
     options.header_count = (uint32_t)header_count;

@@ -111,7 +111,8 @@ def directory_destination(directory, format="speedscope", clock="wall"):
 
 
 def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/data", format="json", headers=None,
-                    token=None, compress=True, spool_dir=None, tls=False, ca_file=None, cert=None, key=None, report_every=60):
+                    token=None, compress=True, spool_dir=None, tls=False, ca_file=None, cert=None, key=None, report_every=60,
+                    send_every=5):
     """A destination that posts call graphs to a server over HTTP/1.1.
 
     port: 443 with TLS, else 80. TLS is used when one of ssl_context, tls=True, ca_file, cert is given.
@@ -129,6 +130,9 @@ def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/dat
     report_every: seconds between client reports at least: what was lost or sent again is told to the server, as a record
     of kind "report" (docs/destinations.md); None: never.
 
+    send_every: seconds between two batches, unless a megabyte comes together before; 0: a batch a second. Longer is less
+    to send, as call graphs of one batch share much.
+
     Nothing is connected by this call. A server that cannot be reached costs no request anything: the call graphs wait
     in the queue of 16 MiB, what does not fit is counted in stats(). ValueError, TypeError and OSError tell what is
     wrong with the options or files.
@@ -136,7 +140,7 @@ def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/dat
     from . import _rest
 
     return _rest.destination(host, port, timeout, ssl_context, path, format, headers, token, compress, spool_dir, tls,
-                             ca_file, cert, key, report_every)
+                             ca_file, cert, key, report_every, send_every)
 
 
 def action(action_type, /, *, parent=None, **fields):

@@ -136,6 +136,14 @@ def _report_every(seconds):
     return float(seconds)
 
 
+def _send_every(seconds):
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError("send_every must be a number of seconds, not %r" % (seconds,))
+    if not 0 <= seconds <= 3600:
+        raise ValueError("send_every=%r: must be 0 to 3600 seconds" % (seconds,))
+    return float(seconds)
+
+
 def _timeout(timeout):
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError("timeout must be a number of seconds, not %r" % (timeout,))
@@ -153,7 +161,7 @@ def _headers(headers):
 
 
 def destination(host, port, timeout, ssl_context, path, format, headers, token, compress, spool_dir, tls, ca_file, cert,
-                key, report_every):
+                key, report_every, send_every):
     """What profilomatic.RestDestination() returns."""
     from . import _backend
 
@@ -176,11 +184,12 @@ def destination(host, port, timeout, ssl_context, path, format, headers, token, 
             options.ca_file, options.ca_pem = _path(ca_file), None
         options.cert, options.key = _path(cert), _path(key)
     make = _native_destination if backend.NAME == "c" else _pure_destination
-    return make(backend, host, _port(port, options is not None), _timeout(timeout), path, format,
-                                    _headers(headers), token, bool(compress), _path(spool_dir), options, _report_every(report_every))
+    return make(backend, host, _port(port, options is not None), _timeout(timeout), path, format, _headers(headers), token,
+                bool(compress), _path(spool_dir), options, _report_every(report_every), _send_every(send_every))
 
 
-def _native_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls, report_every):
+def _native_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls, report_every,
+                        send_every):
     arguments = {}
     if tls is not None:
         arguments = {name: getattr(tls, name) for name in (
@@ -188,7 +197,7 @@ def _native_destination(backend, host, port, timeout, path, format, headers, tok
         if tls.as_it_is:
             arguments["ssl_context"] = tls.context
     return backend.HttpDestination(host, port, path, timeout, headers, token, compress, format == "msgpack",
-                                   tls is not None, spool_dir=spool_dir, report_every=report_every, **arguments)
+                                   tls is not None, spool_dir=spool_dir, report_every=report_every, send_every=send_every, **arguments)
 
 
 class PureRestDestination:
@@ -273,7 +282,8 @@ class PureRestDestination:
         return "<profilomatic destination: %s>" % self.name
 
 
-def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls, report_every):
+def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls, report_every,
+                      send_every):
     if format != "json":
         raise ValueError("format=%r needs the C extension; pass format='json'" % (format,))
     if spool_dir is not None:

@@ -420,6 +420,8 @@ def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
     ({"timeout": None}, TypeError, "timeout"),
     ({"report_every": 0}, ValueError, "report_every=0"),
     ({"report_every": "1"}, TypeError, "report_every"),
+    ({"send_every": -1}, ValueError, "send_every=-1"),
+    ({"send_every": None}, TypeError, "send_every"),
     ({"path": "no-slash"}, ValueError, "path='no-slash'"),
     ({"path": "/a b"}, ValueError, "path|URL"),
     ({"format": "xml"}, ValueError, "format='xml'"),

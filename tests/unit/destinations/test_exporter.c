@@ -195,6 +195,55 @@ static void test_exporter_prompt_destination_does_not_wait_for_a_whole_batch(voi
     done(prompt);
 }
 
+/* The one beside it gets its batches in the same turns of the loop, after it. */
+static void test_exporter_gathers_for_a_destination_that_wants_it(void **state) {
+    pom_exporter_t *e = quick_exporter(1);
+    fake_t *f = fake_new("gathers", FAKE_SEND);
+    f->base.gather_ns = HOUR_NS;
+    assert_int_equal(pom_exporter_add(e, &f->base), POM_OK);
+    fake_t *beside = add_fake(e, "beside", FAKE_SEND);
+    put(e, 1, 0);
+    wait_for(atomic_load(&beside->delivered) == 1);
+    assert_int_equal(atomic_load(&f->delivered), 1); /* the first one waits for nobody */
+    for (int i = 2; i <= 10; i++) {
+        put(e, i, 0);
+        wait_for(atomic_load(&beside->delivered) == i);
+        assert_int_equal(atomic_load(&f->delivered), 1);
+    }
+    (void)pom_exporter_flush(e, 0);
+    wait_for(atomic_load(&f->delivered) == 10); /* though nobody waits any more */
+    assert_int_equal(atomic_load(&f->deliveries), 2);
+    put(e, 11, 600 << 10);
+    wait_for(atomic_load(&beside->delivered) == 11);
+    assert_int_equal(atomic_load(&f->delivered), 10);
+    put(e, 12, 600 << 10);
+    wait_for(atomic_load(&f->delivered) == 12); /* a MiB */
+    put(e, 13, 0);
+    wait_for(atomic_load(&beside->delivered) == 13);
+    assert_int_equal(atomic_load(&f->delivered), 12);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(atomic_load(&f->delivered), 13);
+    put(e, 14, 0);
+    wait_for(atomic_load(&beside->delivered) == 14);
+    pom_exporter_free(e); /* the rest is not left behind */
+    assert_int_equal(counters(&f->base).sent + counters(&f->base).dropped[POM_DROP_SHUTDOWN], 14);
+    done(beside);
+    done(f);
+}
+
+static void test_exporter_ends_gathering_with_time(void **state) {
+    pom_exporter_t *e = quick_exporter(1);
+    fake_t *f = fake_new("gathers", FAKE_SEND);
+    f->base.gather_ns = 2 * POM_NS_PER_MS;
+    assert_int_equal(pom_exporter_add(e, &f->base), POM_OK);
+    for (int i = 1; i <= 3; i++) {
+        put(e, i, 0);
+        wait_for(atomic_load(&f->delivered) == i);
+    }
+    pom_exporter_free(e);
+    done(f);
+}
+
 static void test_exporter_many_small_ones_make_a_batch(void **state) {
     pom_exporter_options_t options = pom_exporter_options_default();
     options.flush_interval_ns = HOUR_NS;
@@ -753,6 +802,8 @@ int main(void) {
         POM_TEST(test_exporter_steady_stream_costs_one_wakeup_a_tick),
         POM_TEST(test_exporter_full_batch_does_not_wait),
         POM_TEST(test_exporter_prompt_destination_does_not_wait_for_a_whole_batch),
+        POM_TEST(test_exporter_gathers_for_a_destination_that_wants_it),
+        POM_TEST(test_exporter_ends_gathering_with_time),
         POM_TEST(test_exporter_many_small_ones_make_a_batch),
         POM_TEST(test_exporter_full_queue_drops_the_oldest),
         POM_TEST(test_exporter_hanging_destination_holds_no_more_than_its_budget),

@@ -152,6 +152,7 @@ static pom_http_options_t options_for(const sink_t *s) {
     o.port = s->port;
     o.compress = false;
     o.timeout_ns = PATIENCE_NS;
+    o.gather_ns = 0;
     return o;
 }
 
