@@ -172,6 +172,71 @@ def test_a_spool_whose_folder_is_gone_is_as_if_there_were_none(sender, tmp_path)
         assert len(server.records()) == 6
 
 
+# ---- a loop that does nothing at all ----
+
+STOPPER = """
+import ctypes, os, sys
+SEIZE, INTERRUPT, ALL_THREADS = 0x4206, 0x4207, 0x40000000
+ptrace = ctypes.CDLL(None).ptrace
+ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+thread = int(sys.argv[1])
+if ptrace(SEIZE, thread, None, None) == 0:
+    ptrace(INTERRUPT, thread, None, None)
+    os.waitpid(thread, ALL_THREADS)
+    print("stopped", flush=True)
+    sys.stdin.read()  # ends with our end, which lets the thread go on
+else:
+    print("refused", flush=True)
+"""
+
+STOPPED = """
+import ctypes, pathlib
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"whole"]
+
+add(timeout=60)
+act(1)
+profilomatic.flush(0)
+wait_until(lambda: os.path.exists(os.path.join(folder, "held")))
+ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_long(-1), 0, 0, 0)  # PR_SET_PTRACER: a child may trace us
+(loop,) = [each.parent.name for each in pathlib.Path("/proc/self/task").glob("*/comm") if each.read_text() == "pom-loop\\n"]
+def state():
+    return pathlib.Path("/proc/self/task", loop, "stat").read_text().split()[2]
+wait_until(lambda: state() == "S")  # it sleeps, so it has no lock
+stopper = subprocess.Popen([sys.executable, "-c", sys.argv[3], loop], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+answer = stopper.stdout.readline()
+if answer != "stopped\\n":
+    print(json.dumps(None))
+    sys.exit()
+wrapped = profilomatic.wsgi.wrap(app)
+def full():
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/" + "x" * 4000}
+    assert all(b"".join(wrapped(dict(environ), lambda *started: None)) == b"whole" for _ in range(100))
+    return counters()["dropped"].get("queue_full")
+wait_until(full)
+assert state() == "t", "not stopped all the time"
+tell()
+stopper.stdin.close()
+stopper.wait()
+profilomatic.stop(0)
+"""
+
+
+def test_no_request_needs_the_thread_that_sends(tmp_path):
+    """It is stopped as a debugger would, its request unanswered, while more comes than the queue holds."""
+    gate = Gate()
+    with Server([gate, OK]) as server:
+        conductor = threading.Thread(target=lambda: gate.reached.wait(PATIENCE) and (tmp_path / "held").touch())
+        conductor.start()
+        told = run(STOPPED, server.port, tmp_path, STOPPER)[0]
+        conductor.join(PATIENCE)
+    if told is None:
+        pytest.skip("no thread may be traced here: ptrace is refused")
+    assert told["sent"] == 0 and told["dropped"]["queue_full"] > 0
+
+
 # ---- forks ----
 
 FORK = """
