@@ -15,9 +15,9 @@
  * disagree with the first; after a crash at worst one entry is sent twice, with the same key.
  *
  * kill -9 leaves whole writes and at most one cut one at the end; a power cut may leave worse. The
- * reader goes up to the first bad head or wrong crc, and puts the segment aside there as
- * "damaged.seg", one an address, for people to look at. What is lost with it is counted by the heads
- * that can still be read. Segments are synced when they are full and when the destination closes,
+ * reader goes up to the first bad head or wrong crc, and puts the segment aside there for people to
+ * look at, as NUMBER.damaged beside the folders; of an address the last four stay. What is lost with
+ * it is counted by the heads that can still be read. Segments are synced when they are full and when the destination closes,
  * not for each entry: a sync takes longer than an outage of the kernel is likely.
  *
  * No header of a request is in here, hence no token. Files are 0600, folders 0700, and a link in
@@ -54,6 +54,9 @@
 #define SEGMENTS_MAX 512 /* twice the cap in full segments; adopted ones may be small */
 #define PATH_BYTES   1024
 #define MAGIC        0x534d4f50u /* "POMS" */
+
+#define ASIDE      ".damaged"
+#define ASIDE_KEPT 4 /* of an address: enough to see a pattern, an eighth of the cap on the disk */
 
 typedef struct head_s {
     uint32_t magic;
@@ -152,17 +155,6 @@ static void remove_first(pom__spool_t *s) {
     forget_first(s);
 }
 
-static void quarantine_first(pom__spool_t *s, pom__spool_lost_t *lost) {
-    char from[PATH_BYTES];
-    char to[PATH_BYTES];
-    lost->segments++;
-    lost->damaged += s->segments[0].profiles;
-    if (segment_path(s, s->segments[0].number, from) && make_path(to, "%s/damaged.seg", s->root)) {
-        (void)rename(from, to); /* if it cannot be moved, it can perhaps be read again later */
-    }
-    forget_first(s);
-}
-
 static bool add_segment(pom__spool_t *s, const segment_t *segment) {
     if (s->count == SEGMENTS_MAX) {
         return false;
@@ -171,6 +163,87 @@ static bool add_segment(pom__spool_t *s, const segment_t *segment) {
     s->bytes += segment->size;
     s->profiles += segment->profiles;
     return true;
+}
+
+/* ---- what is damaged ---- */
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The names in a folder that end so, sorted; owned, `*count` of them. */
+static char **names_in(const char *folder, const char *end, uint32_t *count) {
+    DIR *directory = opendir(folder);
+    char **names = directory != NULL ? pom_calloc(SEGMENTS_MAX, sizeof *names) : NULL;
+    *count = 0;
+    struct dirent *entry;
+    while (names != NULL && *count < SEGMENTS_MAX && (entry = readdir(directory)) != NULL) {
+        size_t size = strlen(entry->d_name);
+        size_t tail = strlen(end);
+        if (entry->d_name[0] == '.' || size < tail ||
+            strcmp(entry->d_name + size - tail, end) != 0 ||
+            (names[*count] = pom_alloc(size + 1)) == NULL) {
+            continue;
+        }
+        memcpy(names[(*count)++], entry->d_name, size + 1);
+    }
+    if (directory != NULL) {
+        (void)closedir(directory);
+    }
+    if (names != NULL) {
+        qsort(names, *count, sizeof *names, by_name);
+    }
+    return names;
+}
+
+static void free_names(char **names, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        pom_free(names[i]);
+    }
+    pom_free(names);
+}
+
+/* Moves the file to a name in the address's folder that no other has: behind the last number there.
+ * Processes do this at the same time, so the name is claimed by link(), which replaces nothing. */
+static void put_aside(const pom__spool_t *s, const char *from) {
+    char to[PATH_BYTES];
+    uint32_t count;
+    char **names = names_in(s->root, ASIDE, &count);
+    unsigned long number = 0;
+    bool claimed = false;
+    if (names != NULL && count > 0) {
+        number = strtoul(names[count - 1], NULL, 10);
+    }
+    for (int i = 0; i < ASIDE_KEPT && !claimed; i++) {
+        number++;
+        if (!make_path(to, "%s/%08lu" ASIDE, s->root, number)) {
+            break;
+        }
+        claimed = link(from, to) == 0;
+        if (!claimed && errno != EEXIST) {
+            claimed = rename(from, to) == 0; /* a file system without links */
+            break;
+        }
+    }
+    if (claimed) {
+        (void)unlink(from); /* one that stays is read again by the next adopter */
+    }
+    for (uint32_t i = 0; claimed && names != NULL && i + ASIDE_KEPT <= count; i++) {
+        if (make_path(to, "%s/%s", s->root, names[i])) {
+            (void)unlink(to); /* counted when it was put there */
+        }
+    }
+    free_names(names, count);
+}
+
+static void quarantine_first(pom__spool_t *s, pom__spool_lost_t *lost) {
+    char path[PATH_BYTES];
+    lost->segments++;
+    lost->damaged += s->segments[0].profiles;
+    if (segment_path(s, s->segments[0].number, path)) {
+        put_aside(s, path); /* if it cannot be moved, it can perhaps be read again later */
+    }
+    forget_first(s);
 }
 
 /* ---- adopting ---- */
@@ -233,42 +306,6 @@ static measured_t measure(const pom__spool_t *s, const char *path, segment_t *se
     }
     close_fd(&fd);
     return segment->at < segment->size ? PENDING : NOTHING_PENDING;
-}
-
-static int by_name(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* The names in a folder that end so, sorted; owned, `*count` of them. */
-static char **names_in(const char *folder, const char *end, uint32_t *count) {
-    DIR *directory = opendir(folder);
-    char **names = directory != NULL ? pom_calloc(SEGMENTS_MAX, sizeof *names) : NULL;
-    *count = 0;
-    struct dirent *entry;
-    while (names != NULL && *count < SEGMENTS_MAX && (entry = readdir(directory)) != NULL) {
-        size_t size = strlen(entry->d_name);
-        size_t tail = strlen(end);
-        if (entry->d_name[0] == '.' || size < tail ||
-            strcmp(entry->d_name + size - tail, end) != 0 ||
-            (names[*count] = pom_alloc(size + 1)) == NULL) {
-            continue;
-        }
-        memcpy(names[(*count)++], entry->d_name, size + 1);
-    }
-    if (directory != NULL) {
-        (void)closedir(directory);
-    }
-    if (names != NULL) {
-        qsort(names, *count, sizeof *names, by_name);
-    }
-    return names;
-}
-
-static void free_names(char **names, uint32_t count) {
-    for (uint32_t i = 0; i < count; i++) {
-        pom_free(names[i]);
-    }
-    pom_free(names);
 }
 
 /* The lock's descriptor; -1: somebody has it, or the folder is gone. */

@@ -355,9 +355,10 @@ static void test_spool_counts_what_is_behind_a_bad_head(void **state) {
         }
         expect_damage(s, 1, faults[i].profiles);
         struct stat st;
-        assert_int_equal(files(directory, "damaged.seg", path), 1);
+        assert_int_equal(files(directory, ".damaged", path), 1);
         assert_int_equal(stat(path, &st), 0);
         assert_int_equal(st.st_size, 5 * 164); /* all of it, for people to look at */
+        assert_int_equal(unlink(path), 0);
         pom__spool_free(s);
     }
 }
@@ -429,8 +430,33 @@ static void test_spool_puts_rotten_bodies_aside(void **state) {
     assert_int_equal(lost.segments, 1);
     assert_true(pom__spool_ack(s));
     assert_int_equal(pom__spool_profiles(s), 0);
-    assert_int_equal(files(directory, "damaged.seg", path), 1);
+    assert_int_equal(files(directory, ".damaged", path), 1);
     pom__spool_free(s);
+}
+
+/* Segments of different sizes, so that it shows which ones are there. */
+static void test_spool_keeps_the_last_four_damaged_segments(void **state) {
+    char path[512];
+    for (uint32_t i = 1; i <= 6; i++) {
+        pom__spool_t *s = opened(0);
+        put(s, i, 100 + i);
+        die(s);
+        assert_int_equal(files(directory, "00000001.seg", path), 1);
+        damage(path, 64, "?", 1);
+        s = opened(i);
+        expect_damage(s, 1, i);
+        pom__spool_free(s);
+        assert_int_equal(files(directory, ".damaged", path), i < 4 ? i : 4);
+    }
+    for (uint32_t i = 3; i <= 6; i++) {
+        char end[32];
+        struct stat st;
+        (void)snprintf(end, sizeof end, "%08u.damaged", i);
+        assert_int_equal(files(directory, end, path), 1);
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_size, 64 + 100 + i);
+    }
+    assert_int_equal(files(directory, ".seg", path), 0);
 }
 
 static void test_spool_ignores_other_addresses_and_links(void **state) {
@@ -522,6 +548,7 @@ int main(void) {
         SPOOL_TEST(test_spool_keeps_damage_that_nobody_has_counted),
         SPOOL_TEST(test_spool_leaves_what_it_cannot_open),
         SPOOL_TEST(test_spool_puts_rotten_bodies_aside),
+        SPOOL_TEST(test_spool_keeps_the_last_four_damaged_segments),
         SPOOL_TEST(test_spool_ignores_other_addresses_and_links),
         SPOOL_TEST(test_spool_takes_a_full_disk),
         SPOOL_TEST(test_spool_without_a_descriptor_loses_nothing),
