@@ -33,13 +33,13 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <uv.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/id.h"
+#include "base/own_fd.h"
 #include "destinations/backoff.h"
 #include "destinations/http_body.h"
 #include "destinations/http_connection.h"
@@ -92,9 +92,8 @@ typedef struct http_s {
     uv_timer_t report_timer; /* until the next client report may go */
     int handles;             /* the timers, and each connection that is not gone */
     pom__connection_t *connection;
-    _Atomic(int) fd; /* its socket, for a forked child */
-    dev_t fd_dev;
-    ino_t fd_ino;
+    pom_own_fd_t socket;    /* the connection's, for a forked child */
+    _Atomic(bool) is_noted; /* socket is whole */
     pom__tls_ticket_t *ticket;
     bool ticket_tried;  /* by the present connection */
     uint32_t served;    /* replies on the present connection */
@@ -147,25 +146,24 @@ static void on_gone(void *owner) {
     }
 }
 
-static const pom__listener_t listener = {.reply = on_reply, .lost = on_lost, .gone = on_gone};
+/* Read by a forked child only, which has no other thread and sees our writes in this order. A fork in
+ * the microseconds between the socket's birth and this leaves the child a copy. */
+static void on_socket(void *owner, int fd) {
+    http_t *h = owner;
+    atomic_store(&h->is_noted, false);
+    bool noted = pom_own_fd_note(&h->socket, fd);
+    atomic_store(&h->is_noted, noted);
+}
+
+static const pom__listener_t listener = {
+    .socket = on_socket, .reply = on_reply, .lost = on_lost, .gone = on_gone};
 
 static void drop_connection(http_t *h) {
     if (h->connection != NULL) {
         pom__connection_t *c = h->connection;
         h->connection = NULL;
-        atomic_store(&h->fd, -1); /* read by a forked child only, which has no other thread */
+        atomic_store(&h->is_noted, false);
         pom__connection_close(c);
-    }
-}
-
-/* So that a child can tell our socket from what has got its number since. */
-static void note_socket(http_t *h) {
-    struct stat st;
-    int fd = pom__connection_fd(h->connection);
-    if (fd >= 0 && atomic_load(&h->fd) != fd && fstat(fd, &st) == 0) {
-        h->fd_dev = st.st_dev;
-        h->fd_ino = st.st_ino;
-        atomic_store(&h->fd, fd);
     }
 }
 
@@ -605,7 +603,6 @@ static void settle(http_t *h, const pom__http_parser_t *reply) {
 static void on_reply(void *owner, const pom__http_parser_t *reply, bool reusable) {
     http_t *h = owner;
     h->busy = false;
-    note_socket(h);
     if (h->served++ == 0) {
         pom__tls_ticket_free(h->ticket);
         h->ticket = pom__connection_take_ticket(h->connection);
@@ -679,10 +676,8 @@ static void http_close(pom_destination_t *self, pom_drop_t reason) {
 
 static void http_after_fork(pom_destination_t *self) {
     http_t *h = http_of(self);
-    struct stat st;
-    int fd = atomic_exchange(&h->fd, -1);
-    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == h->fd_dev && st.st_ino == h->fd_ino) {
-        (void)close(fd); /* the parent's connection must not live as long as we do */
+    if (atomic_exchange(&h->is_noted, false)) {
+        pom_own_fd_close(&h->socket); /* the parent's connection must not live as long as we do */
     }
     /* Of the rest some may be half done: left where it is. */
     h->connection = NULL;
@@ -917,7 +912,6 @@ pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, 
     h->target.host = h->host;
     h->target.port = o->port != 0 ? o->port : o->use_tls ? 443 : 80;
     h->target.timeout_ns = o->timeout_ns;
-    atomic_init(&h->fd, -1);
     pom__http_body_init(&h->body, o->format, o->compress);
     pom__self_report_init(&h->report, o->report_ns);
     pom_buf_init(&h->spooled_body, POM__SPOOL_BODY_MAX);

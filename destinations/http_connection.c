@@ -406,6 +406,10 @@ static void try_address(pom__connection_t *c) {
         c->connecting.data = c;
         error = uv_tcp_connect(&c->connecting, &c->tcp, address, on_connected);
     }
+    uv_os_fd_t fd;
+    if (error == 0 && uv_fileno((const uv_handle_t *)&c->tcp, &fd) == 0) {
+        c->listener->socket(c->owner, fd);
+    }
     if (error != 0) {
         lost_uv(c, "cannot connect", error);
     }
@@ -485,11 +489,6 @@ pom__connection_t *pom__connection_new(uv_loop_t *loop, const pom__target_t *tar
         }
     }
     return c;
-}
-
-int pom__connection_fd(const pom__connection_t *c) {
-    uv_os_fd_t fd;
-    return c->has_tcp && uv_fileno((const uv_handle_t *)&c->tcp, &fd) == 0 ? fd : -1;
 }
 
 pom__tls_ticket_t *pom__connection_take_ticket(pom__connection_t *c) {

@@ -29,6 +29,8 @@ typedef struct pom__connection_s pom__connection_t;
 
 /* All on the loop thread. close() may be called in reply and lost. */
 typedef struct pom__listener_s {
+    /* It has a socket, perhaps not its first. A forked child must not hold it open. */
+    void (*socket)(void *owner, int fd);
     /* The reply is whole; it is valid during the call. reusable: another send may follow. */
     void (*reply)(void *owner, const pom__http_parser_t *reply, bool reusable);
     /* The connection is useless, whether idle or in an exchange; error is one clause. answered:
@@ -47,9 +49,6 @@ pom__connection_t *pom__connection_new(uv_loop_t *loop, const pom__target_t *tar
 /* One exchange. head and body are borrowed until reply, lost or close. [loop] */
 void pom__connection_send(pom__connection_t *c, const char *head, size_t head_size,
                           const char *body, size_t body_size);
-
-/* The socket, -1: none. For a forked child, which must not hold it open. [loop] */
-int pom__connection_fd(const pom__connection_t *c);
 
 /* What a later one can resume; NULL for plain ones. [loop] */
 pom__tls_ticket_t *pom__connection_take_ticket(pom__connection_t *c);

@@ -736,6 +736,47 @@ static void test_http_works_in_a_forked_child(void **state) {
     server_stop(&s);
 }
 
+static int sockets(void) {
+    char path[64];
+    struct stat st;
+    int count = 0;
+    for (int fd = 0; fd < 256; fd++) {
+        (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        count += stat(path, &st) == 0 && S_ISSOCK(st.st_mode);
+    }
+    return count;
+}
+
+/* acceptance: PM25 */
+static void test_http_leaves_no_socket_to_a_child_of_its_first_request(void **state) {
+    skip_when_sanitized();
+    static const char *const script[] = {HANG, NULL};
+    server_t s;
+    int before = sockets();
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    pom_destination_t *d = add(e, &o);
+    put(e, 1, 10);
+    (void)pom_exporter_flush(e, 0);
+    wait_for(atomic_load(&s.count) == 1); /* read, never answered */
+    assert_int_equal(sockets(), before + 3);
+    pom_exporter_before_fork(e);
+    pid_t pid = fork();
+    if (pid == 0) {
+        pom_exporter_after_fork_child(e);
+        _exit(sockets() - before); /* the server's two, which this test has from its parent */
+    }
+    pom_exporter_after_fork_parent(e);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 2);
+    pom_exporter_free(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
 static void test_http_refuses_wrong_options(void **state) {
     static const pom_http_header_t smuggled = {"X", "a\r\nY: b"};
     static const pom_http_header_t name = {"X Y", "a"};
@@ -826,6 +867,7 @@ int main(void) {
         POM_TEST(test_http_spools_while_the_server_is_away),
         POM_TEST(test_http_tells_the_server_what_it_has_lost),
         POM_TEST(test_http_works_in_a_forked_child),
+        POM_TEST(test_http_leaves_no_socket_to_a_child_of_its_first_request),
         POM_TEST(test_http_refuses_wrong_options),
         POM_TEST(test_http_survives_allocation_failures),
     };
