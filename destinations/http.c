@@ -30,10 +30,8 @@
  */
 #include "destinations/http.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 #include <uv.h>
 
 #include "base/alloc.h"
@@ -43,14 +41,12 @@
 #include "destinations/backoff.h"
 #include "destinations/http_body.h"
 #include "destinations/http_connection.h"
+#include "destinations/http_options.h"
 #include "destinations/resolver.h"
 #include "destinations/self_report.h"
 #include "destinations/spool.h"
 #include "destinations/stages.h"
 
-#define HEAD_MAX   ((size_t)16 << 10) /* what common servers take */
-#define PATH_BYTES 2048
-#define HOST_MAX   254 /* a name of the DNS; an address is shorter */
 #define SOURCE_MAX 256 /* of a client report; longer is cut */
 
 /* Halving a batch until it can be encoded: a batch has at most 2^32 profiles, and each halving
@@ -75,14 +71,13 @@ typedef struct request_s {
     pom__spool_entry_t entry;
     int64_t made_ns;
     size_t head_size;
-    char head[HEAD_MAX];
+    char head[POM__HTTP_REQUEST_HEAD];
 } request_t;
 
 typedef struct http_s {
     pom_destination_t base;
     /* constant after new */
-    char host[HOST_MAX + 1];
-    char *head[2];       /* the request's head without what differs: plain, compressed */
+    pom__http_texts_t texts;
     pom__spool_t *spool; /* NULL: none */
     int64_t give_up_ns;
     pom__target_t target;
@@ -117,19 +112,6 @@ typedef struct http_s {
 
 static http_t *http_of(pom_destination_t *self) {
     return (http_t *)(void *)self; /* base comes first */
-}
-
-pom_http_options_t pom_http_options_default(void) {
-    return (pom_http_options_t){
-        .path = "/api/data",
-        .tls = pom_tls_options_default(),
-        .timeout_ns = 5 * POM_NS_PER_S,
-        .compress = true,
-        .give_up_ns = 3600 * POM_NS_PER_S,
-        .spool_bytes = POM__SPOOL_CAP,
-        .gather_ns = 5 * POM_NS_PER_S,
-        .report_ns = 60 * POM_NS_PER_S,
-    };
 }
 
 static void work(http_t *h);
@@ -204,11 +186,11 @@ static void begin_request(http_t *h, const pom_buf_t *body) {
     request_t *r = &h->request;
     char text[POM_ID_TEXT];
     pom_id_format(r->entry.key, text);
-    /* pom_http_new has left room for the lines. */
+    /* http_options.c has left room for the lines. */
     r->head_size = (size_t)snprintf(
         r->head, sizeof r->head,
         "%sContent-Type: %s\r\nIdempotency-Key: %.*s\r\nContent-Length: %zu\r\n\r\n",
-        h->head[r->entry.compressed], pom__http_body_type((pom_http_format_t)r->entry.format),
+        h->texts.head[r->entry.compressed], pom__http_body_type((pom_http_format_t)r->entry.format),
         POM_ID_TEXT, text, body->len);
     r->count = r->entry.count;
     r->is_set = true;
@@ -706,8 +688,7 @@ static void http_free(pom_destination_t *self) {
     pom__spool_free(h->spool);
     pom__tls_ticket_free(h->ticket);
     pom__tls_context_free(h->target.tls);
-    pom_free(h->head[0]);
-    pom_free(h->head[1]);
+    pom__http_texts_free(&h->texts);
     pom_free(h);
 }
 
@@ -721,183 +702,6 @@ static const pom_destination_ops_t http_ops = {
     .free = http_free,
 };
 
-/* ---- making one ---- */
-
-/* Room for Content-Type, Idempotency-Key and Content-Length. */
-#define HEAD_CONSTANT_MAX (HEAD_MAX - 256)
-
-__attribute__((format(printf, 3, 4))) static pom_status_t refuse(char *error, size_t error_size,
-                                                                 const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    (void)vsnprintf(error, error_size, format, args); /* cut is fine */
-    va_end(args);
-    return POM_EINVAL;
-}
-
-/* A header's name (RFC 9110: token). */
-static bool is_token(const char *text) {
-    static const char marks[] = "!#$%&'*+-.^_`|~";
-    for (const char *c = text; *c != '\0'; c++) {
-        bool letter =
-            (*c >= '0' && *c <= '9') || (*c >= 'A' && *c <= 'Z') || (*c >= 'a' && *c <= 'z');
-        if (!letter && strchr(marks, *c) == NULL) {
-            return false;
-        }
-    }
-    return text[0] != '\0';
-}
-
-/* What may stand in a header's value; line ends are how headers are smuggled in. */
-static bool is_value(const char *text) {
-    for (const char *c = text; *c != '\0'; c++) {
-        if ((*c >= 0 && *c < ' ' && *c != '\t') || *c == 127) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool is_visible(const char *text, const char *but) {
-    for (const char *c = text; *c != '\0'; c++) {
-        if (*c <= ' ' || *c >= 127 || strchr(but, *c) != NULL) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool equal_words(const char *a, const char *b) {
-    for (; *a != '\0' && *b != '\0'; a++, b++) {
-        char x = *a >= 'A' && *a <= 'Z' ? (char)(*a + 32) : *a;
-        if (x != *b) {
-            return false;
-        }
-    }
-    return *a == *b;
-}
-
-static pom_status_t put_headers(pom_buf_t *buf, const pom_http_options_t *o, char *error,
-                                size_t size) {
-    static const char *const ours[] = {"host",
-                                       "content-length",
-                                       "content-type",
-                                       "content-encoding",
-                                       "transfer-encoding",
-                                       "connection",
-                                       "te",
-                                       "upgrade",
-                                       "expect",
-                                       "trailer",
-                                       "idempotency-key"};
-    for (uint32_t i = 0; i < o->header_count; i++) {
-        const pom_http_header_t *header = &o->headers[i];
-        if (!is_token(header->name) || !is_value(header->value)) {
-            return refuse(error, size,
-                          "header '%.60s' has a name or a value that HTTP does not allow",
-                          header->name);
-        }
-        for (size_t k = 0; k < sizeof ours / sizeof ours[0]; k++) {
-            if (equal_words(header->name, ours[k])) {
-                return refuse(error, size, "header '%s' is set by the destination itself",
-                              header->name);
-            }
-        }
-        if (o->token != NULL && equal_words(header->name, "authorization")) {
-            return refuse(error, size, "token and an Authorization header: one of them");
-        }
-        pom_buf_put_text(buf, header->name);
-        pom_buf_put_text(buf, ": ");
-        pom_buf_put_text(buf, header->value);
-        pom_buf_put_text(buf, "\r\n");
-    }
-    if (o->token != NULL) {
-        if (!is_visible(o->token, "")) {
-            return refuse(error, size, "the token has characters that HTTP does not allow");
-        }
-        pom_buf_put_text(buf, "Authorization: Bearer ");
-        pom_buf_put_text(buf, o->token);
-        pom_buf_put_text(buf, "\r\n");
-    }
-    return POM_OK;
-}
-
-/* "host:port", as in a URL. */
-static void put_authority(const http_t *h, const pom_http_options_t *o, char out[HOST_MAX + 16]) {
-    bool literal = strchr(h->host, ':') != NULL; /* IPv6 */
-    char port[8] = "";
-    if (h->target.port != (o->use_tls ? 443 : 80)) {
-        (void)snprintf(port, sizeof port, ":%u", (unsigned)h->target.port);
-    }
-    (void)snprintf(out, HOST_MAX + 16, "%s%s%s%s", literal ? "[" : "", h->host, literal ? "]" : "",
-                   port);
-}
-
-static void name_it(http_t *h, const pom_http_options_t *o) {
-    char authority[HOST_MAX + 16];
-    put_authority(h, o, authority);
-    char name[HOST_MAX + 32 + PATH_BYTES];
-    /* Not the query: stats() are read by more people than a secret in it is meant for. */
-    (void)snprintf(name, sizeof name, "%s://%s%.*s", o->use_tls ? "https" : "http", authority,
-                   (int)strcspn(o->path, "?"), o->path);
-    pom_destination_init(&h->base, &http_ops, name);
-}
-
-/* One head with its NUL, owned by h. */
-static pom_status_t make_head(http_t *h, const pom_http_options_t *o, bool compressed, char *error,
-                              size_t error_size) {
-    char authority[HOST_MAX + 16];
-    put_authority(h, o, authority);
-    pom_buf_t buf;
-    pom_buf_init(&buf, HEAD_CONSTANT_MAX);
-    pom_buf_put_text(&buf, "POST ");
-    pom_buf_put_text(&buf, o->path);
-    pom_buf_put_text(&buf, " HTTP/1.1\r\nHost: ");
-    pom_buf_put_text(&buf, authority);
-    pom_buf_put_text(&buf, "\r\nUser-Agent: profilomatic/" POM_VERSION "\r\n");
-    pom_buf_put_text(&buf, compressed ? "Content-Encoding: gzip\r\n" : "");
-    pom_status_t status = put_headers(&buf, o, error, error_size);
-    pom_buf_put_char(&buf, '\0');
-    if (status == POM_OK && pom_buf_failed(&buf)) {
-        status = buf.room == 0 ? POM_ENOMEM : POM_EINVAL;
-        (void)refuse(error, error_size, "no memory, or headers over 16 KiB");
-    }
-    if (status == POM_OK) {
-        size_t size;
-        h->head[compressed] = pom_buf_take(&buf, &size);
-    }
-    pom_buf_fini(&buf);
-    return status;
-}
-
-static pom_status_t check(http_t *h, const pom_http_options_t *o, char *error, size_t error_size) {
-    const char *host = o->host != NULL ? o->host : "";
-    size_t size = strlen(host);
-    if (size > 2 && host[0] == '[' && host[size - 1] == ']') {
-        host++;
-        size -= 2;
-    }
-    if (size == 0 || size > HOST_MAX) {
-        return refuse(error, error_size, "a host is 1 to %d characters", HOST_MAX);
-    }
-    memcpy(h->host, host, size);
-    h->host[size] = '\0';
-    if (!is_visible(h->host, "/?#@[]\\")) {
-        return refuse(error, error_size, "'%s' is no host name: without scheme, port and path",
-                      h->host);
-    }
-    if (o->path == NULL || o->path[0] != '/' || strlen(o->path) >= PATH_BYTES ||
-        !is_visible(o->path, "#")) {
-        return refuse(error, error_size,
-                      "path='%.100s': must begin with / and have no blanks (encode them)",
-                      o->path != NULL ? o->path : "");
-    }
-    if (o->timeout_ns <= 0 || o->give_up_ns <= 0) {
-        return refuse(error, error_size, "a timeout is more than nothing");
-    }
-    return POM_OK;
-}
-
 pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, char *error,
                           size_t error_size) {
     if (error_size > 0) {
@@ -907,10 +711,10 @@ pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, 
     if (h == NULL) {
         return POM_ENOMEM;
     }
-    pom_status_t status = check(h, o, error, error_size);
+    pom_status_t status = pom__http_texts_make(&h->texts, o, error, error_size);
     h->give_up_ns = o->give_up_ns;
-    h->target.host = h->host;
-    h->target.port = o->port != 0 ? o->port : o->use_tls ? 443 : 80;
+    h->target.host = h->texts.host;
+    h->target.port = h->texts.port;
     h->target.timeout_ns = o->timeout_ns;
     pom__http_body_init(&h->body, o->format, o->compress);
     pom__self_report_init(&h->report, o->report_ns);
@@ -918,11 +722,8 @@ pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, 
     if (status == POM_OK && o->use_tls) {
         status = pom__tls_context_new(&o->tls, &h->target.tls, error, error_size);
     }
-    for (int i = 0; i < 2 && status == POM_OK; i++) {
-        status = make_head(h, o, i == 1, error, error_size);
-    }
     if (status == POM_OK) {
-        name_it(h, o);
+        pom_destination_init(&h->base, &http_ops, h->texts.name);
         h->base.gather_ns = o->gather_ns;
     }
     if (status == POM_OK && o->spool_dir != NULL) {
@@ -930,8 +731,7 @@ pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, 
                                 error_size);
     }
     if (status != POM_OK) {
-        pom_free(h->head[0]);
-        pom_free(h->head[1]);
+        pom__http_texts_free(&h->texts);
         pom__tls_context_free(h->target.tls);
         pom_free(h);
         return status;
