@@ -1,0 +1,353 @@
+/*
+ * The order of things: a request that failed goes again first, then a report that is due, then the
+ * batch, then the spool's oldest entry. So after an outage new batches are not held up by old ones.
+ *
+ * A request is made once and repeated byte for byte with its key, whether from memory or from the
+ * disk; only a report is made anew, since its counts have moved on. Each profile of a batch is in one
+ * of three places: the ranges that wait, the present request, or counted.
+ */
+#include "destinations/http_outbox.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/id.h"
+#include "destinations/stages.h"
+
+void pom__http_outbox_init(pom__http_outbox_t *o, pom_destination_t *destination,
+                           const pom__http_texts_t *texts, pom__spool_t *spool,
+                           const pom_http_options_t *options) {
+    memset(o, 0, sizeof *o);
+    o->destination = destination;
+    o->texts = texts;
+    o->spool = spool;
+    o->give_up_ns = options->give_up_ns;
+    pom__http_body_init(&o->body, options->format, options->compress);
+    pom_buf_init(&o->spooled_body, POM__SPOOL_BODY_MAX);
+    pom__self_report_init(&o->report, options->report_ns);
+}
+
+void pom__http_outbox_fini(pom__http_outbox_t *o) {
+    pom__http_body_fini(&o->body);
+    pom_buf_fini(&o->spooled_body);
+    pom__spool_free(o->spool);
+}
+
+/* ---- requests of a batch ---- */
+
+static void end_request(pom__http_outbox_t *o) {
+    o->request.is_set = o->request.is_report = false;
+    o->request.repeated = false;
+}
+
+static void push_range(pom__http_outbox_t *o, uint32_t from, uint32_t to, bool halved) {
+    if (from < to) {
+        o->ranges[o->range_count++] = (pom__http_range_t){from, to, halved};
+    }
+}
+
+/* Of the range that was just taken: the first half is the next to go. */
+static void halve(pom__http_outbox_t *o, pom__http_range_t range, bool halved) {
+    uint32_t middle = range.from + (range.to - range.from) / 2;
+    push_range(o, middle, range.to, halved);
+    push_range(o, range.from, middle, halved);
+}
+
+/* UUID of version 7 (RFC 9562): servers sort by it, and forget old ones by it. */
+static pom_id_t new_key(void) {
+    pom_id_t id = pom_id_new();
+    uint64_t ms = (uint64_t)(pom_wall_ns() / POM_NS_PER_MS);
+    id.hi = ms << 16 | 0x7000 | (id.hi & 0xfff);
+    return id;
+}
+
+/* The rest of a request whose entry is set. */
+static void begin_request(pom__http_outbox_t *o, const pom_buf_t *body) {
+    pom__http_request_t *r = &o->request;
+    char text[POM_ID_TEXT];
+    pom_id_format(r->entry.key, text);
+    /* http_options.c has left room for the lines. */
+    r->head_size = (size_t)snprintf(
+        r->head, sizeof r->head,
+        "%sContent-Type: %s\r\nIdempotency-Key: %.*s\r\nContent-Length: %zu\r\n\r\n",
+        o->texts->head[r->entry.compressed],
+        pom__http_body_type((pom_http_format_t)r->entry.format), POM_ID_TEXT, text, body->len);
+    r->count = r->entry.count;
+    r->is_set = true;
+    r->repeated = false;
+    r->made_ns = pom_now_ns();
+}
+
+/* Makes a request of the next range. False: nothing is left to send. */
+static bool next_request(pom__http_outbox_t *o) {
+    while (o->range_count > 0) {
+        pom__http_range_t range = o->ranges[--o->range_count];
+        uint32_t size = range.to - range.from;
+        uint32_t put = 0;
+        pom_id_t key = new_key();
+        pom__loop_enter(POM_LOOP_ENCODE);
+        pom_status_t status =
+            pom__http_body_encode(&o->body, o->batch->profiles + range.from, size, key, &put);
+        pom__loop_leave();
+        if (status == POM_EFULL && size > 1) {
+            halve(o, range, range.halved);
+            continue;
+        }
+        uint32_t bad = status == POM_OK ? size - put : size;
+        if (bad > 0) {
+            pom_destination_error(o->destination, "%u call graphs could not be encoded: %s", bad,
+                                  status == POM_EFULL ? "too large" : "no memory");
+            pom_destination_dropped(o->destination, POM_DROP_SERIALIZE, bad);
+        }
+        if (bad == size) {
+            continue;
+        }
+        o->request.range = range;
+        o->request.spooled = false;
+        o->request.entry = (pom__spool_entry_t){.key = key,
+                                                .created_wall_ns = pom_wall_ns(),
+                                                .count = put,
+                                                .format = (uint8_t)o->body.format,
+                                                .compressed = o->body.compress};
+        begin_request(o, &o->body.out);
+        return true;
+    }
+    return false;
+}
+
+static void end_batch(pom__http_outbox_t *o) {
+    pom_batch_t *batch = o->batch;
+    if (batch != NULL) {
+        o->batch = NULL;
+        pom_batch_end(batch);
+    }
+}
+
+/* Makes a request of the present counters. False: no memory, so another time. */
+static bool next_report(pom__http_outbox_t *o) {
+    pom_client_report_t report;
+    pom_id_t key = new_key();
+    pom__self_report_make(&o->report, o->destination, pom_wall_ns(), &report);
+    if (pom__http_body_encode_report(&o->body, &report, (pom_text_t){o->source, o->source_size},
+                                     key) != POM_OK) {
+        return false;
+    }
+    o->request.range = (pom__http_range_t){0, 0, false};
+    o->request.spooled = false;
+    o->request.is_report = true;
+    o->request.entry = (pom__spool_entry_t){
+        .key = key, .format = (uint8_t)o->body.format, .compressed = o->body.compress};
+    begin_request(o, &o->body.out);
+    return true;
+}
+
+/* ---- the spool ---- */
+
+/* What the spool has lost leaves `spooled` for another fate. */
+static void count_lost(pom__http_outbox_t *o, const pom__spool_lost_t *lost) {
+    const struct {
+        int64_t count;
+        pom_drop_t reason;
+    } fates[] = {{lost->evicted, POM_DROP_QUEUE_FULL},
+                 {lost->too_old, POM_DROP_TOO_OLD},
+                 {lost->damaged, POM_DROP_ERROR}};
+    if (lost->segments > 0) {
+        pom_destination_error(o->destination,
+                              "spool: a damaged segment is put aside, at least %lld profiles lost",
+                              (long long)lost->damaged);
+    }
+    for (size_t i = 0; i < sizeof fates / sizeof fates[0]; i++) {
+        if (fates[i].count > 0) {
+            pom_destination_spooled(o->destination, -fates[i].count);
+            pom_destination_dropped(o->destination, fates[i].reason, fates[i].count);
+        }
+    }
+}
+
+/* The present request, which is not from there, goes to the disk. */
+static bool spool_request(pom__http_outbox_t *o) {
+    pom__http_request_t *r = &o->request;
+    pom__spool_lost_t lost = {0};
+    if (o->spool == NULL || r->spooled || r->is_report) {
+        return false;
+    }
+    pom_status_t status =
+        pom__spool_put(o->spool, &r->entry, o->body.out.data, o->body.out.len, &lost);
+    count_lost(o, &lost);
+    if (status != POM_OK) {
+        pom_destination_error(o->destination, "%s", pom__spool_error(o->spool));
+        return false;
+    }
+    uint32_t count = r->count;
+    end_request(o);
+    pom_destination_spooled(o->destination, count);
+    return true;
+}
+
+bool pom__http_outbox_spool(pom__http_outbox_t *o) {
+    if (o->spool == NULL) {
+        return false;
+    }
+    if (o->request.is_set && (o->request.spooled || o->request.is_report)) {
+        end_request(o); /* it is on the disk anyway, or made again */
+    }
+    while (o->request.is_set || next_request(o)) {
+        if (!spool_request(o)) {
+            return false;
+        }
+    }
+    end_batch(o);
+    return true;
+}
+
+/* Makes a request of the spool's oldest entry. */
+static bool next_spooled(pom__http_outbox_t *o) {
+    pom__spool_lost_t lost = {0};
+    bool found =
+        o->spool != NULL && pom__spool_next(o->spool, &o->request.entry, &o->spooled_body, &lost);
+    count_lost(o, &lost);
+    if (found) {
+        o->request.spooled = true;
+        begin_request(o, &o->spooled_body);
+    }
+    return found;
+}
+
+/* Ends the present request with a fate that is counted next: false when the spool has counted it
+ * already. */
+static bool take_request(pom__http_outbox_t *o) {
+    pom__http_request_t *r = &o->request;
+    bool ours = true;
+    if (r->spooled) {
+        ours = pom__spool_ack(o->spool);
+        if (ours) {
+            pom_destination_spooled(o->destination, -(int64_t)r->count);
+        }
+    }
+    end_request(o);
+    return ours;
+}
+
+/* ---- what is next ---- */
+
+void pom__http_outbox_open(pom__http_outbox_t *o) {
+    int64_t adopted = 0;
+    pom__self_report_begin(&o->report, pom_now_ns(), pom_wall_ns());
+    if (o->spool == NULL) {
+        return;
+    }
+    if (pom__spool_open(o->spool, &adopted) != POM_OK) {
+        pom_destination_error(o->destination, "%s",
+                              pom__spool_error(o->spool)); /* memory only, then */
+    } else if (adopted > 0) {
+        pom_destination_adopted(o->destination, adopted);
+    }
+}
+
+void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch) {
+    pom_text_t source = batch->profiles[0]->source;
+    o->source_size = source.size < POM__HTTP_SOURCE_MAX ? source.size : POM__HTTP_SOURCE_MAX;
+    memcpy(o->source, source.size > 0 ? source.data : "", o->source_size);
+    o->batch = batch;
+    push_range(o, 0, batch->count, false);
+}
+
+int64_t pom__http_outbox_report_wait_ns(const pom__http_outbox_t *o) {
+    return pom__self_report_wait_ns(&o->report, o->destination, pom_now_ns());
+}
+
+bool pom__http_outbox_next(pom__http_outbox_t *o) {
+    if (o->request.is_set) {
+        pom_destination_retried(o->destination, o->request.count);
+        return true;
+    }
+    if ((pom__http_outbox_report_wait_ns(o) == 0 && next_report(o)) ||
+        (o->batch != NULL && next_request(o))) {
+        return true;
+    }
+    end_batch(o);
+    if (!next_spooled(o)) {
+        return false;
+    }
+    pom_destination_retried(o->destination, o->request.count);
+    return true;
+}
+
+const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o) {
+    return o->request.spooled ? &o->spooled_body : &o->body.out;
+}
+
+/* ---- fates ---- */
+
+void pom__http_outbox_sent(pom__http_outbox_t *o) {
+    uint32_t count = o->request.count;
+    int64_t bytes = (int64_t)pom__http_outbox_body(o)->len;
+    if (take_request(o)) {
+        pom_destination_sent(o->destination, count, bytes);
+    }
+}
+
+void pom__http_outbox_dropped(pom__http_outbox_t *o, pom_drop_t reason) {
+    uint32_t count = o->request.count;
+    if (take_request(o)) {
+        pom_destination_dropped(o->destination, reason, count);
+    }
+}
+
+void pom__http_outbox_told(pom__http_outbox_t *o) {
+    pom__self_report_told(&o->report, pom_now_ns());
+    end_request(o);
+}
+
+bool pom__http_outbox_halve(pom__http_outbox_t *o) {
+    const pom__http_request_t *r = &o->request;
+    uint32_t size = r->range.to - r->range.from;
+    if (r->spooled || size < 2 || r->range.halved || r->count != size) {
+        return false;
+    }
+    pom_destination_retried(o->destination, size);
+    halve(o, r->range, true);
+    end_request(o);
+    return true;
+}
+
+void pom__http_outbox_failed(pom__http_outbox_t *o) {
+    if (o->request.spooled || o->request.is_report) {
+        end_request(o); /* read, or made, again when its turn comes */
+    } else if (!spool_request(o) && pom_now_ns() - o->request.made_ns > o->give_up_ns) {
+        pom__http_outbox_dropped(o, POM_DROP_TOO_OLD);
+    }
+}
+
+void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason) {
+    if (o->request.is_set && (o->request.spooled || o->request.is_report)) {
+        end_request(o);
+    }
+    if (pom__http_outbox_spool(o)) {
+        pom__spool_sync(o->spool);
+        return;
+    }
+    int64_t rest = o->request.is_set ? o->request.count : 0;
+    end_request(o);
+    while (o->range_count > 0) {
+        pom__http_range_t range = o->ranges[--o->range_count];
+        rest += range.to - range.from;
+    }
+    if (rest > 0) {
+        pom_destination_dropped(o->destination, reason, rest);
+    }
+    end_batch(o);
+}
+
+void pom__http_outbox_after_fork(pom__http_outbox_t *o) {
+    o->batch = NULL;
+    o->range_count = 0;
+    end_request(o);
+    pom__self_report_init(&o->report, o->report.every_ns);
+    pom__http_body_init(&o->body, o->body.format, o->body.compress);
+    pom_buf_init(&o->spooled_body, POM__SPOOL_BODY_MAX);
+    if (o->spool != NULL) {
+        pom__spool_after_fork(o->spool);
+    }
+}

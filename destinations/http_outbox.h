@@ -1,0 +1,109 @@
+/*
+ * What an HTTP destination has still to send, one request at a time: halves of a batch, entries of
+ * the spool, client reports. It makes the requests and counts what becomes of their profiles; when
+ * they go, and what an answer means, is http.c's.
+ *
+ * Used by destinations/http.c, one a destination.
+ *
+ *     pom__http_outbox_init(&o, &destination, &texts, spool, &options);
+ *     pom__http_outbox_put(&o, batch);
+ *     while (pom__http_outbox_next(&o)) {            o.request is to be sent
+ *         pom__http_outbox_sent(&o);                 or _failed, _dropped, _halve, _told
+ *     }
+ *     pom__http_outbox_fini(&o);
+ *
+ * All of it on the loop thread, but for init, fini and after_fork.
+ */
+#ifndef POM_DESTINATIONS_HTTP_OUTBOX_H
+#define POM_DESTINATIONS_HTTP_OUTBOX_H
+
+#include "destinations/http_body.h"
+#include "destinations/http_options.h"
+#include "destinations/self_report.h"
+#include "destinations/spool.h"
+
+#define POM__HTTP_SOURCE_MAX 256 /* of a client report; longer is cut */
+
+/* Halving a batch until it can be encoded: a batch has at most 2^32 profiles, and each halving
+ * leaves one half waiting. */
+#define POM__HTTP_RANGES_MAX 34
+
+typedef struct pom__http_range_s {
+    uint32_t from, to; /* of the batch's profiles */
+    bool halved;       /* after a 413 */
+} pom__http_range_t;
+
+typedef struct pom__http_request_s {
+    bool is_set;
+    bool
+        repeated; /* on a new connection at once, after an idle one had been closed; set by http.c */
+    bool spooled;   /* it is the spool's oldest entry */
+    bool is_report; /* no profiles; fails without a trace */
+    pom__http_range_t range;
+    uint32_t count; /* profiles in the body */
+    pom__spool_entry_t entry;
+    int64_t made_ns;
+    size_t head_size;
+    char head[POM__HTTP_REQUEST_HEAD];
+} pom__http_request_t;
+
+typedef struct pom__http_outbox_s {
+    /* constant after init */
+    pom_destination_t *destination; /* whose counters these are */
+    const pom__http_texts_t *texts;
+    pom__spool_t *spool; /* owned; NULL: none */
+    int64_t give_up_ns;
+    /* loop thread */
+    pom_batch_t *batch; /* being sent; NULL: none */
+    pom__http_range_t ranges[POM__HTTP_RANGES_MAX];
+    int range_count;
+    pom__http_request_t request; /* the present one */
+    pom__http_body_t body;
+    pom_buf_t spooled_body;
+    pom__self_report_t report;
+    char source[POM__HTTP_SOURCE_MAX]; /* of the last batch */
+    uint32_t source_size;
+} pom__http_outbox_t;
+
+/* Borrows destination and texts, takes ownership of spool. */
+void pom__http_outbox_init(pom__http_outbox_t *o, pom_destination_t *destination,
+                           const pom__http_texts_t *texts, pom__spool_t *spool,
+                           const pom_http_options_t *options);
+void pom__http_outbox_fini(pom__http_outbox_t *o);
+
+/* In a forked child: nothing is to be sent; memory that may be half done is left where it is. */
+void pom__http_outbox_after_fork(pom__http_outbox_t *o);
+
+/* Sending begins; the spool takes over what others have left. */
+void pom__http_outbox_open(pom__http_outbox_t *o);
+
+/* Takes a batch; there must be none. It is ended when all of it has its fate, or is on the disk. */
+void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch);
+
+/* The present request once more, or a new one: reports first, then the batch, then the spool. False:
+ * there is nothing to send, and the batch is ended. */
+bool pom__http_outbox_next(pom__http_outbox_t *o);
+
+const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o); /* of the present request */
+
+/* Fates of the present request, after which it is the present one no more. */
+void pom__http_outbox_sent(pom__http_outbox_t *o);
+void pom__http_outbox_dropped(pom__http_outbox_t *o, pom_drop_t reason);
+void pom__http_outbox_told(pom__http_outbox_t *o); /* a report has its answer */
+
+/* It was too large: its halves are sent, once. False: it cannot be halved, nothing has changed. */
+bool pom__http_outbox_halve(pom__http_outbox_t *o);
+
+/* It could not be sent now: to the disk, or dropped after give_up_ns, or it stays the present one. */
+void pom__http_outbox_failed(pom__http_outbox_t *o);
+
+/* All of the batch that has not been sent goes to the disk. False: there is none that takes it. */
+bool pom__http_outbox_spool(pom__http_outbox_t *o);
+
+/* Nothing more will be sent: to the disk, and synced, or counted as `reason`. */
+void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason);
+
+/* Until next() may have a report to tell; -1: there is nothing to tell. */
+int64_t pom__http_outbox_report_wait_ns(const pom__http_outbox_t *o);
+
+#endif
