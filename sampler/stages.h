@@ -15,8 +15,8 @@
     X(LOOK, "look")       /* around all slots */                                                   \
     X(WALK, "walk")       /* the stack of one thread */                                            \
     X(STATE, "state")     /* whether the thread runs: its CPU clock, /proc */                      \
-    X(ADD, "add")         /* one sample into a tree */                                             \
     X(RESOLVE, "resolve") /* its code addresses into names and lines */                            \
+    X(ADD, "add")         /* one sample into a tree */                                             \
     X(ACCOUNT, "account") /* a window's bill */
 
 typedef enum pom_sampler_stage_e {
