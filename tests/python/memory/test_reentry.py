@@ -1,7 +1,6 @@
 """The user's code called from inside ours: signal handlers, __str__, finalizers, other threads at the wrong moment; and
 whatever else a host does."""
 
-import pytest
 from memory_support import run
 
 
