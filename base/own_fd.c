@@ -8,19 +8,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-bool pom_own_fd_open(pom_own_fd_t *file, const char *path) {
+bool pom_own_fd_know(pom_own_fd_t *file, int fd) {
     struct stat st;
     *file = POM_OWN_FD_NONE;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return false;
-    }
     if (fstat(fd, &st) != 0) {
-        (void)close(fd); /* just opened: ours */
         return false;
     }
     *file = (pom_own_fd_t){.fd = fd, .device = st.st_dev, .inode = st.st_ino};
     return true;
+}
+
+bool pom_own_fd_open(pom_own_fd_t *file, const char *path) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool known = pom_own_fd_know(file, fd);
+    if (fd >= 0 && !known) {
+        (void)close(fd); /* just opened: ours */
+    }
+    return known;
 }
 
 bool pom_own_fd_holds(const pom_own_fd_t *file) {

@@ -179,6 +179,37 @@ def test_exit_with_live_actions_and_busy_daemon_threads_neither_hangs_nor_crashe
         """)
 
 
+def test_a_program_that_closes_descriptors_of_ours_goes_on_and_keeps_its_own(python, tmp_path):
+    """As a daemon does with what it does not know, and then opens files of its own by these numbers."""
+    printed = python("""if True:
+        import os, profilomatic
+        os.chdir(os.environ["PLACE"])
+        profilomatic.add_destination(profilomatic.file_destination("profiles.jsonl"))
+        with profilomatic.action("before"):
+            pass
+        assert profilomatic.flush(60)
+        taken, opened = set(), set()
+        for number in map(int, os.listdir("/proc/self/fd")):
+            try:
+                kind = os.readlink("/proc/self/fd/%d" % number)
+            except OSError:
+                continue  # of the listing itself
+            if kind in ("anon_inode:[eventpoll]", "anon_inode:[eventfd]"):
+                os.close(number)
+                taken.add(number)
+        while not opened or not taken <= opened:
+            opened.add(os.open("program.txt", os.O_CREAT | os.O_RDWR))
+        for number in range(300):
+            with profilomatic.action("after"):
+                pass
+        # The twin has none to take.
+        assert profilomatic.flush(1) is (not taken) and profilomatic.stop(0.2) is (not taken)
+        assert os.path.getsize("program.txt") == 0 and all(os.fstat(number) for number in opened)
+        print("alive")
+        """, PLACE=str(tmp_path))
+    assert printed == "alive\n"
+
+
 def test_exit_with_a_hung_destination_keeps_the_deadline(python):
     python("""if True:
         import profilomatic, threading
