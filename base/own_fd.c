@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-bool pom_own_fd_know(pom_own_fd_t *file, int fd) {
+bool pom_own_fd_note(pom_own_fd_t *file, int fd) {
     struct stat st;
     *file = POM_OWN_FD_NONE;
     if (fstat(fd, &st) != 0) {
@@ -20,11 +20,11 @@ bool pom_own_fd_know(pom_own_fd_t *file, int fd) {
 
 bool pom_own_fd_open(pom_own_fd_t *file, const char *path) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool known = pom_own_fd_know(file, fd);
-    if (fd >= 0 && !known) {
+    bool noted = pom_own_fd_note(file, fd);
+    if (fd >= 0 && !noted) {
         (void)close(fd); /* just opened: ours */
     }
-    return known;
+    return noted;
 }
 
 bool pom_own_fd_holds(const pom_own_fd_t *file) {

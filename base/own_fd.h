@@ -3,8 +3,8 @@
  * do not know (os.closerange in a daemon), and then the number may be of a file of theirs, which we
  * must neither read nor close.
  *
- * Used by the sampler and by bindings/ext/memory.c, for files of /proc, and by the exporter, for
- * libuv's: of such as have no name (epoll, eventfd) one cannot be told from another.
+ * Used by the sampler and by bindings/ext/memory.c, for files of /proc, and by destinations, for what
+ * a forked child has to close.
  *
  *     pom_own_fd_t file = POM_OWN_FD_NONE;
  *     pom_own_fd_open(&file, path);                 -1 in file.fd: it cannot be
@@ -29,8 +29,8 @@ typedef struct pom_own_fd_s {
 /* For reading. Whatever was open before is not closed. False: it cannot be opened. [any] */
 bool pom_own_fd_open(pom_own_fd_t *file, const char *path);
 
-/* The same of a descriptor that is open. False: it is not. [any] */
-bool pom_own_fd_know(pom_own_fd_t *file, int fd);
+/* The same of a descriptor that is open, whatever it is of. False: it is not open. [any] */
+bool pom_own_fd_note(pom_own_fd_t *file, int fd);
 
 /* Whether the number is still that file's: one system call. [any] */
 bool pom_own_fd_holds(const pom_own_fd_t *file);

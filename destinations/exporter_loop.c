@@ -370,8 +370,8 @@ pom_status_t pom__exporter_start_locked(pom_exporter_t *e) {
     e->async.data = e;
     e->timer.data = e;
     e->before_poll.data = e;
-    (void)pom_own_fd_know(&e->polled, uv_backend_fd(&e->loop)); /* open, both */
-    (void)pom_own_fd_know(&e->woken, e->loop.async_io_watcher.fd);
+    (void)pom_own_fd_note(&e->polled, uv_backend_fd(&e->loop)); /* open, both */
+    (void)pom_own_fd_note(&e->woken, e->loop.async_io_watcher.fd);
     e->pumping = e->again = e->worked = false;
     error = start_thread(e);
     if (error != 0) {
