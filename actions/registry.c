@@ -247,6 +247,11 @@ static int32_t units_of(int size_class) {
     return (int32_t)(event_class_bytes[size_class] / QUEUED_UNIT);
 }
 
+void pom_registry_drop(pom_registry_t *r, pom_action_t *action) {
+    action->dropped_events++;
+    bump(&r->dropped_events, 1);
+}
+
 pom_event_t *pom_registry_event(pom_registry_t *r, pom_action_t *action, int32_t depth,
                                 uint32_t fields_size) {
     pom_event_t *event = NULL;
@@ -263,8 +268,7 @@ pom_event_t *pom_registry_event(pom_registry_t *r, pom_action_t *action, int32_t
         }
     }
     if (event == NULL) {
-        action->dropped_events++;
-        bump(&r->dropped_events, 1);
+        pom_registry_drop(r, action);
         return NULL;
     }
     event->kind = POM_EVENT_MESSAGE;

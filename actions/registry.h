@@ -81,6 +81,9 @@ pom_event_t *pom_registry_event(pom_registry_t *registry, pom_action_t *action, 
 pom_event_frame_t *pom_event_frames(pom_event_t *event);
 void *pom_event_fields(pom_event_t *event);
 
+/* A message that cannot come: counted as one that was dropped. Before the action's end. [app] */
+void pom_registry_drop(pom_registry_t *registry, pom_action_t *action);
+
 /* Queues it. fields_size may have been lowered. True: the queue is long, wake the sampler. [app] */
 bool pom_registry_post(pom_registry_t *registry, pom_event_t *event);
 

@@ -183,8 +183,10 @@ bool pom__exporter_deal_locked(pom_exporter_t *e) {
 /* Makes the loop look, or makes the loop. */
 static void wake_locked(pom_exporter_t *e) {
     if (e->wakeable) {
-        (void)uv_async_send(
-            &e->async); /* fails only on a closing handle, which the flag excludes */
+        if (pom__exporter_holds_loop(e)) {
+            (void)uv_async_send(
+                &e->async); /* fails only on a closing handle, which the flag excludes */
+        }
         return;
     }
     if (e->state == POM__EXPORTER_DORMANT) {

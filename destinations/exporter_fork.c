@@ -13,8 +13,6 @@
  */
 #include "destinations/exporter_parts.h"
 
-#include <unistd.h>
-
 void pom_exporter_before_fork(pom_exporter_t *e) {
     /* Held across the fork, so that the child finds members and backlogs whole. */
     (void)pthread_mutex_lock(&e->exporter_lock); /* cannot fail: plain, and never taken twice */
@@ -29,8 +27,8 @@ void pom_exporter_after_fork_child(pom_exporter_t *e) {
     if (e->state == POM__EXPORTER_RUNNING || e->state == POM__EXPORTER_STOPPING) {
         /* Of the loop only two descriptors are looked at, constant since its birth. Closing our
          * copies leaves the parent's alone; uv_loop_close() would not. */
-        (void)close(uv_backend_fd(&e->loop));
-        (void)close(e->loop.async_io_watcher.fd);
+        pom_own_fd_close(&e->polled);
+        pom_own_fd_close(&e->woken);
     }
     e->state = atomic_load(&e->accepting) ? POM__EXPORTER_DORMANT : POM__EXPORTER_STOPPED;
     e->joinable = false;

@@ -19,6 +19,10 @@
  * to closed pipes and full quotas plain errors.
  *
  * File writes are made on this thread, not on libuv's pool: see file.c.
+ *
+ * A program that closes descriptors it does not know, in the middle of its life, takes the loop's
+ * too. libuv aborts at the next poll then, so that is never reached: the thread stands still, and
+ * all others find what a destination that hangs shows them.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pthread_setname_np */
@@ -258,6 +262,7 @@ static void pump(pom_exporter_t *e) {
             e->wakeable = false; /* under the lock: nobody is inside uv_async_send() */
             uv_close((uv_handle_t *)&e->async, NULL);
             uv_close((uv_handle_t *)&e->timer, NULL);
+            uv_close((uv_handle_t *)&e->before_poll, NULL);
         }
         unlock(e);
         for (uint32_t i = 0; i < swept; i++) {
@@ -305,6 +310,17 @@ static void on_wake(uv_async_t *async) {
         int64_t ms = e->options.flush_interval_ns / POM_NS_PER_MS;
         uint64_t every = ms > 0 ? (uint64_t)ms : 1;
         (void)uv_timer_start(&e->timer, on_tick, every, every); /* fails only without a callback */
+    }
+}
+
+bool pom__exporter_holds_loop(const pom_exporter_t *e) {
+    return pom_own_fd_holds(&e->polled) && pom_own_fd_holds(&e->woken);
+}
+
+static void on_before_poll(uv_prepare_t *prepare) {
+    pom_exporter_t *e = prepare->data;
+    while (!pom__exporter_holds_loop(e)) {
+        (void)pause(); /* until the process ends: see above */
     }
 }
 
@@ -369,9 +385,14 @@ pom_status_t pom__exporter_start_locked(pom_exporter_t *e) {
     if (error != 0) {
         goto fail_loop;
     }
-    (void)uv_timer_init(&e->loop, &e->timer); /* cannot fail */
+    (void)uv_timer_init(&e->loop, &e->timer); /* cannot fail, nor can those of prepare */
+    (void)uv_prepare_init(&e->loop, &e->before_poll);
+    (void)uv_prepare_start(&e->before_poll, on_before_poll);
     e->async.data = e;
     e->timer.data = e;
+    e->before_poll.data = e;
+    (void)pom_own_fd_note(&e->polled, uv_backend_fd(&e->loop)); /* open, both */
+    (void)pom_own_fd_note(&e->woken, e->loop.async_io_watcher.fd);
     e->pumping = e->again = e->worked = e->due = false;
     error = start_thread(e);
     if (error != 0) {
@@ -389,6 +410,7 @@ pom_status_t pom__exporter_start_locked(pom_exporter_t *e) {
 fail_handles:
     uv_close((uv_handle_t *)&e->async, NULL);
     uv_close((uv_handle_t *)&e->timer, NULL);
+    uv_close((uv_handle_t *)&e->before_poll, NULL);
     (void)uv_run(&e->loop, UV_RUN_NOWAIT);
 fail_loop:
     (void)uv_loop_close(&e->loop);

@@ -238,6 +238,15 @@ static bool take_lock(pom_sampler_t *s) {
     return true;
 }
 
+/* From here until the store of false the thread's memory stays: pom_slots_release and pom_slot_end wait. The order (flag, fence in
+ * seq_cst, then the look at the slot) is their partner. Of a walker with a lock only while it has that: a release has it too, so it
+ * cannot come meanwhile, but a thread may end without it. */
+static void keep_thread(pom_sampler_t *s, pom_slot_t *slot) {
+    bool keeps = s->walker->lock == NULL || s->locked;
+    atomic_store_explicit(&slot->walking, keeps, memory_order_seq_cst);
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
 static void give_lock(pom_sampler_t *s) {
     if (s->locked) {
         s->walker->unlock(s->walker);
@@ -311,10 +320,7 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
     pom_sample_t sample = {0};
     bool seen = false, elsewhere = true;
     for (int tries = 0; tries < POM_WALK_TRIES; tries++) {
-        // From here until the store of false the thread's memory stays: pom_slots_release waits. The order (flag, fence in
-        // seq_cst, then the look at count) is its partner.
-        atomic_store_explicit(&slot->walking, s->walker->lock == NULL, memory_order_seq_cst);
-        atomic_thread_fence(memory_order_seq_cst);
+        keep_thread(s, slot);
         if (!pom_slot_view(slot, &view, s->view_storage, VIEW_ROOM)) {
             atomic_store_explicit(&slot->walking, false, memory_order_release);
             if (!pom_slot_is_active(slot)) {
@@ -345,6 +351,12 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
         if (!take_lock(s)) {
             pom_sampler_leave();
             return; // nobody will read what is missing now
+        }
+        if (s->locked) {
+            // The thread may have ended, or run on, meanwhile: this is the moment of its stack.
+            keep_thread(s, slot);
+            sample.at_ns = pom_now_ns();
+            (void)pom_tid_cpu_ns(view.tid, &sample.cpu_ns);
         }
         sample.code_epoch = pom_code_table_epoch(s->codes);
         uint32_t index = 0;

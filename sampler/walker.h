@@ -29,8 +29,8 @@ struct pom_walker_s {
                            pom_stack_t *stack);
     /* Both NULL: the walk needs no lock. Else the walk comes between them, and the look-up of the code it found, which cannot die
      * meanwhile; `lock` waits, and is false when the interpreter ends. A thread that ends holds the interpreter's lock while it waits
-     * for walks of its slot, so it must not wait for such a walk. In return that touches the thread only while
-     * pom_slot_view_holds() says that the view is still true. */
+     * for walks of its slot, so the slot is kept from when the walker has that lock only. In return the walk touches the thread only
+     * when pom_slot_view_holds() says, once it has the lock, that the view is still true. */
     bool (*lock)(pom_walker_t *self);
     void (*unlock)(pom_walker_t *self);
     /* A frame takes this long at most, also in the heap and in no cache. A walk of n frames that took over (4 + n) of them was

@@ -388,6 +388,17 @@ static int action_clear(PyObject *op) {
     return 0; // the type is text and cannot be part of a cycle
 }
 
+/* Nobody has ended it. */
+static void lose(action_t *self) {
+    if (self->work.kind == POM_WORK_NESTED) {
+        PyObject *type, *value, *traceback; // under way, none of ours
+        PyErr_Fetch(&type, &value, &traceback);
+        post(self, "succeeded", pom_outcome_names[POM_OUTCOME_LOST], NULL, NULL, NULL);
+        PyErr_Restore(type, value, traceback);
+    }
+    pom_work_end(&self->work, POM_OUTCOME_LOST, NULL); // no-op when it has ended
+}
+
 static void action_dealloc(PyObject *op) {
     action_t *self = (action_t *)op;
     PyTypeObject *type = Py_TYPE(op);
@@ -395,7 +406,7 @@ static void action_dealloc(PyObject *op) {
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs(op);
     }
-    pom_work_end(&self->work, POM_OUTCOME_LOST, NULL); // no-op when it has ended
+    lose(self);
     Py_XDECREF(self->type);
     Py_XDECREF(self->fields);
     Py_XDECREF(self->parent);

@@ -7,8 +7,8 @@
  * it sees is never torn: nothing runs while it looks.
  *
  * The thread may have died before the GIL was ours. As a slot is released under the GIL before its
- * thread state goes, a view that still holds proves that the state is there (and that there is a lock
- * tells the release not to wait for this walk).
+ * thread state goes, a view that still holds proves that the state is there. A thread that ends
+ * without the GIL leaves its state, but no stack; its end waits for this walk.
  *
  * Asking for frames makes frame objects, and on 3.11 making objects may start a collection, which
  * runs finalizers of the user's: on the sampler's small stack, or in the middle of a look-up of a

@@ -3,7 +3,8 @@
  *
  * Decides which walker is used and why, keeps the life cycle in order (one start or stop at a time, waits without the GIL). The package calls nothing else of the extension.
  *
- * One interpreter: statics under the GIL are the state, and a sub-interpreter is refused with a sentence that says so.
+ * One interpreter: statics under the GIL are the state, and a sub-interpreter is refused with a sentence that says so. So is a later
+ * one of the process, after Py_Finalize(): what the statics name has gone with the first.
  */
 #include "bindings/ext/layout.h"
 
@@ -495,12 +496,37 @@ static int set_own_files(void) {
     return 0;
 }
 
+/* Whether this interpreter is the one that the statics are of; the first that asks is. -1 with an exception. */
+static int is_served(void) {
+    static bool taken;
+    PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get()); // borrowed
+    PyObject *key = PyUnicode_FromString("profilomatic._core");
+    int mark = dict == NULL || key == NULL ? -1 : PyDict_Contains(dict, key);
+    if (mark == 0 && !taken && (mark = PyDict_SetItem(dict, key, Py_True)) == 0) {
+        taken = true;
+        mark = 1;
+    }
+    Py_XDECREF(key);
+    if (mark < 0 && !PyErr_Occurred()) {
+        (void)PyErr_NoMemory(); // which having no dict means
+    }
+    return mark;
+}
+
 static int exec_module(PyObject *module) {
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(
             PyExc_ImportError,
             "profilomatic's extension does not support sub-interpreters: run the application in "
             "the main interpreter (mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
+        return -1;
+    }
+    int served = is_served();
+    if (served <= 0) {
+        if (served == 0) {
+            PyErr_SetString(PyExc_ImportError, "it serves the first interpreter of a process, and "
+                                               "this is a later one");
+        }
         return -1;
     }
     static const pom_engine_parts_t parts = {.walker = walker,

@@ -354,7 +354,8 @@ static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *nam
     while (work->nested != NULL) {
         pom_work_t *nested = work->nested;
         work->nested = nested->older;
-        nested->kind = POM_WORK_NONE; // its end comes too late to be of use
+        nested->kind = POM_WORK_NONE;
+        pom_registry_drop(pom_engine_registry(), action); // its end message comes too late
         nested->action = NULL;
         Py_CLEAR(nested->task_uuid);
     }

@@ -79,7 +79,8 @@ int64_t pom_work_detach(pom_work_t *work);
 /* Bills what we did in its request (meter.h), to the action if there is one. */
 void pom_work_charge(const pom_work_t *work, int64_t cost_ns);
 
-/* The end, once; detaches it first. What is nested in an outermost one ends with it. The outcome and the exception
+/* The end, once; detaches it first. What is nested in an outermost one ends with it, and
+ * its end message is counted as dropped. The outcome and the exception
  * (borrowed, NULL = none) are for an outermost one: a nested one's are said by its end message. */
 void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception);
 

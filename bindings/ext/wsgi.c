@@ -155,6 +155,20 @@ static PyObject *wrapped_getattr(PyObject *op, PyObject *name) {
     return value;
 }
 
+/* Also deletes. Users and frameworks set up `app` after it was wrapped: what is not ours reaches the application, as if bare. */
+static int wrapped_setattr(PyObject *op, PyObject *name, PyObject *value) {
+    PyObject *own = PyObject_GenericGetAttr(op, name); // there is no dict: of the type
+    if (own != NULL) {
+        Py_DECREF(own);
+        return PyObject_GenericSetAttr(op, name, value);
+    }
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return PyObject_SetAttr(((wrapped_t *)op)->app, name, value);
+}
+
 static PyObject *wrapped_get(PyObject *op, PyObject *object, PyObject *type) {
     (void)type;
     return object == NULL || object == Py_None ? Py_NewRef(op) : PyMethod_New(op, object);
@@ -215,6 +229,7 @@ static PyType_Slot wrapped_slots[] = {
     {Py_tp_doc, "What wrap() returns: calls the application inside an action."},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_getattro, wrapped_getattr},
+    {Py_tp_setattro, wrapped_setattr},
     {Py_tp_descr_get, wrapped_get},
     {Py_tp_repr, wrapped_repr},
     {Py_tp_traverse, wrapped_traverse},

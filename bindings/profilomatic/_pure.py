@@ -117,6 +117,8 @@ def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=T
     parent = _innermost()
     if parent is not None:
         work = Work(run, parent.live, False, parent, task_uuid or parent.task_uuid, action_type)
+        if work.live is not None:
+            work.live.nested += 1
         if work.live is not None and told:
             start = {"action_type": action_type, "action_status": "started", "task_uuid": work.task_uuid}
             _post_message(work, fields, caller, None, start)
@@ -190,6 +192,8 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
         if work.outermost:
             run.post(("shed_end", outcome))
         return
+    if not work.outermost:
+        live.nested -= 1
     if not work.outermost and told:
         head = {"action_type": work.type, "action_status": "failed" if outcome == "failed" else "succeeded"}
         if outcome in ("aborted", "lost"):
@@ -198,6 +202,7 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
         _post_message(work, details, caller, traceback, head, below)
     elif work.outermost:
         live.detach()
+        live.dropped += live.nested  # their end messages come too late
         encoded, _ = _values.encode_fields(details, ours=True)
         run.post(("end", live, start_ns, outcome, encoded, _pure_native.own_cpu_ns() - start_cpu))
     work.live = None  # a context may remember the ended Work for long

@@ -29,7 +29,7 @@ class Live:
 
     __slots__ = ("task_uuid", "type", "kind", "fields", "thread", "thread_name", "begin_ns", "begin_wall_ns", "spot",
                  "cpu_ns", "last_ns", "last_cpu_ns", "last_tid", "tree", "samples", "missed", "cost_ns", "dropped",
-                 "cut", "trace", "ended", "part_ns", "parts", "parts_cpu_ns", "attached_ns", "told_ns", "told_cpu_ns", "shared")
+                 "cut", "trace", "ended", "nested", "part_ns", "parts", "parts_cpu_ns", "attached_ns", "told_ns", "told_cpu_ns", "shared")
 
     def __init__(self, action_type, kind, fields, task_uuid):
         self.task_uuid = task_uuid
@@ -51,6 +51,7 @@ class Live:
         self.missed = {}
         self.cost_ns = 0
         self.dropped = 0
+        self.nested = 0  # open inside it
         self.part_ns = 0  # where the last part was cut; 0: nowhere yet
         self.parts = 0  # sealed while it went on
         self.parts_cpu_ns = 0  # told by them

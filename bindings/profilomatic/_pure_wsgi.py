@@ -11,7 +11,7 @@ The response is never changed: each step of ours is guarded, and its failure is 
 import sys
 import time
 
-from . import _pure, _values
+from . import _pure, _stand_in, _values
 
 _ns = time.monotonic_ns
 
@@ -24,16 +24,13 @@ def wrap(app):
     return WrappedApplication(app)
 
 
-class WrappedApplication:
-    """What wrap() returns: calls the application inside an action. Other attributes are the application's."""
+class WrappedApplication(_stand_in.StandIn):
+    """What wrap() returns: calls the application inside an action."""
+
+    __slots__ = ()
 
     def __init__(self, app):
         self.__wrapped__ = app
-
-    def __getattr__(self, name):
-        if name == "__wrapped__":  # not initialised yet: copy and pickle ask before __init__
-            raise AttributeError(name)
-        return getattr(self.__wrapped__, name)
 
     def __repr__(self):
         return "<profilomatic.wsgi.wrap of %r>" % (self.__wrapped__,)

@@ -5,7 +5,7 @@
 
 import time
 
-from . import _backend
+from . import _backend, _stand_in
 
 __all__ = ["wrap"]
 
@@ -36,14 +36,14 @@ def wrap(app):
     return WrappedApplication(app)
 
 
-class WrappedApplication:
+class WrappedApplication(_stand_in.StandIn):
     """What wrap() returns: awaits the application inside an action.
 
     A coroutine function, since servers ask for one, and since its frame is where the action is anchored from the
     request's first step to its last. The backend's request does the rest.
     """
 
-    __slots__ = ("__wrapped__", "_begin", "__weakref__")
+    __slots__ = ("_begin",)
 
     def __init__(self, app):
         self.__wrapped__ = app
@@ -62,11 +62,6 @@ class WrappedApplication:
             raise
         request.finish(None)
         return result
-
-    def __getattr__(self, name):
-        if name == "__wrapped__":  # not set yet: a copy in the making
-            raise AttributeError(name)
-        return getattr(self.__wrapped__, name)
 
     def __repr__(self):
         return "<profilomatic.asgi.wrap of %r>" % (self.__wrapped__,)

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import inspect
 import json
+import sys
 import threading
 
 import pytest
@@ -433,3 +434,41 @@ def test_an_action_that_the_collector_has_cleared_can_still_be_entered(profiles,
     with action:
         pass
     assert profiles.one()["action"] == {"type": "cleared", "kind": "code", "outcome": "succeeded"}
+
+
+def said(record):
+    return [(message["action_type"], message["action_status"], message.get("outcome")) for message in messages(record)]
+
+
+def test_the_end_of_an_action_inside_one_that_is_over_is_counted(profiles):
+    outer, inner, second = (profilomatic.action(name) for name in ("outer", "inner", "second"))
+    for action in outer, inner, second:
+        action.__enter__()
+    second.__exit__(None, None, None)
+    outer.__exit__(None, None, None)
+    inner.__exit__(None, None, None)
+    record = profiles.one()
+    assert said(record) == [("inner", "started", None), ("second", "started", None), ("second", "succeeded", None)]
+    assert record["profiler"]["truncated"] == {"events": 1}
+    with profilomatic.action("next"):
+        pass
+    assert profiles.flushed(2)[1]["profiler"]["truncated"] == {}
+
+
+def test_an_action_inside_another_that_nobody_ends_is_said_to_be_lost(profiles):
+    with profilomatic.action("outer"):
+        inner = profilomatic.action("inner")
+        inner.__enter__()
+        del inner
+        gc.collect()
+        try:
+            raise KeyError("under way")
+        except KeyError:
+            inner = profilomatic.action("inner")
+            inner.__enter__()
+            del inner
+            gc.collect()
+            assert isinstance(sys.exc_info()[1], KeyError)
+    record = profiles.one()
+    assert said(record) == [("inner", "started", None), ("inner", "succeeded", "lost")] * 2
+    assert record["profiler"]["truncated"] == {}

@@ -102,6 +102,42 @@ def test_wrap_refuses_what_cannot_be_called_and_keeps_attributes():
     assert not hasattr(wrap(type), "__signature__")
 
 
+@pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+def test_what_is_set_on_a_wrapped_application_is_set_on_the_application(kind):
+    class App:
+        def __init__(self):
+            self.config = {}
+
+        async def __call__(self, scope, receive, send):  # or (env, start_response), which nobody calls here
+            pass
+
+        @property
+        def fixed(self):
+            return 1
+
+    app = App()
+    wrapped = wrap(app) if kind == "wsgi" else profilomatic.asgi.wrap(app)
+    wrapped.secret_key = "s"
+    wrapped.config["debug"] = True
+    wrapped.wsgi_app = inner = object()
+    wrapped.__name__ = "shop"  # which a class has, and an instance has not
+    assert vars(app) == {"config": {"debug": True}, "secret_key": "s", "wsgi_app": inner, "__name__": "shop"}
+    assert wrapped.secret_key == "s" and wrapped.wsgi_app is inner and wrapped.__name__ == "shop"
+    del wrapped.secret_key
+    assert not hasattr(app, "secret_key") and not hasattr(wrapped, "secret_key")
+    for refused in (lambda: setattr(wrapped, "fixed", 2), lambda: delattr(wrapped, "absent")):
+        with pytest.raises(AttributeError):
+            refused()
+    assert wrapped.__wrapped__ is app
+
+    async def function(scope, receive, send):
+        pass
+
+    wrapped = wrap(function) if kind == "wsgi" else profilomatic.asgi.wrap(function)
+    wrapped.foo = 1
+    assert function.foo == 1
+
+
 @pytest.mark.acceptance("W1")
 @pytest.mark.parametrize("body", [[b"a", b"b"], (b"a", b"b"), [], ()])
 def test_w1_a_list_or_tuple_comes_back_as_the_same_object(profiles, body):

@@ -239,15 +239,16 @@ def test_unknown_names(sender, only_c):
 
 
 def test_a_dead_server_does_not_hold_requests_up(sender):
-    with Server([silent]) as server:
-        one = sender("127.0.0.1", server.port, timeout=1)
+    gate = Gate()
+    with Server([gate]) as server:
+        one = sender("127.0.0.1", server.port, timeout=PATIENCE)
         one.act()
-        began = time.monotonic()
+        profilomatic.flush(0)
+        assert gate.reached.wait(PATIENCE)
         one.act(200)
-        assert time.monotonic() - began < 5.0
-        assert profilomatic.stop(0.2) in (True, False)
-        counters = one.settled()
-        assert counters["queued"] == 0 or counters["sent"] == 0
+        assert one.settled()["sent"] == 0  # all of them are over, and the first one's answer is not there
+        assert profilomatic.stop(0.2) is False
+        assert one.settled()["sent"] == 0
 
 
 def test_twenty_destinations_keep_their_own_counts(only_c, tmp_path):
@@ -321,16 +322,14 @@ for number in range(50):
 
 def test_exit_does_not_wait_for_a_dead_server(python):
     with Server([silent]) as server:
-        began = time.monotonic()
         python("""
 import profilomatic
 profilomatic.configure(max_actions_per_run=0)
-profilomatic.add_destination(profilomatic.RestDestination("127.0.0.1", %d, timeout=60))
+profilomatic.add_destination(profilomatic.RestDestination("127.0.0.1", %d, timeout=3600))
 for number in range(50):
     with profilomatic.action("work"):
         pass
-""" % server.port)
-        assert time.monotonic() - began < 20.0
+""" % server.port, timeout=PATIENCE)
 
 
 KILLED = """

@@ -224,6 +224,7 @@ def test_starts_and_ends_in_any_order_are_tolerated(patched, log):
     inner.finish()
     record = patched.one()
     assert record["action"]["type"] == "a"
+    assert record["profiler"]["truncated"] == {"events": 1}  # the end of b
     assert profilomatic.eliot.stats() == {"open": 0, "dropped": 0, "faults": 0}
     assert profilomatic.current_task_uuid() is None
 

@@ -488,10 +488,11 @@ def interrupt_in_stop():
 
 def exit_behind_flush():
     """The process ends although a flush of a daemon thread waits for a destination that hangs."""
-    profilomatic.add_destination(lambda record: time.sleep(60))
+    hangs = threading.Event()
+    profilomatic.add_destination(lambda record: hangs.set() or threading.Event().wait())
     serve(app_of(listed), environ_of("/a"))
-    threading.Thread(target=profilomatic.flush, args=(60,), daemon=True).start()
-    time.sleep(0.2)
+    threading.Thread(target=profilomatic.flush, args=(3600,), daemon=True).start()
+    assert hangs.wait(60)
     done(ok=True)
 
 

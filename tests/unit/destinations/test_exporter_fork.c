@@ -85,7 +85,7 @@ static void test_fork_child_starts_from_zero_and_parent_goes_on(void **state) {
         live(e, f, 1000);
         CHECK(pom_exporter_stop(e, soon()) == POM_OK);
         pom_exporter_free(e);
-        _exit(0);
+        pom_test_child_ends(true);
     }
     expect_success(pid);
     assert_false(
@@ -114,7 +114,7 @@ static void test_fork_child_thread_starts_with_the_first_profile(void **state) {
             sched_yield();
         }
         CHECK(atomic_load(&f->delivered) == 1);
-        _exit(0);
+        pom_test_child_ends(true);
     }
     expect_success(pid);
     pom_exporter_free(e);
@@ -132,13 +132,13 @@ static void test_fork_grandchild_works_too(void **state) {
         pid_t grandchild = fork_with(e);
         if (grandchild == 0) {
             live(e, f, 2000);
-            _exit(0);
+            pom_test_child_ends(true);
         }
         int status = -1;
         CHECK(waitpid(grandchild, &status, 0) == grandchild && status == 0);
         pom_exporter_put(e, profile_new(3000, 0));
         CHECK(pom_exporter_flush(e, soon()));
-        _exit(0);
+        pom_test_child_ends(true);
     }
     expect_success(pid);
     assert_true(pom_exporter_flush(e, soon()));
@@ -163,7 +163,7 @@ static void test_fork_after_stop_stays_stopped(void **state) {
         CHECK(pom_exporter_flush(e, soon()));
         pom_destination_counters(&f->base, &c);
         CHECK(c.sent == 1);
-        _exit(0);
+        pom_test_child_ends(true);
     }
     expect_success(pid);
     pom_exporter_free(e);
@@ -193,7 +193,7 @@ static void test_fork_with_a_removed_destination_leaves_it_behind(void **state) 
         pom_destination_counters_t c;
         pom_destination_counters(&gone->base, &c);
         CHECK(c.sent == 1);
-        _exit(0);
+        pom_test_child_ends(true);
     }
     expect_success(pid);
     atomic_store(&gone->gate, true);
@@ -225,7 +225,7 @@ static void test_fork_child_has_a_fresh_handoff(void **state) {
         CHECK(mine.profile->thread == 1000);
         pom_handoff_done(h, &mine, NULL);
         CHECK(pom_exporter_flush(e, soon()));
-        _exit(0);
+        pom_test_child_ends(true);
     }
     expect_success(pid);
     while (item.profile->thread != 2) {
@@ -269,7 +269,7 @@ static void test_fork_in_the_middle_of_everything(void **state) {
             atomic_store(&f->last_number, -1);
             live(e, f, INT64_C(1) << 40);
             CHECK(pom_exporter_stop(e, soon()) == POM_OK);
-            _exit(0);
+            pom_test_child_ends(true);
         }
         expect_success(pid);
     }

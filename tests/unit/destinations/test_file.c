@@ -584,7 +584,7 @@ static void test_file_is_shared_with_forked_children(void **state) {
                 put(rig.e, 2000 + i, 0);
             }
             bool ok = pom_exporter_flush(rig.e, soon()) && counters(rig.d).sent == 200;
-            _exit(ok && pom_exporter_stop(rig.e, soon()) == POM_OK ? 0 : 1);
+            pom_test_child_ends(ok && pom_exporter_stop(rig.e, soon()) == POM_OK);
         }
         pom_exporter_after_fork_parent(rig.e);
     }
@@ -839,7 +839,7 @@ static void test_file_forked_workers_rotate_one_path_and_lose_nothing(void **sta
                 (void)pom_exporter_flush(rig.e, soon());
             }
             bool ok = counters(rig.d).sent == EACH && counters(rig.d).last_error[0] == '\0';
-            _exit(ok && pom_exporter_stop(rig.e, soon()) == POM_OK ? 0 : 1);
+            pom_test_child_ends(ok && pom_exporter_stop(rig.e, soon()) == POM_OK);
         }
         pom_exporter_after_fork_parent(rig.e);
     }

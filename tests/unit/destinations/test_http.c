@@ -720,7 +720,7 @@ static void test_http_works_in_a_forked_child(void **state) {
         bool flushed = pom_exporter_flush(e, soon());
         pom_destination_counters_t c;
         pom_destination_counters(d, &c);
-        _exit(flushed && c.sent == 2 && c.produced == 2 ? 0 : 1);
+        pom_test_child_ends(flushed && c.sent == 2 && c.produced == 2);
     }
     pom_exporter_after_fork_parent(e);
     /* The server serves one connection at a time: the child's, once the parent's is gone. */

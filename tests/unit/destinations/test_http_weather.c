@@ -296,8 +296,8 @@ static void test_http_half_open_peers_time_out_and_nothing_is_lost(void **state)
     pom_destination_t *d = make(&o);
     assert_int_equal(pom_exporter_add(e, d), POM_OK);
     put(e, 1, 10);
-    wait_for(counters(d).last_error[0] != '\0');
-    assert_non_null(strstr(counters(d).last_error, "no answer within 0.020 s"));
+    /* On a slow machine it is not even connected by then, at first. */
+    wait_for(strstr(counters(d).last_error, "no answer within 0.020 s") != NULL);
     /* A request that is larger than what two kernels buffer does not even get out. */
     for (int i = 0; i < 10; i++) {
         put(e, i, MIB);

@@ -231,7 +231,7 @@ static void test_spool_of_the_living_is_left_alone(void **state) {
         pom__spool_after_fork(b);
         bool good = pom__spool_open(a, &adopted) == POM_OK && adopted == 0;
         pom__spool_free(a);
-        _exit(good ? 0 : 1);
+        pom_test_child_ends(good);
     }
     int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);

@@ -462,12 +462,12 @@ static void test_engine_lives_on_in_a_forked_child(void **state) {
             (void)alarm(60);
             CHILD_REQUIRE(pom_engine_state == POM_ENGINE_FORKED);
             child_works(3);
-            _exit(0);
+            pom_test_child_ends(true);
         }
         int status = 0;
         CHILD_REQUIRE(waitpid(grandchild, &status, 0) == grandchild && status == 0);
         child_works(7);
-        _exit(0);
+        pom_test_child_ends(true);
     }
     assert_child_succeeds(child);
     assert_int_equal(pom_engine_state, POM_ENGINE_RUNNING);
@@ -495,7 +495,7 @@ static void test_engine_child_is_not_kept_by_a_walk_of_the_parents(void **state)
         pom_slots_release(slots, slot); // the thread's state goes; nobody walks here any more
         fake_walker.script = NULL;
         child_works(2);
-        _exit(0);
+        pom_test_child_ends(true);
     }
     assert_child_succeeds(child);
     atomic_store(&hold_walk, false);
@@ -538,7 +538,7 @@ static void test_engine_child_of_a_fork_amid_a_stop_may_start(void **state) {
             CHILD_REQUIRE(pom_engine_state == POM_ENGINE_STOPPED);
             fake_walker.script = NULL;
             child_works(2);
-            _exit(0);
+            pom_test_child_ends(true);
         }
         assert_child_succeeds(child);
         atomic_store(&hold_walk, false);

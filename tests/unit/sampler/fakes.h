@@ -105,6 +105,7 @@ struct fake_client_s {
         fake_client_t *self); /* on the sampler thread, its parked flag up; NULL = none */
     void (*on_tick)(fake_client_t *self);
     void (*on_resolve)(fake_client_t *self);
+    void (*on_sample)(fake_client_t *self); /* its moment is noted */
     void *context;
     _Atomic(bool) refuse; /* samples: their code died */
     _Atomic(bool) busy;   /* never idle */
@@ -154,6 +155,9 @@ static inline void fake_sample(pom_sampler_client_t *client, const pom_anchor_t 
                                const pom_sample_t *sample, const pom_stack_t *stack) {
     fake_client_t *self = fake_client_of(client);
     atomic_store(&self->at_ns, sample->at_ns);
+    if (self->on_sample != NULL) {
+        self->on_sample(self);
+    }
     atomic_store(&self->cpu_ns, sample->cpu_ns);
     atomic_store(&self->depth, stack->depth);
     atomic_fetch_add(sample->running ? &self->running : &self->not_running, 1);
