@@ -2,7 +2,7 @@
  * A request of an ASGI application, as the wrapper in profilomatic/asgi.py sees it: begun, told of each message, finished.
  *
  *     server --await--> wrapper's coroutine --await--> application
- *     server <--message-- observed send() <------------+
+ *     server <--message-- send() of exchange.c <-------+
  *
  * The wrapper is Python and this is what it calls, for three reasons. Its coroutine's frame lies still from the first step to the last, so
  * the action is anchored once, however often the event loop switches. A coroutine of the interpreter's own type is what the
@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/context.h"
+#include "bindings/ext/exchange.h"
 #include "bindings/ext/meter.h"
 #include "bindings/ext/scope.h"
 #include "bindings/ext/works.h"
@@ -120,8 +121,9 @@ static void keep_scope(pom_action_t *action, const pom_scope_t *seen) {
 }
 
 /* The id of the request around this one, else what the headers ask for, else its own; told to the application. */
-static int settle_task_id(asgi_request_t *self, const pom_scope_t *seen) {
-    pom_text_t around = pom_scope_text(seen->task);
+static int settle_task_id(asgi_request_t *self, bool around_knows, const pom_scope_t *seen) {
+    pom_text_t around =
+        around_knows ? pom_scope_text(pom_scope_task(self->scope)) : (pom_text_t){0};
     pom_text_t asked = around.size > 0 ? around : seen->task_uuid, text;
     pom_id_t id = self->work.task_id;
     if ((asked.size > 0 || seen->traceparent.size > 0) &&
@@ -196,7 +198,8 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
     }
     // A server may have made this request's task in the context of the one before it. Only a scope that has come through a
     // request is part of it.
-    if (pom_scope_has_task(scope)) {
+    bool around = pom_scope_task(scope) != NULL;
+    if (around) {
         pom_work_begin(&self->work, &pom_asgi_kind);
     } else {
         pom_work_begin_on_stack(&self->work, &pom_asgi_kind);
@@ -216,7 +219,7 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
         if (self->work.kind == POM_WORK_OUTERMOST) {
             keep_scope(self->work.action, &seen);
         }
-        if (settle_task_id(self, &seen) < 0) {
+        if (settle_task_id(self, around, &seen) < 0) {
             pom_core_fault("asgi begin");
         }
         if (self->work.kind == POM_WORK_NESTED) {
@@ -237,28 +240,16 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
     return (PyObject *)self;
 }
 
-/* What the application gets for one of the server's two functions: ours, bound to this request and the server's. */
-static PyObject *bound(asgi_request_t *self, PyObject *observed, PyObject *servers) {
-    PyObject *pair = PyTuple_Pack(2, self, servers);
-    PyObject *method = pair == NULL ? NULL : PyMethod_New(observed, pair);
-    Py_XDECREF(pair);
-    return method;
-}
-
-/* observe(observed_receive, receive, observed_send, send): what the application gets for the server's receive and send. The
- * server's own where there is no memory. */
+/* observe(receive, send): what the application gets for them. The server's own where there is no memory. */
 static PyObject *request_observe(PyObject *op, PyObject *const *args, Py_ssize_t nargs) {
-    asgi_request_t *self = (asgi_request_t *)op;
-    if (nargs != 4) {
-        PyErr_SetString(PyExc_TypeError, "observe() takes 4 arguments");
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "observe() takes 2 arguments");
         return NULL;
     }
-    PyObject *receive = bound(self, args[0], args[1]), *send = bound(self, args[2], args[3]);
-    if (receive == NULL || send == NULL) {
-        PyErr_Clear();
+    PyObject *receive = args[0], *send = args[1];
+    if (!pom_exchange_observe(op, &receive, &send)) {
         pom_core_fault("asgi observe");
-        Py_XSETREF(receive, Py_NewRef(args[1]));
-        Py_XSETREF(send, Py_NewRef(args[3]));
+        return PyTuple_Pack(2, receive, send);
     }
     PyObject *both = PyTuple_Pack(2, receive, send);
     Py_DECREF(receive);
@@ -317,68 +308,75 @@ static void count_body(asgi_request_t *self, int64_t size, PyObject *more) {
     self->complete = self->complete || is_more <= 0;
 }
 
+static void note_body(asgi_request_t *self, PyObject *message) {
+    static PyObject **const keys[] = {&s_body, &s_more_body};
+    static uint8_t places[] = {1, 2};
+    PyObject *found[2];
+    pom_scope_pick(message, keys, places, 2, found);
+    count_body(self, size_of(found[0]), found[1]);
+}
+
 static void note(asgi_request_t *self, PyObject *message) {
-    enum { TYPE, STATUS, BODY, MORE_BODY, COUNT, KEYS };
-    PyObject *const keys[KEYS] = {s_type, s_status, s_body, s_more_body, s_count};
-    PyObject *found[KEYS];
+    static PyObject **const type_key[] = {&s_type}, **const status_key[] = {&s_status};
+    static uint8_t type_place[] = {0}, status_place[] = {1};
+    PyObject *type, *status;
     if (!PyDict_Check(message)) {
         return;
     }
-    pom_scope_pick(message, keys, KEYS, found);
-    if (is(found[TYPE], "http.response.body", 18)) {
-        count_body(self, size_of(found[BODY]), found[MORE_BODY]);
-    } else if (is(found[TYPE], "http.response.start", 19)) {
-        self->status = (int32_t)number(found[STATUS]);
+    pom_scope_pick(message, type_key, type_place, 1, &type);
+    if (is(type, "http.response.body", 18)) {
+        note_body(self, message);
+    } else if (is(type, "http.response.start", 19)) {
+        pom_scope_pick(message, status_key, status_place, 1, &status);
+        self->status = (int32_t)number(status);
         self->started = true;
-    } else if (is(found[TYPE], "http.response.zerocopysend", 26)) {
-        count_body(self, number(found[COUNT]), found[MORE_BODY]);
-    } else if (is(found[TYPE], "http.response.pathsend", 22)) {
+    } else if (is(type, "http.response.zerocopysend", 26)) {
+        count_body(self, number(pom_scope_get(message, s_count)),
+                   pom_scope_get(message, s_more_body));
+    } else if (is(type, "http.response.pathsend", 22)) {
         self->complete = true;
     }
 }
 
-/* sending(message): it is handed to the server now. */
-static PyObject *request_sending(PyObject *op, PyObject *message) {
-    asgi_request_t *self = (asgi_request_t *)op;
-    if (self->work.kind != POM_WORK_NONE) {
-        if (self->waits++ == 0) {
-            settle(self, &self->phase_ns[self->phase]);
-        }
-        note(self, message);
-        pom_work_charge(&self->work, MESSAGE_COST_NS);
-    }
-    Py_RETURN_NONE;
+bool pom_asgi_is_open(PyObject *request) {
+    return ((asgi_request_t *)request)->work.kind != POM_WORK_NONE;
 }
 
-/* sent(error): the server has taken it, None, or would not. */
-static PyObject *request_sent(PyObject *op, PyObject *error) {
-    asgi_request_t *self = (asgi_request_t *)op;
+void pom_asgi_sending(PyObject *request, PyObject *message) {
+    asgi_request_t *self = (asgi_request_t *)request;
+    if (self->work.kind == POM_WORK_NONE) {
+        return;
+    }
+    if (self->waits++ == 0) {
+        settle(self, &self->phase_ns[self->phase]);
+    }
+    note(self, message);
+    pom_work_charge(&self->work, MESSAGE_COST_NS);
+}
+
+void pom_asgi_sent(PyObject *request, bool broken) {
+    asgi_request_t *self = (asgi_request_t *)request;
     if (self->work.kind == POM_WORK_NONE || self->waits == 0 || --self->waits > 0) {
-        Py_RETURN_NONE;
+        return;
     }
     settle(self, &self->client_ns);
     self->phase = self->complete  ? PHASE_CLOSE
                   : self->body    ? PHASE_BODY
                   : self->started ? PHASE_FIRST_BYTE
                                   : PHASE_APP;
-    if (error != Py_None && PyErr_GivenExceptionMatches(error, PyExc_OSError)) {
-        self->gone = true; // how a server says so
-    }
-    Py_RETURN_NONE;
+    self->gone = self->gone || broken;
 }
 
-/* received(since, message): what the application waited for since then, by time.monotonic_ns(). */
-static PyObject *request_received(PyObject *op, PyObject *const *args, Py_ssize_t nargs) {
-    asgi_request_t *self = (asgi_request_t *)op;
-    if (self->work.kind == POM_WORK_NONE || nargs != 2 || !PyDict_Check(args[1])) {
-        Py_RETURN_NONE;
+void pom_asgi_received(PyObject *request, int64_t since_ns, PyObject *message) {
+    asgi_request_t *self = (asgi_request_t *)request;
+    if (self->work.kind == POM_WORK_NONE || !PyDict_Check(message)) {
+        return;
     }
-    PyObject *type = pom_scope_get(args[1], s_type);
+    PyObject *type = pom_scope_get(message, s_type);
     if (is(type, "http.disconnect", 15)) {
         // After the response every client is "gone". One that waits for this beside its work has not waited for a client.
         self->gone = self->gone || !self->complete;
     } else if (is(type, "http.request", 12) && self->waits == 0) {
-        int64_t since_ns = number(args[0]);
         int64_t now_ns = pom_now_ns();
         if (since_ns < self->since_ns) {
             since_ns = self->since_ns; // a send() in between has been dealt out already
@@ -388,7 +386,6 @@ static PyObject *request_received(PyObject *op, PyObject *const *args, Py_ssize_
         self->since_ns = now_ns;
     }
     pom_work_charge(&self->work, MESSAGE_COST_NS);
-    Py_RETURN_NONE;
 }
 
 /* ---- the end ----------------------------------------------------------------------------------- */
@@ -497,11 +494,7 @@ static void request_dealloc(PyObject *op) {
 
 static PyMethodDef request_methods[] = {
     {"observe", (PyCFunction)(void (*)(void))request_observe, METH_FASTCALL,
-     "observe(observed_receive, receive, observed_send, send): what the application gets."},
-    {"sending", request_sending, METH_O, "A message is handed to the server."},
-    {"sent", request_sent, METH_O, "The server has taken it (None), or raised this."},
-    {"received", (PyCFunction)(void (*)(void))request_received, METH_FASTCALL,
-     "received(since, message): a message of the server, awaited since then."},
+     "observe(receive, send): what the application gets for them."},
     {"finish", request_finish, METH_O, "The application has returned (None), or raised this."},
     {NULL, NULL, 0, NULL}};
 static PyMemberDef request_members[] = {
@@ -547,7 +540,7 @@ int pom_asgi_init(PyObject *module) {
         }
     }
     request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
-    return request_type == NULL || pom_scope_init() < 0 ||
+    return request_type == NULL || pom_scope_init() < 0 || pom_exchange_init() < 0 ||
                    pom_context_init(request_type, offsetof(asgi_request_t, work)) < 0
                ? -1
                : PyModule_AddFunctions(module, functions);
