@@ -78,8 +78,9 @@ static pom_request_t *data_of(const asgi_request_t *self) {
                : NULL;
 }
 
-/* Requests open at once that are kept for reuse; 250 bytes each. */
-#define POOL_MAX 64
+/* Requests that are kept for reuse, as many as are open at once; 280 bytes each. From here they are not new objects to the garbage collector,
+ * which is called by their number. */
+#define POOL_MAX 1024
 
 static asgi_request_t *pool[POOL_MAX];
 static int pooled;
@@ -260,10 +261,13 @@ static PyObject *request_observe(PyObject *op, PyObject *const *args, Py_ssize_t
 /* ---- messages ---------------------------------------------------------------------------------- */
 
 /* Ends the stretch that has run up to now, on the account of what it was. */
-static void settle(asgi_request_t *self, int64_t *account) {
-    int64_t now_ns = pom_now_ns();
+static void settle_at(asgi_request_t *self, int64_t now_ns, int64_t *account) {
     *account += now_ns - self->since_ns;
     self->since_ns = now_ns;
+}
+
+static void settle(asgi_request_t *self, int64_t *account) {
+    settle_at(self, pom_now_ns(), account);
 }
 
 static bool is(PyObject *text, const char *ascii, Py_ssize_t size) {
@@ -448,14 +452,17 @@ static PyObject *request_finish(PyObject *op, PyObject *error) {
     }
     int64_t timed_ns = pom_meter_start(&end_meter);
     pom_outcome_t outcome = outcome_of(self, error);
+    int64_t now_ns =
+        pom_work_detach(&self->work); // what follows is ours, and one look at the clock is enough
     if (self->scope != NULL) {
-        settle(self, self->waits > 0 ? &self->client_ns : &self->phase_ns[self->phase]);
+        settle_at(self, now_ns, self->waits > 0 ? &self->client_ns : &self->phase_ns[self->phase]);
         route.size = (uint32_t)pom_scope_route(self->scope, name, sizeof name);
     }
     // Asking for the route may have run a framework's code, and in it the end of the engine.
     pom_request_t *data = data_of(self);
     if (data != NULL) {
         fill(self, data, route);
+        self->work.action->end_ns = now_ns;
     } else if (self->work.kind == POM_WORK_NESTED && self->scope != NULL) {
         post_end(self, outcome, error, route);
     }

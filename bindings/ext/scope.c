@@ -94,14 +94,15 @@ static PyObject *look_up(PyObject *dict, PyObject *key, uint8_t *place) {
 
 void pom_scope_pick(PyObject *dict, PyObject **const *keys, uint8_t *places, size_t count,
                     PyObject **found) {
-    Py_ssize_t size, met = 0;
+    Py_ssize_t size, all = PyDict_GET_SIZE(dict);
     const PyDictUnicodeEntry *entries = entries_of(dict, &size);
+    size_t met = 0;
     for (size_t i = 0; i < count; i++) {
-        bool there = places[i] < size && entries[places[i]].me_key == *keys[i];
-        found[i] = there ? entries[places[i]].me_value : NULL;
+        const PyDictUnicodeEntry *entry = places[i] < size ? &entries[places[i]] : NULL;
+        found[i] = entry != NULL && entry->me_key == *keys[i] ? entry->me_value : NULL;
         met += found[i] != NULL;
     }
-    for (size_t i = 0; i < count && met < PyDict_GET_SIZE(dict); i++) {
+    for (size_t i = 0; i < count && met < count && (Py_ssize_t)met < all; i++) {
         if (found[i] == NULL) {
             found[i] = look_up(dict, *keys[i], &places[i]);
             met += found[i] != NULL;
