@@ -177,9 +177,11 @@ static PyObject *iterator_of(PyObject *awaitable) {
         return async->am_await(awaitable);
     }
     if (PyGen_CheckExact(awaitable)) { // of types.coroutine(), else the wrong kind of function
-        PyCodeObject *code = PyGen_GetCode((PyGenObject *)awaitable);
-        bool is_coroutine = (code->co_flags & CO_ITERABLE_COROUTINE) != 0;
-        Py_DECREF(code);
+        PyObject *code = PyObject_GetAttrString(awaitable, "gi_code");
+        bool is_coroutine = code != NULL && PyCode_Check(code) &&
+                            (((PyCodeObject *)code)->co_flags & CO_ITERABLE_COROUTINE) != 0;
+        PyErr_Clear();
+        Py_XDECREF(code);
         if (is_coroutine) {
             return Py_NewRef(awaitable);
         }
