@@ -15,6 +15,8 @@
  *
  * The two hold the server's functions, and the request does not: it lives on in its context for a while (context.h), and the server's
  * connection should not.
+ *
+ * Over 400 lines: two Python types that make one protocol, each to be declared.
  */
 #include "bindings/ext/exchange.h"
 
