@@ -172,25 +172,27 @@ static PyObject *exchange_close(PyObject *op, PyObject *unused) {
 
 /* ---- awaiting ---------------------------------------------------------------------------------- */
 
-/* What `await` steps for this object, as the interpreter finds it; NULL with its own complaint. */
-static PyObject *iterator_of(PyObject *awaitable) {
-    const PyAsyncMethods *async = Py_TYPE(awaitable)->tp_as_async;
-    if (async != NULL && async->am_await != NULL) {
-        return async->am_await(awaitable);
+static unaryfunc await_of(PyObject *object) {
+    const PyAsyncMethods *async = Py_TYPE(object)->tp_as_async;
+    return async == NULL ? NULL : async->am_await;
+}
+
+/* A generator of types.coroutine(): what is awaited is the generator itself. */
+static bool is_old_coroutine(PyObject *object) {
+    if (!PyGen_CheckExact(object)) {
+        return false;
     }
-    if (PyGen_CheckExact(awaitable)) { // of types.coroutine(), else the wrong kind of function
-        PyObject *code = PyObject_GetAttrString(awaitable, "gi_code");
-        bool is_coroutine = code != NULL && PyCode_Check(code) &&
-                            (((PyCodeObject *)code)->co_flags & CO_ITERABLE_COROUTINE) != 0;
-        PyErr_Clear();
-        Py_XDECREF(code);
-        if (is_coroutine) {
-            return Py_NewRef(awaitable);
-        }
-    }
-    PyErr_Format(PyExc_TypeError, "object %.100s can't be used in 'await' expression",
-                 Py_TYPE(awaitable)->tp_name);
-    return NULL;
+    PyObject *code = PyObject_GetAttrString(object, "gi_code");
+    bool is = code != NULL && PyCode_Check(code) &&
+              (((PyCodeObject *)code)->co_flags & CO_ITERABLE_COROUTINE) != 0;
+    PyErr_Clear(); // none, then
+    Py_XDECREF(code);
+    return is;
+}
+
+/* Else the interpreter is to say what is wrong with it, where it is awaited. */
+static bool is_awaitable(PyObject *object) {
+    return PyCoro_CheckExact(object) || await_of(object) != NULL || is_old_coroutine(object);
 }
 
 static PyObject *exchange_await(PyObject *op) {
@@ -199,8 +201,9 @@ static PyObject *exchange_await(PyObject *op) {
         PyErr_SetString(PyExc_RuntimeError, "coroutine is being awaited already");
         return NULL;
     }
-    if (!PyCoro_CheckExact(self->inner)) {
-        PyObject *iterator = iterator_of(self->inner);
+    unaryfunc await = PyCoro_CheckExact(self->inner) ? NULL : await_of(self->inner);
+    if (await != NULL) {
+        PyObject *iterator = await(self->inner);
         if (iterator == NULL) {
             return NULL;
         }
@@ -238,7 +241,7 @@ static PyObject *receive_call(PyObject *callable, PyObject *const *args, size_t 
                               PyObject *names) {
     channel_t *self = (channel_t *)callable;
     PyObject *inner = PyObject_Vectorcall(self->servers, args, nargsf, names);
-    return inner == NULL || !pom_asgi_is_open(self->request)
+    return inner == NULL || !pom_asgi_is_open(self->request) || !is_awaitable(inner)
                ? inner
                : new_exchange(self, inner, NULL, false);
 }
@@ -249,7 +252,8 @@ static PyObject *send_call(PyObject *callable, PyObject *const *args, size_t nar
     bool given = PyVectorcall_NARGS(nargsf) > 0 || (names != NULL && PyTuple_GET_SIZE(names) > 0);
     PyObject *message = given ? args[0] : NULL;
     PyObject *inner = PyObject_Vectorcall(self->servers, args, nargsf, names);
-    return inner == NULL || message == NULL || !pom_asgi_is_open(self->request)
+    return inner == NULL || message == NULL || !pom_asgi_is_open(self->request) ||
+                   !is_awaitable(inner)
                ? inner
                : new_exchange(self, inner, message, true);
 }
