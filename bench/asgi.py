@@ -58,12 +58,17 @@ async def send(message):
     pass
 
 
+def scope():
+    """What a server makes for each request."""
+    return {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
+            "path": "/items/7", "root_path": "", "query_string": b"a=1&b=2", "headers": HEADERS,
+            "client": ("127.0.0.1", 4711), "server": ("127.0.0.1", 8000)}
+
+
 async def serve(app, stop_at):
     count = 0
     while not count or time.perf_counter() < stop_at:
-        await app({"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
-                   "path": "/items/7", "root_path": "", "query_string": b"a=1&b=2", "headers": HEADERS,
-                   "client": ("127.0.0.1", 4711), "server": ("127.0.0.1", 8000)}, receive, send)
+        await app(scope(), receive, send)
         await asyncio.sleep(0)
         count += 1
     return count

@@ -2,8 +2,9 @@
 is over 5 % above.
 
 Seconds drift, instructions do not: the same build counts within a few in a thousand, whatever the machine is doing. valgrind's
-callgrind counts what runs inside our functions on the application's own thread, and nothing of what calls them. Figures are per
-CPython version and compiler.
+callgrind counts what runs inside our functions on the application's own thread, and nothing of what calls them. The wrapper of ASGI
+is Python around our functions, so there all of that thread is counted, in a short run and in a longer one, wrapped and bare: the
+start and the application fall out. Figures are per CPython version and compiler.
 
     python bench/check.py                    all states
     python bench/check.py message refused    some of them
@@ -22,9 +23,11 @@ README = os.path.join(HERE, "README.md")
 COUNT = 4000
 TOLERANCE = 1.05
 
-# state: (the C functions that are counted, what it is)
+# state: (the C functions that are counted, all = the whole thread, what it is)
+ALL = ()
 STATES = {
     "profiled": (("wrapped_call*",), "a request with a list body"),
+    "asgi": (ALL, "a request of ASGI with two messages"),
     "begin_end": (("action_enter", "action_exit"), "a begin and end inside a live action"),
     "message": (("action_message*",), "a message with five fields"),
     "outside": (("action_message*",), "the same outside any profiled action"),
@@ -52,6 +55,20 @@ def requests(count):
     for i in range(count):
         app(env, server_start_response)
         env.pop("HTTP_X_TASK_UUID", None)
+        catch_up(i)
+
+
+def asgi_requests(count, wrap=True):
+    """Requests of two messages one after the other, none of which waits; of the bare application to compare with."""
+    import profilomatic
+    from asgi import hello, receive, scope, send
+
+    app = profilomatic.asgi.wrap(hello) if wrap else hello
+    for i in range(count):
+        try:
+            app(scope(), receive, send).send(None)
+        except StopIteration:
+            pass
         catch_up(i)
 
 
@@ -120,35 +137,50 @@ def run(state, count):
     if state == "stopped":
         requests(count)
         return
-    profilomatic.add_destination(records.append)
-    {"profiled": requests, "begin_end": begin_end, "message": message, "outside": outside, "refused": refused}[state](count)
+    # A callable gets its records under the interpreter's lock, for which the whole thread would be seen to wait.
+    profilomatic.add_destination(profilomatic.file_destination(os.devnull) if state.startswith("asgi") else records.append)
+    {"profiled": requests, "asgi": asgi_requests, "asgi_bare": lambda count: asgi_requests(count, wrap=False), "begin_end": begin_end,
+     "message": message, "outside": outside, "refused": refused}[state](count)
     assert profilomatic.stop(600)
     lost = [record["profiler"]["truncated"] for record in records if record["profiler"]["truncated"]]
     assert not lost, lost
     if state == "profiled":
         assert len(records) == count, len(records)
+    if state == "asgi":
+        assert profilomatic.stats()["actions"]["finished"] == count
 
 
-def instructions(state, count):
-    """All instructions inside the functions of a state."""
-    functions, _ = STATES["profiled" if state == "stopped" else state]
+def counted(path):
+    with open(path) as file:
+        return sum(int(found) for found in re.findall(r"^(?:summary|totals): (\d+)$", file.read(), re.M)[:1])
+
+
+def instructions(state, count, functions):
+    """All instructions inside the functions, or of the application's thread."""
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "callgrind.out")
-        subprocess.run(["valgrind", "--tool=callgrind", *("--toggle-collect=" + name for name in functions),
-                        "--callgrind-out-file=" + out, "--quiet",
+        which = ["--toggle-collect=" + name for name in functions] or ["--separate-threads=yes"]
+        subprocess.run(["valgrind", "--tool=callgrind", *which, "--callgrind-out-file=" + out, "--quiet",
                         sys.executable, os.path.abspath(__file__), "--run", state, str(count)],
                        check=True, env=dict(os.environ, PYTHONHASHSEED="0"), timeout=900, stdout=subprocess.DEVNULL)
-        total = 0
-        for name in os.listdir(folder):  # one file a thread under some versions
-            with open(os.path.join(folder, name)) as file:
-                total += sum(int(found) for found in re.findall(r"^(?:summary|totals): (\d+)$", file.read(), re.M)[:1])
-        return total
+        if functions == ALL:
+            return counted(out + "-01")
+        return sum(counted(os.path.join(folder, name)) for name in os.listdir(folder))  # one file a thread under some versions
+
+
+def each(state):
+    """Instructions that one more request takes."""
+    short = COUNT // 4
+    return (instructions(state, COUNT, ALL) - instructions(state, short, ALL)) / (COUNT - short)
 
 
 def measure(state):
     """Instructions each; of a request, what is added to the bare call."""
-    bare = instructions("stopped", COUNT) if state == "profiled" else 0
-    return (instructions(state, COUNT) - bare) / COUNT
+    if state == "asgi":
+        return each("asgi") - each("asgi_bare")
+    functions = STATES[state][0]
+    bare = instructions("stopped", COUNT, functions) if state == "profiled" else 0
+    return (instructions(state, COUNT, functions) - bare) / COUNT
 
 
 def figures():

@@ -2,7 +2,7 @@
  * A request of an ASGI application, as the wrapper in profilomatic/asgi.py sees it: begun, told of each message, finished.
  *
  *     server --await--> wrapper's coroutine --await--> application
- *     server <--message-- observed send() <------------+
+ *     server <--message-- send() of exchange.c <-------+
  *
  * The wrapper is Python and this is what it calls, for three reasons. Its coroutine's frame lies still from the first step to the last, so
  * the action is anchored once, however often the event loop switches. A coroutine of the interpreter's own type is what the
@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/context.h"
+#include "bindings/ext/exchange.h"
 #include "bindings/ext/meter.h"
 #include "bindings/ext/scope.h"
 #include "bindings/ext/works.h"
@@ -31,12 +32,12 @@
 #include "middleware/request.h"
 #include "middleware/scrub.h"
 
-/* What the wrapper's own Python takes for a request and for a message: coroutines and calls, which no clock of ours sees from inside,
- * and without which the bill would be too low. From the CPU of the event loop's thread in bench/asgi.py's `hello`, wrapped and bare:
- * 1.96 us more for a request with two messages, of which the meters below explained 1.09. How the rest is shared out between the request
- * and its messages is an estimate, from instructions that callgrind leaves over for the Python. */
-#define SHELL_COST_NS   380
-#define MESSAGE_COST_NS 250
+/* What no meter of ours sees: the wrapper's coroutine, and the calls and steps of a message (exchange.c). Without it the bill would be too
+ * low. In bench/asgi.py's `hello` 15 650 instructions were 1.96 us of the event loop's thread; the 12 000 that are left are 1.5, of
+ * which the meters below explain 0.95. How the rest is shared out between the request and its two messages is an estimate,
+ * from instructions. */
+#define SHELL_COST_NS   240
+#define MESSAGE_COST_NS 150
 
 /* Of a refused one, all of it: 210 ns for one coroutine more, as measured while the engine is stopped; and 130, which is what a refused request
  * of WSGI costs, as an estimate. */
@@ -77,8 +78,9 @@ static pom_request_t *data_of(const asgi_request_t *self) {
                : NULL;
 }
 
-/* Requests open at once that are kept for reuse; 250 bytes each. */
-#define POOL_MAX 64
+/* Requests that are kept for reuse, as many as are open at once; 280 bytes each. From here they are not new objects to the garbage collector,
+ * which is called by their number. */
+#define POOL_MAX 1024
 
 static asgi_request_t *pool[POOL_MAX];
 static int pooled;
@@ -120,8 +122,9 @@ static void keep_scope(pom_action_t *action, const pom_scope_t *seen) {
 }
 
 /* The id of the request around this one, else what the headers ask for, else its own; told to the application. */
-static int settle_task_id(asgi_request_t *self, const pom_scope_t *seen) {
-    pom_text_t around = pom_scope_text(seen->task);
+static int settle_task_id(asgi_request_t *self, bool around_knows, const pom_scope_t *seen) {
+    pom_text_t around =
+        around_knows ? pom_scope_text(pom_scope_task(self->scope)) : (pom_text_t){0};
     pom_text_t asked = around.size > 0 ? around : seen->task_uuid, text;
     pom_id_t id = self->work.task_id;
     if ((asked.size > 0 || seen->traceparent.size > 0) &&
@@ -196,7 +199,8 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
     }
     // A server may have made this request's task in the context of the one before it. Only a scope that has come through a
     // request is part of it.
-    if (pom_scope_has_task(scope)) {
+    bool around = pom_scope_task(scope) != NULL;
+    if (around) {
         pom_work_begin(&self->work, &pom_asgi_kind);
     } else {
         pom_work_begin_on_stack(&self->work, &pom_asgi_kind);
@@ -216,7 +220,7 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
         if (self->work.kind == POM_WORK_OUTERMOST) {
             keep_scope(self->work.action, &seen);
         }
-        if (settle_task_id(self, &seen) < 0) {
+        if (settle_task_id(self, around, &seen) < 0) {
             pom_core_fault("asgi begin");
         }
         if (self->work.kind == POM_WORK_NESTED) {
@@ -237,28 +241,16 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
     return (PyObject *)self;
 }
 
-/* What the application gets for one of the server's two functions: ours, bound to this request and the server's. */
-static PyObject *bound(asgi_request_t *self, PyObject *observed, PyObject *servers) {
-    PyObject *pair = PyTuple_Pack(2, self, servers);
-    PyObject *method = pair == NULL ? NULL : PyMethod_New(observed, pair);
-    Py_XDECREF(pair);
-    return method;
-}
-
-/* observe(observed_receive, receive, observed_send, send): what the application gets for the server's receive and send. The
- * server's own where there is no memory. */
+/* observe(receive, send): what the application gets for them. The server's own where there is no memory. */
 static PyObject *request_observe(PyObject *op, PyObject *const *args, Py_ssize_t nargs) {
-    asgi_request_t *self = (asgi_request_t *)op;
-    if (nargs != 4) {
-        PyErr_SetString(PyExc_TypeError, "observe() takes 4 arguments");
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "observe() takes 2 arguments");
         return NULL;
     }
-    PyObject *receive = bound(self, args[0], args[1]), *send = bound(self, args[2], args[3]);
-    if (receive == NULL || send == NULL) {
-        PyErr_Clear();
+    PyObject *receive = args[0], *send = args[1];
+    if (!pom_exchange_observe(op, &receive, &send)) {
         pom_core_fault("asgi observe");
-        Py_XSETREF(receive, Py_NewRef(args[1]));
-        Py_XSETREF(send, Py_NewRef(args[3]));
+        return PyTuple_Pack(2, receive, send);
     }
     PyObject *both = PyTuple_Pack(2, receive, send);
     Py_DECREF(receive);
@@ -269,10 +261,13 @@ static PyObject *request_observe(PyObject *op, PyObject *const *args, Py_ssize_t
 /* ---- messages ---------------------------------------------------------------------------------- */
 
 /* Ends the stretch that has run up to now, on the account of what it was. */
-static void settle(asgi_request_t *self, int64_t *account) {
-    int64_t now_ns = pom_now_ns();
+static void settle_at(asgi_request_t *self, int64_t now_ns, int64_t *account) {
     *account += now_ns - self->since_ns;
     self->since_ns = now_ns;
+}
+
+static void settle(asgi_request_t *self, int64_t *account) {
+    settle_at(self, pom_now_ns(), account);
 }
 
 static bool is(PyObject *text, const char *ascii, Py_ssize_t size) {
@@ -317,68 +312,76 @@ static void count_body(asgi_request_t *self, int64_t size, PyObject *more) {
     self->complete = self->complete || is_more <= 0;
 }
 
+static void note_body(asgi_request_t *self, PyObject *message) {
+    // The type too: a message with that and a body has nothing else to look for.
+    static PyObject **const keys[] = {&s_body, &s_type, &s_more_body};
+    static uint8_t places[] = {1, 0, 2};
+    PyObject *found[3];
+    pom_scope_pick(message, keys, places, 3, found);
+    count_body(self, size_of(found[0]), found[2]);
+}
+
 static void note(asgi_request_t *self, PyObject *message) {
-    enum { TYPE, STATUS, BODY, MORE_BODY, COUNT, KEYS };
-    PyObject *const keys[KEYS] = {s_type, s_status, s_body, s_more_body, s_count};
-    PyObject *found[KEYS];
+    static PyObject **const type_key[] = {&s_type}, **const status_key[] = {&s_status};
+    static uint8_t type_place[] = {0}, status_place[] = {1};
+    PyObject *type, *status;
     if (!PyDict_Check(message)) {
         return;
     }
-    pom_scope_pick(message, keys, KEYS, found);
-    if (is(found[TYPE], "http.response.body", 18)) {
-        count_body(self, size_of(found[BODY]), found[MORE_BODY]);
-    } else if (is(found[TYPE], "http.response.start", 19)) {
-        self->status = (int32_t)number(found[STATUS]);
+    pom_scope_pick(message, type_key, type_place, 1, &type);
+    if (is(type, "http.response.body", 18)) {
+        note_body(self, message);
+    } else if (is(type, "http.response.start", 19)) {
+        pom_scope_pick(message, status_key, status_place, 1, &status);
+        self->status = (int32_t)number(status);
         self->started = true;
-    } else if (is(found[TYPE], "http.response.zerocopysend", 26)) {
-        count_body(self, number(found[COUNT]), found[MORE_BODY]);
-    } else if (is(found[TYPE], "http.response.pathsend", 22)) {
+    } else if (is(type, "http.response.zerocopysend", 26)) {
+        count_body(self, number(pom_scope_get(message, s_count)),
+                   pom_scope_get(message, s_more_body));
+    } else if (is(type, "http.response.pathsend", 22)) {
         self->complete = true;
     }
 }
 
-/* sending(message): it is handed to the server now. */
-static PyObject *request_sending(PyObject *op, PyObject *message) {
-    asgi_request_t *self = (asgi_request_t *)op;
-    if (self->work.kind != POM_WORK_NONE) {
-        if (self->waits++ == 0) {
-            settle(self, &self->phase_ns[self->phase]);
-        }
-        note(self, message);
-        pom_work_charge(&self->work, MESSAGE_COST_NS);
-    }
-    Py_RETURN_NONE;
+bool pom_asgi_is_open(PyObject *request) {
+    return ((asgi_request_t *)request)->work.kind != POM_WORK_NONE;
 }
 
-/* sent(error): the server has taken it, None, or would not. */
-static PyObject *request_sent(PyObject *op, PyObject *error) {
-    asgi_request_t *self = (asgi_request_t *)op;
+void pom_asgi_sending(PyObject *request, PyObject *message) {
+    asgi_request_t *self = (asgi_request_t *)request;
+    if (self->work.kind == POM_WORK_NONE) {
+        return;
+    }
+    if (self->waits++ == 0) {
+        settle(self, &self->phase_ns[self->phase]);
+    }
+    note(self, message);
+    pom_work_charge(&self->work, MESSAGE_COST_NS);
+}
+
+void pom_asgi_sent(PyObject *request, bool broken) {
+    asgi_request_t *self = (asgi_request_t *)request;
     if (self->work.kind == POM_WORK_NONE || self->waits == 0 || --self->waits > 0) {
-        Py_RETURN_NONE;
+        return;
     }
     settle(self, &self->client_ns);
     self->phase = self->complete  ? PHASE_CLOSE
                   : self->body    ? PHASE_BODY
                   : self->started ? PHASE_FIRST_BYTE
                                   : PHASE_APP;
-    if (error != Py_None && PyErr_GivenExceptionMatches(error, PyExc_OSError)) {
-        self->gone = true; // how a server says so
-    }
-    Py_RETURN_NONE;
+    self->gone = self->gone || broken;
 }
 
-/* received(since, message): what the application waited for since then, by time.monotonic_ns(). */
-static PyObject *request_received(PyObject *op, PyObject *const *args, Py_ssize_t nargs) {
-    asgi_request_t *self = (asgi_request_t *)op;
-    if (self->work.kind == POM_WORK_NONE || nargs != 2 || !PyDict_Check(args[1])) {
-        Py_RETURN_NONE;
+void pom_asgi_received(PyObject *request, int64_t since_ns, PyObject *message) {
+    asgi_request_t *self = (asgi_request_t *)request;
+    if (self->work.kind == POM_WORK_NONE || !PyDict_Check(message)) {
+        return;
     }
-    PyObject *type = pom_scope_get(args[1], s_type);
+    PyObject *type = pom_scope_get(message, s_type);
     if (is(type, "http.disconnect", 15)) {
         // After the response every client is "gone". One that waits for this beside its work has not waited for a client.
         self->gone = self->gone || !self->complete;
     } else if (is(type, "http.request", 12) && self->waits == 0) {
-        int64_t since_ns = number(args[0]);
         int64_t now_ns = pom_now_ns();
         if (since_ns < self->since_ns) {
             since_ns = self->since_ns; // a send() in between has been dealt out already
@@ -388,7 +391,6 @@ static PyObject *request_received(PyObject *op, PyObject *const *args, Py_ssize_
         self->since_ns = now_ns;
     }
     pom_work_charge(&self->work, MESSAGE_COST_NS);
-    Py_RETURN_NONE;
 }
 
 /* ---- the end ----------------------------------------------------------------------------------- */
@@ -451,14 +453,17 @@ static PyObject *request_finish(PyObject *op, PyObject *error) {
     }
     int64_t timed_ns = pom_meter_start(&end_meter);
     pom_outcome_t outcome = outcome_of(self, error);
+    int64_t now_ns =
+        pom_work_detach(&self->work); // what follows is ours, and one look at the clock is enough
     if (self->scope != NULL) {
-        settle(self, self->waits > 0 ? &self->client_ns : &self->phase_ns[self->phase]);
+        settle_at(self, now_ns, self->waits > 0 ? &self->client_ns : &self->phase_ns[self->phase]);
         route.size = (uint32_t)pom_scope_route(self->scope, name, sizeof name);
     }
     // Asking for the route may have run a framework's code, and in it the end of the engine.
     pom_request_t *data = data_of(self);
     if (data != NULL) {
         fill(self, data, route);
+        self->work.action->end_ns = now_ns;
     } else if (self->work.kind == POM_WORK_NESTED && self->scope != NULL) {
         post_end(self, outcome, error, route);
     }
@@ -497,11 +502,7 @@ static void request_dealloc(PyObject *op) {
 
 static PyMethodDef request_methods[] = {
     {"observe", (PyCFunction)(void (*)(void))request_observe, METH_FASTCALL,
-     "observe(observed_receive, receive, observed_send, send): what the application gets."},
-    {"sending", request_sending, METH_O, "A message is handed to the server."},
-    {"sent", request_sent, METH_O, "The server has taken it (None), or raised this."},
-    {"received", (PyCFunction)(void (*)(void))request_received, METH_FASTCALL,
-     "received(since, message): a message of the server, awaited since then."},
+     "observe(receive, send): what the application gets for them."},
     {"finish", request_finish, METH_O, "The application has returned (None), or raised this."},
     {NULL, NULL, 0, NULL}};
 static PyMemberDef request_members[] = {
@@ -547,7 +548,7 @@ int pom_asgi_init(PyObject *module) {
         }
     }
     request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
-    return request_type == NULL || pom_scope_init() < 0 ||
+    return request_type == NULL || pom_scope_init() < 0 || pom_exchange_init() < 0 ||
                    pom_context_init(request_type, offsetof(asgi_request_t, work)) < 0
                ? -1
                : PyModule_AddFunctions(module, functions);

@@ -15,6 +15,7 @@
 
 #include <string.h>
 
+#include "bindings/ext/exchange.h"
 #include "bindings/ext/memory.h"
 
 #define AWAITS_MAX 64 // levels; a chain this deep is cut at the leaf
@@ -64,7 +65,14 @@ static bool push(pom_stack_t *stack, const parked_frame_t *frame) {
     return true;
 }
 
-/* What a suspended coroutine awaits, when that is a suspended coroutine too. */
+/* An object in a copy of its front, and its type; 0 = it cannot be read. */
+static uintptr_t read_object(uintptr_t object, unsigned char *copy, size_t size) {
+    return object != 0 && (object & 7) == 0 && pom_memory_read(object, copy, size) == POM_OK
+               ? word(copy + offsetof(PyObject, ob_type))
+               : 0;
+}
+
+/* What a suspended coroutine awaits, when that is a suspended coroutine too, or an exchange of ours that stands for one. */
 static bool awaited(parked_frame_t *frame) {
     uintptr_t object;
     unsigned char copy[offsetof(PyCoroObject, cr_iframe) + FRONT];
@@ -72,8 +80,13 @@ static bool awaited(parked_frame_t *frame) {
         return false;
     }
     object &= POM_REF_MASK;
-    if (object == 0 || (object & 7) != 0 || pom_memory_read(object, copy, sizeof copy) != POM_OK ||
-        word(copy + offsetof(PyObject, ob_type)) != (uintptr_t)&PyCoro_Type) {
+    uintptr_t type = read_object(object, copy, sizeof copy);
+    size_t inner = type == 0 ? 0 : pom_exchange_inner(type);
+    if (inner != 0) {
+        object = word(copy + inner);
+        type = read_object(object, copy, sizeof copy);
+    }
+    if (type != (uintptr_t)&PyCoro_Type) {
         return false;
     }
     size_t inside = offsetof(PyCoroObject, cr_iframe);

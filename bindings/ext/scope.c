@@ -13,8 +13,11 @@
  *
  * Headers are looked at only in a list or a tuple: any other iterable might be used up by that.
  */
+#include "bindings/ext/layout.h"
+
 #include "bindings/ext/scope.h"
 
+#include <internal/pycore_dict.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -39,6 +42,11 @@
 NAMES(X)
 #undef X
 
+/* constant after init */
+static bool entries_known; // else all by look-ups
+
+static bool check_entries(void);
+
 int pom_scope_init(void) {
 #define X(name, text)                                                                              \
     s_##name = PyUnicode_InternFromString(text);                                                   \
@@ -47,6 +55,7 @@ int pom_scope_init(void) {
     }
     NAMES(X)
 #undef X
+    entries_known = check_entries();
     return 0;
 }
 
@@ -58,33 +67,65 @@ PyObject *pom_scope_get(PyObject *dict, PyObject *key) {
     return value;
 }
 
-/* More entries than servers and frameworks put into a scope: look-ups are the shorter way then. */
-#define PASS_MAX 32
-
-/* What is interned is the same object where it is the same text. */
-static bool is_interned(PyObject *key) {
-    return PyUnicode_CheckExact(key) && PyUnicode_CHECK_INTERNED(key);
+/* The entries of a dict that is laid out as nearly all are: its keys are str, and it has them to itself. NULL: another kind. */
+static const PyDictUnicodeEntry *entries_of(PyObject *dict, Py_ssize_t *count) {
+    const PyDictObject *d = (PyDictObject *)dict;
+    if (!entries_known || d->ma_values != NULL || !DK_IS_UNICODE(d->ma_keys)) {
+        *count = 0;
+        return NULL;
+    }
+    *count = d->ma_keys->dk_nentries;
+    return DK_UNICODE_ENTRIES(d->ma_keys);
 }
 
-void pom_scope_pick(PyObject *dict, PyObject *const *keys, size_t count, PyObject **found) {
-    PyObject *key, *value;
-    Py_ssize_t at = 0;
-    bool sure = PyDict_GET_SIZE(dict) <= PASS_MAX; // that what was not found is not there
-    memset(found, 0, count * sizeof *found);
-    while (sure && PyDict_Next(dict, &at, &key, &value)) {
-        size_t i = 0;
-        while (i < count && keys[i] != key) {
-            i++;
-        }
-        if (i < count) {
-            found[i] = value;
-        } else {
-            sure = is_interned(key);
+/* Looks the key up, and notes its place for the next time. */
+static PyObject *look_up(PyObject *dict, PyObject *key, uint8_t *place) {
+    Py_ssize_t count;
+    PyObject *value = pom_scope_get(dict, key);
+    const PyDictUnicodeEntry *entries = entries_of(dict, &count);
+    for (Py_ssize_t at = 0; value != NULL && at < count && at < UINT8_MAX; at++) {
+        if (entries[at].me_key == key) {
+            *place = (uint8_t)at;
+            break;
         }
     }
-    for (size_t i = 0; !sure && i < count; i++) {
-        found[i] = pom_scope_get(dict, keys[i]);
+    return value;
+}
+
+void pom_scope_pick(PyObject *dict, PyObject **const *keys, uint8_t *places, size_t count,
+                    PyObject **found) {
+    Py_ssize_t size, all = PyDict_GET_SIZE(dict);
+    const PyDictUnicodeEntry *entries = entries_of(dict, &size);
+    size_t met = 0;
+    for (size_t i = 0; i < count; i++) {
+        const PyDictUnicodeEntry *entry = places[i] < size ? &entries[places[i]] : NULL;
+        found[i] = entry != NULL && entry->me_key == *keys[i] ? entry->me_value : NULL;
+        met += found[i] != NULL;
     }
+    for (size_t i = 0; i < count && met < count && (Py_ssize_t)met < all; i++) {
+        if (found[i] == NULL) {
+            found[i] = look_up(dict, *keys[i], &places[i]);
+            met += found[i] != NULL;
+        }
+    }
+}
+
+/* Whether dicts lie as the headers said that the extension is built with. */
+static bool check_entries(void) {
+    Py_ssize_t count;
+    PyObject *dict = PyDict_New();
+    bool same = false;
+    entries_known = true;
+    if (dict != NULL && PyDict_SetItem(dict, s_type, s_method) == 0 &&
+        PyDict_SetItem(dict, s_path, s_route) == 0) {
+        const PyDictUnicodeEntry *entries = entries_of(dict, &count);
+        same = entries != NULL && count == 2 && entries[0].me_key == s_type &&
+               entries[0].me_value == s_method && entries[1].me_key == s_path &&
+               entries[1].me_value == s_route;
+    }
+    PyErr_Clear(); // no memory: by look-ups then
+    Py_XDECREF(dict);
+    return same;
 }
 
 pom_text_t pom_scope_text(PyObject *text) {
@@ -111,7 +152,14 @@ static bool is(pom_text_t text, const char *ascii, size_t size) {
 }
 
 bool pom_scope_is_http(PyObject *scope) {
-    return PyDict_CheckExact(scope) && is(pom_scope_text(pom_scope_get(scope, s_type)), "http", 4);
+    static PyObject **const keys[] = {&s_type};
+    static uint8_t places[1];
+    PyObject *type;
+    if (!PyDict_CheckExact(scope)) {
+        return false;
+    }
+    pom_scope_pick(scope, keys, places, 1, &type);
+    return is(pom_scope_text(type), "http", 4);
 }
 
 /* The items of a list or tuple; NULL with *count 0 when it is neither. */
@@ -169,18 +217,18 @@ static pom_text_t below(pom_text_t root, pom_text_t path) {
 }
 
 void pom_scope_read(PyObject *scope, pom_scope_t *out) {
-    enum { METHOD, QUERY, ROOT_PATH, PATH, HEADERS, SERVER, CLIENT, TASK, KEYS };
-    PyObject *const keys[KEYS] = {s_method,  s_query_string, s_root_path, s_path,
-                                  s_headers, s_server,       s_client,    s_our_task};
+    enum { METHOD, QUERY, ROOT_PATH, PATH, HEADERS, SERVER, CLIENT, KEYS };
+    static PyObject **const keys[KEYS] = {&s_method,  &s_query_string, &s_root_path, &s_path,
+                                          &s_headers, &s_server,       &s_client};
+    static uint8_t places[KEYS];
     PyObject *found[KEYS];
     Py_ssize_t two;
-    pom_scope_pick(scope, keys, KEYS, found);
+    pom_scope_pick(scope, keys, places, KEYS, found);
     memset(out, 0, offsetof(pom_scope_t, server));
     out->method = pom_scope_text(found[METHOD]);
     out->query = bytes_of(found[QUERY]);
     out->root_path = pom_scope_text(found[ROOT_PATH]);
     out->path = below(out->root_path, pom_scope_text(found[PATH]));
-    out->task = found[TASK];
     read_headers(found[HEADERS], out);
     if (out->host.size == 0) {
         read_server(found[SERVER], out);
@@ -189,8 +237,8 @@ void pom_scope_read(PyObject *scope, pom_scope_t *out) {
     out->client = two == 2 ? pom_scope_text(client[0]) : (pom_text_t){0};
 }
 
-bool pom_scope_has_task(PyObject *scope) {
-    return pom_scope_get(scope, s_our_task) != NULL;
+PyObject *pom_scope_task(PyObject *scope) {
+    return pom_scope_get(scope, s_our_task);
 }
 
 int pom_scope_set_task(PyObject *scope, PyObject *task_uuid) {

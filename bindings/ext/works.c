@@ -364,7 +364,9 @@ static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *nam
         action->reason = keep_text(action, text);
     }
     action->outcome = outcome;
-    action->end_ns = pom_now_ns(); // after the detach: no sample is later than the end
+    if (action->end_ns == 0) {         // else the caller's, of its detach
+        action->end_ns = pom_now_ns(); // after the detach: no sample is later than the end
+    }
     tell_sampler(pom_registry_end(pom_engine_registry(), action));
 }
 

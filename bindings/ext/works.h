@@ -79,9 +79,9 @@ int64_t pom_work_detach(pom_work_t *work);
 /* Bills what we did in its request (meter.h), to the action if there is one. */
 void pom_work_charge(const pom_work_t *work, int64_t cost_ns);
 
-/* The end, once; detaches it first. What is nested in an outermost one ends with it, and
- * its end message is counted as dropped. The outcome and the exception
- * (borrowed, NULL = none) are for an outermost one: a nested one's are said by its end message. */
+/* The end, once; detaches it first. What is nested in an outermost one ends with it, and its end message is counted as dropped. The
+ * outcome and the exception (borrowed, NULL = none) are for an outermost one: a nested one's are said by its end message. An action's
+ * end_ns that is set is the end: what the detach before this told. */
 void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception);
 
 /* Posts a message into the tree of the work's action, with the stack of the caller. fields: a dict or NULL, borrowed. A

@@ -124,6 +124,26 @@ except NameError:  # before Python 3.11
     _GROUPS = ()
 
 
+async def _observed_receive(pair):
+    request, receive = pair
+    since = _ns()
+    message = await receive()
+    request.received(since, message)
+    return message
+
+
+async def _observed_send(pair, message):
+    request, send = pair
+    request.sending(message)
+    try:
+        result = await send(message)
+    except BaseException as error:
+        request.sent(error)
+        raise
+    request.sent(None)
+    return result
+
+
 class Request:
     """One HTTP request from the call of the application to its return."""
 
@@ -174,9 +194,9 @@ class Request:
             scope["profilomatic.task_uuid"] = work.task_uuid
         return self
 
-    def observe(self, observed_receive, receive, observed_send, send):
+    def observe(self, receive, send):
         """The server's receive and send as the application gets them, each bound to the pair of this and the server's own."""
-        return types.MethodType(observed_receive, (self, receive)), types.MethodType(observed_send, (self, send))
+        return types.MethodType(_observed_receive, (self, receive)), types.MethodType(_observed_send, (self, send))
 
     def _settle(self, phase):
         now = _ns()

@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 import time
+import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,7 +38,7 @@ def test_a_request_is_an_action_with_the_documented_fields(profiles):
     assert (action["status"], action["bytes"]) == (200, 6)
     assert action["route"] == "/shop/caf\u00e9/<id>"
     assert set(action["phases"]) <= {"app", "first_byte", "body", "client", "close"}
-    assert 0 < sum(action["phases"].values()) <= record["time"]
+    assert 0 < sum(action["phases"].values()) <= record["time"] + 1e-9  # a sum of floats
 
 
 def test_the_lines_of_a_request_are_in_its_tree_and_none_of_ours_or_the_servers(profiles):
@@ -494,7 +495,172 @@ def test_sends_at_once_are_counted_each(profiles):
     Server(wrap(app)).run()
     record = profiles.one()
     assert record["action"]["bytes"] == 5 and record["action"]["outcome"] == "succeeded"
-    assert sum(record["action"]["phases"].values()) <= record["time"]
+    assert sum(record["action"]["phases"].values()) <= record["time"] + 1e-9
+
+
+# What the application gets for receive and send is what the server would have given, to whatever may be done with it.
+
+def test_receive_and_send_are_coroutine_functions_as_the_servers_are(profiles):
+    found = []
+
+    async def app(scope, receive, send):
+        for function in (receive, send):
+            call = function() if function is receive else function(START)
+            found.append((inspect.iscoroutinefunction(function), asyncio.iscoroutine(call), inspect.isawaitable(call)))
+            call.close()
+        await hello(scope, receive, send)
+
+    Server(wrap(app)).run()
+    assert found == [(True, True, True)] * 2
+    assert profiles.one()["action"]["bytes"] == 6
+
+
+def test_a_send_may_be_a_task_and_be_cancelled(profiles):
+    never = []
+
+    class Slow(Server):
+        async def send(self, message):
+            if message == NO_BODY:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    never.append(message)
+            await super().send(message)
+
+    async def app(scope, receive, send):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(send(NO_BODY), 0.01)
+        task = asyncio.create_task(send(START))
+        await task
+        await send(body(b"hello"))
+
+    server = Slow(wrap(app)).run()
+    assert server.error is None and server.sent == [START, body(b"hello")] and never == [NO_BODY]
+    action = profiles.one()["action"]
+    assert (action["outcome"], action["bytes"]) == ("succeeded", 5)
+
+
+def test_a_send_is_awaited_once(profiles):
+    async def app(scope, receive, send):
+        call = send(START)
+        waiting = asyncio.create_task(call)
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="awaited already"):
+            await call
+        await waiting
+        with pytest.raises(RuntimeError, match="already awaited"):
+            await call
+        await send(body(b"x"))
+
+    server = Server(wrap(app)).run()
+    assert server.error is None and server.sent == [START, body(b"x")]
+    assert profiles.one()["action"]["bytes"] == 1
+
+
+def test_a_send_that_is_dropped_is_no_message(profiles):
+    async def app(scope, receive, send):
+        with pytest.warns(RuntimeWarning, match="never awaited"):
+            send(body(b"dropped"))
+            gc.collect()
+        half = send(body(b"half"))
+        half.send(None)
+        del half  # closed by that
+        await hello(scope, receive, send)
+
+    server = Server(wrap(app)).run()
+    assert server.error is None
+    action = profiles.one()["action"]
+    assert (action["outcome"], action["bytes"]) == ("succeeded", 10)
+
+
+def test_what_send_and_receive_return_goes_into_tasks_and_task_groups(profiles):
+    anyio = pytest.importorskip("anyio")
+    got = []
+
+    async def keep(receive):
+        got.append(await receive())
+
+    async def app(scope, receive, send):
+        for call in (send, receive):
+            assert inspect.iscoroutinefunction(call) and asyncio.iscoroutinefunction(call)
+        waiting = send(START)
+        assert inspect.iscoroutine(waiting) and asyncio.iscoroutine(waiting) and inspect.isawaitable(waiting)
+        await asyncio.wait_for(waiting, 60)
+        got.append(await asyncio.create_task(receive()))
+        async with anyio.create_task_group() as group:
+            group.start_soon(send, body(b"hello"))  # refused unless it gives a coroutine
+            group.start_soon(keep, receive)
+
+    server = Server(wrap(app)).run()
+    assert server.error is None, server.error
+    assert len(got) == 2
+    action = profiles.one()["action"]
+    assert (action["outcome"], action["status"], action["bytes"]) == ("succeeded", 200, 5)
+
+
+@pytest.mark.parametrize("result", [None, ("a", "tuple"), StopIteration("an exception")])
+def test_what_the_servers_functions_return_is_what_the_application_gets(profiles, result):
+    class Answers(Server):
+        def receive(self):
+            return self.future(result)
+
+        async def send(self, message):
+            await super().send(message)
+            return result if not isinstance(result, StopIteration) else None
+
+        def future(self, value):
+            class Given:
+                def __await__(self):
+                    yield from asyncio.sleep(0).__await__()
+                    return value
+            return Given()
+
+    got = []
+
+    async def app(scope, receive, send):
+        got.append(await receive())
+        got.append(await send(START))
+        await send(body())
+
+    server = Answers(wrap(app)).run()
+    assert server.error is None
+    assert got[0] is result and got[1] is (None if isinstance(result, StopIteration) else result)
+    assert profiles.one()["action"]["outcome"] == "succeeded"
+
+
+def test_a_server_whose_send_cannot_be_awaited_says_so_itself(profiles):
+    class Odd(Server):
+        def send(self, message):
+            return 17
+
+    server = Odd(wrap(hello)).run()
+    bare = Odd(hello).run()
+    assert (type(server.error), str(server.error)) == (type(bare.error), str(bare.error)) and isinstance(bare.error, TypeError)
+    assert profiles.one()["action"]["outcome"] == "failed"
+
+
+def test_waiting_in_the_servers_send_stands_under_the_line_that_sends(profiles, backend):
+    if backend != "c" or profilomatic.stats()["engine"] != "native":
+        pytest.skip("only the native engine looks at what waits")
+
+    class Slow(Server):
+        async def send(self, message):
+            await slow_client()
+            await super().send(message)
+
+    async def slow_client():
+        before = profilomatic.stats()["samples"]["taken"]
+        for _ in range(int(PATIENCE) * 100):
+            await asyncio.sleep(0.01)
+            if profilomatic.stats()["samples"]["taken"] >= before + 3:
+                return
+
+    async def app(scope, receive, send):
+        await hello(scope, receive, send)
+
+    assert Slow(wrap(app)).run().error is None
+    names = {node["function"].rsplit(".", 1)[-1] for node in walk(profiles.one())}
+    assert {"app", "hello", "send", "slow_client"} <= names
 
 
 # Task ids.
@@ -771,7 +937,7 @@ def test_a_refused_request_is_counted_and_served_bare(profiles):
     shed = []
 
     async def app(scope, receive, send):
-        shed.append(isinstance(send.__self__, Server))  # the server's own
+        shed.append(isinstance(send, types.MethodType) and isinstance(send.__self__, Server))  # the server's own
         burn_until_sampled(0)
         await hello(scope, receive, send)
 
