@@ -315,7 +315,7 @@ static void count_body(asgi_request_t *self, int64_t size, PyObject *more) {
 static void note_body(asgi_request_t *self, PyObject *message) {
     // The type too: a message with that and a body has nothing else to look for.
     static PyObject **const keys[] = {&s_body, &s_type, &s_more_body};
-    static uint8_t places[] = {1, 0, 2};
+    static pom_dict_place_t places[] = {1, 0, 2};
     PyObject *found[3];
     pom_scope_pick(message, keys, places, 3, found);
     count_body(self, size_of(found[0]), found[2]);
@@ -323,7 +323,7 @@ static void note_body(asgi_request_t *self, PyObject *message) {
 
 static void note(asgi_request_t *self, PyObject *message) {
     static PyObject **const type_key[] = {&s_type}, **const status_key[] = {&s_status};
-    static uint8_t type_place[] = {0}, status_place[] = {1};
+    static pom_dict_place_t type_place[] = {0}, status_place[] = {1};
     PyObject *type, *status;
     if (!PyDict_Check(message)) {
         return;

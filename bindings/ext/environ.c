@@ -8,14 +8,14 @@
 #include "middleware/request.h"
 #include "middleware/scrub.h"
 
-#define X(name, text) PyObject *pom_s_##name;
+#define X(name, text) pom_name_t pom_n_##name;
 POM_ENVIRON_NAMES(X)
 #undef X
 
 int pom_environ_init(void) {
-#define X(name, text)                                                                              \
-    pom_s_##name = PyUnicode_InternFromString(text);                                               \
-    if (pom_s_##name == NULL) {                                                                    \
+#define X(name, key)                                                                               \
+    pom_n_##name.text = PyUnicode_InternFromString(key);                                           \
+    if (pom_n_##name.text == NULL) {                                                               \
         return -1;                                                                                 \
     }
     POM_ENVIRON_NAMES(X)
@@ -42,35 +42,30 @@ bool pom_wire_bytes(PyObject *text, const char **data, size_t *size) {
     return true;
 }
 
-/* Borrowed; NULL when absent. A dict with str keys only looks up without running anybody's code. */
-PyObject *pom_environ_get(PyObject *env, PyObject *key) {
-    PyObject *value = PyDict_GetItemWithError(env, key);
-    if (value == NULL && PyErr_Occurred()) {
-        PyErr_Clear(); // a hostile key type in the environ: as good as absent
-    }
-    return value;
+PyObject *pom_environ_get(PyObject *env, pom_name_t *name) {
+    return pom_dict_get(env, name->text, &name->place);
 }
 
-static pom_text_t keep(pom_action_t *action, PyObject *env, PyObject *key) {
+static pom_text_t keep(pom_action_t *action, PyObject *env, pom_name_t *name) {
     const char *data;
     size_t size;
-    if (!pom_wire_bytes(pom_environ_get(env, key), &data, &size)) {
+    if (!pom_wire_bytes(pom_environ_get(env, name), &data, &size)) {
         return (pom_text_t){0};
     }
     return pom_action_text(action, data, size);
 }
 
 static void keep_host(pom_action_t *action, pom_request_t *r, PyObject *env) {
-    r->host = keep(action, env, pom_s_host);
+    r->host = keep(action, env, &pom_n_host);
     if (r->host.size > 0) {
         return;
     }
-    pom_text_t name = keep(action, env, pom_s_server_name);
+    pom_text_t name = keep(action, env, &pom_n_server_name);
     if (name.size == 0) {
         return;
     }
     pom_text_t colon = pom_action_text(action, ":", 1);
-    pom_text_t port = keep(action, env, pom_s_server_port);
+    pom_text_t port = keep(action, env, &pom_n_server_port);
     // The three lie one behind the other.
     r->host = (pom_text_t){.data = name.data, .size = name.size + colon.size + port.size};
 }
@@ -78,26 +73,26 @@ static void keep_host(pom_action_t *action, pom_request_t *r, PyObject *env) {
 static int64_t queue_ns(const pom_action_t *action, PyObject *env) {
     const char *data;
     size_t size;
-    return pom_wire_bytes(pom_environ_get(env, pom_s_request_start), &data, &size)
+    return pom_wire_bytes(pom_environ_get(env, &pom_n_request_start), &data, &size)
                ? pom_request_queue_ns(data, size, action->start_wall_ns)
                : 0;
 }
 
 void pom_environ_keep(pom_action_t *action, PyObject *env) {
     pom_request_t *r = pom_request_of(action);
-    r->path_info = keep(action, env, pom_s_path_info);
-    r->method = keep(action, env, pom_s_method);
-    r->script_name = keep(action, env, pom_s_script_name);
+    r->path_info = keep(action, env, &pom_n_path_info);
+    r->method = keep(action, env, &pom_n_method);
+    r->script_name = keep(action, env, &pom_n_script_name);
     keep_host(action, r, env);
-    r->query = keep(action, env, pom_s_query_string);
+    r->query = keep(action, env, &pom_n_query_string);
     r->queue_ns = queue_ns(action, env);
     action->type = r->path_info.size > 0 ? r->path_info : pom_action_text(action, "wsgi_task", 9);
 }
 
-PyObject *pom_environ_shown(PyObject *env, PyObject *key) {
+PyObject *pom_environ_shown(PyObject *env, pom_name_t *name) {
     const char *data;
     size_t size;
-    if (!pom_wire_bytes(pom_environ_get(env, key), &data, &size)) {
+    if (!pom_wire_bytes(pom_environ_get(env, name), &data, &size)) {
         return NULL;
     }
     PyObject *text = PyUnicode_DecodeUTF8(data, (Py_ssize_t)size, "replace");
@@ -116,12 +111,12 @@ static void put(PyObject *fields, const char *key, PyObject *value) {
 }
 
 static PyObject *shown_host(PyObject *env) {
-    PyObject *host = pom_environ_shown(env, pom_s_host);
+    PyObject *host = pom_environ_shown(env, &pom_n_host);
     if (host != NULL && PyUnicode_GET_LENGTH(host) > 0) {
         return host;
     }
-    PyObject *name = pom_environ_shown(env, pom_s_server_name);
-    PyObject *port = pom_environ_shown(env, pom_s_server_port);
+    PyObject *name = pom_environ_shown(env, &pom_n_server_name);
+    PyObject *port = pom_environ_shown(env, &pom_n_server_port);
     Py_XDECREF(host);
     host = name == NULL || port == NULL ? NULL : PyUnicode_FromFormat("%U:%U", name, port);
     Py_XDECREF(name);
@@ -133,7 +128,7 @@ static PyObject *shown_query(PyObject *env) {
     const char *data;
     size_t size;
     char masked[POM_REQUEST_QUERY_MAX];
-    if (!pom_wire_bytes(pom_environ_get(env, pom_s_query_string), &data, &size)) {
+    if (!pom_wire_bytes(pom_environ_get(env, &pom_n_query_string), &data, &size)) {
         return NULL;
     }
     size = pom_scrub_query(data, size, masked, sizeof masked);
@@ -141,17 +136,17 @@ static PyObject *shown_query(PyObject *env) {
 }
 
 void pom_environ_tell(PyObject *env, PyObject *fields) {
-    put(fields, "method", pom_environ_shown(env, pom_s_method));
+    put(fields, "method", pom_environ_shown(env, &pom_n_method));
     put(fields, "host", shown_host(env));
-    put(fields, "script_name", pom_environ_shown(env, pom_s_script_name));
-    put(fields, "path_info", pom_environ_shown(env, pom_s_path_info));
+    put(fields, "script_name", pom_environ_shown(env, &pom_n_script_name));
+    put(fields, "path_info", pom_environ_shown(env, &pom_n_path_info));
     put(fields, "query_string", shown_query(env));
 }
 
 void pom_environ_link(PyObject *env, PyObject *exception) {
     PyObject *name = pom_py_exception_name(exception), *text = pom_py_exception_text(exception);
     PyObject *pair = name == NULL || text == NULL ? NULL : PyTuple_Pack(2, name, text);
-    if (pair == NULL || PyDict_SetItem(env, pom_s_exception, pair) < 0) {
+    if (pair == NULL || PyDict_SetItem(env, pom_n_exception.text, pair) < 0) {
         PyErr_Clear(); // no memory: a record without it
     }
     Py_XDECREF(pair);
@@ -160,7 +155,7 @@ void pom_environ_link(PyObject *env, PyObject *exception) {
 }
 
 bool pom_environ_linked(PyObject *env, PyObject **name, PyObject **text) {
-    PyObject *pair = pom_environ_get(env, pom_s_exception);
+    PyObject *pair = pom_environ_get(env, &pom_n_exception);
     if (pair == NULL || !PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2) {
         return false;
     }

@@ -11,8 +11,14 @@
 #include <stdbool.h>
 
 #include "actions/action.h"
+#include "bindings/ext/dict_places.h"
 
-/* Interned once: keys of the environ and attributes of frameworks. */
+/* Interned once: keys of the environ, with where they stood last, and attributes of frameworks. */
+typedef struct pom_name_s {
+    PyObject *text;
+    pom_dict_place_t place;
+} pom_name_t;
+
 #define POM_ENVIRON_NAMES(X)                                                                       \
     X(path_info, "PATH_INFO")                                                                      \
     X(script_name, "SCRIPT_NAME")                                                                  \
@@ -33,7 +39,7 @@
     X(rule, "rule")                                                                                \
     X(wsgi_task, "wsgi_task")
 
-#define X(name, text) extern PyObject *pom_s_##name;
+#define X(name, text) extern pom_name_t pom_n_##name;
 POM_ENVIRON_NAMES(X)
 #undef X
 
@@ -44,7 +50,7 @@ int pom_environ_init(void);
 bool pom_wire_bytes(PyObject *text, const char **data, size_t *size);
 
 /* Borrowed; NULL when absent. */
-PyObject *pom_environ_get(PyObject *env, PyObject *key);
+PyObject *pom_environ_get(PyObject *env, pom_name_t *name);
 
 /* Notes, as the environ's profilomatic.exception, the exception that became an error page: its class and its text, so that
  * neither it nor its frames live longer. The last one counts. Runs the exception's __str__. Never raises. */
@@ -54,7 +60,7 @@ void pom_environ_link(PyObject *env, PyObject *exception);
 bool pom_environ_linked(PyObject *env, PyObject **name, PyObject **text);
 
 /* A text of the environ as people read it: the bytes it carries, as UTF-8. New reference; NULL (without an exception set): none. */
-PyObject *pom_environ_shown(PyObject *env, PyObject *key);
+PyObject *pom_environ_shown(PyObject *env, pom_name_t *name);
 
 /* What the start message of a nested request says of it, for a dict that is empty; the query with its secrets masked. Never raises:
  * what there is no memory for is left out. */

@@ -18,6 +18,7 @@
 #include "bindings/ext/code_reader.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/delivery.h"
+#include "bindings/ext/dict_places.h"
 #include "bindings/ext/environ.h"
 #include "bindings/ext/file_py.h"
 #include "bindings/ext/gil_walker.h"
@@ -546,10 +547,11 @@ static int exec_module(PyObject *module) {
     }
     if (pom_threads_init() < 0 || pom_delivery_init(module) < 0 || pom_file_py_init(module) < 0 ||
         pom_http_py_init(module) < 0 || pom_stats_init(module) < 0 || pom_wire_init(module) < 0 ||
-        pom_ssl_context_init(module) < 0 || pom_environ_init() < 0 || pom_request_init() < 0 ||
-        pom_wsgi_init(module) < 0 || pom_asgi_init(module) < 0 || pom_body_init(module) < 0 ||
-        pom_action_init(module) < 0 || pom_probe_init(module) < 0 || pom_asyncio_init() < 0 ||
-        pom_stages_py_init(module) < 0 || PyModule_AddFunctions(module, functions) < 0) {
+        pom_ssl_context_init(module) < 0 || pom_dict_init() < 0 || pom_environ_init() < 0 ||
+        pom_request_init() < 0 || pom_wsgi_init(module) < 0 || pom_asgi_init(module) < 0 ||
+        pom_body_init(module) < 0 || pom_action_init(module) < 0 || pom_probe_init(module) < 0 ||
+        pom_asyncio_init() < 0 || pom_stages_py_init(module) < 0 ||
+        PyModule_AddFunctions(module, functions) < 0) {
         return -1;
     }
     pom_core_choose_walker();

@@ -36,8 +36,8 @@ static int settle_task_id(pom_request_state_t *self, PyObject *env) {
     const char *uuid = NULL, *parent = NULL;
     size_t uuid_size = 0, parent_size = 0;
     // Owned: a look-up can run the __eq__ of another key, and that take them out.
-    PyObject *given = Py_XNewRef(pom_environ_get(env, pom_s_task_uuid));
-    PyObject *traceparent = Py_XNewRef(pom_environ_get(env, pom_s_traceparent));
+    PyObject *given = Py_XNewRef(pom_environ_get(env, &pom_n_task_uuid));
+    PyObject *traceparent = Py_XNewRef(pom_environ_get(env, &pom_n_traceparent));
     if (given != NULL || traceparent != NULL) {
         pom_id_t id = self->work.task_id;
         pom_text_t text;
@@ -53,7 +53,7 @@ static int settle_task_id(pom_request_state_t *self, PyObject *env) {
     Py_XDECREF(given);
     Py_XDECREF(traceparent);
     PyObject *text = pom_work_task_uuid(&self->work);
-    int status = text == NULL ? -1 : PyDict_SetItem(env, pom_s_task_uuid, text);
+    int status = text == NULL ? -1 : PyDict_SetItem(env, pom_n_task_uuid.text, text);
     Py_XDECREF(text);
     return status;
 }
@@ -76,9 +76,9 @@ static void post_nested(pom_request_state_t *self, const char *status, const cha
                         PyObject *exception, bool start) {
     PyObject *env = self->environ;
     PyObject *fields = PyDict_New();
-    PyObject *path = env == NULL ? NULL : pom_environ_shown(env, pom_s_path_info);
+    PyObject *path = env == NULL ? NULL : pom_environ_shown(env, &pom_n_path_info);
     bool named = path != NULL && PyUnicode_GET_LENGTH(path) > 0;
-    pom_work_head_t head = {.type = named ? path : pom_s_wsgi_task,
+    pom_work_head_t head = {.type = named ? path : pom_n_wsgi_task.text,
                             .status = status,
                             .outcome = outcome,
                             .exception = exception};
@@ -201,7 +201,7 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
     }
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    pom_route_read(self);
+    pom_route_read(self, true);
     pom_request_restore_file_wrapper(self);
     pom_request_t *data = pom_request_data(self);
     if (data != NULL) {
@@ -254,7 +254,7 @@ static void started(pom_request_state_t *self, PyObject *const *args, Py_ssize_t
         self->status = code > 0 ? code : 0;
     }
     Py_XSETREF(self->headers, nargs > 1 ? Py_NewRef(args[1]) : NULL);
-    pom_route_read(self);
+    pom_route_read(self, false);
     if (nargs > 2) {
         pom_route_link(self, args[2]);
     }
@@ -385,7 +385,7 @@ static PyObject *file_wrapper_call(PyObject *callable, PyObject *const *args, si
 }
 
 static void swap_file_wrapper(pom_request_state_t *self, PyObject *env) {
-    PyObject *factory = pom_environ_get(env, pom_s_file_wrapper);
+    PyObject *factory = pom_environ_get(env, &pom_n_file_wrapper);
     if (factory == NULL || PyType_Check(factory) || !PyCallable_Check(factory)) {
         return;
     }
@@ -398,7 +398,7 @@ static void swap_file_wrapper(pom_request_state_t *self, PyObject *env) {
     ours->factory = Py_NewRef(factory);
     ours->request = (pom_request_state_t *)Py_NewRef(self);
     PyObject_GC_Track(ours);
-    if (PyDict_SetItem(env, pom_s_file_wrapper, (PyObject *)ours) < 0) {
+    if (PyDict_SetItem(env, pom_n_file_wrapper.text, (PyObject *)ours) < 0) {
         PyErr_Clear();
     } else {
         self->file_wrapper = Py_NewRef(factory);
@@ -413,9 +413,9 @@ void pom_request_restore_file_wrapper(pom_request_state_t *self) {
         return;
     }
     PyObject *now =
-        self->environ == NULL ? NULL : pom_environ_get(self->environ, pom_s_file_wrapper);
+        self->environ == NULL ? NULL : pom_environ_get(self->environ, &pom_n_file_wrapper);
     if (now != NULL && Py_IS_TYPE(now, file_wrapper_type) &&
-        PyDict_SetItem(self->environ, pom_s_file_wrapper, factory) < 0) {
+        PyDict_SetItem(self->environ, pom_n_file_wrapper.text, factory) < 0) {
         PyErr_Clear();
     }
     Py_DECREF(factory);
@@ -426,7 +426,7 @@ bool pom_request_is_file_body(pom_request_state_t *self, PyObject *result) {
         return true;
     }
     PyObject *factory =
-        self->environ == NULL ? NULL : pom_environ_get(self->environ, pom_s_file_wrapper);
+        self->environ == NULL ? NULL : pom_environ_get(self->environ, &pom_n_file_wrapper);
     return factory != NULL && PyType_Check(factory) &&
            PyObject_TypeCheck(result, (PyTypeObject *)factory);
 }

@@ -24,26 +24,26 @@
 
 /* Where a framework leaves its rule: a key of the environ, then attributes. */
 typedef struct place_s {
-    PyObject *const *key;
-    PyObject *const *path[STEPS_MAX]; /* NULL = fewer steps */
+    pom_name_t *key;
+    const pom_name_t *path[STEPS_MAX]; /* NULL = fewer steps */
 } place_t;
 
 static const place_t places[] = {
-    {&pom_s_werkzeug, {&pom_s_url_rule, &pom_s_rule}}, /* Flask */
-    {&pom_s_bottle, {&pom_s_rule, NULL}},
+    {&pom_n_werkzeug, {&pom_n_url_rule, &pom_n_rule}}, /* Flask */
+    {&pom_n_bottle, {&pom_n_rule, NULL}},
 };
 
 #define PLACES (sizeof places / sizeof places[0])
 
 /* A new reference to a str, NULL without an exception. Attributes may run a framework's code. */
 static PyObject *rule_at(PyObject *env, const place_t *place) {
-    PyObject *object = pom_environ_get(env, *place->key);
+    PyObject *object = pom_environ_get(env, place->key);
     if (object == NULL || object == Py_None) {
         return NULL; // Flask leaves None behind: asking that for attributes took 1 us, for the exception
     }
     Py_INCREF(object);
     for (int i = 0; object != NULL && i < STEPS_MAX && place->path[i] != NULL; i++) {
-        Py_SETREF(object, PyObject_GetAttr(object, *place->path[i]));
+        Py_SETREF(object, PyObject_GetAttr(object, place->path[i]->text));
     }
     if (object != NULL && !PyUnicode_Check(object)) {
         Py_CLEAR(object); // None: nothing matched
@@ -52,14 +52,15 @@ static PyObject *rule_at(PyObject *env, const place_t *place) {
     return object;
 }
 
-static PyObject *find_rule(PyObject *env) {
+/* When a framework's is known already, only what is said. */
+static PyObject *find_rule(PyObject *env, bool known) {
     static size_t last; // where the rule was found before: a process has one framework, or two
-    PyObject *said = pom_environ_get(env, pom_s_route);
+    PyObject *said = pom_environ_get(env, &pom_n_route);
     if (said != NULL && PyUnicode_Check(said)) {
         return Py_NewRef(said);
     }
     PyObject *rule = NULL;
-    for (size_t i = 0; rule == NULL && i < PLACES; i++) {
+    for (size_t i = 0; rule == NULL && i < PLACES && !known; i++) {
         size_t at = (last + i) % PLACES;
         rule = rule_at(env, &places[at]);
         last = rule != NULL ? at : last;
@@ -77,7 +78,7 @@ static void keep_route(pom_request_state_t *self, PyObject *rule) {
     const char *mount = "";
     size_t mount_size = 0;
     Py_ssize_t size = 0;
-    (void)pom_wire_bytes(pom_environ_get(self->environ, pom_s_script_name), &mount,
+    (void)pom_wire_bytes(pom_environ_get(self->environ, &pom_n_script_name), &mount,
                          &mount_size); // absent: not mounted
     const char *text = PyUnicode_AsUTF8AndSize(rule, &size);
     if (text == NULL) {
@@ -98,11 +99,12 @@ static void keep_route(pom_request_state_t *self, PyObject *rule) {
         (pom_text_t){.data = first.data, .size = first.size + second.size}; // one behind the other
 }
 
-void pom_route_read(pom_request_state_t *self) {
+void pom_route_read(pom_request_state_t *self, bool at_end) {
     if (self->environ == NULL || self->work.kind == POM_WORK_SHED) {
         return;
     }
-    PyObject *rule = find_rule(self->environ);
+    const pom_request_t *r = pom_request_data(self);
+    PyObject *rule = find_rule(self->environ, at_end && r != NULL && r->route.size > 0);
     if (rule != NULL && self->environ != NULL) { // the framework's code may have ended the request
         keep_route(self, rule);
         PyErr_Clear(); // a lone surrogate: no route then

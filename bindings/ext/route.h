@@ -7,8 +7,9 @@
 
 #include "bindings/ext/request_state.h"
 
-/* Reads the route that is known by now and keeps it; the latest answer wins, no answer changes nothing. */
-void pom_route_read(pom_request_state_t *self);
+/* Reads the route that is known by now and keeps it; the latest answer wins, no answer changes nothing. At the end frameworks are asked
+ * only when none has answered before: most have forgotten by then. */
+void pom_route_read(pom_request_state_t *self, bool at_end);
 
 /* start_response got an exc_info: its exception is what the page that follows is about. */
 void pom_route_link(pom_request_state_t *self, PyObject *exc_info);

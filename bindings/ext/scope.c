@@ -13,11 +13,8 @@
  *
  * Headers are looked at only in a list or a tuple: any other iterable might be used up by that.
  */
-#include "bindings/ext/layout.h"
-
 #include "bindings/ext/scope.h"
 
-#include <internal/pycore_dict.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -42,11 +39,6 @@
 NAMES(X)
 #undef X
 
-/* constant after init */
-static bool entries_known; // else all by look-ups
-
-static bool check_entries(void);
-
 int pom_scope_init(void) {
 #define X(name, text)                                                                              \
     s_##name = PyUnicode_InternFromString(text);                                                   \
@@ -55,7 +47,6 @@ int pom_scope_init(void) {
     }
     NAMES(X)
 #undef X
-    entries_known = check_entries();
     return 0;
 }
 
@@ -67,65 +58,20 @@ PyObject *pom_scope_get(PyObject *dict, PyObject *key) {
     return value;
 }
 
-/* The entries of a dict that is laid out as nearly all are: its keys are str, and it has them to itself. NULL: another kind. */
-static const PyDictUnicodeEntry *entries_of(PyObject *dict, Py_ssize_t *count) {
-    const PyDictObject *d = (PyDictObject *)dict;
-    if (!entries_known || d->ma_values != NULL || !DK_IS_UNICODE(d->ma_keys)) {
-        *count = 0;
-        return NULL;
-    }
-    *count = d->ma_keys->dk_nentries;
-    return DK_UNICODE_ENTRIES(d->ma_keys);
-}
-
-/* Looks the key up, and notes its place for the next time. */
-static PyObject *look_up(PyObject *dict, PyObject *key, uint8_t *place) {
-    Py_ssize_t count;
-    PyObject *value = pom_scope_get(dict, key);
-    const PyDictUnicodeEntry *entries = entries_of(dict, &count);
-    for (Py_ssize_t at = 0; value != NULL && at < count && at < UINT8_MAX; at++) {
-        if (entries[at].me_key == key) {
-            *place = (uint8_t)at;
-            break;
-        }
-    }
-    return value;
-}
-
-void pom_scope_pick(PyObject *dict, PyObject **const *keys, uint8_t *places, size_t count,
+void pom_scope_pick(PyObject *dict, PyObject **const *keys, pom_dict_place_t *places, size_t count,
                     PyObject **found) {
-    Py_ssize_t size, all = PyDict_GET_SIZE(dict);
-    const PyDictUnicodeEntry *entries = entries_of(dict, &size);
+    Py_ssize_t all = PyDict_GET_SIZE(dict);
     size_t met = 0;
     for (size_t i = 0; i < count; i++) {
-        const PyDictUnicodeEntry *entry = places[i] < size ? &entries[places[i]] : NULL;
-        found[i] = entry != NULL && entry->me_key == *keys[i] ? entry->me_value : NULL;
+        found[i] = pom_dict_peek(dict, *keys[i], places[i]);
         met += found[i] != NULL;
     }
     for (size_t i = 0; i < count && met < count && (Py_ssize_t)met < all; i++) {
         if (found[i] == NULL) {
-            found[i] = look_up(dict, *keys[i], &places[i]);
+            found[i] = pom_dict_get(dict, *keys[i], &places[i]);
             met += found[i] != NULL;
         }
     }
-}
-
-/* Whether dicts lie as the headers said that the extension is built with. */
-static bool check_entries(void) {
-    Py_ssize_t count;
-    PyObject *dict = PyDict_New();
-    bool same = false;
-    entries_known = true;
-    if (dict != NULL && PyDict_SetItem(dict, s_type, s_method) == 0 &&
-        PyDict_SetItem(dict, s_path, s_route) == 0) {
-        const PyDictUnicodeEntry *entries = entries_of(dict, &count);
-        same = entries != NULL && count == 2 && entries[0].me_key == s_type &&
-               entries[0].me_value == s_method && entries[1].me_key == s_path &&
-               entries[1].me_value == s_route;
-    }
-    PyErr_Clear(); // no memory: by look-ups then
-    Py_XDECREF(dict);
-    return same;
 }
 
 pom_text_t pom_scope_text(PyObject *text) {
@@ -153,7 +99,7 @@ static bool is(pom_text_t text, const char *ascii, size_t size) {
 
 bool pom_scope_is_http(PyObject *scope) {
     static PyObject **const keys[] = {&s_type};
-    static uint8_t places[1];
+    static pom_dict_place_t places[1];
     PyObject *type;
     if (!PyDict_CheckExact(scope)) {
         return false;
@@ -220,7 +166,7 @@ void pom_scope_read(PyObject *scope, pom_scope_t *out) {
     enum { METHOD, QUERY, ROOT_PATH, PATH, HEADERS, SERVER, CLIENT, KEYS };
     static PyObject **const keys[KEYS] = {&s_method,  &s_query_string, &s_root_path, &s_path,
                                           &s_headers, &s_server,       &s_client};
-    static uint8_t places[KEYS];
+    static pom_dict_place_t places[KEYS];
     PyObject *found[KEYS];
     Py_ssize_t two;
     pom_scope_pick(scope, keys, places, KEYS, found);

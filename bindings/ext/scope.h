@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 
+#include "bindings/ext/dict_places.h"
 #include "profiles/profile.h"
 
 typedef struct pom_scope_s {
@@ -45,7 +46,7 @@ PyObject *pom_scope_get(PyObject *dict, PyObject *key);
 
 /* The same for several keys at once. Who fills a dict fills the next one in the same order: `places` (one a caller, as static as its
  * keys) says where each key stood last, and what stands there again costs a tenth of a look-up. */
-void pom_scope_pick(PyObject *dict, PyObject **const *keys, uint8_t *places, size_t count,
+void pom_scope_pick(PyObject *dict, PyObject **const *keys, pom_dict_place_t *places, size_t count,
                     PyObject **found);
 
 /* Interns the names; -1 with an exception. */

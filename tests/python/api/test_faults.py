@@ -70,6 +70,35 @@ def test_hostile_environ_values_change_nothing(profiles, key, kind):
     json.dumps(records, allow_nan=False).encode("ascii")
 
 
+class LikeAName:
+    """A key that a look-up of HTTP_TRACEPARENT compares with, as they have one hash."""
+
+    compared = 0
+
+    def __hash__(self):
+        return hash("HTTP_TRACEPARENT")
+
+    def __eq__(self, other):
+        LikeAName.compared += 1
+        return False
+
+
+@pytest.mark.acceptance("W21")
+def test_keys_that_are_no_text_are_not_compared(profiles, backend):
+    if backend == "pure":
+        pytest.skip("a look-up in Python compares them")
+    given = "0af7651916cd43dd8448eb211c80319c"
+    env = {LikeAName(): 1, **environ("/odd"), "HTTP_TRACEPARENT": "00-%s-b7ad6b7169203331-01" % given}
+    wrapped = wrap(listed)
+    LikeAName.compared = 0
+    for _ in range(2):
+        wrapped(dict(env), lambda *args: None)
+    assert LikeAName.compared == 0
+    for record in profiles.flushed():
+        assert record["action"]["path_info"] == "/odd"
+        assert record["task_uuid"].replace("-", "") == given
+
+
 @pytest.mark.acceptance("PM20", "W21")
 @pytest.mark.parametrize("header", [
     "", " ", "x" * 300, "bad id", "id\r\nSet-Cookie: a=b", "caf\u00e9", "<script>", "\x00", '"quoted"', "a;b",
