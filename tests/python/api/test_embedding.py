@@ -68,12 +68,21 @@ def shared_library():
     return None
 
 
+def brings_its_own_libc(folder):
+    """An interpreter that was unpacked beside another system's C library, which the compiler here does not link with."""
+    beside = pathlib.Path(folder) / "libc.so.6"
+    compilers = subprocess.run(["cc", "-print-file-name=libc.so.6"], capture_output=True, text=True, check=True).stdout.strip()
+    return beside.exists() and not os.path.samefile(beside, compilers)
+
+
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     """Runs code in one interpreter of a process after the other; returns the lines that it printed."""
     folder = shared_library()
     if shutil.which("cc") is None or folder is None:
         pytest.skip("no C compiler, or no shared libpython to embed")
+    if brings_its_own_libc(folder):
+        pytest.skip("the interpreter was made for another C library than the compiler's")
     place = tmp_path_factory.mktemp("host")
     (place / "host.c").write_text(HOST)
     version = sysconfig.get_config_var("LDVERSION")
