@@ -113,7 +113,7 @@ def test_samples_of_concurrent_requests_do_not_mix(kind, server):
         list(
             pool.map(
                 lambda job: server.get(job[0], headers=[f"X-Task-UUID: {job[1]}"]),
-                [("/spin?seconds=0.1", task) for task in spinning] + [("/nap?seconds=0.2", task) for task in napping],
+                [("/spin?seconds=0.5", task) for task in spinning] + [("/nap?seconds=0.5", task) for task in napping],
             )
         )
     everyone = {*spinning, *napping}
