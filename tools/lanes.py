@@ -23,13 +23,15 @@ TAIL = 100  # lines of a log that are shown
 
 
 class Step:
-    """`work(step)` returns whether it went well, and may set the counts of tests. `ok` is None until it has ended."""
+    """`work(step)` returns whether it went well, and may set the counts of tests, with a text for each failing one. `ok` is
+    None until it has ended."""
 
     def __init__(self, name, work, after=()):
         self.name = name
         self.work = work
         self.after = tuple(after)
         self.passed = self.failed = self.skipped = 0
+        self.failing = []
         self.ok = None
         self.seconds = 0.0
         self.lines = []

@@ -1,4 +1,4 @@
-"""Counting and planning in the test runner."""
+"""Planning in the test runner."""
 
 import argparse
 
@@ -8,33 +8,6 @@ import pytest
 @pytest.fixture
 def runner(load_tool):
     return load_tool("run_tests")
-
-
-CTEST = """<testsuite>
-<testcase name="a" status="run"><system-out>[==========] 3 test(s) run.
-[  PASSED  ] 3 test(s).
-</system-out></testcase>
-<testcase name="b" status="fail"><failure message=""/><system-out>[  PASSED  ] 4 test(s).
-[  FAILED  ] tests: 2 test(s), listed below:
-[  FAILED  ] test_one
-[  FAILED  ] test_two
- 2 FAILED TEST(S)
-</system-out></testcase>
-<testcase name="crashed" status="fail"><failure message=""/><system-out>nothing</system-out></testcase>
-<testcase name="silent" status="run"><system-out></system-out></testcase>
-</testsuite>"""
-
-
-def test_ctest_counts_functions_and_a_crash_as_one(runner, tmp_path):
-    path = tmp_path / "x.xml"
-    path.write_text(CTEST)
-    assert runner.count_ctest(str(path)) == (3 + 4 + 1, 2 + 1)
-
-
-def test_pytest_counts_errors_as_failed(runner, tmp_path):
-    path = tmp_path / "x.xml"
-    path.write_text('<testsuites><testsuite tests="10" failures="1" errors="2" skipped="3"/></testsuites>')
-    assert runner.count_pytest(str(path)) == (4, 3, 3)
 
 
 @pytest.fixture
