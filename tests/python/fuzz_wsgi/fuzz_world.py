@@ -310,8 +310,9 @@ class Run:
         self.note("attribute", getattr(self.body, "status_code", None))
 
     def step_close(self):
-        """Of the application's own body once, so that a second close() of ours is compared with none at all."""
-        if self.body is None or self.closed and self.body_is_theirs:
+        """Of the application's own body once, so that a second close() of ours is compared with none at all. A generator
+        that is running would refuse the second one too."""
+        if self.body is None or self.closed and (self.body_is_theirs or not self.wrapped):
             return
         again, self.closed = self.closed, True
         if hasattr(self.body, "close"):

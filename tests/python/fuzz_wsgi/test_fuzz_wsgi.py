@@ -1,7 +1,6 @@
-"""A share of the fuzz test on each backend: one fixed seed, and one that the failure names. `make fuzz` runs the million."""
+"""A share of the fuzz test on each backend, the same scripts each time. `make fuzz` runs a million fresh ones."""
 
 import pathlib
-import random
 import subprocess
 import sys
 
@@ -16,7 +15,7 @@ BACKENDS = {"native": ({}, 20000), "gil": ({"PROFILOMATIC_ENGINE": "gil"}, 5000)
 @pytest.mark.acceptance("PM19", "PM29", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W11", "W12", "W13", "W16", "W18",
                         "W21", "W22")
 @pytest.mark.parametrize("backend", ["native", *(pytest.param(name, marks=pytest.mark.oldest_and_newest) for name in ("gil", "pure"))])
-@pytest.mark.parametrize("seed", [1, random.SystemRandom().randrange(1 << 32)], ids=["fixed", "fresh"])
+@pytest.mark.parametrize("seed", [1, 470163536])
 def test_random_applications_and_servers_see_no_difference(backend, seed):
     environment, scripts = BACKENDS[backend]
     command = [sys.executable, "-X", "faulthandler", str(PROGRAM), "--seed", str(seed), "--scripts", str(scripts // 2)]
