@@ -90,7 +90,8 @@ class Run:
         self.cost_ns = 0  # inside requests, counted by the sampler
         self.sampler_cpu_ns = 0
         self.samples = 0
-        self._shed_told = engine.all_shed()
+        self._shed_told = self._shed_before = engine.all_shed()
+        self._shed_ended = 0
         # Since the schedule was last told: what had been spent, the looks and their cost, the active time.
         self._seen = None
         self._looks = 0, 0
@@ -284,6 +285,7 @@ class Run:
             elif kind == "shed":
                 self.engine.shed += 1
             elif kind == "shed_end":
+                self._shed_ended += 1
                 self.engine.count_end(event[1])
             else:
                 tickets.append(event[1])
@@ -371,6 +373,7 @@ class Run:
     def _stop(self, now_ns):
         for live in list(self.live):
             self._end(live, now_ns, "lost", live.trace.fields(), 0)
+        self.engine.lost += self.engine.all_shed() - self._shed_before - self._shed_ended
 
     def close(self, timeout):
         """Stops both threads. True when all was delivered."""

@@ -68,6 +68,21 @@ def test_actions_open_at_stop_are_lost_and_their_end_is_harmless(profiles):
 
 
 @pytest.mark.acceptance("PM30")
+def test_a_refused_action_that_is_open_at_a_stop_of_the_twin_is_lost(profiles, backend, monkeypatch):
+    if backend != "pure":
+        pytest.skip("the extension refuses nothing on request")
+    monkeypatch.setattr("profilomatic._pure.LIVE_MAX", 0)
+    before = profilomatic.stats()["actions"]
+    act("refused")
+    with profilomatic.action("refused, and open"):
+        assert profilomatic.stop(PATIENCE) is True
+    profilomatic.start()
+    after = profilomatic.stats()["actions"]
+    assert {name: after[name] - before[name] for name in before} == {
+        "started": 2, "profiled": 0, "shed": 2, "finished": 1, "lost": 1}
+
+
+@pytest.mark.acceptance("PM30")
 def test_a_restart_inside_an_action_leaves_it_alone(profiles):
     with profilomatic.action("old"):
         assert profilomatic.stop(PATIENCE)
