@@ -3,7 +3,7 @@
  *
  * Used by profiles/value.c and profiles/formats/record.c, which drive it; implemented by the JSON writer, and in
  * bindings/ext by the builder of Python dicts. Calls come in document order: inside a map each value is preceded by one
- * key(); maps and lists nest and are always closed. No call returns an error: an emitter that fails
+ * key(), or name(); maps and lists nest and are always closed. No call returns an error: an emitter that fails
  * remembers it and ignores the rest. Text is UTF-8, borrowed for the call; it may hold any byte (an emitter must survive
  * bad UTF-8).
  */
@@ -22,6 +22,8 @@ typedef struct pom_emitter_ops_s {
     void (*list_begin)(pom_emitter_t *self);
     void (*list_end)(pom_emitter_t *self);
     void (*key)(pom_emitter_t *self, const char *text, size_t size);
+    /* The same of a name of ours: ASCII, nothing in it that any form has to escape. Nearly all keys are. */
+    void (*name)(pom_emitter_t *self, const char *text, size_t size);
     void (*text)(pom_emitter_t *self, const char *text, size_t size);
     void (*integer)(pom_emitter_t *self, int64_t value);
     void (*number)(pom_emitter_t *self,

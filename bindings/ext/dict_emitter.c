@@ -273,6 +273,7 @@ static const pom_emitter_ops_t dict_ops = {
     .list_begin = dict_list_begin,
     .list_end = dict_end,
     .key = dict_key,
+    .name = dict_key,
     .text = dict_text,
     .integer = dict_integer,
     .number = dict_number,

@@ -154,29 +154,21 @@ static size_t plain_length(const char *text, size_t size) {
 
 #define SHORT_MAX 16
 
-/* Copies at most SHORT_MAX bytes; true when none needs an escape. Most keys and many values are this
- * short, and there a call of memcpy costs more than it copies. The loads overlap, as above. */
-static bool copy_short(char *to, const char *text, size_t size) {
-    uint64_t first, last;
+/* Copies at most SHORT_MAX bytes, by loads that overlap as above: a call of memcpy costs more. */
+static inline void copy_short(char *to, const char *text, size_t size) {
     if (size >= 8) {
-        first = load_8(text);
-        last = load_8(text + size - 8);
+        uint64_t first = load_8(text), last = load_8(text + size - 8);
         memcpy(to, &first, 8);
         memcpy(to + size - 8, &last, 8);
-        return is_plain_word(first) & is_plain_word(last);
+    } else if (size >= 4) {
+        uint32_t first = load_4(text), last = load_4(text + size - 4);
+        memcpy(to, &first, 4);
+        memcpy(to + size - 4, &last, 4);
+    } else {
+        for (size_t i = 0; i < size; i++) {
+            to[i] = text[i];
+        }
     }
-    if (size >= 4) {
-        uint32_t low = load_4(text), high = load_4(text + size - 4);
-        memcpy(to, &low, 4);
-        memcpy(to + size - 4, &high, 4);
-        return is_plain_word((uint64_t)low << 32 | high);
-    }
-    bool plain = true;
-    for (size_t i = 0; i < size; i++) {
-        to[i] = text[i];
-        plain = plain && is_plain((unsigned char)text[i]);
-    }
-    return plain;
 }
 
 static char *put_unit(char *to, uint32_t unit) {
@@ -210,33 +202,13 @@ static char *put_escape(char *to, uint32_t point) {
     return put_unit(to, point);
 }
 
-/* The end of a quoted text, and then `after` unless it is NUL. */
-static void quoted_end(pom_json_t *json, char *to, char after) {
-    *to++ = '"';
-    if (after != '\0') {
-        *to++ = after;
-    }
-    value_end(json, to);
-}
-
-/* The text in quotes, and then `after` unless it is NUL. */
-static void put_quoted(pom_json_t *json, const char *text, size_t size, char after) {
-    if (size <= SHORT_MAX) {
-        char *to = value_begin(json, SHORT_MAX + 3);
-        if (to == NULL) {
-            return;
-        }
-        *to++ = '"';
-        if (copy_short(to, text, size)) {
-            quoted_end(json, to + size, after);
-            return;
-        } // nothing is claimed yet, so the long way begins where this one did
-    }
+/* The text in quotes. */
+static void put_quoted(pom_json_t *json, const char *text, size_t size) {
     if (size == 0) {
         text = ""; /* may be NULL */
     }
     size_t plain = plain_length(text, size);
-    char *to = value_begin(json, plain + 3 + ESCAPE_MAX);
+    char *to = value_begin(json, plain + 2 + ESCAPE_MAX);
     if (to == NULL) {
         return;
     }
@@ -256,22 +228,42 @@ static void put_quoted(pom_json_t *json, const char *text, size_t size, char aft
         size -= used;
         plain = plain_length(text, size);
         json->buf->len = (size_t)(to - json->buf->data);
-        to = reserve(json->buf, plain + 2 + ESCAPE_MAX);
+        to = reserve(json->buf, plain + 1 + ESCAPE_MAX);
         if (to == NULL) {
             return;
         }
     }
-    quoted_end(json, to, after);
+    *to++ = '"';
+    value_end(json, to);
 }
 
 static void json_key(pom_emitter_t *self, const char *text, size_t size) {
     pom_json_t *json = json_of(self);
-    put_quoted(json, text, size, ':');
+    put_quoted(json, text, size);
+    pom_buf_put_char(json->buf, ':');
     json->comma = false;
 }
 
+static void json_name(pom_emitter_t *self, const char *text, size_t size) {
+    if (size > SHORT_MAX) {
+        json_key(self, text, size);
+        return;
+    }
+    pom_json_t *json = json_of(self);
+    char *to = value_begin(json, SHORT_MAX + 3);
+    if (to != NULL) {
+        *to++ = '"';
+        copy_short(to, text, size);
+        to += size;
+        *to++ = '"';
+        *to++ = ':';
+        value_end(json, to);
+        json->comma = false;
+    }
+}
+
 static void json_text(pom_emitter_t *self, const char *text, size_t size) {
-    put_quoted(json_of(self), text, size, '\0');
+    put_quoted(json_of(self), text, size);
 }
 
 /* Two digits a step: they were a quarter of what a record cost. */
@@ -287,6 +279,12 @@ static void put_pair(char *to, uint32_t value) {
                                 "80818283848586878889"
                                 "90919293949596979899";
     memcpy(to, pairs + (size_t)2 * value, 2);
+}
+
+static void put_six(char *to, uint32_t value) {
+    put_pair(to, value / 10000);
+    put_pair(to + 2, value / 100 % 100);
+    put_pair(to + 4, value % 100);
 }
 
 static char *put_unsigned(char *to, uint64_t value) {
@@ -341,11 +339,10 @@ static void json_seconds(pom_emitter_t *self, int64_t ns) {
         value_end(json, to);
         return;
     }
-    for (int at = 7; at > 0; at -= 2) {
-        put_pair(to + at, rest % 100);
-        rest /= 100;
-    }
-    *to = (char)('0' + rest);
+    put_six(to + 3, rest % 1000000);
+    rest /= 1000000;
+    put_pair(to + 1, rest % 100);
+    *to = (char)('0' + rest / 100);
     to += 9;
     while (to[-1] == '0') {
         to--;
@@ -353,11 +350,23 @@ static void json_seconds(pom_emitter_t *self, int64_t ns) {
     value_end(json, to);
 }
 
+/* The moments of a record lie in one second or two: its text is kept, and only the digits below it are new. */
 static void json_moment(pom_emitter_t *self, int64_t wall_ns) {
-    char quoted[1 + 28] = "\"";
-    pom_format_moment(wall_ns, quoted + 1);
-    quoted[28] = '"'; /* over the NUL */
-    put_short(json_of(self), quoted, sizeof quoted);
+    pom_json_t *json = json_of(self);
+    char *moment = json->moment + 1; /* behind the quote */
+    int64_t second = wall_ns / POM_NS_PER_S, rest_ns = wall_ns % POM_NS_PER_S;
+    if (rest_ns < 0) {
+        rest_ns += POM_NS_PER_S;
+        second--;
+    }
+    if (second == json->second && moment[-1] != '\0') {
+        put_six(moment + 20, (uint32_t)rest_ns / (uint32_t)POM_NS_PER_US);
+    } else {
+        pom_format_moment(wall_ns, moment);
+        moment[-1] = moment[POM_JSON_MOMENT - 2] = '"'; /* over the NUL */
+        json->second = second;
+    }
+    put_short(json, json->moment, POM_JSON_MOMENT);
 }
 
 static void json_null(pom_emitter_t *self) {
@@ -415,6 +424,7 @@ static const pom_emitter_ops_t json_ops = {
     .list_begin = json_list_begin,
     .list_end = json_list_end,
     .key = json_key,
+    .name = json_name,
     .text = json_text,
     .integer = json_integer,
     .number = json_number,
@@ -428,6 +438,8 @@ void pom_json_init(pom_json_t *json, pom_buf_t *buf) {
     json->emitter.ops = &json_ops;
     json->buf = buf;
     json->comma = false;
+    json->moment[0] = '\0';
+    json->second = 0;
 }
 
 void pom_json_put_line(pom_buf_t *buf, const pom_profile_t *profile) {

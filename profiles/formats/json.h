@@ -14,10 +14,14 @@
 #include "profiles/formats/client_report.h"
 #include "profiles/profile.h"
 
+#define POM_JSON_MOMENT 29 /* "2026-11-20T12:34:56.123456Z" with its quotes */
+
 typedef struct pom_json_s {
     pom_emitter_t emitter;
-    pom_buf_t *buf; /* borrowed */
-    bool comma;     /* a value has been written at this level */
+    pom_buf_t *buf;               /* borrowed */
+    bool comma;                   /* a value has been written at this level */
+    char moment[POM_JSON_MOMENT]; /* the last one written; begins with NUL: none was */
+    int64_t second;               /* which one that is in */
 } pom_json_t;
 
 void pom_json_init(pom_json_t *json, pom_buf_t *buf); /* [any] */

@@ -276,6 +276,7 @@ static const pom_emitter_ops_t fields_ops = {
     .list_begin = fields_list_begin,
     .list_end = fields_end,
     .key = fields_key,
+    .name = fields_key,
     .text = fields_text,
     .integer = fields_integer,
     .number = fields_number,

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/hash.h"
 #include "profiles/formats/json.h"
 
@@ -203,6 +204,38 @@ static void test_json_moments_have_microseconds_and_z(void **state) {
     assert_string_equal(written(), "\"2026-11-20T12:18:43.456789Z\"");
 }
 
+/* Each as if it were the first: around a second, far away and back, before 1970, at both ends of time. */
+static void test_json_moments_do_not_depend_on_the_last_one(void **state) {
+    static const int64_t second = INT64_C(1795177123000000000);
+    static const int64_t moments[] = {
+        second,    second + 1, second + 999999999, second + 1000000000, second - 1, second + 500000,
+        0,         -1,         -1000000000,        -1000000001,         0,          INT64_MAX,
+        INT64_MIN, INT64_MAX,  second + 123456789, INT64_MIN,           -999999999, second};
+    pom_json_t last;
+    pom_json_init(&last, &buf);
+    for (size_t i = 0; i < sizeof moments / sizeof moments[0]; i++) {
+        char expected[30] = "\"";
+        pom_format_moment(moments[i], expected + 1);
+        expected[28] = '"';
+        last.comma = false;
+        last.emitter.ops->moment(&last.emitter, moments[i]);
+        assert_string_equal(written(), expected);
+    }
+}
+
+static void test_json_names_of_any_length(void **state) {
+    static const char text[] = "abcdefghijklmnopqrstuvwxyz";
+    for (size_t size = 0; size < sizeof text; size++) {
+        char expected[sizeof text + 8];
+        (void)snprintf(expected, sizeof expected, "{\"%.*s\":1}", (int)size, text);
+        e->ops->map_begin(e);
+        e->ops->name(e, text, size);
+        e->ops->integer(e, 1);
+        e->ops->map_end(e);
+        assert_string_equal(written(), expected);
+    }
+}
+
 static void test_json_numbers_are_the_shortest_that_read_back(void **state) {
     assert_string_equal(written_number(0.1), "0.1");
     assert_string_equal(written_number(0.1 + 0.2), "0.30000000000000004");
@@ -340,6 +373,8 @@ int main(void) {
         CASE(test_json_integers_are_exact),
         CASE(test_json_seconds_are_plain_decimals),
         CASE(test_json_moments_have_microseconds_and_z),
+        CASE(test_json_moments_do_not_depend_on_the_last_one),
+        CASE(test_json_names_of_any_length),
         CASE(test_json_numbers_are_the_shortest_that_read_back),
         CASE(test_json_numbers_ignore_the_locale),
         CASE(test_json_goes_quiet_in_a_full_buffer),

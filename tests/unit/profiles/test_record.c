@@ -462,6 +462,7 @@ static const pom_emitter_ops_t audit_ops = {
     .list_begin = audit_list_begin,
     .list_end = audit_list_end,
     .key = audit_key,
+    .name = audit_key,
     .text = audit_text,
     .integer = audit_integer,
     .number = audit_number,

@@ -142,6 +142,7 @@ static const pom_emitter_ops_t trace_ops = {
     .list_begin = trace_list_begin,
     .list_end = trace_list_end,
     .key = trace_key,
+    .name = trace_key,
     .text = trace_text,
     .integer = trace_integer,
     .number = trace_number,
