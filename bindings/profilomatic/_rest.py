@@ -79,7 +79,7 @@ class TlsOptions:
 
 def _has_callbacks(context):
     """The C part of a context refers to its callbacks, whether or not an attribute tells of them. Not to those for pre-shared
-    keys: these destinations/tls.c leaves out of its connections."""
+    keys: these destinations/tls_context.c leaves out of its connections."""
     return any(callable(each) and not isinstance(each, type) for each in gc.get_referents(context))
 
 
