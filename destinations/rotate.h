@@ -2,7 +2,7 @@
  * Rotation of a file that several processes may be writing: PATH becomes PATH.1, PATH.1 becomes
  * PATH.2, and so on.
  *
- * Used by destinations/file.c when a file has reached its size or age.
+ * Used by destinations/append_file.c when a file has reached its size or age.
  *
  *     error = pom__rotate("/var/log/shop/profiles.jsonl", 5, dev, ino);
  *     fd = open(path, O_CREAT | O_APPEND ...);      whoever comes first makes the new one

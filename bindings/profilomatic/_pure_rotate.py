@@ -1,4 +1,4 @@
-"""Rotation of a file that several processes may be writing: the twin of destinations/rotate.c and file.c, where the reasons are.
+"""Rotation of a file that several processes may be writing: the twin of destinations/rotate.c and append_file.c, where the reasons are.
 
 PATH becomes PATH.1, PATH.1 becomes PATH.2, and so on. Whoever rotates locks the file at PATH and looks whether it still is the
 one he found full, so that it is moved once.
