@@ -3,79 +3,38 @@
  * the process, however that ends); whoever gets the lock of another folder may move its segments
  * into his own.
  *
- *     segment: entry, entry, entry ...        append only, 8 MiB
- *     entry:   head (64 bytes), body
- *     head:    0 magic "POMS"     4 state 'P' pending, 'A' acknowledged   5 format  6 gzip  7 zero
- *              8 body length      12 profiles
- *              16 created, wall clock ns         24 address hash
- *              32 key, 16 bytes                  48 crc32 of the head but state and this, and the body
- *              52 zero                           little endian, as written by the machine
+ * A segment with damage in it (spool_segment.c) is put aside for people to look at, as NUMBER.damaged
+ * beside the folders; of an address the last four stay. Segments are synced when they are full and
+ * when the destination closes, not for each entry: a sync takes longer than an outage of the kernel
+ * is likely.
  *
- * An entry is acknowledged by overwriting its state byte, so there is no second file that could
- * disagree with the first; after a crash at worst one entry is sent twice, with the same key.
- *
- * kill -9 leaves whole writes and at most one cut one at the end; a power cut may leave worse. The
- * reader goes up to the first bad head or wrong crc, and puts the segment aside there for people to
- * look at, as NUMBER.damaged beside the folders; of an address the last four stay. What is lost with
- * it is counted by the heads that can still be read. Segments are synced when they are full and when the destination closes,
- * not for each entry: a sync takes longer than an outage of the kernel is likely.
- *
- * No header of a request is in here, hence no token. Files are 0600, folders 0700, and a link in
- * place of a segment is not followed.
+ * Files are 0600, folders 0700, and a link in place of a segment is not followed.
  *
  * Runs on the loop thread, like the file destination, and for the same reasons.
  *
- * Over 400 lines: writing, reading and adopting are one format and one list of segments.
+ * Over 400 lines: adopting, writing and reading move one list of segments, and the cap is its.
  */
-#ifndef _DEFAULT_SOURCE
-#define _DEFAULT_SOURCE /* pwritev */
-#endif
-
-#include "destinations/spool.h"
+#include "destinations/spool_segment.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 
-#define HEAD_BYTES   64
 #define SEGMENTS_MAX 512 /* twice the cap in full segments; adopted ones may be small */
 #define PATH_BYTES   1024
-#define MAGIC        0x534d4f50u /* "POMS" */
 
 #define ASIDE      ".damaged"
 #define ASIDE_KEPT 4 /* of an address: enough to see a pattern, an eighth of the cap on the disk */
-
-typedef struct head_s {
-    uint32_t magic;
-    uint8_t state, format, compressed, zero;
-    uint32_t length, count;
-    int64_t created_wall_ns;
-    uint64_t address;
-    uint64_t key_hi, key_lo;
-    uint32_t crc, zeros[3];
-} head_t;
-
-_Static_assert(sizeof(head_t) == HEAD_BYTES, "the layout above");
-
-typedef struct segment_s {
-    uint32_t number;
-    int64_t size;
-    int64_t at;       /* everything before it is acknowledged */
-    int64_t profiles; /* pending, those behind damage included */
-} segment_t;
 
 struct pom__spool_s {
     /* constant after new */
@@ -88,10 +47,9 @@ struct pom__spool_s {
     int read_fd, write_fd; /* of the first and of the last segment; -1: not open */
     uint32_t next_number;
     uint32_t count;
-    segment_t segments[SEGMENTS_MAX]; /* oldest first */
-    int64_t bytes, profiles;
-    uint32_t taken; /* profiles of the entry that next has handed out; 0: none */
-    int64_t taken_size;
+    pom__segment_t segments[SEGMENTS_MAX]; /* oldest first */
+    uint32_t taken;    /* profiles of the entry that next has handed out; 0: none */
+    size_t taken_size; /* of its body */
     char error[256];
 };
 
@@ -136,8 +94,6 @@ static void close_fd(int *fd) {
 /* ---- segments ---- */
 
 static void forget_first(pom__spool_t *s) {
-    s->bytes -= s->segments[0].size;
-    s->profiles -= s->segments[0].profiles;
     s->count--;
     memmove(s->segments, s->segments + 1, s->count * sizeof s->segments[0]);
     close_fd(&s->read_fd);
@@ -153,16 +109,6 @@ static void remove_first(pom__spool_t *s) {
         (void)unlink(path); /* a file that stays is found by the next adopter, all acknowledged */
     }
     forget_first(s);
-}
-
-static bool add_segment(pom__spool_t *s, const segment_t *segment) {
-    if (s->count == SEGMENTS_MAX) {
-        return false;
-    }
-    s->segments[s->count++] = *segment;
-    s->bytes += segment->size;
-    s->profiles += segment->profiles;
-    return true;
 }
 
 /* ---- what is damaged ---- */
@@ -248,66 +194,6 @@ static void quarantine_first(pom__spool_t *s, pom__spool_lost_t *lost) {
 
 /* ---- adopting ---- */
 
-static bool plausible(const pom__spool_t *s, const head_t *head) {
-    return head->magic == MAGIC && (head->state == 'P' || head->state == 'A') &&
-           head->length <= POM__SPOOL_BODY_MAX && head->address == s->address && head->count > 0;
-}
-
-/* The profiles of pending entries whose heads can be read between two places, wherever they begin:
- * what is known of a stretch with damage in it. No body looks like a head of this address. */
-static int64_t profiles_between(const pom__spool_t *s, int fd, int64_t at, int64_t end) {
-    char window[16 << 10];
-    int64_t profiles = 0;
-    head_t head;
-    ssize_t got;
-    while (at + HEAD_BYTES <= end && (got = pread(fd, window, sizeof window, at)) >= HEAD_BYTES) {
-        ssize_t i = 0;
-        while (i + HEAD_BYTES <= got) {
-            memcpy(&head, window + i, sizeof head);
-            bool found = plausible(s, &head);
-            profiles += found && head.state == 'P' ? head.count : 0;
-            i += found ? HEAD_BYTES : 1;
-        }
-        at += i;
-    }
-    return profiles;
-}
-
-typedef enum measured_e { PENDING, NOTHING_PENDING, UNREADABLE } measured_t;
-
-/* Walks the heads: what is pending. What is not whole stays in the segment, for the reader to find
- * and to put aside. */
-static measured_t measure(const pom__spool_t *s, const char *path, segment_t *segment) {
-    struct stat st;
-    head_t head;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &st) != 0) {
-        measured_t why = fd < 0 && errno == ELOOP ? NOTHING_PENDING : UNREADABLE;
-        close_fd(&fd);
-        return why;
-    }
-    int64_t at = 0;
-    int64_t body_at = 0; /* of the last entry */
-    segment->at = segment->profiles = 0;
-    segment->size = S_ISREG(st.st_mode) ? st.st_size : 0;
-    while (at + HEAD_BYTES <= segment->size && pread(fd, &head, sizeof head, at) == HEAD_BYTES &&
-           plausible(s, &head) && at + HEAD_BYTES + head.length <= segment->size) {
-        body_at = at + HEAD_BYTES;
-        at = body_at + head.length;
-        if (head.state == 'P') {
-            segment->profiles += head.count;
-        } else if (segment->profiles == 0) {
-            segment->at = at;
-        }
-    }
-    if (at < segment->size) {
-        /* From that body on: its length may be the damage, and have led over whole entries. */
-        segment->profiles += profiles_between(s, fd, body_at, segment->size);
-    }
-    close_fd(&fd);
-    return segment->at < segment->size ? PENDING : NOTHING_PENDING;
-}
-
 /* The lock's descriptor; -1: somebody has it, or the folder is gone. */
 static int lock_folder(const char *folder, int flags) {
     char path[PATH_BYTES];
@@ -334,17 +220,18 @@ static void adopt_folder(pom__spool_t *s, const char *folder) {
     char **names = names_in(folder, ".seg", &count);
     uint32_t left = count == SEGMENTS_MAX; /* there may be more */
     for (uint32_t i = 0; names != NULL && i < count; i++) {
-        segment_t segment = {.number = s->next_number};
+        pom__segment_t segment = {.number = s->next_number};
         if (!make_path(from, "%s/%s", folder, names[i]) || !segment_path(s, segment.number, to)) {
             left++;
             continue;
         }
-        measured_t measured = measure(s, from, &segment);
-        if (measured == NOTHING_PENDING) {
+        pom__measured_t measured = pom__segment_measure(&segment, from, s->address);
+        if (measured == POM__SEGMENT_NOTHING_PENDING) {
             (void)unlink(from); /* if it stays, it is no harm */
-        } else if (measured == PENDING && s->count < SEGMENTS_MAX && rename(from, to) == 0) {
+        } else if (measured == POM__SEGMENT_PENDING && s->count < SEGMENTS_MAX &&
+                   rename(from, to) == 0) {
             s->next_number++;
-            (void)add_segment(s, &segment);
+            s->segments[s->count++] = segment;
         } else {
             left++;
         }
@@ -392,19 +279,11 @@ pom_status_t pom__spool_open(pom__spool_t *s, int64_t *adopted) {
         return status;
     }
     adopt(s);
-    *adopted = s->profiles;
+    *adopted = pom__spool_profiles(s);
     return POM_OK;
 }
 
 /* ---- writing ---- */
-
-static uint32_t checksum(const head_t *head, const char *body, size_t size) {
-    head_t clean = *head;
-    clean.state = 0;
-    clean.crc = 0;
-    uLong crc = crc32(0, (const Bytef *)&clean, sizeof clean);
-    return (uint32_t)crc32(crc, (const Bytef *)body, (uInt)size);
-}
 
 /* The last segment is open for writing and has room. */
 static bool writable(pom__spool_t *s) {
@@ -416,7 +295,7 @@ static bool writable(pom__spool_t *s) {
     if (s->write_fd >= 0) {
         return true;
     }
-    segment_t segment = {.number = s->next_number};
+    pom__segment_t segment = {.number = s->next_number};
     if (s->count == SEGMENTS_MAX || !segment_path(s, segment.number, path)) {
         errno = ENOSPC;
         return false;
@@ -426,64 +305,30 @@ static bool writable(pom__spool_t *s) {
         return false;
     }
     s->next_number++;
-    return add_segment(s, &segment);
+    s->segments[s->count++] = segment;
+    return true;
 }
 
 pom_status_t pom__spool_put(pom__spool_t *s, const pom__spool_entry_t *entry, const char *body,
                             size_t size, pom__spool_lost_t *lost) {
-    int64_t need = HEAD_BYTES + (int64_t)size;
+    int64_t need = POM__SEGMENT_HEAD + (int64_t)size;
     if (s->run[0] == '\0' || size > POM__SPOOL_BODY_MAX || need > s->cap) {
         (void)snprintf(s->error, sizeof s->error,
                        "spool: not open, or a body larger than the spool");
         return POM_EIO;
     }
-    while (s->count > 0 && (s->bytes + need > s->cap || s->count == SEGMENTS_MAX)) {
+    while (s->count > 0 && (pom__spool_bytes(s) + need > s->cap || s->count == SEGMENTS_MAX)) {
         lost->evicted += s->segments[0].profiles;
         remove_first(s);
     }
-    head_t head = {
-        .magic = MAGIC,
-        .state = 'P',
-        .format = entry->format,
-        .compressed = entry->compressed,
-        .length = (uint32_t)size,
-        .count = entry->count,
-        .created_wall_ns = entry->created_wall_ns,
-        .address = s->address,
-        .key_hi = entry->key.hi,
-        .key_lo = entry->key.lo,
-    };
-    head.crc = checksum(&head, body, size);
-    if (!writable(s)) {
+    if (!writable(s) || pom__segment_append(&s->segments[s->count - 1], s->write_fd, s->address,
+                                            entry, body, size) != POM_OK) {
         return failed(s, "write", s->run);
     }
-    segment_t *last = &s->segments[s->count - 1];
-    struct iovec parts[2] = {{&head, sizeof head}, {(void *)(uintptr_t)body, size}};
-    ssize_t written = pwritev(s->write_fd, parts, 2, last->size);
-    if (written != need) {
-        if (written >= 0) {
-            errno = ENOSPC; /* a short write to a file says no more */
-        }
-        pom_status_t status = failed(s, "write", s->run);
-        (void)ftruncate(s->write_fd,
-                        last->size); /* if not: overwritten by the next, or cut later */
-        return status;
-    }
-    last->size += need;
-    last->profiles += entry->count;
-    s->bytes += need;
-    s->profiles += entry->count;
     return POM_OK;
 }
 
 /* ---- reading ---- */
-
-static void advance(pom__spool_t *s, int64_t size, uint32_t profiles) {
-    segment_t *first = &s->segments[0];
-    first->at += size;
-    first->profiles -= profiles;
-    s->profiles -= profiles;
-}
 
 static bool open_first(pom__spool_t *s) {
     char path[PATH_BYTES];
@@ -493,64 +338,38 @@ static bool open_first(pom__spool_t *s) {
     return s->read_fd >= 0;
 }
 
-typedef enum found_e { FOUND, SKIPPED, DAMAGED, NOT_NOW } found_t;
-
-static found_t read_entry(pom__spool_t *s, head_t *head, pom_buf_t *body) {
-    segment_t *first = &s->segments[0];
-    if (!open_first(s) && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
-        return NOT_NOW;
+static pom__found_t read_first(pom__spool_t *s, pom__spool_entry_t *entry, pom_buf_t *body) {
+    pom__segment_t *first = &s->segments[0];
+    if (first->at < first->size && !open_first(s)) {
+        bool later = errno == EMFILE || errno == ENFILE || errno == ENOMEM;
+        return later ? POM__ENTRY_NOT_NOW : POM__ENTRY_DAMAGED;
     }
-    if (s->read_fd < 0 || pread(s->read_fd, head, sizeof *head, first->at) != HEAD_BYTES ||
-        !plausible(s, head) || first->at + HEAD_BYTES + head->length > first->size) {
-        return DAMAGED;
-    }
-    if (head->state == 'A') {
-        advance(s, HEAD_BYTES + (int64_t)head->length, 0);
-        return SKIPPED;
-    }
-    pom_buf_reset(body);
-    char *data = pom_buf_reserve(body, head->length > 0 ? head->length : 1);
-    if (data == NULL) {
-        return NOT_NOW;
-    }
-    if (pread(s->read_fd, data, head->length, first->at + HEAD_BYTES) != (ssize_t)head->length ||
-        checksum(head, data, head->length) != head->crc) {
-        return DAMAGED;
-    }
-    body->len = head->length;
-    return FOUND;
+    return pom__segment_peek(first, s->read_fd, s->address, entry, body);
 }
 
 bool pom__spool_next(pom__spool_t *s, pom__spool_entry_t *entry, pom_buf_t *body,
                      pom__spool_lost_t *lost) {
-    head_t head;
     s->taken = 0;
     while (s->count > 0) {
-        if (s->segments[0].at >= s->segments[0].size) {
-            remove_first(s);
-            continue;
-        }
-        found_t found = read_entry(s, &head, body);
-        if (found == NOT_NOW) {
+        switch (read_first(s, entry, body)) {
+        case POM__ENTRY_NOT_NOW:
             return false;
-        }
-        if (found == DAMAGED) {
+        case POM__ENTRY_NONE:
+            remove_first(s);
+            break;
+        case POM__ENTRY_DAMAGED:
             quarantine_first(s, lost);
-        } else if (found == FOUND) {
-            s->taken = head.count;
-            s->taken_size = HEAD_BYTES + (int64_t)head.length;
+            break;
+        case POM__ENTRY_FOUND:
+            s->taken = entry->count;
+            s->taken_size = body->len;
             /* A clock that was set back makes entries young again: they are sent then. */
-            if (pom_wall_ns() - head.created_wall_ns > POM__SPOOL_AGE_NS) {
-                lost->too_old += head.count;
-                (void)pom__spool_ack(s); /* just taken */
-                continue;
+            if (pom_wall_ns() - entry->created_wall_ns <= POM__SPOOL_AGE_NS) {
+                return true;
             }
-            *entry = (pom__spool_entry_t){.key = {head.key_hi, head.key_lo},
-                                          .created_wall_ns = head.created_wall_ns,
-                                          .count = head.count,
-                                          .format = head.format,
-                                          .compressed = head.compressed != 0};
-            return true;
+            lost->too_old += entry->count;
+            (void)pom__spool_ack(s); /* just taken */
+            break;
         }
     }
     return false;
@@ -560,9 +379,7 @@ bool pom__spool_ack(pom__spool_t *s) {
     if (s->taken == 0) {
         return false;
     }
-    /* Fails on a disk that has gone read-only: the entry may be sent again after a restart. */
-    (void)pwrite(s->read_fd, "A", 1, s->segments[0].at + (int64_t)offsetof(head_t, state));
-    advance(s, s->taken_size, s->taken);
+    pom__segment_ack(&s->segments[0], s->read_fd, s->taken, s->taken_size);
     s->taken = 0;
     if (s->segments[0].at >= s->segments[0].size) {
         remove_first(s);
@@ -573,11 +390,19 @@ bool pom__spool_ack(pom__spool_t *s) {
 /* ---- the rest ---- */
 
 int64_t pom__spool_profiles(const pom__spool_t *s) {
-    return s->profiles;
+    int64_t profiles = 0;
+    for (uint32_t i = 0; i < s->count; i++) {
+        profiles += s->segments[i].profiles;
+    }
+    return profiles;
 }
 
 int64_t pom__spool_bytes(const pom__spool_t *s) {
-    return s->bytes;
+    int64_t bytes = 0;
+    for (uint32_t i = 0; i < s->count; i++) {
+        bytes += s->segments[i].size;
+    }
+    return bytes;
 }
 
 const char *pom__spool_error(const pom__spool_t *s) {
@@ -597,7 +422,6 @@ static void forget(pom__spool_t *s) {
     s->run[0] = '\0';
     s->next_number = 1;
     s->count = s->taken = 0;
-    s->bytes = s->profiles = 0;
 }
 
 void pom__spool_after_fork(pom__spool_t *s) {
