@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <structmember.h> // T_OBJECT and READONLY, before 3.12 only here
 
+#include "base/status.h"
+
 /* The engine in force reads frames through the public API with the GIL: frames are known by their frame objects. */
 bool pom_core_gil_mode(void);
 
@@ -25,6 +27,9 @@ PyObject *pom_core_faults(void);
 
 /* A forked child's first action: starts the engine anew. False: it could not be. */
 bool pom_core_restart(void);
+
+/* MemoryError for POM_ENOMEM, else a RuntimeError that names it; returns NULL. */
+PyObject *pom_core_raise(pom_status_t status);
 
 /* Counts a failure of ours and clears the pending exception: the host's code goes on. Logged once for each place. */
 void pom_core_fault(const char *where);

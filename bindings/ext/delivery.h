@@ -2,8 +2,8 @@
  * Delivery: profiles as dicts to the user's callables, all on one Python daemon thread,
  * "Profilomatic Thread".
  *
- * Used by module.c. Each callable is a destination of the exporter (own queue, own counters); the
- * thread is there while there are callables and the engine is not stopped.
+ * Used by module.c and lifecycle.c. Each callable is a destination of the exporter (own queue, own
+ * counters); the thread is there while there are callables and the engine is not stopped.
  *
  *     pom_delivery_init(module);
  *     pom_delivery_add(callable);            starts the thread

@@ -1,18 +1,14 @@
 /*
- * The module `_core`: the backend interface of the package, on top of the engine.
- *
- * Decides which walker is used and why, keeps the life cycle in order (one start or stop at a time, waits without the GIL). The package calls nothing else of the extension.
+ * The module `_core`: the backend interface of the package, on top of the engine. The package calls nothing else of the
+ * extension. What is asked for is checked and translated here; when it happens is lifecycle.c's.
  *
  * One interpreter: statics under the GIL are the state, and a sub-interpreter is refused with a sentence that says so. So is a later
  * one of the process, after Py_Finalize(): what the statics name has gone with the first.
  */
 #include "bindings/ext/layout.h"
 
-#include <pthread.h>
 #include <string.h>
 
-#include "base/alloc.h"
-#include "base/clock.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/asyncio.h"
 #include "bindings/ext/code_reader.h"
@@ -21,29 +17,17 @@
 #include "bindings/ext/dict_places.h"
 #include "bindings/ext/environ.h"
 #include "bindings/ext/file_py.h"
-#include "bindings/ext/gil_walker.h"
 #include "bindings/ext/http_py.h"
-#include "bindings/ext/memory.h"
+#include "bindings/ext/lifecycle.h"
 #include "bindings/ext/probe.h"
 #include "bindings/ext/request_state.h"
 #include "bindings/ext/ssl_context.h"
 #include "bindings/ext/threads.h"
-#include "bindings/ext/walker.h"
 #include "bindings/ext/works.h"
 #include "middleware/scrub.h"
-#include "middleware/request.h"
 #include "middleware/trace.h"
 
 #define FAULT_PLACES 16
-
-static bool gil_mode;
-static char gil_reason[160]; // why not native; empty = native
-static pthread_mutex_t lifecycle_lock =
-    PTHREAD_MUTEX_INITIALIZER;    // one start, stop or flush at a time; GIL released to wait
-static pthread_t lifecycle_owner; // while lifecycle_owned; both under the GIL
-static bool lifecycle_owned;
-static bool exiting;
-static bool restart_failed; // in this process: not tried again for each request
 
 static struct {
     const char *where;
@@ -81,238 +65,42 @@ PyObject *pom_core_faults(void) {
     return counts;
 }
 
-static PyObject *raise_status(pom_status_t status) {
+PyObject *pom_core_raise(pom_status_t status) {
     if (status == POM_ENOMEM) {
         return PyErr_NoMemory();
     }
     return PyErr_Format(PyExc_RuntimeError, "profilomatic: %s", pom_status_text(status));
 }
 
-/* ---- parts for the engine -------------------------------------------------------------------------- */
-
-bool pom_core_gil_mode(void) {
-    return gil_mode;
-}
-
-const char *pom_core_gil_reason(void) {
-    return gil_reason;
-}
-
-/* Looked at once a start: a forked child or a changed environment may get another answer. */
-void pom_core_choose_walker(void) {
-    const char *wanted = getenv("PROFILOMATIC_ENGINE");
-    gil_reason[0] = '\0';
-    if (wanted != NULL && strcmp(wanted, "gil") == 0) {
-        (void)snprintf(gil_reason, sizeof gil_reason, "PROFILOMATIC_ENGINE=gil asks for it");
-    } else if (!pom_memory_readable()) {
-        (void)snprintf(
-            gil_reason, sizeof gil_reason,
-            "this process may not read its own memory by process_vm_readv or /proc/self/mem");
-    } else if (pom_layout_matches(gil_reason, sizeof gil_reason)) {
-        (void)pom_walker_self_test((uintptr_t)PyThreadState_Get(), gil_reason, sizeof gil_reason);
-    }
-    gil_mode = gil_reason[0] != '\0';
-}
-
-static pom_walker_t *walker(const char **name) {
-    pom_core_choose_walker();
-    *name = gil_mode ? "gil" : "native";
-    return gil_mode ? pom_gil_walker() : pom_native_walker();
-}
-
-static pom_status_t attach(pom_slots_t *slots, pom_code_table_t *codes) {
-    pom_status_t status = pom_code_deaths_watch(codes);
-    if (status == POM_OK) {
-        pom_memory_guard_install();
-        pom_threads_use(slots);
-    }
-    return status;
-}
-
-static void detach(void) {
-    pom_threads_use(NULL);
-    pom_code_deaths_unwatch();
-    pom_memory_guard_remove();
-}
-
-static void after_fork_child(void) {
-    (void)pthread_mutex_init(&lifecycle_lock, NULL); // whoever held it is not here
-    lifecycle_owned = restart_failed = false;
-    pom_memory_after_fork();
-    pom_threads_after_fork();
-    pom_delivery_after_fork_child();
-}
-
 /* ---- life cycle ---------------------------------------------------------------------------------------- */
-
-/* Takes the lock by the deadline; the GIL is free while waiting, so that the holder can finish. No Python of the user's is
- * meant to run under it. Where it does all the same (a collection that runs finalizers), false is better than waiting for
- * oneself for ever. */
-static bool lock_lifecycle(int64_t deadline_ns) {
-    if (pthread_mutex_trylock(&lifecycle_lock) != 0) {
-        if (lifecycle_owned && pthread_equal(lifecycle_owner, pthread_self())) {
-            return false;
-        }
-        // This call knows the wall clock only: a clock that is set makes one wait longer or shorter.
-        int64_t left_ns = deadline_ns - pom_now_ns();
-        int64_t until_ns = pom_wall_ns() + (left_ns > 0 ? left_ns : 0);
-        struct timespec until = pom_timespec(until_ns);
-        int err;
-        Py_BEGIN_ALLOW_THREADS;
-        err = pthread_mutex_timedlock(&lifecycle_lock, &until);
-        Py_END_ALLOW_THREADS;
-        if (err != 0) {
-            return false;
-        }
-    }
-    lifecycle_owner = pthread_self();
-    lifecycle_owned = true;
-    return true;
-}
-
-static void unlock_lifecycle(void) {
-    lifecycle_owned = false;
-    (void)pthread_mutex_unlock(&lifecycle_lock);
-}
-
-static PyObject *at_exit(PyObject *module, PyObject *unused);
-static PyMethodDef at_exit_def = {"_at_exit", at_exit, METH_NOARGS, NULL};
-
-/* At each start, since a child of multiprocessing needs it anew; see _exit.py. */
-static int register_at_exit(void) {
-    PyObject *exits = PyImport_ImportModule("profilomatic._exit");
-    PyObject *function = PyCFunction_New(&at_exit_def, NULL);
-    PyObject *done = exits == NULL || function == NULL
-                         ? NULL
-                         : PyObject_CallMethod(exits, "register", "O", function);
-    int status = done != NULL ? 0 : -1;
-    Py_XDECREF(exits);
-    Py_XDECREF(function);
-    Py_XDECREF(done);
-    return status;
-}
-
-static int64_t deadline_after(double timeout) {
-    double most = 1e8; // three years: as good as for ever, and no overflow
-    return pom_now_ns() + (int64_t)((timeout < 0 ? 0 : timeout > most ? most : timeout) * 1e9);
-}
-
-static pom_status_t start_engine(void) {
-    if (exiting) {
-        return POM_OK; // nobody would stop it any more: the sampler would look at threads while the interpreter ends them
-    }
-    if (!lock_lifecycle(deadline_after(1e8))) {
-        return POM_ETIMEDOUT;
-    }
-    pom_status_t status = pom_engine_start();
-    unlock_lifecycle();
-    return status;
-}
-
-bool pom_core_restart(void) {
-    if (restart_failed) {
-        return false;
-    }
-    pom_status_t status = start_engine();
-    if (status != POM_OK) {
-        (void)raise_status(status);
-    }
-    restart_failed = status != POM_OK || register_at_exit() < 0 || pom_delivery_ensure() < 0;
-    if (restart_failed) {
-        pom_core_fault("restart after fork");
-    }
-    return pom_engine_state == POM_ENGINE_RUNNING;
-}
 
 static PyObject *py_start(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
-    if (exiting) {
-        Py_RETURN_NONE;
-    }
-    if (register_at_exit() < 0) {
-        return NULL;
-    }
-    pom_status_t status = start_engine();
-    if (status != POM_OK) {
-        return raise_status(status);
-    }
-    if (pom_delivery_ensure() < 0) {
+    if (pom_lifecycle_start() < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
 }
 
-/* Also -1 with an exception: of a signal handler that ran meanwhile. */
-static int stop_engine(int64_t deadline_ns) {
-    bool clean = true;
-    if (!lock_lifecycle(deadline_ns)) {
-        return 0; // another stop is at it
-    }
-    if (pom_engine_stop_begin()) {
-        Py_BEGIN_ALLOW_THREADS;
-        clean = pom_engine_stop_wait(deadline_ns);
-        Py_END_ALLOW_THREADS;
-        pom_engine_stop_end();
-    }
-    clean = pom_delivery_stop(deadline_ns) && clean;
-    unlock_lifecycle();
-    // Without the lock: this runs Python, and so perhaps a signal handler that stops, too.
-    return pom_delivery_join(deadline_ns) < 0 ? -1 : clean;
-}
-
-static PyObject *py_stop(PyObject *module, PyObject *arg) {
-    (void)module;
-    double timeout = PyFloat_AsDouble(arg);
+/* Of a step that takes so many seconds and answers by yes or no. */
+static PyObject *within(PyObject *seconds, int (*step)(double)) {
+    double timeout = PyFloat_AsDouble(seconds);
     if (timeout == -1.0 && PyErr_Occurred()) {
         return NULL;
     }
-    if (pom_delivery_is_current()) {
-        Py_RETURN_FALSE; // it would wait for itself
-    }
-    int clean = stop_engine(deadline_after(timeout));
-    return clean < 0 ? NULL : PyBool_FromLong(clean);
+    int done = step(timeout);
+    return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
-static PyObject *at_exit(PyObject *module, PyObject *unused) {
+static PyObject *py_stop(PyObject *module, PyObject *timeout) {
     (void)module;
-    (void)unused;
-    exiting = true;
-    int clean =
-        stop_engine(deadline_after(2.0)); // what is left is counted; there is nobody to tell
-    (void)
-        pom_engine_stop_begin(); // where the lock could not be had: at least no thread is looked at from here on
-    if (clean < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return within(timeout, pom_lifecycle_stop);
 }
 
-static PyObject *py_flush(PyObject *module, PyObject *arg) {
+static PyObject *py_flush(PyObject *module, PyObject *timeout) {
     (void)module;
-    double timeout = PyFloat_AsDouble(arg);
-    if (timeout == -1.0 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (pom_delivery_is_current()) {
-        Py_RETURN_FALSE;
-    }
-    int64_t deadline_ns = deadline_after(timeout);
-    bool done;
-    if (!lock_lifecycle(deadline_ns)) {
-        Py_RETURN_FALSE;
-    }
-    Py_BEGIN_ALLOW_THREADS;
-    done = pom_engine_sync(deadline_ns); // the parts stay meanwhile, by the lock
-    Py_END_ALLOW_THREADS;
-    unlock_lifecycle();
-    // Without the lock: a destination may take as long as it likes, and a stop, or the end of the process, must not wait for it.
-    if (done) {
-        Py_BEGIN_ALLOW_THREADS;
-        done = pom_exporter_flush(pom_engine_exporter(), deadline_ns);
-        Py_END_ALLOW_THREADS;
-    }
-    return PyBool_FromLong(done);
+    return within(timeout, pom_lifecycle_flush);
 }
 
 /* ---- options ------------------------------------------------------------------------------------------ */
@@ -393,7 +181,7 @@ static PyObject *py_add_destination(PyObject *module, PyObject *object) {
     if (destination != NULL) {
         pom_status_t status = pom_exporter_add(pom_engine_exporter(), destination);
         if (status != POM_OK && status != POM_EINVAL) { // EINVAL: it is there already
-            return raise_status(status);
+            return pom_core_raise(status);
         }
     } else if (!PyCallable_Check(object)) {
         return PyErr_Format(
@@ -530,23 +318,9 @@ static int exec_module(PyObject *module) {
         }
         return -1;
     }
-    static const pom_engine_parts_t parts = {.walker = walker,
-                                             .attach = attach,
-                                             .detach = detach,
-                                             .delivery_cpu_ns = pom_delivery_cpu_ns};
-    static bool initialised; // a second import of a module that was deleted
-    if (!initialised) {
-        pom_engine_parts_t given = parts;
-        given.resolver = pom_code_reader();
-        pom_status_t status = pom_engine_init(&given);
-        if (status != POM_OK || pthread_atfork(NULL, NULL, after_fork_child) != 0) {
-            (void)raise_status(status);
-            return -1;
-        }
-        initialised = true;
-    }
-    if (pom_threads_init() < 0 || pom_delivery_init(module) < 0 || pom_file_py_init(module) < 0 ||
-        pom_http_py_init(module) < 0 || pom_stats_init(module) < 0 || pom_wire_init(module) < 0 ||
+    if (pom_lifecycle_init() < 0 || pom_threads_init() < 0 || pom_delivery_init(module) < 0 ||
+        pom_file_py_init(module) < 0 || pom_http_py_init(module) < 0 ||
+        pom_stats_init(module) < 0 || pom_wire_init(module) < 0 ||
         pom_ssl_context_init(module) < 0 || pom_dict_init() < 0 || pom_environ_init() < 0 ||
         pom_request_init() < 0 || pom_wsgi_init(module) < 0 || pom_asgi_init(module) < 0 ||
         pom_body_init(module) < 0 || pom_action_init(module) < 0 || pom_probe_init(module) < 0 ||
