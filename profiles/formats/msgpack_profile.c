@@ -186,15 +186,12 @@ static pom_status_t read_profiler(pom_msgpack_reader_t *reader, pom__pull_t pull
     }
     for (; entries > 0; entries--) {
         int64_t key;
-        bool known, good = true;
-        if (!pom__pull_key(&pull, &key, &known)) {
+        pom__pull_t value;
+        bool good = true;
+        if (!pom__pull_entry(&pull, &key, &value)) {
             return POM_EINVAL;
         }
-        pom__pull_t value = pull;
-        if (!pom__pull_skip(&pull)) {
-            return POM_EINVAL;
-        }
-        switch (known ? key : -1) {
+        switch (key) {
         case POM_WIRE_ENGINE: {
             pom_status_t status = read_number(reader, &value, profile, &profile->engine);
             if (status != POM_OK) {
@@ -532,23 +529,20 @@ pom_status_t pom__read_profile(pom_msgpack_reader_t *reader, pom__pull_t pull,
     }
     for (; entries > 0; entries--) {
         int64_t key;
-        bool known;
-        if (!pom__pull_key(&pull, &key, &known)) {
+        pom__pull_t part;
+        if (!pom__pull_entry(&pull, &key, &part)) {
             return POM_EINVAL;
         }
-        if (known && key >= 0 && key <= POM_WIRE_TIMELINE) {
+        if (key >= 0 && key <= POM_WIRE_TIMELINE) {
             if (present[key]) {
                 return POM_EINVAL; /* twice the same: memory for nothing */
             }
-            parts[key] = pull;
+            parts[key] = part;
             present[key] = true;
-            pom_status_t status = read_entry(reader, key, pull, profile);
+            pom_status_t status = read_entry(reader, key, part, profile);
             if (status != POM_OK) {
                 return status;
             }
-        }
-        if (!pom__pull_skip(&pull)) {
-            return POM_EINVAL;
         }
     }
     if (!present[POM_WIRE_TASK] || !present[POM_WIRE_NODES]) {

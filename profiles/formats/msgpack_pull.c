@@ -196,17 +196,20 @@ bool pom__pull_skip(pom__pull_t *pull) {
     return true;
 }
 
-bool pom__pull_key(pom__pull_t *pull, int64_t *key, bool *known) {
+bool pom__pull_entry(pom__pull_t *pull, int64_t *key, pom__pull_t *value) {
     pom__pull_t before = *pull;
     pom__item_t item;
     if (!pom__pull_item(pull, &item)) {
         return false;
     }
-    *known = item.kind == POM__INTEGER && !item.huge;
     *key = item.integer;
-    if (*known) {
-        return true;
+    if (item.kind != POM__INTEGER || item.huge) {
+        *key = -1;
+        *pull = before;
+        if (!pom__pull_skip(pull)) {
+            return false;
+        }
     }
-    *pull = before;
+    *value = *pull;
     return pom__pull_skip(pull);
 }

@@ -51,7 +51,8 @@ bool pom__pull_integer(pom__pull_t *pull, int64_t least, int64_t most, int64_t *
 /* Passes over one whole value, whatever is in it. */
 bool pom__pull_skip(pom__pull_t *pull);
 
-/* An integer as a key; false in *known when the key is something else (a later version's). */
-bool pom__pull_key(pom__pull_t *pull, int64_t *key, bool *known);
+/* Passes over one entry of a map. key: an integer as all of ours, -1 for anything else (a later
+ * version's). value: where it begins; it is whole. */
+bool pom__pull_entry(pom__pull_t *pull, int64_t *key, pom__pull_t *value);
 
 #endif

@@ -95,12 +95,11 @@ bool pom__read_columns(pom__pull_t pull, pom__column_t columns[POM__COLUMNS_MAX]
     }
     for (; entries > 0; entries--) {
         int64_t key;
-        bool known;
-        if (!pom__pull_key(&pull, &key, &known)) {
+        pom__pull_t column;
+        if (!pom__pull_entry(&pull, &key, &column)) {
             return false;
         }
-        if (known && key >= 1 && key <= count) {
-            pom__pull_t column = pull;
+        if (key >= 1 && key <= count) {
             uint32_t size;
             if (!pom__pull_head(&column, POM__ARRAY, &size) || (!first && size != *rows)) {
                 return false;
@@ -108,9 +107,6 @@ bool pom__read_columns(pom__pull_t pull, pom__column_t columns[POM__COLUMNS_MAX]
             *rows = size;
             first = false;
             columns[key] = (pom__column_t){column, true};
-        }
-        if (!pom__pull_skip(&pull)) {
-            return false;
         }
     }
     for (int64_t i = 1; i <= count; i++) {
@@ -141,18 +137,14 @@ static bool read_source(pom_msgpack_reader_t *reader, pom__pull_t pull) {
     }
     for (; entries > 0; entries--) {
         int64_t key;
-        bool known;
         pom__pull_t value;
         pom__item_t item;
-        if (!pom__pull_key(&pull, &key, &known)) {
+        if (!pom__pull_entry(&pull, &key, &value)) {
             return false;
         }
-        pom__pull_t again = value = pull;
-        if (!pom__pull_skip(&pull) || !pom__pull_item(&value, &item)) {
+        pom__pull_t again = value;
+        if (!pom__pull_item(&value, &item)) {
             return false;
-        }
-        if (!known) {
-            continue;
         }
         if (key == POM_WIRE_SOURCE_NAME && item.kind == POM__TEXT) {
             s->name = (pom_text_t){item.data, item.size};
@@ -204,24 +196,23 @@ static bool read_report(pom_client_report_t *r, pom__pull_t pull) {
     }
     for (; entries > 0; entries--) {
         int64_t key;
-        bool known;
-        if (!pom__pull_key(&pull, &key, &known)) {
-            return false;
-        }
-        pom__pull_t value = pull;
+        pom__pull_t value;
         pom__item_t item;
         bool good = true;
-        if (known && key == POM_WIRE_REPORT_ID) {
+        if (!pom__pull_entry(&pull, &key, &value)) {
+            return false;
+        }
+        if (key == POM_WIRE_REPORT_ID) {
             good = has_id = pom__pull_item(&value, &item) && pom__read_id(&item, &r->id);
-        } else if (known && key == POM_WIRE_REPORT_DROPPED) {
+        } else if (key == POM_WIRE_REPORT_DROPPED) {
             good = r->drop_count == 0 && read_drops(r, value);
-        } else if (known && (key == POM_WIRE_REPORT_SINCE || key == POM_WIRE_REPORT_AT)) {
+        } else if (key == POM_WIRE_REPORT_SINCE || key == POM_WIRE_REPORT_AT) {
             int64_t *moment = key == POM_WIRE_REPORT_AT ? &r->at_wall_ns : &r->since_wall_ns;
             good = pom__pull_time(&value, POM__WALL_MAX, moment) && *moment >= 0;
-        } else if (known && key >= POM_WIRE_REPORT_PRODUCED && key <= POM_WIRE_REPORT_RETRIED) {
+        } else if (key >= POM_WIRE_REPORT_PRODUCED && key <= POM_WIRE_REPORT_RETRIED) {
             good = pom__pull_integer(&value, 0, INT64_MAX, counts[key]);
         }
-        if (!good || !pom__pull_skip(&pull)) {
+        if (!good) {
             return false;
         }
     }
@@ -333,16 +324,13 @@ static pom_status_t read_body(pom_msgpack_reader_t *reader, pom__pull_t pull) {
     }
     for (; entries > 0; entries--) {
         int64_t key;
-        bool known;
-        if (!pom__pull_key(&pull, &key, &known)) {
+        pom__pull_t section;
+        if (!pom__pull_entry(&pull, &key, &section)) {
             return POM_EINVAL;
         }
-        if (known && key >= 0 && key <= POM_WIRE_REPORT) {
-            sections[key] = pull;
+        if (key >= 0 && key <= POM_WIRE_REPORT) {
+            sections[key] = section;
             present[key] = true;
-        }
-        if (!pom__pull_skip(&pull)) {
-            return POM_EINVAL;
         }
     }
     for (int key = POM_WIRE_SOURCE; key <= POM_WIRE_PROFILES; key++) {
