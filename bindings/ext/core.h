@@ -34,6 +34,22 @@ PyObject *pom_core_raise(pom_status_t status);
 /* Counts a failure of ours and clears the pending exception: the host's code goes on. Logged once for each place. */
 void pom_core_fault(const char *where);
 
+/* A pending exception that is not ours to lose, while we run what may raise or clear one. */
+typedef struct pom_pending_s {
+    PyObject *type, *value, *traceback;
+} pom_pending_t;
+
+static inline pom_pending_t pom_pending_put_aside(void) {
+    pom_pending_t pending;
+    PyErr_Fetch(&pending.type, &pending.value, &pending.traceback);
+    return pending;
+}
+
+/* In place of whatever is pending by now. */
+static inline void pom_pending_restore(const pom_pending_t *pending) {
+    PyErr_Restore(pending->type, pending->value, pending->traceback);
+}
+
 /* Adds the types to the module; -1 with an exception. */
 int pom_wsgi_init(PyObject *module);
 int pom_asgi_init(PyObject *module);

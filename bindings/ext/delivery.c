@@ -36,7 +36,7 @@
 #include "bindings/engine/engine.h"
 #include "bindings/ext/dict_emitter.h"
 #include "bindings/ext/threads.h"
-#include "bindings/ext/values.h"
+#include "bindings/ext/text.h"
 #include "destinations/handoff.h"
 
 #define THREAD_NAME "Profilomatic Thread"

@@ -3,7 +3,7 @@
  */
 #include "bindings/ext/environ.h"
 
-#include "bindings/ext/values.h"
+#include "bindings/ext/text.h"
 #include "middleware/queue_time.h"
 #include "middleware/request.h"
 #include "middleware/scrub.h"

@@ -13,139 +13,37 @@
  *
  * The value of a secret key (middleware/scrub.h) is not even looked at.
  *
- * Text is encoded here and not by the interpreter: PyUnicode_AsUTF8AndSize keeps a second copy with
- * the object for its life, and lone surrogates make it raise. On the caller's thread with the GIL.
+ * On the caller's thread with the GIL.
  */
 #include "bindings/ext/values.h"
 
-#include <string.h>
-
+#include "bindings/ext/core.h"
+#include "bindings/ext/text.h"
 #include "middleware/scrub.h"
-
-/* Characters that need not be looked at: the stream cuts texts at POM_VALUE_TEXT_MAX bytes, and
- * none is shorter than one. */
-#define ENCODED_MAX (POM_VALUE_TEXT_MAX + 4)
-
-#define ELLIPSIS "\xe2\x80\xa6" /* U+2026 */
 
 typedef struct encoder_s {
     pom_value_writer_t *w;
     Py_ssize_t items_left;
 } encoder_t;
 
-typedef struct pending_s {
-    PyObject *type, *value, *traceback;
-} pending_t;
-
 static void write_slowly(encoder_t *e, PyObject *value, int depth);
 
-/* ---- text ------------------------------------------------------------------------------------ */
-
-static bool is_ready(PyObject *str) {
-#if PY_VERSION_HEX < 0x030c0000
-    if (PyUnicode_READY(str) < 0) { // legacy strings of old extensions
-        PyErr_Clear();
-        return false;
-    }
-#else
-    (void)str;
-#endif
-    return true;
-}
-
-static char *put_character(char *to, Py_UCS4 c) {
-    if (c < 0x80) {
-        *to++ = (char)c;
-    } else if (c < 0x800) {
-        *to++ = (char)(0xc0 | c >> 6);
-        *to++ = (char)(0x80 | (c & 0x3f));
-    } else if (Py_UNICODE_IS_SURROGATE(c)) {
-        *to++ = '?'; // as str.encode("utf-8", "replace") has it
-    } else if (c < 0x10000) {
-        *to++ = (char)(0xe0 | c >> 12);
-        *to++ = (char)(0x80 | (c >> 6 & 0x3f));
-        *to++ = (char)(0x80 | (c & 0x3f));
-    } else {
-        *to++ = (char)(0xf0 | c >> 18);
-        *to++ = (char)(0x80 | (c >> 12 & 0x3f));
-        *to++ = (char)(0x80 | (c >> 6 & 0x3f));
-        *to++ = (char)(0x80 | (c & 0x3f));
-    }
-    return to;
-}
-
-/* UTF-8 of the first `count` characters, at most `most` bytes and one character more; returns
- * the bytes written. */
-static size_t encode(PyObject *str, Py_ssize_t count, char *out, size_t most) {
-    int kind = (int)PyUnicode_KIND(str);
-    const void *data = PyUnicode_DATA(str);
-    char *to = out;
-    for (Py_ssize_t i = 0; i < count && (size_t)(to - out) <= most; i++) {
-        to = put_character(to, PyUnicode_READ(kind, data, i));
-    }
-    return (size_t)(to - out);
-}
-
-static inline bool is_ascii(PyObject *str) {
-    return PyUnicode_IS_COMPACT_ASCII(str);
-}
-
-static void write_str(pom_value_writer_t *w, PyObject *str) {
-    char utf8[ENCODED_MAX];
-    if (is_ascii(str)) {
-        pom_value_text(w, PyUnicode_DATA(str), (size_t)PyUnicode_GET_LENGTH(str));
-    } else if (is_ready(str)) {
-        size_t size = encode(str, PyUnicode_GET_LENGTH(str), utf8, POM_VALUE_TEXT_MAX);
-        pom_value_text(w, utf8, size);
-    } else {
-        pom_value_null(w);
-    }
-}
-
 static void write_key(pom_value_writer_t *w, PyObject *str) {
-    char utf8[4 * POM_PY_KEY_MAX + sizeof ELLIPSIS];
-    if (is_ascii(str) && PyUnicode_GET_LENGTH(str) <= POM_PY_KEY_MAX) {
+    if (PyUnicode_IS_COMPACT_ASCII(str) && PyUnicode_GET_LENGTH(str) <= POM_PY_KEY_MAX) {
         pom_value_key(w, PyUnicode_DATA(str), (size_t)PyUnicode_GET_LENGTH(str));
         return;
     }
-    size_t size = 0;
-    if (is_ready(str)) {
-        bool whole = PyUnicode_GET_LENGTH(str) <= POM_PY_KEY_MAX;
-        Py_ssize_t count = whole ? PyUnicode_GET_LENGTH(str) : POM_PY_KEY_MAX;
-        size = encode(str, count, utf8, 4 * POM_PY_KEY_MAX);
-        if (!whole) {
-            memcpy(utf8 + size, ELLIPSIS, sizeof ELLIPSIS - 1);
-            size += sizeof ELLIPSIS - 1;
-            w->cut = true;
-        }
-    }
-    pom_value_key(w, utf8, size);
-}
-
-/* What stands for a value whose class lets nothing be known of it. A new reference, NULL without
- * an exception: no memory. */
-static PyObject *unprintable(PyObject *value) {
-    PyObject *name = PyType_GetName(Py_TYPE(value));
-    PyObject *text = name == NULL ? NULL : PyUnicode_FromFormat("<unprintable %U>", name);
-    Py_XDECREF(name);
-    PyErr_Clear();
-    return text;
-}
-
-/* str() of anything; likewise. */
-static PyObject *as_text(PyObject *value) {
-    PyObject *text = PyObject_Str(value);
-    if (text == NULL) {
-        PyErr_Clear();
-        text = unprintable(value);
-    }
-    return text;
+    char utf8[POM_PY_UTF8_BYTES(POM_PY_KEY_MAX)];
+    bool cut;
+    Py_ssize_t size = pom_py_text_shown(str, POM_PY_KEY_MAX, utf8, &cut);
+    w->cut = w->cut || cut;
+    pom_value_key(w, utf8, size > 0 ? (size_t)size : 0);
 }
 
 static void write_as_text(pom_value_writer_t *w, PyObject *value) {
-    PyObject *text = as_text(value);
+    PyObject *text = pom_py_text_of(value);
     if (text != NULL) {
-        write_str(w, text);
+        pom_py_write_text(w, text);
         Py_DECREF(text);
     } else {
         pom_value_null(w);
@@ -158,7 +56,7 @@ static void write_as_text(pom_value_writer_t *w, PyObject *value) {
 static void write_hex(pom_value_writer_t *w, PyObject *value) {
     PyObject *hex = PyNumber_ToBase(value, 16); // decimal takes quadratic time
     if (hex != NULL) {
-        write_str(w, hex);
+        pom_py_write_text(w, hex);
         Py_DECREF(hex);
     } else {
         PyErr_Clear();
@@ -187,7 +85,7 @@ static inline bool is_plain(PyObject *value) {
 static inline void write_plain(pom_value_writer_t *w, PyObject *value) {
     PyTypeObject *type = Py_TYPE(value);
     if (type == &PyUnicode_Type) {
-        write_str(w, value);
+        pom_py_write_text(w, value);
     } else if (type == &PyLong_Type) {
         write_long(w, value);
     } else if (type == &PyFloat_Type) {
@@ -221,17 +119,12 @@ typedef struct verdict_s {
 } verdict_t;
 
 static bool judge(PyObject *key) {
-    char utf8[4 * POM_PY_KEY_MAX];
-    if (is_ascii(key)) {
+    if (PyUnicode_IS_COMPACT_ASCII(key)) {
         return pom_scrub_is_secret(PyUnicode_DATA(key), (size_t)PyUnicode_GET_LENGTH(key));
     }
-    if (!is_ready(key)) {
-        return true;
-    }
-    Py_ssize_t length = PyUnicode_GET_LENGTH(key);
-    size_t size =
-        encode(key, length < POM_PY_KEY_MAX ? length : POM_PY_KEY_MAX, utf8, sizeof utf8 - 4);
-    return pom_scrub_is_secret(utf8, size);
+    char utf8[POM_PY_UTF8_BYTES(POM_PY_KEY_MAX)];
+    Py_ssize_t size = pom_py_text_start(key, POM_PY_KEY_MAX, utf8);
+    return size < 0 || pom_scrub_is_secret(utf8, (size_t)size);
 }
 
 /* Runs no code of the user's. */
@@ -278,7 +171,7 @@ static bool take_item(encoder_t *e) {
 
 /* True: its value is not to be shown. */
 static bool write_any_key(pom_value_writer_t *w, PyObject *key) {
-    PyObject *text = PyUnicode_CheckExact(key) ? Py_NewRef(key) : as_text(key);
+    PyObject *text = PyUnicode_CheckExact(key) ? Py_NewRef(key) : pom_py_text_of(key);
     if (text == NULL) {
         pom_value_key(w, "?", 1);
         return true;
@@ -413,7 +306,7 @@ static void write_bytes(pom_value_writer_t *w, PyObject *value) {
                          ? NULL
                          : PyUnicode_DecodeUTF8(PyBytes_AS_STRING(copy), size, "backslashreplace");
     if (text != NULL) {
-        write_str(w, text);
+        pom_py_write_text(w, text);
     } else {
         PyErr_Clear();
         pom_value_null(w);
@@ -464,21 +357,11 @@ static void write_slowly(encoder_t *e, PyObject *value, int depth) {
 
 /* ---- the ways in ----------------------------------------------------------------------------- */
 
-static pending_t put_aside(void) {
-    pending_t pending;
-    PyErr_Fetch(&pending.type, &pending.value, &pending.traceback);
-    return pending;
-}
-
-static void restore(const pending_t *pending) {
-    PyErr_Restore(pending->type, pending->value, pending->traceback);
-}
-
 void pom_py_write_value(pom_value_writer_t *w, PyObject *value) {
     encoder_t e = {.w = w, .items_left = POM_PY_ITEMS_MAX};
-    pending_t pending = put_aside();
+    pom_pending_t pending = pom_pending_put_aside();
     write_any(&e, value, 0);
-    restore(&pending);
+    pom_pending_restore(&pending);
 }
 
 void pom_py_write_entries(pom_value_writer_t *w, PyObject *mapping) {
@@ -486,66 +369,9 @@ void pom_py_write_entries(pom_value_writer_t *w, PyObject *mapping) {
     if (!PyDict_Check(mapping)) {
         return;
     }
-    pending_t pending = put_aside();
+    pom_pending_t pending = pom_pending_put_aside();
     Py_INCREF(mapping);
     write_entries(&e, mapping, 1);
     Py_DECREF(mapping);
-    restore(&pending);
-}
-
-void pom_py_write_text(pom_value_writer_t *w, PyObject *str) {
-    pending_t pending = put_aside();
-    write_str(w, str);
-    restore(&pending);
-}
-
-/* A str that can be encoded, cut; consumes the reference. NULL: no memory. */
-static PyObject *cleaned(PyObject *text) {
-    char utf8[4 * POM_PY_EXCEPTION_MAX + sizeof ELLIPSIS];
-    if (text == NULL || !is_ready(text)) {
-        Py_XDECREF(text);
-        return NULL;
-    }
-    Py_ssize_t count = PyUnicode_GET_LENGTH(text);
-    bool whole = count <= POM_PY_EXCEPTION_MAX;
-    if (whole && PyUnicode_CheckExact(text) && is_ascii(text)) {
-        return text;
-    }
-    size_t size =
-        encode(text, whole ? count : POM_PY_EXCEPTION_MAX, utf8, 4 * POM_PY_EXCEPTION_MAX);
-    if (!whole) {
-        memcpy(utf8 + size, ELLIPSIS, sizeof ELLIPSIS - 1);
-        size += sizeof ELLIPSIS - 1;
-    }
-    Py_DECREF(text);
-    text = PyUnicode_DecodeUTF8(utf8, (Py_ssize_t)size, NULL);
-    if (text == NULL) {
-        PyErr_Clear();
-    }
-    return text;
-}
-
-PyObject *pom_py_exception_name(PyObject *exc) {
-    pending_t pending = put_aside();
-    PyTypeObject *type = Py_TYPE(exc);
-    PyObject *name = PyType_GetQualName(type);
-    PyObject *module = PyObject_GetAttrString((PyObject *)type, "__module__");
-    PyErr_Clear(); // a class without a module goes by its bare name
-    if (name != NULL && module != NULL && PyUnicode_Check(module) &&
-        PyUnicode_CompareWithASCIIString(module, "builtins") != 0) {
-        PyObject *whole = PyUnicode_FromFormat("%U.%U", module, name);
-        Py_SETREF(name, whole);
-        PyErr_Clear();
-    }
-    Py_XDECREF(module);
-    name = cleaned(name);
-    restore(&pending);
-    return name;
-}
-
-PyObject *pom_py_exception_text(PyObject *exc) {
-    pending_t pending = put_aside();
-    PyObject *text = cleaned(as_text(exc));
-    restore(&pending);
-    return text;
+    pom_pending_restore(&pending);
 }

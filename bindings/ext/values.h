@@ -1,5 +1,5 @@
 /*
- * Python objects as a value stream, and exceptions in words.
+ * Python objects as a value stream.
  *
  * Used by works.c and action.c for what the user passed. The user's own code may run (str() of an
  * object): it may release the GIL, change the containers being read, or raise. Nothing here raises,
@@ -17,26 +17,18 @@
 
 #include <Python.h>
 
+#include "bindings/ext/text.h"
 #include "profiles/value.h"
 
-#define POM_PY_BYTES_MAX     4096 /* bytes of a bytes object; of a text, POM_VALUE_TEXT_MAX */
-#define POM_PY_KEY_MAX       256  /* characters */
-#define POM_PY_DEPTH_MAX     8    /* nesting of fields; their record nests too */
-#define POM_PY_ITEMS_MAX     1000 /* entries of all containers of one call together */
-#define POM_PY_EXCEPTION_MAX 1024 /* characters of an exception's name or text */
+#define POM_PY_BYTES_MAX 4096 /* bytes of a bytes object; of a text, POM_VALUE_TEXT_MAX */
+#define POM_PY_KEY_MAX   256  /* characters */
+#define POM_PY_DEPTH_MAX 8    /* nesting of fields; their record nests too */
+#define POM_PY_ITEMS_MAX 1000 /* entries of all containers of one call together */
 
 /* Writes any object as one value. */
 void pom_py_write_value(pom_value_writer_t *w, PyObject *value);
 
 /* Writes the entries of a dict into the map that is open; anything else has none. */
 void pom_py_write_entries(pom_value_writer_t *w, PyObject *mapping);
-
-/* Writes a str; lone surrogates become '?'. */
-void pom_py_write_text(pom_value_writer_t *w, PyObject *str);
-
-/* An exception's class, with its module unless it is a builtin, and its str(). New references to
- * str, NULL (without an exception set) for no memory. */
-PyObject *pom_py_exception_name(PyObject *exc);
-PyObject *pom_py_exception_text(PyObject *exc);
 
 #endif
