@@ -387,7 +387,14 @@ class Model:
         )
 
 
-def message_task_ids(record):
+def is_about(record, wanted):
+    """A task whose id starts so has this record, or a nested action in it."""
+    return record["task_uuid"].lower().startswith(wanted) or any(
+        task.lower().startswith(wanted) for task in _message_task_ids(record)
+    )
+
+
+def _message_task_ids(record):
     """Task ids that stand in the messages of a record: those of nested actions."""
     todo = list(children_of(record))
     while todo:

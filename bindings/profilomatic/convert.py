@@ -6,10 +6,9 @@ import os
 import sys
 import tempfile
 
-from . import _formats, _wire
+from . import _formats, _record_file, _wire
 from ._formats._tree import Frames, Tree
-from ._report_model import message_task_ids
-from ._report_records import NotRecords
+from ._report_model import is_about
 
 
 def make_parser():
@@ -29,30 +28,7 @@ def make_parser():
 def main(argv=None, out=None):
     """The exit status: 0 converted, 1 nothing to convert, 2 unreadable or wrong use."""
     options = make_parser().parse_args(argv)
-    try:
-        if options.file == "-":
-            return _convert(sys.stdin.buffer, "standard input", options, out)
-        with open(options.file, "rb") as stream:
-            if options.output is not None and _is_same(stream, options.output):
-                return _fail("the output is the input file")
-            return _convert(stream, options.file, options, out)
-    except (NotRecords, _wire.NoReader) as error:
-        return _fail(str(error))
-    except BrokenPipeError:
-        # The interpreter must not flush into the pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    except IsADirectoryError:
-        return _fail(f"{options.file} is a folder; name a file written by profilomatic.file_destination(PATH)")
-    except OSError as error:
-        return _fail(f"{error.filename or options.file}: {error.strerror or error}")
-
-
-def _fail(text):
-    print(f"profilomatic convert: {text}", file=sys.stderr)
-    return 2
+    return _record_file.read("convert", options.file, lambda stream, name: _convert(stream, name, options, out))
 
 
 def _is_same(stream, path):
@@ -73,17 +49,14 @@ class _Selection:
     def __iter__(self):
         frames = Frames()
         for record in self._records:
-            if self._task is None or _is_about(record, self._task):
+            if self._task is None or is_about(record, self._task):
                 self.count += 1
                 yield Tree(record, frames)
 
 
-def _is_about(record, wanted):
-    return record["task_uuid"].lower().startswith(wanted) or any(
-        task.lower().startswith(wanted) for task in message_task_ids(record))
-
-
 def _convert(stream, name, options, out):
+    if options.file != "-" and options.output is not None and _is_same(stream, options.output):
+        return _record_file.fail("convert", "the output is the input file")
     task = options.task.strip().lower() if options.task is not None else None
     reader = _wire.open_reader(stream, name, needle=task.encode("utf-8", "replace") if task is not None else None)
     writer = _formats.writer(options.to)
@@ -95,7 +68,7 @@ def _convert(stream, name, options, out):
         return _nothing(reader, name, task)
     with _output(options, writer, out) as target:
         if target is None:
-            return _fail(f"{options.to} is binary and standard output is a terminal; name a file with -o")
+            return _record_file.fail("convert", f"{options.to} is binary and standard output is a terminal; name a file with -o")
         writer.write(_chain(first, trees), target, options.clock)
     _tell_losses(reader)
     return 0
@@ -108,7 +81,7 @@ def _chain(first, rest):
 
 def _nothing(reader, name, task):
     if reader.records and task is not None:
-        print(f"profilomatic convert: no action with a task id that starts with {task!r} in {name}", file=sys.stderr)
+        _record_file.no_such_task("convert", task, name)
     else:
         print(f"profilomatic convert: {name} has no record yet", file=sys.stderr)
     _tell_losses(reader)

@@ -5,11 +5,10 @@ import json
 import os
 import sys
 
-from . import _report_causes, _report_data, _report_tree, _wire
+from . import _record_file, _report_causes, _report_data, _report_tree, _wire
 from ._report_costs import Places, Walk
 from ._report_graph import GraphText
-from ._report_model import Action, Model, message_task_ids
-from ._report_records import NotRecords
+from ._report_model import Action, Model, is_about
 from ._report_source import Shortener, Sources, name_of_library_file
 from ._report_text import TextReport
 from ._terminal import Terminal
@@ -73,31 +72,8 @@ def main(argv=None, out=None):
     options = make_parser().parse_args(argv)
     out = out or sys.stdout
     if options.source_root and not os.path.isdir(options.source_root):
-        return _fail(f"--source-root: {options.source_root} is not a folder")
-    try:
-        if options.file == "-":
-            return _report(sys.stdin.buffer, "standard input", options, out)
-        with open(options.file, "rb") as stream:
-            return _report(stream, options.file, options, out)
-    except (NotRecords, _wire.NoReader) as error:
-        return _fail(str(error))
-    except BrokenPipeError:
-        # `report FILE | head`: the reader has seen enough. The interpreter must not flush into the pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    except IsADirectoryError:
-        return _fail(
-            f"{options.file} is a folder; name a file written by profilomatic.file_destination(PATH)"
-        )
-    except OSError as error:
-        return _fail(f"{options.file}: {error.strerror or error}")
-
-
-def _fail(text):
-    print(f"profilomatic report: {text}", file=sys.stderr)
-    return 2
+        return _record_file.fail("report", f"--source-root: {options.source_root} is not a folder")
+    return _record_file.read("report", options.file, lambda stream, name: _report(stream, name, options, out))
 
 
 def _report(stream, name, options, out):
@@ -154,7 +130,7 @@ def _report_task(stream, name, options, out, places, sources):
     reader = _wire.open_reader(stream, name, needle=wanted.encode("utf-8", "replace"))
     found, more = [], 0
     for record in reader:
-        if not _is_about(record, wanted):
+        if not is_about(record, wanted):
             continue
         if len(found) < _MAX_TASKS:
             found.append(record)
@@ -163,11 +139,7 @@ def _report_task(stream, name, options, out, places, sources):
     if not found:
         if not reader.records:
             return _nothing(name)
-        print(
-            f"profilomatic report: no action with a task id that starts with {wanted!r} in {name}",
-            file=sys.stderr,
-        )
-        return 1
+        return _record_file.no_such_task("report", wanted, name)
     found.sort(key=lambda record: str(record.get("start_time")))
     walk = Walk(places, options.leaf, measured=True)
     if options.as_json:
@@ -194,12 +166,6 @@ def _report_task(stream, name, options, out, places, sources):
         terminal.line(f"and {more:,} more actions of such tasks; give more of the id")
     out.flush()
     return 0
-
-
-def _is_about(record, wanted):
-    return record["task_uuid"].lower().startswith(wanted) or any(
-        task.lower().startswith(wanted) for task in message_task_ids(record)
-    )
 
 
 def _own_files(records, places):

@@ -1,0 +1,39 @@
+"""FILE of the commands that read profile records: where it comes from, and what is said when it cannot be read."""
+
+import os
+import sys
+
+from . import _wire
+from ._report_records import NotRecords
+
+
+def read(command, path, work):
+    """The exit status of work(stream, name), or of what kept it from its end."""
+    try:
+        if path == "-":
+            return work(sys.stdin.buffer, "standard input")
+        with open(path, "rb") as stream:
+            return work(stream, path)
+    except (NotRecords, _wire.NoReader) as error:
+        return fail(command, str(error))
+    except BrokenPipeError:
+        # `report FILE | head`: the reader has seen enough. The interpreter must not flush into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except IsADirectoryError:
+        return fail(command, f"{path} is a folder; name a file written by profilomatic.file_destination(PATH)")
+    except OSError as error:
+        return fail(command, f"{error.filename or path}: {error.strerror or error}")
+
+
+def fail(command, text):
+    """Unreadable or wrong use."""
+    print(f"profilomatic {command}: {text}", file=sys.stderr)
+    return 2
+
+
+def no_such_task(command, task, name):
+    print(f"profilomatic {command}: no action with a task id that starts with {task!r} in {name}", file=sys.stderr)
+    return 1
