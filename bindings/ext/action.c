@@ -391,10 +391,9 @@ static int action_clear(PyObject *op) {
 /* Nobody has ended it. */
 static void lose(action_t *self) {
     if (self->work.kind == POM_WORK_NESTED) {
-        PyObject *type, *value, *traceback; // under way, none of ours
-        PyErr_Fetch(&type, &value, &traceback);
+        pom_pending_t pending = pom_pending_put_aside();
         post(self, "succeeded", pom_outcome_names[POM_OUTCOME_LOST], NULL, NULL, NULL);
-        PyErr_Restore(type, value, traceback);
+        pom_pending_restore(&pending);
     }
     pom_work_end(&self->work, POM_OUTCOME_LOST, NULL); // no-op when it has ended
 }

@@ -34,9 +34,10 @@
 #include "base/clock.h"
 #include "base/cond.h"
 #include "bindings/engine/engine.h"
+#include "bindings/ext/core.h"
 #include "bindings/ext/dict_emitter.h"
-#include "bindings/ext/threads.h"
 #include "bindings/ext/text.h"
+#include "bindings/ext/threads.h"
 #include "destinations/handoff.h"
 
 #define THREAD_NAME "Profilomatic Thread"
@@ -213,10 +214,9 @@ int pom_delivery_add(PyObject *callable) {
     if (status == 0 && (status = pom_delivery_ensure()) < 0) {
         at = index_of(callable);
         if (at >= 0) {
-            PyObject *type, *value, *traceback;
-            PyErr_Fetch(&type, &value, &traceback);
+            pom_pending_t pending = pom_pending_put_aside();
             remove_at(at);
-            PyErr_Restore(type, value, traceback);
+            pom_pending_restore(&pending);
         }
     }
     return status;

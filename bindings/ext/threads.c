@@ -21,6 +21,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "bindings/ext/core.h"
+
 #define MAIN_STACK_TOUCHED                                                                         \
     (256 * 1024) /* frames of C below the first action that plain loads may read */
 
@@ -225,10 +227,9 @@ static pom_slot_t *claim_now(PyThreadState *state) {
 
 /* Also at the end of an action that another thread drops with an exception under way, which is none of ours to clear. */
 __attribute__((noinline)) static pom_slot_t *claim(PyThreadState *state) {
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
+    pom_pending_t pending = pom_pending_put_aside();
     pom_slot_t *slot = claim_now(state);
-    PyErr_Restore(type, value, traceback);
+    pom_pending_restore(&pending);
     return slot;
 }
 

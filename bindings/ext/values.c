@@ -357,13 +357,6 @@ static void write_slowly(encoder_t *e, PyObject *value, int depth) {
 
 /* ---- the ways in ----------------------------------------------------------------------------- */
 
-void pom_py_write_value(pom_value_writer_t *w, PyObject *value) {
-    encoder_t e = {.w = w, .items_left = POM_PY_ITEMS_MAX};
-    pom_pending_t pending = pom_pending_put_aside();
-    write_any(&e, value, 0);
-    pom_pending_restore(&pending);
-}
-
 void pom_py_write_entries(pom_value_writer_t *w, PyObject *mapping) {
     encoder_t e = {.w = w, .items_left = POM_PY_ITEMS_MAX};
     if (!PyDict_Check(mapping)) {

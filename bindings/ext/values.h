@@ -25,9 +25,6 @@
 #define POM_PY_DEPTH_MAX 8    /* nesting of fields; their record nests too */
 #define POM_PY_ITEMS_MAX 1000 /* entries of all containers of one call together */
 
-/* Writes any object as one value. */
-void pom_py_write_value(pom_value_writer_t *w, PyObject *value);
-
 /* Writes the entries of a dict into the map that is open; anything else has none. */
 void pom_py_write_entries(pom_value_writer_t *w, PyObject *mapping);
 
