@@ -108,6 +108,12 @@ typedef struct pom_destination_ops_s {
      * May be called often. NULL: nothing is ever held back. [loop] */
     void (*flush)(pom_destination_t *self);
 
+    /* The exporter stops with this batch undelivered: it outlives the process, or is counted as
+     * SHUTDOWN; it is ended either way, here and now. An earlier batch that is still out is settled
+     * in the same way, and close() comes next. False: a further batch would not be kept. Only called
+     * if `keeps`. [loop] */
+    bool (*keep)(pom_destination_t *self, pom_batch_t *batch);
+
     /* Stop delivering: what can be finished at once is, all else is counted as `reason` (REMOVED
      * or SHUTDOWN), and every batch is ended; only for REMOVED may one wait for a call that is
      * out of our hands. Then pom_destination_closed(), inside this call or later on the loop.
@@ -132,6 +138,7 @@ struct pom_destination_s {
     size_t queue_bytes; /* budget of its queue; may be set before it is added */
     uint32_t window;    /* batches out at a time; may be set before it is added */
     bool prompt;        /* small batches cost it no more: it gets them while they are in a cache */
+    bool keeps;         /* a stop spends part of its time on keep() */
     int64_t gather_ns;  /* at least, between two batches that are not full; 0: a turn of the loop */
     /* atomic */
     _Atomic(int32_t) refs;

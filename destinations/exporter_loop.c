@@ -177,6 +177,23 @@ static void deliver_locked(pom_exporter_t *e, pom__member_t *m) {
     }
 }
 
+/* What is queued when the exporter stops outlives the process, as far as there is a place and time. */
+static void keep_backlog_locked(pom_exporter_t *e, pom__member_t *m) {
+    pom_destination_t *d = m->destination;
+    bool more = d->keeps;
+    while (more && pom_now_ns() < e->keep_until_ns) {
+        pom_batch_t *batch = make_batch_locked(m);
+        if (batch == NULL) {
+            break;
+        }
+        unlock(e);
+        pom__loop_enter(POM_LOOP_DELIVER);
+        more = d->ops->keep(d, batch);
+        pom__loop_leave();
+        lock(e);
+    }
+}
+
 static void step_locked(pom_exporter_t *e, pom__member_t *m) {
     bool stopping = e->state == POM__EXPORTER_STOPPING;
     bool end = m->leaving || stopping;
@@ -191,6 +208,9 @@ static void step_locked(pom_exporter_t *e, pom__member_t *m) {
         lock(e);
     }
     if (m->phase == POM__MEMBER_OPEN && end) {
+        if (!m->leaving) {
+            keep_backlog_locked(e, m);
+        }
         m->given_up = !m->leaving;
         close_locked(e, m, m->leaving ? POM_DROP_REMOVED : POM_DROP_SHUTDOWN);
     }
@@ -204,6 +224,9 @@ static void step_locked(pom_exporter_t *e, pom__member_t *m) {
     }
     if (m->phase == POM__MEMBER_CLOSING && m->closed && m->batches == 0) {
         m->phase = POM__MEMBER_NEW;
+    }
+    if (stopping) {
+        pom__member_drop_backlog_locked(m, POM_DROP_SHUTDOWN);
     }
     if (m->backlog.count > 0) {
         e->worked = true; /* the timer goes on: there is no other call to come back to it */

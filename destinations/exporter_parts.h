@@ -72,9 +72,10 @@ struct pom_exporter_s {
     pom__exporter_state_t state;
     pthread_t thread;
     bool joinable;
-    bool wakeable;       /* the async handle is open */
-    int64_t next_try_ns; /* making the thread failed: not again before this */
-    uint64_t round;      /* of flushes */
+    bool wakeable;         /* the async handle is open */
+    int64_t next_try_ns;   /* making the thread failed: not again before this */
+    int64_t keep_until_ns; /* when stopping: what is not kept by then is counted */
+    uint64_t round;        /* of flushes */
     pom__member_t *members[POM_EXPORTER_DESTINATIONS_MAX];
     uint32_t member_count;
     /* ---- loop thread only ---- */

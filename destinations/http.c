@@ -339,6 +339,23 @@ static void http_flush(pom_destination_t *self) {
     }
 }
 
+/* The present attempt is over with the first batch: an answer that comes later means nothing. */
+static bool http_keep(pom_destination_t *self, pom_batch_t *batch) {
+    http_t *h = http_of(self);
+    h->closing = true;
+    h->busy = false;
+    drop_connection(h);
+    bool kept = pom__http_outbox_leave(&h->outbox, POM_DROP_SHUTDOWN);
+    if (kept) {
+        pom__http_outbox_put(&h->outbox, batch);
+        kept = pom__http_outbox_leave(&h->outbox, POM_DROP_SHUTDOWN);
+    } else {
+        pom_destination_dropped(self, POM_DROP_SHUTDOWN, batch->count);
+        pom_batch_end(batch);
+    }
+    return kept;
+}
+
 static void http_close(pom_destination_t *self, pom_drop_t reason) {
     http_t *h = http_of(self);
     h->closing = true;
@@ -382,6 +399,7 @@ static const pom_destination_ops_t http_ops = {
     .open = http_open,
     .deliver = http_deliver,
     .flush = http_flush,
+    .keep = http_keep,
     .close = http_close,
     .after_fork = http_after_fork,
     .free = http_free,
@@ -407,6 +425,7 @@ pom_status_t pom_http_new(const pom_http_options_t *o, pom_destination_t **out, 
     if (status == POM_OK) {
         pom_destination_init(&h->base, &http_ops, h->texts.name);
         h->base.gather_ns = o->gather_ns;
+        h->base.keeps = o->spool_dir != NULL;
     }
     if (status == POM_OK && o->spool_dir != NULL) {
         status =

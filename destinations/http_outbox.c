@@ -320,13 +320,12 @@ void pom__http_outbox_failed(pom__http_outbox_t *o) {
     }
 }
 
-void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason) {
+bool pom__http_outbox_leave(pom__http_outbox_t *o, pom_drop_t reason) {
     if (o->request.is_set && (o->request.spooled || o->request.is_report)) {
         end_request(o);
     }
     if (pom__http_outbox_spool(o)) {
-        pom__spool_sync(o->spool);
-        return;
+        return true;
     }
     int64_t rest = o->request.is_set ? o->request.count : 0;
     end_request(o);
@@ -338,6 +337,13 @@ void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason) {
         pom_destination_dropped(o->destination, reason, rest);
     }
     end_batch(o);
+    return false;
+}
+
+void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason) {
+    if (pom__http_outbox_leave(o, reason)) {
+        pom__spool_sync(o->spool);
+    }
 }
 
 void pom__http_outbox_after_fork(pom__http_outbox_t *o) {

@@ -100,7 +100,10 @@ void pom__http_outbox_failed(pom__http_outbox_t *o);
 /* All of the batch that has not been sent goes to the disk. False: there is none that takes it. */
 bool pom__http_outbox_spool(pom__http_outbox_t *o);
 
-/* Nothing more will be sent: to the disk, and synced, or counted as `reason`. */
+/* What it has will not be sent: it goes to the disk, or is counted as `reason`: then false. */
+bool pom__http_outbox_leave(pom__http_outbox_t *o, pom_drop_t reason);
+
+/* The same, and the disk is synced. */
 void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason);
 
 /* Until next() may have a report to tell; -1: there is nothing to tell. */

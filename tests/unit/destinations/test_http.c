@@ -648,6 +648,45 @@ static void test_http_spools_while_the_server_is_away(void **state) {
 }
 
 /* acceptance: PM25 */
+static void test_http_stop_spools_what_is_queued_behind_a_request(void **state) {
+    static const char *const script[] = {HANG, NULL};
+    for (int room = 0; room < 2; room++) {
+        char folder[] = "/tmp/pom-http-XXXXXX";
+        char command[128];
+        assert_non_null(mkdtemp(folder));
+        server_t s;
+        server_start(&s, script);
+        pom_exporter_t *e = exporter();
+        pom_http_options_t o = options_for(&s);
+        o.spool_dir = folder;
+        o.spool_bytes = room ? o.spool_bytes : 100;
+        pom_destination_t *d = add(e, &o);
+        put(e, 0, 10);
+        assert_false(pom_exporter_flush(e, pom_now_ns()));
+        wait_for(atomic_load(&s.count) == 1);
+        for (int k = 1; k < 5; k++) {
+            put(e, k, 10);
+        }
+        assert_int_equal(pom_exporter_stop(e, pom_now_ns()), POM_OK);
+        pom_destination_counters_t c = counters(d);
+        assert_int_equal(c.produced, 5);
+        assert_int_equal(c.spooled, room ? 5 : 0);
+        assert_int_equal(c.dropped[POM_DROP_SHUTDOWN], room ? 0 : 5);
+        pom_exporter_free(e);
+        pom_destination_unref(d);
+        server_stop(&s);
+        e = exporter();
+        d = add(e, &o); /* nobody listens any more: what was kept is found, and stays */
+        assert_int_equal(counters(d).produced, room ? 5 : 0);
+        assert_int_equal(counters(d).spooled, room ? 5 : 0);
+        pom_exporter_free(e);
+        pom_destination_unref(d);
+        (void)snprintf(command, sizeof command, "rm -rf %s", folder);
+        assert_int_equal(system(command), 0);
+    }
+}
+
+/* acceptance: PM25 */
 static void test_http_tells_the_server_what_it_has_lost(void **state) {
     /* The batch is refused; the first report meets a busy server, the second is taken. */
     static const char *const script[] = {"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n",
@@ -865,6 +904,7 @@ int main(void) {
         POM_TEST(test_http_names_a_refused_connection_and_an_unknown_host),
         POM_TEST(test_http_tries_each_address_of_a_name),
         POM_TEST(test_http_spools_while_the_server_is_away),
+        POM_TEST(test_http_stop_spools_what_is_queued_behind_a_request),
         POM_TEST(test_http_tells_the_server_what_it_has_lost),
         POM_TEST(test_http_works_in_a_forked_child),
         POM_TEST(test_http_leaves_no_socket_to_a_child_of_its_first_request),
