@@ -448,14 +448,15 @@ pom_status_t pom_exporter_stop(pom_exporter_t *e, int64_t deadline_ns) {
     lock(e);
     int64_t flush_until_ns = flush_until_locked(e, deadline_ns);
     unlock(e);
-    /* On false the rest is kept or counted as shutdown below. */
-    (void)pom_exporter_flush(e, flush_until_ns);
+    bool drained =
+        pom_exporter_flush(e, flush_until_ns); /* else the rest is kept or counted below */
 
     pthread_t ended;
     bool join = false;
     lock(e);
     (void)pom__exporter_deal_locked(e);
     atomic_store(&e->accepting, false);
+    e->drained = drained;
     int64_t grace_ns = pom_now_ns() + STOP_GRACE_NS;
     int64_t until_ns = deadline_ns > grace_ns ? deadline_ns : grace_ns;
     if (e->state == POM__EXPORTER_DORMANT) {
@@ -505,5 +506,6 @@ void pom_exporter_stats(pom_exporter_t *e, pom_exporter_stats_t *out) {
     out->cpu_ns = pom_exporter_cpu_ns(e);
     lock(e);
     out->running = e->state == POM__EXPORTER_RUNNING || e->state == POM__EXPORTER_STOPPING;
+    out->drained = e->drained;
     unlock(e);
 }

@@ -40,6 +40,7 @@ typedef struct pom_exporter_stats_s {
     int64_t wakeups;  /* of the loop thread */
     int64_t cpu_ns;   /* CPU time of the loop thread, and of those before it */
     bool running;     /* the loop thread exists */
+    bool drained;     /* the last stop has found every queue empty before its deadline */
 } pom_exporter_stats_t;
 
 pom_exporter_options_t pom_exporter_options_default(void);

@@ -72,6 +72,7 @@ struct pom_exporter_s {
     pom__exporter_state_t state;
     pthread_t thread;
     bool joinable;
+    bool drained;          /* by the last stop */
     bool wakeable;         /* the async handle is open */
     int64_t next_try_ns;   /* making the thread failed: not again before this */
     int64_t keep_until_ns; /* when stopping: what is not kept by then is counted */

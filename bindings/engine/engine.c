@@ -174,9 +174,11 @@ bool pom_engine_stop_begin(void) {
 }
 
 bool pom_engine_stop_wait(int64_t deadline_ns) {
-    pom_sampler_stop(running->sampler);                     // its last tick seals everything queued
-    bool empty = pom_exporter_flush(exporter, deadline_ns); // the stop itself does not tell
-    return pom_exporter_stop(exporter, deadline_ns) == POM_OK && empty;
+    pom_exporter_stats_t after;
+    pom_sampler_stop(running->sampler); // its last tick seals everything queued
+    pom_status_t status = pom_exporter_stop(exporter, deadline_ns);
+    pom_exporter_stats(exporter, &after);
+    return status == POM_OK && after.drained;
 }
 
 static void add_up(pom_engine_stats_t *sum, const running_t *r) {
