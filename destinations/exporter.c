@@ -187,10 +187,7 @@ bool pom__exporter_deal_locked(pom_exporter_t *e) {
 /* Makes the loop look, or makes the loop. */
 static void wake_locked(pom_exporter_t *e) {
     if (e->wakeable) {
-        if (pom__exporter_holds_loop(e)) {
-            (void)uv_async_send(
-                &e->async); /* fails only on a closing handle, which the flag excludes */
-        }
+        (void)pom__loop_wake(&e->async); /* a loop that cannot be woken stands still for good */
         return;
     }
     if (e->state == POM__EXPORTER_DORMANT) {

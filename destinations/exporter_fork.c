@@ -25,10 +25,7 @@ void pom_exporter_after_fork_parent(pom_exporter_t *e) {
 void pom_exporter_after_fork_child(pom_exporter_t *e) {
     pom__exporter_init_locks(e); /* the parent's waiters are not in this process */
     if (e->state == POM__EXPORTER_RUNNING || e->state == POM__EXPORTER_STOPPING) {
-        /* Of the loop only two descriptors are looked at, constant since its birth. Closing our
-         * copies leaves the parent's alone; uv_loop_close() would not. */
-        pom_own_fd_close(&e->polled);
-        pom_own_fd_close(&e->woken);
+        pom__loop_guard_leave(&e->guard);
     }
     e->state = atomic_load(&e->accepting) ? POM__EXPORTER_DORMANT : POM__EXPORTER_STOPPED;
     e->joinable = false;

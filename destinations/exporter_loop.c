@@ -336,13 +336,8 @@ static void on_wake(uv_async_t *async) {
     }
 }
 
-bool pom__exporter_holds_loop(const pom_exporter_t *e) {
-    return pom_own_fd_holds(&e->polled) && pom_own_fd_holds(&e->woken);
-}
-
 static void on_before_poll(uv_prepare_t *prepare) {
-    pom_exporter_t *e = prepare->data;
-    while (!pom__exporter_holds_loop(e)) {
+    while (!pom__loop_holds(prepare->loop)) {
         (void)pause(); /* until the process ends: see above */
     }
 }
@@ -413,9 +408,7 @@ pom_status_t pom__exporter_start_locked(pom_exporter_t *e) {
     (void)uv_prepare_start(&e->before_poll, on_before_poll);
     e->async.data = e;
     e->timer.data = e;
-    e->before_poll.data = e;
-    (void)pom_own_fd_note(&e->polled, uv_backend_fd(&e->loop)); /* open, both */
-    (void)pom_own_fd_note(&e->woken, e->loop.async_io_watcher.fd);
+    pom__loop_guard_begin(&e->guard, &e->loop);
     e->pumping = e->again = e->worked = e->due = false;
     error = start_thread(e);
     if (error != 0) {

@@ -15,9 +15,9 @@
 
 #include <uv.h>
 
-#include "base/own_fd.h"
 #include "destinations/backlog.h"
 #include "destinations/exporter.h"
+#include "destinations/loop_guard.h"
 
 /* A destination in an exporter. After a remove and an add of the same destination there are two:
  * the second waits until the first is gone. */
@@ -84,20 +84,15 @@ struct pom_exporter_s {
     uv_async_t async;
     uv_timer_t timer;
     uv_prepare_t before_poll;
-    /* Of the loop, constant from its birth to the next one's: see pom__exporter_holds_loop. */
-    pom_own_fd_t polled, woken;
-    bool pumping; /* inside pump(): what happens now is looked at before it returns */
-    bool again;   /* it has to look once more */
-    bool worked;  /* a batch was delivered, or waits, since the last tick of the timer */
-    bool due;     /* this turn delivers whatever there is */
+    pom__loop_guard_t guard; /* of the loop, constant from its birth to the next one's */
+    bool pumping;            /* inside pump(): what happens now is looked at before it returns */
+    bool again;              /* it has to look once more */
+    bool worked;             /* a batch was delivered, or waits, since the last tick of the timer */
+    bool due;                /* this turn delivers whatever there is */
 };
 
 /* The lock and its condition, made or made anew. */
 void pom__exporter_init_locks(pom_exporter_t *e);
-
-/* Whether the loop's descriptors are still ours. libuv ends the process when they are not, or wakes
- * the loop by eight bytes into a file of the program's. [any] */
-bool pom__exporter_holds_loop(const pom_exporter_t *e);
 
 /* Makes the loop thread. POM_ENOMEM, POM_EIO. State STOPPED or DORMANT before, RUNNING after. */
 POM_MUST_USE pom_status_t pom__exporter_start_locked(pom_exporter_t *e);

@@ -24,6 +24,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "destinations/loop_guard.h"
 #include "destinations/resolver.h"
 #include "destinations/stages.h"
 
@@ -479,13 +480,13 @@ pom__connection_t *pom__connection_new(uv_loop_t *loop, const pom__target_t *tar
     pom__http_parser_init(&c->parser);
     enter(c, RESOLVING);
     if (pom__resolve_numeric(target->host, target->port, &c->addresses)) {
-        (void)uv_async_send(&c->async); /* later, so that nothing is called inside this call */
+        (void)pom__loop_wake(&c->async); /* later, so that nothing is called inside this call */
     } else {
         c->lookup = pom__lookup_new(&c->async, target->host, target->port);
         if (c->lookup == NULL) {
             (void)snprintf(c->addresses.error, sizeof c->addresses.error,
                            "no thread for it, or earlier lookups hang");
-            (void)uv_async_send(&c->async);
+            (void)pom__loop_wake(&c->async);
         }
     }
     return c;

@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "destinations/loop_guard.h"
 
 #define HANGING_MAX 8 /* with back-off between them, minutes of silence */
 #define HOST_MAX    256
@@ -99,7 +100,7 @@ static void *lookup_main(void *arg) {
     l->addresses = addresses;
     l->done = true;
     if (l->async != NULL) {
-        (void)uv_async_send(l->async); /* not closing: free comes first, under the lock */
+        (void)pom__loop_wake(l->async); /* not closing: free comes first, under the lock */
     }
     leave(l);
     return NULL;

@@ -8,6 +8,7 @@
 #include "tests/unit/destinations/fake.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -40,13 +41,27 @@ int __wrap_uv_timer_start(uv_timer_t *timer, uv_timer_cb call, uint64_t ms, uint
     return __real_uv_timer_start(timer, call, ms, repeat);
 }
 
-/* "two.example" has two addresses, at the first of which nobody listens. */
+/* A program that closes descriptors it does not know, and then opens a file of its own by the number that
+ * wakes the loop. */
+static pom_exporter_t *robbed;
+static FILE *own_file;
+
+static void rob(fake_t *f) {
+    assert_int_not_equal(dup2(fileno(own_file), robbed->guard.woken.fd), -1);
+}
+
+/* It does so while "robbed.example" is looked up. "two.example" has two addresses, at the first of which
+ * nobody listens. */
 int __real_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                        struct addrinfo **out);
 int __wrap_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                        struct addrinfo **out);
 int __wrap_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                        struct addrinfo **out) {
+    if (strcmp(host, "robbed.example") == 0 && (hints->ai_flags & AI_NUMERICHOST) == 0) {
+        rob(NULL);
+        return EAI_NONAME;
+    }
     if (strcmp(host, "two.example") != 0 || (hints->ai_flags & AI_NUMERICHOST) != 0) {
         return __real_getaddrinfo(host, service, hints, out);
     }
@@ -775,6 +790,48 @@ static void test_http_works_in_a_forked_child(void **state) {
     server_stop(&s);
 }
 
+static int threads(void) {
+    int count = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *task; tasks != NULL && (task = readdir(tasks)) != NULL;) {
+        count += task->d_name[0] != '.';
+    }
+    closedir(tasks);
+    return count;
+}
+
+/* Neither the lookup's thread nor the loop's, on its way to a connection, writes into what is the
+ * program's by now, or ends the process, as libuv would. */
+static void test_http_does_not_wake_a_loop_whose_descriptor_is_gone(void **state) {
+    skip_when_sanitized(); /* a child that starts threads */
+    static const char *const hosts[] = {"robbed.example", "127.0.0.1"};
+    for (int numeric = 0; numeric < 2; numeric++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            pom_exporter_t *e = robbed = exporter();
+            own_file = tmpfile();
+            fake_t *f = fake_new("first", FAKE_SEND);
+            f->on_deliver = numeric ? rob : NULL;
+            bool good = pom_exporter_add(e, &f->base) == POM_OK;
+            pom_http_options_t o = pom_http_options_default();
+            o.host = hosts[numeric];
+            o.port = 1;
+            o.timeout_ns = PATIENCE_NS / 2; /* so that its timer counts as a pause */
+            (void)add(e, &o);
+            int before = atomic_load(&pauses);
+            put(e, 1, 10);
+            good = !pom_exporter_flush(e, pom_now_ns()) && good;
+            wait_for(atomic_load(&pauses) > before && threads() == 2 &&
+                     is_asleep(atomic_load(&e->tid)));
+            struct stat st;
+            pom_test_child_ends(good && fstat(fileno(own_file), &st) == 0 && st.st_size == 0);
+        }
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+}
+
 static int sockets(void) {
     char path[64];
     struct stat st;
@@ -907,6 +964,7 @@ int main(void) {
         POM_TEST(test_http_stop_spools_what_is_queued_behind_a_request),
         POM_TEST(test_http_tells_the_server_what_it_has_lost),
         POM_TEST(test_http_works_in_a_forked_child),
+        POM_TEST(test_http_does_not_wake_a_loop_whose_descriptor_is_gone),
         POM_TEST(test_http_leaves_no_socket_to_a_child_of_its_first_request),
         POM_TEST(test_http_refuses_wrong_options),
         POM_TEST(test_http_survives_allocation_failures),
