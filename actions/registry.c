@@ -24,6 +24,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "actions/closing.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/prefetch.h"
@@ -299,10 +300,6 @@ bool pom_registry_post(pom_registry_t *r, pom_event_t *event) {
 
 /* ---- sampler side: trees ------------------------------------------------------------------------ */
 
-static int64_t part_start(const pom_action_t *a) {
-    return a->parts > 0 ? a->part_start_ns : a->start_ns;
-}
-
 static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
     if (a->profile == NULL) {
         a->profile = pom_profile_new_in(r->profiles, ARENA_CAP);
@@ -310,7 +307,7 @@ static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
             pom_tree_init(
                 &a->profile->tree, &a->profile->arena,
                 (pom_granularity_t)atomic_load_explicit(&r->granularity, memory_order_relaxed),
-                pom_tree_limits_default(), part_start(a));
+                pom_tree_limits_default(), pom__action_part_start(a));
         }
     }
     return a->profile;
@@ -414,87 +411,6 @@ static void apply_message(pom_registry_t *r, pom_event_t *event) {
     (void)pom_queue_push(&r->recycled_events[event->size_class], &event->link);
 }
 
-static pom_text_t keep_text(pom_arena_t *arena, const char *data, size_t size) {
-    char *copy = pom_arena_copy(arena, data, size);
-    return (pom_text_t){.data = copy, .size = copy == NULL ? 0 : (uint32_t)size};
-}
-
-static void write_entry(pom_value_writer_t *w, const char *key, pom_text_t text) {
-    pom_value_key(w, key, strlen(key));
-    pom_value_text(w, text.data, text.size);
-}
-
-static void write_integer(pom_value_writer_t *w, const char *key, int64_t value) {
-    pom_value_key(w, key, strlen(key));
-    pom_value_integer(w, value);
-}
-
-static void write_seconds(pom_value_writer_t *w, const char *key, int64_t ns) {
-    pom_value_key(w, key, strlen(key));
-    pom_value_seconds(w, ns);
-}
-
-/* Which part this is, and with the last one what they add up to. */
-static void write_parts(const pom_action_t *a, const pom_profile_t *profile,
-                        pom_value_writer_t *w) {
-    write_integer(w, "part", a->parts + 1);
-    if (profile->outcome != POM_OUTCOME_OPEN) {
-        pom_value_key(w, "whole", 5);
-        pom_value_map_begin(w);
-        write_integer(w, "parts", a->parts + 1);
-        write_seconds(w, "time", profile->wall_ns + a->part_start_ns - a->start_ns);
-        write_seconds(w, "cpu_time", profile->cpu_ns + a->parts_cpu_ns);
-        pom_value_map_end(w);
-    }
-}
-
-/* Keys that the record has by itself: it has each once, so a user's field of that name gives way. The first two are there only
- * when an exception came out. */
-static const char *const our_keys[] = {"exception", "reason",      "type", "kind",  "outcome",
-                                       "span",      "parent_span", "part", "whole", NULL};
-#define OUR_KEYS_OF_EXCEPTIONS 2
-
-static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
-    bool open = profile->outcome == POM_OUTCOME_OPEN;
-    bool raised = !open && a->exception.size > 0;
-    void (*describe)(const pom_action_t *, pom_value_writer_t *) =
-        open ? a->kind->describe_open : a->kind->describe;
-    unsigned char storage[2 * POM_ACTION_TEXT_MAX];
-    pom_value_writer_t writer;
-    pom_value_begin(&writer, storage, sizeof storage);
-    pom_value_map_begin(&writer);
-    pom_value_entries(&writer, a->fields, a->fields_size,
-                      our_keys + (raised ? 0 : OUR_KEYS_OF_EXCEPTIONS));
-    if (describe != NULL) {
-        describe(a, &writer);
-    }
-    if (open || a->parts > 0) {
-        write_parts(a, profile, &writer);
-    }
-    if (raised) {
-        write_entry(&writer, "exception", a->exception);
-        write_entry(&writer, "reason", a->reason);
-    }
-    pom_value_map_end(&writer);
-    size_t size = pom_value_finish(&writer);
-    profile->fields = pom_arena_copy(&profile->arena, storage, size);
-    profile->fields_size = profile->fields == NULL ? 0 : (uint32_t)size;
-}
-
-/* What no sample covers is the root's own time; the exact totals win over the sum of samples. */
-static void settle_times(const pom_action_t *a, pom_profile_t *profile) {
-    int64_t wall = profile->end_ns - profile->start_ns;
-    int64_t sampled_wall = profile->tree.root.total_wall_ns;
-    int64_t sampled_cpu = profile->tree.root.total_cpu_ns;
-    profile->wall_ns = wall > sampled_wall ? wall : sampled_wall;
-    // Of a part nobody knows more than its samples.
-    int64_t cpu =
-        profile->outcome == POM_OUTCOME_OPEN ? 0 : a->cpu_ns - a->foreign_cpu_ns - a->parts_cpu_ns;
-    profile->cpu_ns = cpu > sampled_cpu ? cpu : sampled_cpu;
-    pom_tree_add_root(&profile->tree, profile->wall_ns - sampled_wall,
-                      profile->cpu_ns - sampled_cpu);
-}
-
 /* Those that no profile has told of yet. What was refused has no record of its own, so the next one made says it. */
 static int64_t take_shed(pom_registry_t *r) {
     int64_t shed = peek(&r->shed);
@@ -503,32 +419,19 @@ static int64_t take_shed(pom_registry_t *r) {
     return untold;
 }
 
-/* Writes down all but what the app side says at the end, and hands the profile to the sink. */
+/* Hands the profile to the sink, complete but for what the app side says at the end. */
 static void hand_over(pom_registry_t *r, pom_action_t *a, pom_outcome_t outcome, int64_t end_ns) {
     pom_profile_t *profile = a->profile;
     pom_arena_t *arena = &profile->arena;
     arena->cap = ARENA_CAP + ARENA_SEAL;
     const char *source = atomic_load_explicit(&r->source, memory_order_acquire);
-    profile->task_id = a->task_id;
-    profile->task_text = a->task_text.size > 0
-                             ? keep_text(arena, a->task_text.data, a->task_text.size)
-                             : (pom_text_t){0};
-    profile->thread = a->thread;
-    profile->thread_name = keep_text(arena, a->thread_name, strlen(a->thread_name));
-    profile->source = keep_text(arena, source, strlen(source));
-    profile->engine = keep_text(arena, r->engine, strlen(r->engine));
-    profile->type = keep_text(arena, a->type.data, a->type.size);
-    profile->kind = (pom_text_t){.data = a->kind->name, .size = (uint32_t)strlen(a->kind->name)};
+    profile->source = pom__keep_text(arena, source, strlen(source));
+    profile->engine = pom__keep_text(arena, r->engine, strlen(r->engine));
     profile->pid = r->pid;
-    profile->start_ns = part_start(a);
-    profile->start_wall_ns = a->start_wall_ns + profile->start_ns - a->start_ns;
     profile->end_ns = end_ns;
     profile->outcome = outcome;
-    settle_times(a, profile);
-    keep_fields(a, profile);
+    pom__action_close(a, profile);
     profile->period_ns = r->window.period_ns;
-    profile->samples = a->samples;
-    memcpy(profile->missed, a->missed, sizeof profile->missed);
     profile->overhead_ppm = r->window.overhead_ppm;
     profile->overhead_cpu_ns += a->samples * r->window.sample_cost_ns;
     profile->shed = take_shed(r);
@@ -552,7 +455,8 @@ static void seal(pom_registry_t *r, pom_action_t *a) {
 /* Just after a sample at this moment is in the tree. */
 static void seal_part_if_due(pom_registry_t *r, pom_action_t *a, int64_t now_ns) {
     int64_t part_ns = atomic_load_explicit(&r->part_ns, memory_order_relaxed);
-    if (part_ns == 0 || now_ns - part_start(a) < part_ns || a->kind->describe_open == NULL) {
+    if (part_ns == 0 || now_ns - pom__action_part_start(a) < part_ns ||
+        a->kind->describe_open == NULL) {
         return;
     }
     pom_sampler_enter(POM_SAMPLER_SEAL);
