@@ -17,7 +17,8 @@
  *
  * Memory: an action comes from a pool and goes back after its seal; an event likewise by size class. Pools are bounded; what exceeds them is freed. Trees live in their profile's arena.
  *
- * One file in spite of its length: the two sides are one protocol, and reading them apart hides why it holds.
+ * What needs the action alone stands in closing.c, what needs the stack alone in places.c. The rest is one file in spite of its
+ * length: the two sides are one protocol, and reading them apart hides why it holds.
  */
 #include "actions/registry.h"
 
@@ -25,6 +26,7 @@
 #include <unistd.h>
 
 #include "actions/closing.h"
+#include "actions/places.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/prefetch.h"
@@ -60,15 +62,6 @@ typedef struct source_s {
     char text[];
 } source_t;
 
-/* A frame and where it stands. The frames near the root are the same from sample to sample, whatever request they belong to. Met again
- * they cost one look here, where the code table and a line table are four or five lines of memory each, which after
- * some milliseconds of sleep are in no cache. */
-typedef struct known_frame_s {
-    uintptr_t key;    /* 0 = none */
-    pom_code_t *code; /* NULL = never shown */
-    int32_t lasti, line;
-} known_frame_t;
-
 /* What one side writes for each action is a cache line apart from what the other side does (by size, as malloc aligns to 16 bytes). */
 struct pom_registry_s {
     /* constant after new */
@@ -102,13 +95,9 @@ struct pom_registry_s {
     int64_t shed_told;                                             /* by profiles */
     _Atomic(int64_t) pooled_actions, pooled_events[EVENT_CLASSES]; /* into the pools */
     pom_event_t *pending, *pending_last;
-    int32_t known_depth;
-    uint64_t known_removals; /* the code table's, while known is good */
     pom_window_t window;
-    pom_place_t places[POM_STACK_MAX];  /* of a message */
-    pom_place_t sampled[POM_STACK_MAX]; /* of the stack resolved last */
-    int32_t sampled_depth;
-    known_frame_t known[POM_STACK_MAX]; /* of the last stacks, root first */
+    pom_place_t places[POM_STACK_MAX]; /* of a message */
+    pom__places_t sampled;             /* of the stack resolved last */
 };
 
 static void bump(_Atomic(int64_t) *counter, int64_t by) {
@@ -313,72 +302,9 @@ static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
     return a->profile;
 }
 
-static void look_up(pom_registry_t *r, const pom_raw_frame_t *raw, known_frame_t *known,
-                    bool *fresh) {
-    pom_code_t *code = pom_code_table_get(r->codes, raw->code, false, fresh);
-    *known = (known_frame_t){.key = code->unknown ? 0 : raw->code, // unknown: tried again next time
-                             .code = code->internal ? NULL : code,
-                             .lasti = raw->lasti,
-                             .line = pom_code_line(code, raw->lasti)};
-}
-
-static bool is_known(const pom_registry_t *r, int32_t i, const pom_raw_frame_t *raw) {
-    const known_frame_t *known = &r->known[i];
-    return i < r->known_depth && known->key == raw->code && known->lasti == raw->lasti;
-}
-
-static const pom_raw_frame_t *frame_at(const pom_stack_t *stack, int32_t from_root) {
-    return &stack->frames[stack->depth - 1 - from_root];
-}
-
-static void prefetch_unknown(const pom_registry_t *r, const pom_stack_t *stack) {
-    for (int32_t i = 0; i < stack->depth; i++) {
-        if (!is_known(r, i, frame_at(stack, i))) {
-            pom_code_table_prefetch(r->codes, frame_at(stack, i)->code);
-        }
-    }
-    for (int32_t i = 0; i < stack->depth; i++) {
-        if (!is_known(r, i, frame_at(stack, i))) {
-            pom_code_table_prefetch_code(r->codes, frame_at(stack, i)->code);
-        }
-    }
-}
-
-/* Root first, without the interpreter's own helper frames; false when a code died under our eyes. */
 static bool on_resolve(pom_sampler_client_t *self, const pom_stack_t *stack, uint64_t epoch) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
-    bool fresh = false;
-    int32_t depth = 0;
-    // After the walk, before the look-ups.
-    uint64_t removals = pom_code_table_removals(r->codes);
-    if (removals != r->known_removals) {
-        r->known_removals = removals;
-        r->known_depth = 0;
-    }
-    prefetch_unknown(r, stack);
-    for (int32_t i = 0; i < stack->depth; i++) {
-        known_frame_t *known = &r->known[i];
-        if (!is_known(r, i, frame_at(stack, i))) {
-            look_up(r, frame_at(stack, i), known, &fresh);
-        }
-        if (known->code != NULL) {
-            r->sampled[depth++] = (pom_place_t){.code = known->code, .line = known->line};
-        }
-    }
-    if (r->known_depth < stack->depth) {
-        r->known_depth = stack->depth;
-    }
-    if (fresh && pom_code_table_epoch(r->codes) != epoch) {
-        // What we have just read may be a successor at a dead object's address. All claims of this stack go, which of them
-        // are fresh is not worth remembering: the others are read again.
-        r->known_depth = 0;
-        for (int32_t i = 0; i < stack->depth; i++) {
-            pom_code_table_discard(r->codes, stack->frames[i].code);
-        }
-        return false;
-    }
-    r->sampled_depth = depth;
-    return true;
+    return pom__places_resolve(&r->sampled, stack, epoch);
 }
 
 static void apply_message(pom_registry_t *r, pom_event_t *event) {
@@ -590,7 +516,7 @@ static void on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
     if (stack->truncated) {
         profile->tree.cuts.depth++;
     }
-    pom_tree_add(&profile->tree, r->sampled, r->sampled_depth, &weight);
+    pom_tree_add(&profile->tree, r->sampled.stack, r->sampled.depth, &weight);
     seal_part_if_due(r, a, sample->at_ns);
 }
 
@@ -677,7 +603,7 @@ pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code
         pom_free(r);
         return NULL;
     }
-    r->codes = codes;
+    r->codes = r->sampled.codes = codes;
     r->sink = sink;
     r->client = (pom_sampler_client_t){.tick = on_tick,
                                        .resolve = on_resolve,
