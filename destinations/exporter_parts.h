@@ -1,6 +1,6 @@
 /*
- * The exporter's inside, shared by exporter.c (what other threads call) and exporter_loop.c (the
- * loop thread).
+ * The exporter's inside, shared by exporter.c (what other threads call), exporter_thread.c and
+ * exporter_loop.c (what the loop thread is, and does).
  *
  *     pom__exporter_start_locked(e);    makes the thread
  *     pom__exporter_urge_locked(e);     something for the loop to look at
@@ -93,6 +93,9 @@ struct pom_exporter_s {
 
 /* The lock and its condition, made or made anew. */
 void pom__exporter_init_locks(pom_exporter_t *e);
+
+/* Somebody wants attention, or the thread is new. [loop] */
+void pom__exporter_on_wake(uv_async_t *async);
 
 /* Makes the loop thread. POM_ENOMEM, POM_EIO. State STOPPED or DORMANT before, RUNNING after. */
 POM_MUST_USE pom_status_t pom__exporter_start_locked(pom_exporter_t *e);
