@@ -355,7 +355,8 @@ static void test_http_keeps_its_budgets_while_nobody_answers(void **state) {
         /* The queue, an intake of two batches, and what one request is made of. */
         assert_true(most <= (int64_t)(2 * MIB + 4 * MIB + 4 * MIB));
         assert_true(disk_bytes(folder) <= 2 * (int64_t)MIB);
-        assert_int_equal(pom_exporter_stop(e, pom_now_ns()), POM_OK);
+        wait_for(pom_exporter_stop(e, pom_now_ns()) ==
+                 POM_OK); /* the loop may lack a CPU, or a disk */
         c = counters(d);
         assert_int_equal(c.produced, COUNT);
         assert_int_equal(c.queued, 0);
