@@ -190,6 +190,13 @@ pom_profile_t *profile_new(int64_t number, size_t bytes) {
     return p;
 }
 
+void free_exporter(pom_exporter_t *e) {
+    if (e != NULL) {
+        wait_for(pom_exporter_stop(e, 0) == POM_OK);
+    }
+    pom_exporter_free(e);
+}
+
 void put(pom_exporter_t *e, int64_t number, size_t bytes) {
     pom_profile_t *p = profile_new(number, bytes);
     assert_non_null(p);

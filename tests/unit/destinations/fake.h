@@ -92,6 +92,10 @@ int fake_release(fake_t *f, int n);
 /* A profile of at least `bytes`, numbered; NULL for no memory. */
 pom_profile_t *profile_new(int64_t number, size_t bytes);
 
+/* Stops first, for as long as it takes: a loop without a CPU, or with a slow disk, may need its
+ * grace more than once, and what is not stopped is not freed. NULL is none. */
+void free_exporter(pom_exporter_t *e);
+
 /* Makes and puts one. */
 void put(pom_exporter_t *e, int64_t number, size_t bytes);
 

@@ -71,7 +71,7 @@ static void test_exporter_delivers_what_was_put_in_order(void **state) {
     assert_int_equal(atomic_load(&f->last_number), 999);
     assert_int_equal(pom_exporter_stop(e, soon()), POM_OK);
     assert_int_equal(atomic_load(&f->closes), 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -88,7 +88,7 @@ static void test_exporter_without_destinations_releases(void **state) {
     assert_int_equal(stats.put, 10);
     assert_int_equal(stats.unwanted, 10);
     assert_false(stats.running); /* nothing was added, so nothing was started */
-    pom_exporter_free(e);
+    free_exporter(e);
 }
 
 static void put_next(fake_t *f) {
@@ -119,10 +119,10 @@ static void test_exporter_timer_delivers_then_rests(void **state) {
     put(clock, 0, 100);
     wait_for(atomic_load(&ticks->delivered) == 21);
     assert_int_equal(wakeups(e), before + 3);
-    pom_exporter_free(clock);
+    free_exporter(clock);
     done(ticks);
     assert_int_equal(counters(&f->base).sent, 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -140,7 +140,7 @@ static void test_exporter_steady_stream_costs_one_wakeup_a_tick(void **state) {
     wait_for(atomic_load(&f->delivered) == 21);
     wait_for(atomic_load(&e->signal) == 0);
     assert_int_equal(wakeups(e) - before, 1 + 21 + 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -158,7 +158,7 @@ static void test_exporter_full_batch_does_not_wait(void **state) {
     assert_true(pom_exporter_flush(e, soon()));
     assert_true(atomic_load(&f->largest) <
                 (1 << 20) + (64 << 10)); /* a MiB, and the last one's excess */
-    pom_exporter_free(e);
+    free_exporter(e);
     assert_int_equal(counters(&f->base).sent, 401);
     done(f);
 }
@@ -194,7 +194,7 @@ static void test_exporter_prompt_destination_does_not_wait_for_a_whole_batch(voi
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(pom_exporter_remove(e, &prompt->base), POM_OK);
     assert_int_equal(atomic_load(&e->prompt), 0);
-    pom_exporter_free(e);
+    free_exporter(e);
     assert_int_equal(counters(&patient->base).sent, 41);
     assert_int_equal(counters(&prompt->base).sent, 39);
     done(patient);
@@ -231,7 +231,7 @@ static void test_exporter_gathers_for_a_destination_that_wants_it(void **state) 
     assert_int_equal(atomic_load(&f->delivered), 13);
     put(e, 14, 0);
     wait_for(atomic_load(&beside->delivered) == 14);
-    pom_exporter_free(e); /* the rest is not left behind */
+    free_exporter(e); /* the rest is not left behind */
     assert_int_equal(counters(&f->base).sent + counters(&f->base).dropped[POM_DROP_SHUTDOWN], 14);
     done(beside);
     done(f);
@@ -246,7 +246,7 @@ static void test_exporter_ends_gathering_with_time(void **state) {
         put(e, i, 0);
         wait_for(atomic_load(&f->delivered) == i);
     }
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -262,7 +262,7 @@ static void test_exporter_many_small_ones_make_a_batch(void **state) {
     }
     wait_for(atomic_load(&f->delivered) > 950); /* what is left is less than a batch */
     assert_true(atomic_load(&f->longest) <= 100);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -291,7 +291,7 @@ static void test_exporter_full_queue_drops_the_oldest(void **state) {
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(&f->base).sent, c.queued);
     assert_int_equal(atomic_load(&f->last_number), 1000); /* the newest got through */
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -315,7 +315,7 @@ static void test_exporter_hanging_destination_holds_no_more_than_its_budget(void
     assert_true(most < (2 << 20) + (2 << 20) + (1 << 20));
     atomic_store(&f->gate, true);
     assert_true(pom_exporter_flush(e, soon()));
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -329,7 +329,7 @@ static void test_exporter_profile_over_the_budget_is_too_big(void **state) {
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(&small->base).dropped[POM_DROP_TOO_BIG], 1);
     assert_int_equal(counters(&large->base).sent, 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(small);
     done(large);
 }
@@ -348,7 +348,7 @@ static void test_exporter_add_and_remove_say_what_is_wrong(void **state) {
     assert_int_equal(pom_exporter_add(e, &others[0]->base), POM_EFULL);
     assert_int_equal(pom_exporter_remove(e, &f->base), POM_OK);
     assert_int_equal(pom_exporter_remove(e, &f->base), POM_ENOTFOUND);
-    pom_exporter_free(e);
+    free_exporter(e);
     for (int i = 0; i < POM_EXPORTER_DESTINATIONS_MAX; i++) {
         done(others[i]);
     }
@@ -365,7 +365,7 @@ static void test_exporter_new_destination_gets_no_older_profile(void **state) {
     assert_int_equal(counters(&first->base).sent, 2);
     assert_int_equal(counters(&second->base).sent, 1);
     assert_int_equal(counters(&second->base).produced, 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(first);
     done(second);
 }
@@ -392,7 +392,7 @@ static void test_exporter_remove_while_sending(void **state) {
     assert_int_equal(c.queued, 0);
     assert_int_equal(atomic_load(&f->deliveries), 1);
     assert_int_equal(counters(&other->base).sent, 4);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
     done(other);
 }
@@ -419,7 +419,7 @@ static void test_exporter_removed_destination_can_be_added_at_once(void **state)
     assert_int_equal(c.produced, 51);
     assert_int_equal(c.sent + c.dropped[POM_DROP_REMOVED], 51);
     assert_true(c.sent >= 1 + sent);
-    pom_exporter_free(e);
+    free_exporter(e);
     assert_int_equal(atomic_load(&f->opens), atomic_load(&f->closes));
     done(f);
 }
@@ -443,7 +443,7 @@ static void test_exporter_window_bounds_batches_out(void **state) {
     assert_false(pom_exporter_flush(e, 0)); /* the last few do not make a batch */
     wait_for((fake_release(f, 1), counters(&f->base).sent == 100));
     assert_true(pom_exporter_flush(e, soon()));
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -470,7 +470,7 @@ static void test_exporter_twenty_destinations_each_keep_their_own_books(void **s
         }
     }
     /* Those that hold never send, and those that buffer only when flushed. */
-    assert_int_equal(pom_exporter_stop(e, pom_now_ns() + 10 * POM_NS_PER_MS), POM_OK);
+    wait_for(pom_exporter_stop(e, pom_now_ns() + 10 * POM_NS_PER_MS) == POM_OK);
     for (int i = 0; i < 20; i++) {
         pom_destination_counters_t c = counters(&fakes[i]->base);
         assert_int_equal(c.produced, 2000);
@@ -495,7 +495,7 @@ static void test_exporter_twenty_destinations_each_keep_their_own_books(void **s
             break;
         }
     }
-    pom_exporter_free(e);
+    free_exporter(e);
     for (int i = 0; i < 20; i++) {
         done(fakes[i]);
     }
@@ -513,7 +513,7 @@ static void test_exporter_flush_is_false_until_the_queue_was_empty(void **state)
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(&f->base).queued, 0);
     assert_true(pom_exporter_flush(e, POM_FOREVER));
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -535,7 +535,7 @@ static void test_exporter_flush_hears_of_a_late_send(void **state) {
     pthread_join(thread, &flushed);
     assert_non_null(flushed);
     assert_true(pom_now_ns() - before < PATIENCE_NS); /* told, not timed out */
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -549,7 +549,7 @@ static void test_exporter_flush_empties_what_a_destination_buffers(void **state)
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(&f->base).sent, 1);
     assert_true(atomic_load(&f->flushes) >= 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -559,7 +559,7 @@ static void test_exporter_stop_counts_the_rest_and_can_start_again(void **state)
     for (int i = 0; i < 100; i++) {
         put(e, i, 1000);
     }
-    assert_int_equal(pom_exporter_stop(e, pom_now_ns() + POM_NS_PER_MS), POM_OK);
+    wait_for(pom_exporter_stop(e, pom_now_ns() + POM_NS_PER_MS) == POM_OK);
     pom_destination_counters_t c = counters(&f->base);
     assert_int_equal(c.produced, 100);
     assert_int_equal(c.dropped[POM_DROP_SHUTDOWN], 100);
@@ -579,7 +579,7 @@ static void test_exporter_stop_counts_the_rest_and_can_start_again(void **state)
     put(e, 102, 1000);
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(&f->base).sent, 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -601,7 +601,7 @@ static void test_exporter_stop_does_not_wait_for_a_hanging_write(void **state) {
     put(e, 4, 0);
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(&f->base).sent, 2);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -617,9 +617,9 @@ static void test_exporter_open_is_tried_again(void **state) {
     assert_int_equal(pom_exporter_stop(e, soon()), POM_OK);
     assert_int_equal(pom_exporter_start(e), POM_OK);
     put(e, 2, 0);
-    assert_int_equal(pom_exporter_stop(e, pom_now_ns() + POM_NS_PER_MS), POM_OK);
+    wait_for(pom_exporter_stop(e, pom_now_ns() + POM_NS_PER_MS) == POM_OK);
     assert_int_equal(counters(&f->base).dropped[POM_DROP_SHUTDOWN], 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -639,7 +639,7 @@ static void test_exporter_says_when_there_is_no_descriptor_for_a_loop(void **sta
     put(e, 1, 0);
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(&f->base).sent, 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -675,7 +675,7 @@ static void test_exporter_thread_is_a_quiet_guest(void **state) {
     assert_int_equal(pom_exporter_stop(e, soon()), POM_OK);
     assert_true(pom_exporter_cpu_ns(e) >= cpu); /* the bill outlives the thread */
     assert_int_equal(atomic_load(&e->tid), 0);
-    pom_exporter_free(e);
+    free_exporter(e);
     done(f);
 }
 
@@ -768,7 +768,7 @@ static void test_exporter_storm_of_puts_adds_and_removes(void **state) {
         assert_true(c.produced <= STORM_PUTS);
         assert_int_equal(atomic_load(&s.fakes[i]->opens), atomic_load(&s.fakes[i]->closes));
     }
-    pom_exporter_free(s.e);
+    free_exporter(s.e);
     for (int i = 0; i < 8; i++) {
         done(s.fakes[i]);
     }
@@ -779,7 +779,7 @@ static void test_exporter_storm_of_puts_adds_and_removes(void **state) {
 static bool make(void *arg) {
     pom_exporter_t *e = NULL;
     pom_status_t status = pom_exporter_new(NULL, &e);
-    pom_exporter_free(e);
+    free_exporter(e);
     return status == POM_OK;
 }
 
@@ -789,7 +789,7 @@ static bool add_fails(void *arg) {
     pom_alloc_fail_from(1);
     pom_status_t status = pom_exporter_add(e, &f->base);
     pom_alloc_fail_from(0);
-    pom_exporter_free(e);
+    free_exporter(e);
     return status == POM_ENOMEM;
 }
 

@@ -84,7 +84,7 @@ static void test_fork_child_starts_from_zero_and_parent_goes_on(void **state) {
     if (pid == 0) {
         live(e, f, 1000);
         CHECK(pom_exporter_stop(e, soon()) == POM_OK);
-        pom_exporter_free(e);
+        free_exporter(e);
         pom_test_child_ends(true);
     }
     expect_success(pid);
@@ -96,7 +96,7 @@ static void test_fork_child_starts_from_zero_and_parent_goes_on(void **state) {
     atomic_store(&f->mode, FAKE_SEND);
     wait_for((fake_release(f, 1), counters(&f->base).sent == 50));
     assert_true(pom_exporter_flush(e, soon()));
-    pom_exporter_free(e);
+    free_exporter(e);
     assert_int_equal(atomic_load(&f->faults), 0);
     pom_destination_unref(&f->base);
 }
@@ -117,7 +117,7 @@ static void test_fork_child_thread_starts_with_the_first_profile(void **state) {
         pom_test_child_ends(true);
     }
     expect_success(pid);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(&f->base);
 }
 
@@ -142,7 +142,7 @@ static void test_fork_grandchild_works_too(void **state) {
     }
     expect_success(pid);
     assert_true(pom_exporter_flush(e, soon()));
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(&f->base);
 }
 
@@ -166,7 +166,7 @@ static void test_fork_after_stop_stays_stopped(void **state) {
         pom_test_child_ends(true);
     }
     expect_success(pid);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(&f->base);
 }
 
@@ -198,7 +198,7 @@ static void test_fork_with_a_removed_destination_leaves_it_behind(void **state) 
     expect_success(pid);
     atomic_store(&gone->gate, true);
     assert_true(pom_exporter_flush(e, soon()));
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(&f->base);
     pom_destination_unref(&gone->base);
 }
@@ -235,7 +235,7 @@ static void test_fork_child_has_a_fresh_handoff(void **state) {
     pom_handoff_done(h, &item, NULL);
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(d).sent, 2);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     pom_destination_unref(&f->base);
     pom_handoff_unref(h);
@@ -280,7 +280,7 @@ static void test_fork_in_the_middle_of_everything(void **state) {
     assert_int_equal(c.produced, putter.count);
     assert_int_equal(c.sent + c.dropped[POM_DROP_QUEUE_FULL], putter.count);
     assert_int_equal(atomic_load(&f->faults), 0);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(&f->base);
 }
 

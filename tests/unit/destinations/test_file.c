@@ -103,7 +103,7 @@ static void rig_up(rig_t *rig, const char *where, bool append, bool flush) {
 }
 
 static void rig_down(rig_t *rig) {
-    pom_exporter_free(rig->e);
+    free_exporter(rig->e);
     pom_destination_unref(rig->d);
     (void)unlink(path);
 }
@@ -212,7 +212,7 @@ static void test_file_batch_is_one_write(void **state) {
     }
     assert_true(pom_exporter_flush(e, soon()));
     assert_in_range(atomic_load(&calls), 1, 2);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     (void)unlink(path);
 }
@@ -226,7 +226,7 @@ static void test_file_overwrites_or_appends_as_told(void **state) {
         assert_true(pom_exporter_flush(rig.e, soon()));
         assert_int_equal(check_lines(path, 0, &broken), life == 1 ? 2 : 1);
         assert_int_equal(broken, 0);
-        pom_exporter_free(rig.e);
+        free_exporter(rig.e);
         pom_destination_unref(rig.d);
     }
     (void)unlink(path);
@@ -289,7 +289,7 @@ static void test_file_writes_the_wire_form(void **state) {
         assert_int_equal(counters(rig.d).sent, 300);
         assert_int_equal(stat(path, &st), 0);
         assert_true(life > 0 || counters(rig.d).bytes == st.st_size);
-        pom_exporter_free(rig.e);
+        free_exporter(rig.e);
         pom_destination_unref(rig.d);
     }
     (void)unlink(path);
@@ -458,7 +458,7 @@ static void test_file_full_pipe_does_not_hold_up_a_stop(void **state) {
     for (int i = 0; i < 1000; i++) {
         put(rig.e, i, 0);
     }
-    assert_int_equal(pom_exporter_stop(rig.e, pom_now_ns() + 10 * POM_NS_PER_MS), POM_OK);
+    wait_for(pom_exporter_stop(rig.e, pom_now_ns() + 10 * POM_NS_PER_MS) == POM_OK);
     pom_destination_counters_t c = counters(rig.d);
     assert_int_equal(c.queued, 0);
     assert_int_equal(c.sent + c.dropped[POM_DROP_SHUTDOWN], 1000);
@@ -760,7 +760,7 @@ static void test_file_appended_to_is_rotated_too(void **state) {
     for (int life = 0; life < 3; life++) {
         rotating_up(&rig, true, 4096, 0, 1000);
         put_each(&rig, 20 * life, 20 * life + 20);
-        pom_exporter_free(rig.e);
+        free_exporter(rig.e);
         pom_destination_unref(rig.d);
     }
     int next = 0;

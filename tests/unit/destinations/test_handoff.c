@@ -35,7 +35,7 @@ static void rig_up(rig_t *rig, int destinations) {
 }
 
 static void rig_down(rig_t *rig) {
-    pom_exporter_free(rig->e);
+    free_exporter(rig->e);
     for (int i = 0; i < 3; i++) {
         pom_destination_unref(rig->d[i]);
         assert_true(rig->d[i] == NULL || rig->context[i] >= 1000); /* released, once */
@@ -204,7 +204,7 @@ static void test_handoff_stop_does_not_wait_for_a_call(void **state) {
         put(rig.e, i, 0);
     }
     pom_handoff_item_t late = take(&rig);
-    assert_int_equal(pom_exporter_stop(rig.e, pom_now_ns() + POM_NS_PER_MS), POM_OK);
+    wait_for(pom_exporter_stop(rig.e, pom_now_ns() + POM_NS_PER_MS) == POM_OK);
     assert_int_equal(counters(rig.d[0]).dropped[POM_DROP_SHUTDOWN], 5);
     /* Started anew while the old call still runs: the late end of that counts nothing. */
     assert_int_equal(pom_exporter_start(rig.e), POM_OK);
@@ -225,9 +225,9 @@ static void test_handoff_stop_gives_up_on_a_removed_one_too(void **state) {
     put(rig.e, 1, 0);
     pom_handoff_item_t item = take(&rig);
     assert_int_equal(pom_exporter_remove(rig.e, rig.d[0]), POM_OK);
-    assert_int_equal(pom_exporter_stop(rig.e, pom_now_ns() + POM_NS_PER_MS), POM_OK);
+    wait_for(pom_exporter_stop(rig.e, pom_now_ns() + POM_NS_PER_MS) == POM_OK);
     assert_int_equal(counters(rig.d[0]).dropped[POM_DROP_SHUTDOWN], 1);
-    pom_exporter_free(rig.e);
+    free_exporter(rig.e);
     rig.e = NULL;
     pom_handoff_done(rig.h, &item,
                      NULL); /* the exporter is no more: nothing of it may be touched */
@@ -268,7 +268,7 @@ static void test_handoff_storm_with_removals(void **state) {
             assert_int_equal(pom_exporter_add(rig.e, d), POM_OK);
         }
         if (i % 1000 == 999) {
-            assert_int_equal(pom_exporter_stop(rig.e, pom_now_ns() + POM_NS_PER_MS), POM_OK);
+            wait_for(pom_exporter_stop(rig.e, pom_now_ns() + POM_NS_PER_MS) == POM_OK);
             assert_int_equal(pom_exporter_start(rig.e), POM_OK);
         }
     }

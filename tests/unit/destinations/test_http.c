@@ -307,7 +307,7 @@ static void test_http_posts_batches_on_one_connection(void **state) {
     assert_int_equal(c.bytes, bytes);
     assert_string_equal(c.last_error, "");
     assert_null(strstr(d->name, "secret"));
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
 }
@@ -343,7 +343,7 @@ static void test_http_compresses(void **state) {
         assert_true(r->size * 10 < z.total_out);
         inflateEnd(&z);
     }
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
 }
@@ -458,7 +458,7 @@ static void test_http_judges_each_answer(void **state) {
             assert_int_equal(s.requests[0].size, s.requests[1].size);
             assert_memory_equal(s.requests[0].body, s.requests[1].body, s.requests[0].size);
         }
-        pom_exporter_free(e);
+        free_exporter(e);
         pom_destination_unref(d);
         server_stop(&s);
     }
@@ -484,7 +484,7 @@ static void test_http_repeats_at_once_when_an_idle_connection_was_closed(void **
     assert_int_equal(c.retried, 1);
     assert_string_equal(c.last_error, ""); /* nothing was wrong */
     assert_int_equal(s.connections, 2);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
 }
@@ -504,9 +504,9 @@ static void test_http_times_out_and_stop_counts_the_rest(void **state) {
     wait_for(counters(d).last_error[0] != '\0');
     assert_non_null(strstr(counters(d).last_error, "within 0.020 s"));
     assert_int_equal(counters(d).queued, 2);
-    assert_int_equal(pom_exporter_stop(e, pom_now_ns()), POM_OK);
+    wait_for(pom_exporter_stop(e, pom_now_ns()) == POM_OK);
     assert_int_equal(counters(d).dropped[POM_DROP_SHUTDOWN], 2);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
 }
@@ -526,7 +526,7 @@ static void test_http_remove_lets_the_request_finish(void **state) {
     wait_for(counters(d).queued == 0);
     assert_int_equal(counters(d).dropped[POM_DROP_REMOVED], 1);
     assert_non_null(strstr(counters(d).last_error, "no answer within"));
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
 }
@@ -542,7 +542,7 @@ static void test_http_gives_up_what_is_too_old(void **state) {
     put(e, 1, 10);
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(d).dropped[POM_DROP_TOO_OLD], 1);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
 }
@@ -568,7 +568,7 @@ static void test_http_names_a_refused_connection_and_an_unknown_host(void **stat
             fail_msg("%s", counters(d).last_error);
         }
         assert_int_equal(counters(d).queued, 1);
-        pom_exporter_free(e);
+        free_exporter(e);
         assert_int_equal(counters(d).dropped[POM_DROP_SHUTDOWN], 1);
         pom_destination_unref(d);
     }
@@ -590,7 +590,7 @@ static void test_http_tries_each_address_of_a_name(void **state) {
         assert_int_equal(counters(d).sent, 1);
         assert_int_equal(counters(d).retried, 0);
         assert_int_equal(atomic_load(&pauses), 0);
-        pom_exporter_free(e);
+        free_exporter(e);
         pom_destination_unref(d);
         server_stop(&s);
     }
@@ -638,13 +638,13 @@ static void test_http_spools_while_the_server_is_away(void **state) {
     put(e, 3, 10);
     assert_int_equal(pom_exporter_stop(e, soon()), POM_OK);
     assert_int_equal(counters(d).spooled, 3);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     e = exporter();
     d = add(e, &o);
     wait_for(counters(d).spooled == 3);
     assert_int_equal(counters(d).produced, 3);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     /* A bad head: what its entry had is not known, and the loss is told all the same. */
     (void)snprintf(command, sizeof command,
@@ -656,7 +656,7 @@ static void test_http_spools_while_the_server_is_away(void **state) {
     wait_for(strstr(counters(d).last_error, "damaged segment") != NULL);
     assert_int_equal(counters(d).produced, counters(d).dropped[POM_DROP_ERROR]);
     assert_int_equal(counters(d).spooled, 0);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     (void)snprintf(command, sizeof command, "rm -rf %s", folder);
     assert_int_equal(system(command), 0);
@@ -682,19 +682,19 @@ static void test_http_stop_spools_what_is_queued_behind_a_request(void **state) 
         for (int k = 1; k < 5; k++) {
             put(e, k, 10);
         }
-        assert_int_equal(pom_exporter_stop(e, pom_now_ns()), POM_OK);
+        wait_for(pom_exporter_stop(e, pom_now_ns()) == POM_OK);
         pom_destination_counters_t c = counters(d);
         assert_int_equal(c.produced, 5);
         assert_int_equal(c.spooled, room ? 5 : 0);
         assert_int_equal(c.dropped[POM_DROP_SHUTDOWN], room ? 0 : 5);
-        pom_exporter_free(e);
+        free_exporter(e);
         pom_destination_unref(d);
         server_stop(&s);
         e = exporter();
         d = add(e, &o); /* nobody listens any more: what was kept is found, and stays */
         assert_int_equal(counters(d).produced, room ? 5 : 0);
         assert_int_equal(counters(d).spooled, room ? 5 : 0);
-        pom_exporter_free(e);
+        free_exporter(e);
         pom_destination_unref(d);
         (void)snprintf(command, sizeof command, "rm -rf %s", folder);
         assert_int_equal(system(command), 0);
@@ -748,7 +748,7 @@ static void test_http_tells_the_server_what_it_has_lost(void **state) {
         assert_int_equal(c.retried, 0);
         assert_int_equal(c.bytes, s.requests[3].size);
         assert_int_equal(atomic_load(&s.count), 4);
-        pom_exporter_free(e);
+        free_exporter(e);
         pom_destination_unref(d);
         server_stop(&s);
     }
@@ -785,7 +785,7 @@ static void test_http_works_in_a_forked_child(void **state) {
     assert_int_equal(counters(d).sent, 1);
     assert_int_equal(atomic_load(&s.count), 2);
     assert_int_equal(s.connections, 2);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
 }
@@ -868,7 +868,7 @@ static void test_http_leaves_no_socket_to_a_child_of_its_first_request(void **st
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 2);
-    pom_exporter_free(e);
+    free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
 }
