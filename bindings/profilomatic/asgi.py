@@ -3,7 +3,7 @@
     app = profilomatic.asgi.wrap(app)          # Starlette, FastAPI, Django, Quart; last, around all middleware
 """
 
-from . import _backend, _stand_in
+from . import _backend, _callables, _named, _stand_in
 
 __all__ = ["wrap"]
 
@@ -21,15 +21,21 @@ def wrap(app):
     part of it. The request's task id is taken from the header X-Task-UUID, else from `traceparent`, else it is new; it is
     written to scope["profilomatic.task_uuid"]. A malformed header is ignored.
 
-    Raises TypeError when `app` cannot be called. May be called from any thread.
+    The first application that is wrapped adds the destination that PROFILOMATIC_DESTINATION names, if it does.
+
+    Raises TypeError when `app` cannot be called, or is an application of WSGI. May be called from any thread.
     """
     if isinstance(app, WrappedApplication):
         return app
     if not callable(app):
         raise TypeError("profilomatic.asgi.wrap() takes an ASGI application, not %r" % (app,))
     if not _takes_all_three(app):
+        if _callables.takes(app, 2) and not _callables.takes(app, 1):
+            raise TypeError("%r is a WSGI application: wrap it with profilomatic.wsgi.wrap()" % (app,))
         return app
-    return WrappedApplication(app)
+    wrapped = WrappedApplication(app)
+    _named.add()
+    return wrapped
 
 
 class WrappedApplication(_stand_in.StandIn):
@@ -69,10 +75,4 @@ def _takes_all_three(app):
 
     if not inspect.isclass(app) and (inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__)):
         return True
-    try:
-        inspect.signature(app).bind(None, None, None)
-    except TypeError:
-        return False
-    except ValueError:  # a callable in C that does not say
-        return True
-    return True
+    return _callables.takes(app, 3) is not False

@@ -14,10 +14,10 @@ A fault of ours leaves the application as the server would have it, with one lin
 """
 
 import functools
-import os
 import sys
 
-from . import _after_import
+from . import _after_import, _callables, _named
+from ._named import destination
 
 __all__ = ["destination", "install"]
 
@@ -27,7 +27,7 @@ _DEPTH = 16
 _PREPARED_MAX = 64  # they are kept alive; a process serves one or two
 
 _installed = False
-_named = None  # the destination to add with the first application; None: done, or somebody else's business
+_asks = False  # whether a missing destination is still to be complained of
 _prepared = []  # applications whose framework has been told; a server may load one twice
 
 
@@ -37,36 +37,15 @@ def install(from_environment=True):
     from_environment: with the first of them, PROFILOMATIC_DESTINATION is added as a destination, so that a process
     without an application starts no engine and opens no file.
     """
-    global _installed, _named
+    global _installed, _asks
     if _installed:
         return
     _installed = True
-    if from_environment:
-        _named = os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+    _asks = from_environment
+    if not from_environment:
+        _named.settle()
     for module, hook in _HOOKS.items():
         _after_import.call(module, _guarded(hook))
-
-
-def destination(text):
-    """The destination that a text names: http://host[:port][/path] or https://, "-" for standard error, else a file.
-
-    A file is appended to, as several processes share it. A server gets PROFILOMATIC_TOKEN as its token. ValueError and
-    OSError say what is wrong.
-    """
-    import profilomatic
-
-    if text == "-":
-        return profilomatic.file_destination(sys.stderr)
-    if "://" not in text:
-        return profilomatic.file_destination(text, append=True)
-    from urllib.parse import urlsplit
-
-    url = urlsplit(text)
-    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username is not None:
-        raise ValueError("a destination is a file, - or http[s]://host[:port][/path], not %r" % (text,))
-    path = url.path if url.path not in ("", "/") else "/api/data"
-    token = os.environ.get("PROFILOMATIC_TOKEN") or None
-    return profilomatic.RestDestination(url.hostname, url.port, path=path, tls=url.scheme == "https", token=token)
 
 
 # the application
@@ -75,18 +54,18 @@ def wrapped(app):
     """The application as the server shall have it."""
     try:
         app = _wrapped(app)
-        _add_named()
+        _check_destination()
     except Exception as error:
-        _complain(error)
+        _named.complain(error)
     return app
 
 
 def _wrapped(app):
-    from . import wsgi
+    from . import asgi, wsgi
 
-    if not callable(app) or _is_asgi(app):
+    if not callable(app):
         return app
-    ours = wsgi.wrap(app)
+    ours = (asgi if _callables.is_coroutine_function(app) else wsgi).wrap(app)
     chain = _chain(app)
     if any(type(each) is type(ours) for each in chain):
         return app  # explicitly, by whoever knows better
@@ -107,12 +86,6 @@ def _chain(app):
             break
         chain.append(inner)
     return chain
-
-
-def _is_asgi(app):
-    import inspect
-
-    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(type(app), "__call__", None))
 
 
 def _tell_framework(app):
@@ -139,24 +112,16 @@ def _class(module, name):
     return getattr(sys.modules.get(module), name, ())
 
 
-def _add_named():
-    global _named
-    if _named is None:
+def _check_destination():
+    global _asks
+    if not _asks:
         return
-    text, _named = _named, None
+    _asks = False
+    _named.add()  # also for an application that its own code has wrapped, or not at all
     import profilomatic
 
-    if text:
-        profilomatic.add_destination(destination(text))
-    elif not profilomatic.stats()["destinations"]:
-        _complain("PROFILOMATIC_DESTINATION says where to")
-
-
-def _complain(error):
-    try:
-        print("profilomatic: not profiled: %s" % (error,), file=sys.stderr)
-    except Exception:
-        pass  # no standard error
+    if not profilomatic.stats()["destinations"] and not _named.failed:
+        _named.complain("PROFILOMATIC_DESTINATION says where to")
 
 
 # where servers take it
@@ -166,7 +131,7 @@ def _guarded(hook):
         try:
             hook(module)
         except Exception as error:  # another version of the server, which does it elsewhere
-            _complain("%s: %r" % (module.__name__, error))
+            _named.complain("%s: %r" % (module.__name__, error))
 
     return guarded
 
@@ -228,6 +193,45 @@ def _django(module):
     django.link_exceptions()
 
 
+def _uvicorn(module):
+    """What Config.load() has loaded, inside uvicorn's own middleware, which puts the client's address into the scope."""
+    plain = module.Config.load
+    own = ("uvicorn.middleware.message_logger", "uvicorn.middleware.proxy_headers", "uvicorn.middleware.wsgi")
+
+    @functools.wraps(plain)
+    def load(self):
+        plain(self)
+        owner, name = self, "loaded_app"
+        while type(getattr(owner, name)).__module__ in own:
+            owner, name = getattr(owner, name), "app"
+        setattr(owner, name, wrapped(getattr(owner, name)))
+
+    module.Config.load = load
+
+
+def _uvicorn_stop(module):
+    """It ends by the signal that stopped it, so nothing runs at exit."""
+    plain = module.Server.shutdown
+
+    @functools.wraps(plain)
+    async def shutdown(self, *args, **kwargs):
+        try:
+            return await plain(self, *args, **kwargs)
+        finally:
+            _flush()
+
+    module.Server.shutdown = shutdown
+
+
+def _flush():
+    try:
+        import profilomatic
+
+        profilomatic.flush()
+    except Exception as error:
+        _named.complain(error)
+
+
 _HOOKS = {
     "gunicorn.app.base": _result("BaseApplication.wsgi"),  # in each worker, and in the master with --preload
     "waitress.server": _argument("create_server", "application"),
@@ -235,5 +239,8 @@ _HOOKS = {
     "wsgiref.simple_server": _argument("WSGIServer.set_app", "application"),  # manage.py runserver
     "gevent.pywsgi": _argument("WSGIServer.__init__", "application"),
     "cheroot.wsgi": _argument("Server.__init__", "wsgi_app"),
+    "uvicorn.config": _uvicorn,  # whether uvicorn runs it, gunicorn, or a program
+    "uvicorn.server": _uvicorn_stop,
+    "hypercorn.utils": _argument("wrap_app", "app"),
     "django.core.handlers.base": _django,
 }

@@ -5,8 +5,9 @@
     WSGI_APPLICATION = "profilomatic.django.application"     # for runserver
 
     $ DJANGO_SETTINGS_MODULE=site.settings gunicorn profilomatic.django:application
+    $ DJANGO_SETTINGS_MODULE=site.settings uvicorn profilomatic.django:asgi_application
 
-A project with a wsgi.py of its own takes get_wsgi_application() from here instead of from django.core.wsgi.
+A project with a wsgi.py or asgi.py of its own takes get_wsgi_application() or get_asgi_application() from here.
 """
 
 try:
@@ -15,15 +16,16 @@ try:
 except ImportError as error:
     raise ImportError("profilomatic.django needs Django: pip install django", name="django") from error
 
-from . import wsgi
+from . import asgi, wsgi
 
-__all__ = ["Middleware", "application", "get_wsgi_application"]
+__all__ = ["Middleware", "application", "asgi_application", "get_asgi_application", "get_wsgi_application"]
 
 
 class Middleware:
-    """Writes the matched route into the environ, and links exceptions that Django answers with status 500.
+    """Writes the matched route into the environ or the scope, and links exceptions that Django answers with status 500.
 
     Anywhere in MIDDLEWARE; first is best, since those after it may raise too. Without the wrapper it does nothing of use.
+    Exceptions are linked over WSGI only.
     """
 
     sync_capable = async_capable = True
@@ -43,9 +45,10 @@ class Middleware:
 
 def say_route(request):
     """The route of a request that was resolved, for the wrapper around the application."""
-    environ, match = getattr(request, "environ", None), request.resolver_match
-    if environ is not None and match is not None:
-        environ["profilomatic.route"] = "/" + match.route.removeprefix("^").removeprefix("/")
+    match = request.resolver_match
+    place = getattr(request, "environ", None) or getattr(request, "scope", None)
+    if place is not None and match is not None:
+        place["profilomatic.route"] = "/" + match.route.removeprefix("^").removeprefix("/")
 
 
 def link_exceptions():
@@ -68,10 +71,19 @@ def get_wsgi_application():
     return wsgi.wrap(get_wsgi_application())
 
 
+def get_asgi_application():
+    """Django's own, wrapped."""
+    from django.core.asgi import get_asgi_application
+
+    return asgi.wrap(get_asgi_application())
+
+
+_MAKE = {"application": get_wsgi_application, "asgi_application": get_asgi_application}
+
+
 def __getattr__(name):
     # Made when somebody asks: Django sets itself up for it, which an import must not.
-    if name == "application":
-        global application
-        application = get_wsgi_application()
-        return application
+    if name in _MAKE:
+        made = globals()[name] = _MAKE[name]()
+        return made
     raise AttributeError("module %r has no attribute %r" % (__name__, name))

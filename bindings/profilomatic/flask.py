@@ -17,8 +17,11 @@ def init_app(app):
     """Profiles the requests of a Flask application: wraps app.wsgi_app, and links unhandled exceptions to their records.
 
     Doing it twice is doing it once. An exception that an error handler of its own turns into an answer is handled and not
-    linked; one that becomes the page for errors of status 500 is, by the signal got_request_exception.
+    linked; one that becomes the page for errors of status 500 is, by the signal got_request_exception. TypeError for
+    anything but a Flask application, one that is wrapped already included: call it before wsgi.wrap().
     """
+    if not isinstance(app, flask.Flask):
+        raise TypeError("profilomatic.flask.init_app() takes a Flask application, not %r" % (app,))
     if "profilomatic" in app.extensions:
         return
     app.extensions["profilomatic"] = True

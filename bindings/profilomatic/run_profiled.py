@@ -12,7 +12,7 @@ import atexit
 import os
 import sys
 
-from . import _target, auto
+from . import _named, _target, auto
 
 _DESCRIPTION = """Run a Python program and profile its actions: requests of the WSGI application that it serves,
 profilomatic.action() blocks, Eliot actions (-e), or the whole program as one action (--whole). Profiles go to standard
@@ -68,7 +68,7 @@ def make_parser():
         help="export Prometheus metrics: profilomatic.monitor.enable_prometheus()",
     )
     parser.add_argument(
-        "--no-wrap", action="store_true", help="leave the WSGI application that a server loads as it is"
+        "--no-wrap", action="store_true", help="leave the application that a server loads as it is"
     )
     parser.add_argument("--whole", action="store_true", help="profile the program as one action")
     parser.add_argument(
@@ -206,9 +206,10 @@ def _start(options):
     elif options.output_socket is not None:
         destination = profilomatic.file_destination(_connect(options.output_socket), flush=flush)
     elif os.environ.get("PROFILOMATIC_DESTINATION", "").strip():
-        destination = auto.destination(os.environ["PROFILOMATIC_DESTINATION"].strip())
+        destination = _named.destination(os.environ["PROFILOMATIC_DESTINATION"].strip())
     else:
         destination = profilomatic.file_destination(sys.stderr, flush=flush)
+    _named.settle()
     if not options.no_wrap:
         auto.install(from_environment=False)
     if options.eliot:

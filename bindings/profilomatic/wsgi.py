@@ -5,7 +5,7 @@
 Flask, Django, Pyramid and Falcon have a module of their own beside this one: see docs/frameworks.md.
 """
 
-from . import _backend
+from . import _backend, _callables, _named
 
 __all__ = ["link_exception", "wrap"]
 
@@ -21,9 +21,15 @@ def wrap(app):
     The request's task id is taken from the header X-Task-UUID, else from `traceparent`, else it is new; it is
     written to environ["HTTP_X_TASK_UUID"]. A malformed header is ignored.
 
-    Raises TypeError when `app` cannot be called. May be called from any thread.
+    The first application that is wrapped adds the destination that PROFILOMATIC_DESTINATION names, if it does.
+
+    Raises TypeError when `app` cannot be called, or is an application of ASGI. May be called from any thread.
     """
-    return _backend.load().wrap(app)
+    if _callables.is_coroutine_function(app):
+        raise TypeError("%r is an ASGI application: wrap it with profilomatic.asgi.wrap()" % (app,))
+    wrapped = _backend.load().wrap(app)
+    _named.add()
+    return wrapped
 
 
 def link_exception(environ, error):

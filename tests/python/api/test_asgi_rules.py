@@ -856,6 +856,26 @@ def test_wrapping_twice_is_wrapping_once():
             wrap(wrong)
 
 
+def test_the_wrong_wrapper_is_refused_with_the_right_one_named():
+    """Under the wrong one a server's every answer would be an error, or nothing be profiled."""
+    class Asgi:
+        async def __call__(self, scope, receive, send):
+            pass
+
+    class Wsgi:
+        def __call__(self, environ, start_response):
+            return []
+
+    for app in (hello, Asgi(), Asgi().__call__, wrap(hello)):
+        with pytest.raises(TypeError, match="is an ASGI application: wrap it with profilomatic.asgi.wrap"):
+            profilomatic.wsgi.wrap(app)
+    for app in (lambda environ, start_response: [], Wsgi(), profilomatic.wsgi.wrap(Wsgi())):
+        with pytest.raises(TypeError, match="is a WSGI application: wrap it with profilomatic.wsgi.wrap"):
+            wrap(app)
+    old = lambda scope: None  # of ASGI 2
+    assert wrap(old) is old
+
+
 def test_the_wrapper_is_what_servers_look_for():
     app = wrap(hello)
     assert inspect.iscoroutinefunction(app.__call__)

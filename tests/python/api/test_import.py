@@ -20,8 +20,8 @@ def test_import_starts_and_loads_nothing(python):
         assert handlers == [signal.getsignal(number) for number in signal.valid_signals()]
         loaded = {name.removeprefix("profilomatic.") for name in set(sys.modules) - before}
         # What it costs is what it loads: small modules of ours, and none of anybody else's.
-        assert loaded == {"profilomatic", "_backend", "_hosting", "_options", "_propagation", "_scrub", "_stand_in", "asgi",
-                          "wsgi"}, loaded
+        assert loaded == {"profilomatic", "_backend", "_callables", "_hosting", "_named", "_options", "_propagation", "_scrub",
+                          "_stand_in", "asgi", "wsgi"}, loaded
         """)
 
 

@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.util import FileWrapper
 
 import pytest
-from pom_support import burn_until_sampled, messages, walk
+from pom_support import burn_until_sampled, messages, run_python, walk
 from wsgi_server import Body, Server, Sized, environ, generated, late, listed, ok, pushed, restarted, returning
 
 import profilomatic
@@ -76,6 +76,33 @@ def test_wrapping_twice_is_wrapping_once(profiles):
     assert messages(profiles.one()) == []
 
 
+@pytest.mark.parametrize("wrapper", ["wsgi", "asgi"])
+def test_the_first_wrapped_application_adds_the_destination_that_the_environment_names(python, tmp_path, wrapper):
+    """Code says what is profiled, the environment where to. Without an application no engine, no file."""
+    path = tmp_path / "records.jsonl"
+    printed = python("""if True:
+        import os, profilomatic
+        path = os.environ["PROFILOMATIC_DESTINATION"]
+        assert not profilomatic.stats()["running"] and not os.path.exists(path)
+        async def of_asgi(scope, receive, send): pass
+        for _ in range(2):
+            getattr(profilomatic, %r).wrap(of_asgi if %r == "asgi" else lambda environ, start_response: [])
+        assert [each["name"] for each in profilomatic.stats()["destinations"]] == [path]
+        """ % (wrapper, wrapper), PROFILOMATIC_DESTINATION=str(path))
+    assert printed == "" and path.exists()
+
+
+def test_a_named_destination_that_cannot_be_had_is_told_and_the_application_stays(tmp_path):
+    code = """if True:
+        import profilomatic.wsgi
+        app = profilomatic.wsgi.wrap(lambda environ, start_response: [b"served"])
+        assert app({}, None) == [b"served"]
+        """
+    done = run_python(code, PROFILOMATIC_DESTINATION=str(tmp_path / "absent" / "records"))
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert "PROFILOMATIC_DESTINATION=" in done.stderr and "No such file or directory" in done.stderr
+
+
 @pytest.mark.acceptance("PM19")
 def test_wrap_refuses_what_cannot_be_called_and_keeps_attributes():
     for wrong in (None, 3, "app"):
@@ -108,14 +135,18 @@ def test_what_is_set_on_a_wrapped_application_is_set_on_the_application(kind):
         def __init__(self):
             self.config = {}
 
-        async def __call__(self, scope, receive, send):  # or (env, start_response), which nobody calls here
+        def __call__(self, env, start_response):
             pass
 
         @property
         def fixed(self):
             return 1
 
-    app = App()
+    class AsgiApp(App):
+        async def __call__(self, scope, receive, send):
+            pass
+
+    app = App() if kind == "wsgi" else AsgiApp()
     wrapped = wrap(app) if kind == "wsgi" else profilomatic.asgi.wrap(app)
     wrapped.secret_key = "s"
     wrapped.config["debug"] = True
@@ -130,9 +161,13 @@ def test_what_is_set_on_a_wrapped_application_is_set_on_the_application(kind):
             refused()
     assert wrapped.__wrapped__ is app
 
-    async def function(scope, receive, send):
+    def function(env, start_response):
         pass
 
+    async def asgi_function(scope, receive, send):
+        pass
+
+    function = function if kind == "wsgi" else asgi_function
     wrapped = wrap(function) if kind == "wsgi" else profilomatic.asgi.wrap(function)
     wrapped.foo = 1
     assert function.foo == 1

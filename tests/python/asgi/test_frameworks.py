@@ -287,6 +287,18 @@ def test_djangos_responses_and_routes(profiles, django_app):
         ("/users/<id>", 200), ("/stream", 200), ("/named/<int:id>", 200), ("/fail", 500), ("<not found>", 404)]
 
 
+def test_the_middleware_of_django_says_the_route_over_asgi_too(profiles, django_app):
+    import profilomatic.django
+
+    try:
+        use_django(MIDDLEWARE=["profilomatic.django.Middleware"])
+        app = profilomatic.django.get_asgi_application()
+    finally:
+        use_django(MIDDLEWARE=[])
+    get(app, "/users/7", "/sync", "/no/such")
+    assert [record["action"]["route"] for record in profiles.flushed(3)] == ["/users/<int:id>", "/sync", "<not found>"]
+
+
 def test_the_view_of_django_is_in_the_tree(profiles, django_app):
     get(wrap(django_app), "/users/7")
     record = profiles.one()

@@ -28,6 +28,15 @@ def test_flask_is_profiled_through_its_test_client(profiles):
     assert routes == ["/item/<int:number>", "/raise/<int:number>"]
 
 
+def test_flask_refuses_what_is_no_flask_application():
+    pytest.importorskip("flask")
+    import profilomatic.flask
+
+    for wrong in (None, lambda environ, start_response: []):
+        with pytest.raises(TypeError, match=r"init_app\(\) takes a Flask application, not "):
+            profilomatic.flask.init_app(wrong)
+
+
 def test_flask_exceptions_that_a_handler_answers_are_not_linked_and_those_that_leave_are_failures(profiles):
     pytest.importorskip("flask")
     app, _ = make_flask()

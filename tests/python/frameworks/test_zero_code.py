@@ -69,6 +69,14 @@ with Configurator() as config:
     config.add_exception_view(lambda error, request: Response("sorry", status=500), context=KeyError)
     app = config.make_wsgi_app()
 """
+FASTAPI = """
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+app = FastAPI()
+@app.get("/item/{number}", response_class=PlainTextResponse)
+async def item(number: int):
+    return "item %d" % number
+"""
 
 GUNICORN = ["-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "--worker-tmp-dir", "{folder}",
             "--no-control-socket"]
@@ -85,6 +93,9 @@ SERVERS = {
     "manage.py runserver": (["django"], "run", ["-m", "django", "runserver", "--noreload", "--settings", "site_settings",
                                                 "127.0.0.1:{port}"], "/item/<int:number>", True),
     "gevent.pywsgi": (["gevent"], "auto", ["plain.py", "{port}"], "/item/<id>", False),
+    "uvicorn": (["uvicorn", "fastapi"], "run", ["-m", "uvicorn", "--port", "{port}", "asgi:app"], "/item/{{number}}", False),
+    "hypercorn": (["hypercorn", "fastapi"], "auto", ["-m", "hypercorn", "--bind", "127.0.0.1:{port}", "asgi:app"],
+                  "/item/{{number}}", False),
     "cheroot": (["cheroot"], "auto", ["-m", "cheroot", "--bind", "127.0.0.1:{port}", "plain:app"], "/item/<id>", False),
 }
 
@@ -125,7 +136,8 @@ def wait_until(condition, process, log):
 @pytest.fixture
 def shop(tmp_path):
     """A folder with applications, none of which knows of us."""
-    for name, text in {"plain": PLAIN, "shop": FLASK, "site_settings": DJANGO, "falc": FALCON, "pyra": PYRAMID}.items():
+    for name, text in {"plain": PLAIN, "shop": FLASK, "site_settings": DJANGO, "falc": FALCON, "pyra": PYRAMID,
+                       "asgi": FASTAPI}.items():
         (tmp_path / (name + ".py")).write_text(textwrap.dedent(text))
     return tmp_path
 
@@ -181,12 +193,31 @@ def test_a_server_serves_profiled_without_a_line_of_code(shop, name):
         process.wait()
     found = [json.loads(line) for line in lines]
     assert len(found) == expected  # each request once
-    assert all(record["action"]["kind"] == "wsgi" and messages(record) == [] for record in found)
+    kind = "asgi" if "asgi:app" in command else "wsgi"
+    assert all(record["action"]["kind"] == kind and messages(record) == [] for record in found)
     routes = [record["action"]["route"] for record in found]
     assert routes.count(route.format()) == 4 and routes.count("<not found>") == 1
     if linked:
         failing = [record["action"] for record in found if record["action"]["status"] == 500]
         assert [(action["outcome"], action["exception"], action["reason"]) for action in failing] == [("succeeded", "KeyError", "7")]
+
+
+def test_a_stop_of_uvicorn_delivers_what_was_served_last(shop):
+    """It raises the signal again when it has shut down, so that nothing runs at exit."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("fastapi")
+    port, records, log = free_port(), shop / "records.jsonl", shop / "log"
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join([PACKAGE, str(shop)])}
+    with open(log, "wb") as out:
+        process = subprocess.Popen([sys.executable, "-m", "profilomatic", "run", "-o", records, "-m", "uvicorn", "--port", str(port),
+                                    "asgi:app"], cwd=shop, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        wait_until(lambda: "Uvicorn running" in log.read_text(), process, log)
+        assert get(port, "/item/7") == (200, b"item 7")
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+    assert [json.loads(line)["action"]["route"] for line in records.read_text().splitlines()] == ["/item/{number}"]
 
 
 def test_asking_for_nothing_changes_nothing(python):
@@ -203,10 +234,10 @@ def test_asking_for_nothing_changes_nothing(python):
 
 
 @pytest.mark.acceptance("W18")
-def test_what_is_wrapped_already_is_left_alone_and_asgi_too(python):
+def test_what_is_wrapped_already_is_left_alone(python):
     python("""if True:
         import profilomatic
-        from profilomatic import auto, wsgi
+        from profilomatic import asgi, auto, wsgi
 
         def app(environ, start_response): return []
         class Middleware:
@@ -220,15 +251,16 @@ def test_what_is_wrapped_already_is_left_alone_and_asgi_too(python):
             def __call__(self, environ, start_response): return []
             @property
             def app(self): raise RuntimeError("no")
-        async def asgi(scope, receive, send): pass
+        async def function(scope, receive, send): pass
         class Asgi:
+            def __init__(self, app=None): self.app = app
             async def __call__(self, scope, receive, send): pass
 
         ours = wsgi.wrap(app)
-        asgi_app, around, hostile, circle = Asgi(), Middleware(Middleware(ours)), Hostile(), Circle()
-        for same in (ours, around, asgi, asgi_app, None, 7):
+        around, hostile, circle = Middleware(Middleware(ours)), Hostile(), Circle()
+        for same in (ours, around, asgi.wrap(function), Asgi(asgi.wrap(function)), None, 7):
             assert auto.wrapped(same) is same, same
-        for wrapped in (app, Middleware(app), circle):
+        for wrapped in (app, Middleware(app), circle, function, Asgi(function)):
             assert auto.wrapped(wrapped).__wrapped__ is wrapped
         assert auto.wrapped(hostile) is hostile  # told on standard error
         """)

@@ -1,0 +1,64 @@
+"""The destination that PROFILOMATIC_DESTINATION names: code says what is profiled, the environment where to.
+
+Added with the first application that is wrapped, so that a process without one starts no engine and opens no file. What is
+wrong with it is one line on standard error, and the application is served: a variable must not stop it.
+"""
+
+import os
+import sys
+
+failed = False  # it was named, and could not be had
+_settled = False
+
+
+def add():
+    """Adds the named destination, if there is one; twice is once."""
+    global _settled, failed
+    if _settled:
+        return
+    _settled = True
+    text = os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+    if not text:
+        return
+    import profilomatic
+
+    try:
+        profilomatic.add_destination(destination(text))
+    except Exception as error:
+        failed = True
+        complain("PROFILOMATIC_DESTINATION=%r: %s" % (text, error))
+
+
+def settle():
+    """Somebody else says where to: the environment is not asked."""
+    global _settled
+    _settled = True
+
+
+def destination(text):
+    """The destination that a text names: http://host[:port][/path] or https://, "-" for standard error, else a file.
+
+    A file is appended to, as several processes share it. A server gets PROFILOMATIC_TOKEN as its token. ValueError and
+    OSError say what is wrong.
+    """
+    import profilomatic
+
+    if text == "-":
+        return profilomatic.file_destination(sys.stderr)
+    if "://" not in text:
+        return profilomatic.file_destination(text, append=True)
+    from urllib.parse import urlsplit
+
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username is not None:
+        raise ValueError("a destination is a file, - or http[s]://host[:port][/path], not %r" % (text,))
+    path = url.path if url.path not in ("", "/") else "/api/data"
+    token = os.environ.get("PROFILOMATIC_TOKEN") or None
+    return profilomatic.RestDestination(url.hostname, url.port, path=path, tls=url.scheme == "https", token=token)
+
+
+def complain(error):
+    try:
+        print("profilomatic: not profiled: %s" % (error,), file=sys.stderr)
+    except Exception:
+        pass  # no standard error
