@@ -319,6 +319,7 @@ class Model:
         self.by = by
         self.sort = sort
         self.top = top or 10
+        self.top_given = top is not None
         self.top_groups = top or 20  # an application has more routes than hot lines
         self.walk = Walk(places, leaf, measured)
         self.bottom_up = bottom_up

@@ -34,26 +34,53 @@ class Pieces:
         function = " " + clip(name, room) if name and room >= min(4, width(name)) else ""
         return self.out.paint(where, "bold") + function
 
-    def source(self, place, indent, columns, mark=""):
-        text = self.sources.line(place.file, place.line) if place is not None else ""
+    def charged(self, place, columns, leaf):
+        """where(), for a table of the user's lines: says so when library code stands there, as no line of theirs called for it."""
+        if leaf or not place.in_library:
+            return self.where(place, columns)
+        note = " (library)"
+        return self.where(place, columns - len(note)) + self.out.paint(note, "dim")
+
+    def source_of(self, place):
+        return self.sources.line(place.file, place.line) if place is not None else ""
+
+    def source(self, place, indent, columns, least=None):
+        """The text of a line, on a line of its own. What does not fit begins at `least`, further left, rather than being cut."""
+        text = self.source_of(place)
         if text:
-            self.out.line(
-                " " * indent + mark + self.out.paint(clip(text, columns - indent - len(mark)), "cyan")
-            )
+            if least is not None and indent + width(text) > columns:
+                indent = least
+            self.out.line(" " * indent + self.out.paint(clip(text, columns - indent), "cyan"))
 
     def waits(self, wall, cpu):
         return max(0.0, 1 - cpu / wall) if wall > 0 else 0.0
 
     def flow(self, parts):
         """Parts joined by dots, broken into lines where the width ends."""
-        line = ""
-        for part in parts:
-            joined = f"{line} · {part}" if line else part
-            if line and width(bare(joined)) > self.out.columns:
-                self.out.line(line)
-                joined = part
-            line = joined
-        self.out.line(line)
+        for line in _lines(parts, " · ", self.out.columns, self.out.columns):
+            self.out.line(line)
+
+    def sentence(self, start, clauses, indent, style=None):
+        """`start` and the clauses behind it, broken between clauses where the width ends; lines after the first are indented."""
+        room = self.out.columns - width(bare(start))
+        for number, line in enumerate(_lines(clauses, "; ", room, self.out.columns - indent)):
+            line = clip(line, self.out.columns - indent) if number else clip(line, room)
+            self.out.line((" " * indent if number else start) + (self.out.paint(line, style) if style else line))
+
+
+def _lines(parts, joint, first, others):
+    """The parts joined to as few lines as their widths allow."""
+    lines, room = [], first
+    for part in parts:
+        joined = f"{lines[-1]}{joint}{part}" if lines else part
+        if lines and width(bare(joined)) <= room:
+            lines[-1] = joined
+            continue
+        if lines:
+            lines[-1] += joint.rstrip() if joint == "; " else ""
+            room = others
+        lines.append(part)
+    return lines
 
 
 def bare(text):

@@ -112,6 +112,16 @@ class Reader:
         return f"{self.name}, line {self.first_bad}: {self._first_problem}"
 
 
+def task_id(text):
+    """What `--task` takes, as it is compared. An empty one (a shell variable that is not set) would be every task."""
+    text = text.strip().lower()
+    if not text:
+        import argparse
+
+        raise argparse.ArgumentTypeError("an empty text; give a task id or its first characters")
+    return text
+
+
 def is_record(value):
     return (
         isinstance(value, dict)
@@ -142,7 +152,7 @@ def _explain(raw, problem):
     """One sentence: what the line looks like, and the remedy."""
     head = raw[:200].lstrip()
     if raw[:2] == b"\x1f\x8b":
-        return "this is a gzip file; unpack it first: gunzip -c FILE | profilomatic report -"
+        return "this is a gzip file; unpack it first: gunzip -c FILE | profilomatic report - (or convert -)"
     if raw[:4] == b"PK\x03\x04":
         return f"this is a zip archive; {_EXPECTED}"
     if b"# callgrind format" in head or head.startswith(b"version: 1"):

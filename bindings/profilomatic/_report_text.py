@@ -4,10 +4,14 @@ import datetime
 
 from . import _report_causes
 from ._report_model import PHASES
-from ._report_pieces import Pieces
-from ._terminal import clean, clip, clip_left, count, pad, percent, seconds, width
+from ._report_pieces import Pieces, bare
+from ._terminal import PLAIN_COLUMNS, clean, clip, clip_left, count, pad, percent, seconds, width
 
 _BAR = 10
+_SURELY = 5  # rows of hottest lines that are shown however little they have; then a share of _LEAST is asked for
+_LEAST = 0.01
+_LEFT = 9  # where a source line begins that does not fit below its place
+_USEFUL = 12  # columns of a source line that are worth showing
 
 
 class TextReport(Pieces):
@@ -79,8 +83,8 @@ class TextReport(Pieces):
         by_cpu = model.sort == "cpu"
         whole = (model.sampled.cpu if by_cpu else model.sampled.wall) or 1e-9
         has_cpu = model.head.has_cpu
-        hint = f"share of sampled {'CPU' if by_cpu else 'time'} by line"
-        hint += "" if model.walk.leaf else " of your code, with the library calls it makes"
+        hint = f"sampled {'CPU' if by_cpu else 'time'} by line"
+        hint += "" if model.walk.leaf else " of your code, its library calls included"
         self.title("HOTTEST LINES", hint)
         if not lines:
             self.out.line(
@@ -91,20 +95,24 @@ class TextReport(Pieces):
             return
         hint = "  share" + " " * (_BAR + 2) + "    wall" + ("     CPU" if has_cpu else "") + "  where"
         self.out.line(
-            self.out.paint(hint + ("                         █ runs  ░ waits" if has_cpu else ""), "dim")
+            self.out.paint(pad(hint, min(67, self.out.columns - 16)) + "█ runs  ░ waits" if has_cpu else hint, "dim")
         )
         longest = max((line.cpu if by_cpu else line.wall) for _, line in lines) or 1e-9
-        for place, line in lines:
+        for number, (place, line) in enumerate(lines):
             share = (line.cpu if by_cpu else line.wall) / whole
             if share <= 0:
+                break
+            if share < _LEAST and number >= _SURELY and not model.top_given:
+                hint = f"  and {count(len(model.lines) - number, 'line')} below 1% each; --top {len(model.lines)} shows all"
+                self.out.line(self.out.paint(hint, "dim"))
                 break
             waiting = self.waits(line.wall, line.cpu) if has_cpu and not by_cpu else 0.0
             length = (line.cpu if by_cpu else line.wall) / longest
             row = f"{percent(share):>7}  {self.out.bar(length, _BAR, waiting)}{seconds(line.wall):>8}"
             row += f"{seconds(line.cpu):>8}" if has_cpu else ""
             used = 7 + 2 + _BAR + 8 + (8 if has_cpu else 0) + 2
-            self.out.line(f"{row}  {self.where(place, self.out.columns - used)}")
-            self.source(place, used, self.out.columns)
+            self.out.line(f"{row}  {self.charged(place, self.out.columns - used, model.walk.leaf)}")
+            self.source(place, used, self.out.columns, _LEFT)
             self._below(line, used)
 
     def _below(self, line, indent):
@@ -114,8 +122,10 @@ class TextReport(Pieces):
         place, most = max(line.below.items(), key=lambda item: item[1])
         if inside < 0.2:
             return
-        mostly = "mostly" if most > 0.5 * sum(line.below.values()) else "first"
+        mostly = "mostly" if most > 0.5 * sum(line.below.values()) else "most in"
         text = f"└ {percent(inside)} in library code, {mostly} {self.spot(place)}"
+        if indent + width(text) > self.out.columns:
+            indent = _LEFT
         self.out.line(" " * indent + self.out.paint(clip(text, self.out.columns - indent), "dim"))
 
     def causes(self, model):
@@ -132,22 +142,20 @@ class TextReport(Pieces):
         columns = self.out.columns
         for cause in causes[: max(3, model.top // 2)]:
             name = clip(clean(cause.group.name), 34)
-            text = (
-                f"{cause.slow} of {cause.count:,} take {seconds(cause.slow_time)}, the others {seconds(cause.rest_time)}; "
-                f"{percent(cause.explained)} of the difference is"
-            )
-            self.out.line("  " + self.out.paint(name, "bold") + "  " + clip(text, columns - 4 - width(name)))
+            clauses = [
+                f"{cause.slow} of {cause.count:,} take {seconds(cause.slow_time)}, the others {seconds(cause.rest_time)}",
+                f"{percent(cause.explained)} of the difference is",
+            ]
+            self.sentence("  " + self.out.paint(name, "bold") + "  ", clauses, 4)
             room = columns - 6
-            self.out.line("    " + self.out.paint("> ", "hot") + self.where(cause.place, room))
+            self.out.line("    " + self.out.paint("> ", "hot") + self.charged(cause.place, room, model.walk.leaf))
             self.source(cause.place, 6, columns)
             met = "each" if cause.hit == cause.slow else f"in {cause.hit} of these"
-            text = f"{seconds(cause.hit_line)} {met}, {seconds(cause.rest_line)} on average in the others"
+            clauses = [f"{seconds(cause.hit_line)} {met}, {seconds(cause.rest_line)} on average in the others"]
             if model.head.has_cpu:
-                text += (
-                    f"; {percent(cause.waiting)} of it waiting" if cause.waiting >= 0.1 else "; on the CPU"
-                )
-            text += f"; see --task {clean(cause.example)[:8]}"
-            self.out.line("      " + self.out.paint(clip(text, columns - 6), "dim"))
+                clauses.append(f"{percent(cause.waiting)} of it waiting" if cause.waiting >= 0.1 else "on the CPU")
+            clauses.append(f"see --task {clean(cause.example)[:8]}")
+            self.sentence("      ", clauses, 6, "dim")
 
     def groups(self, model):
         groups = model.groups_ordered()
@@ -157,21 +165,26 @@ class TextReport(Pieces):
             "most time first" if model.sort == "time" else "most CPU first",
         )
         whole = model.head.cpu or 1e-9
-        room = self.out.columns - 63
-        header = (
-            pad("  route" if model.by == "route" else "  type", room)
-            + "   count      p50      p95      max  CPU share  errors  aborted"
+        counts, times, share, errors = (8, 9, 11, 8) if self.out.columns >= PLAIN_COLUMNS else (7, 8, 7, 7)
+        room = self.out.columns - counts - 3 * times - share - 2 * errors - 1
+        self.out.line(
+            self.out.paint(
+                pad("  route" if model.by == "route" else "  type", room)
+                + f"{'count':>{counts}}{'p50':>{times}}{'p95':>{times}}{'max':>{times}}"
+                + f"{'CPU share' if share > 9 else 'CPU':>{share}}{'errors':>{errors}}{'aborted':>{errors + 1}}",
+                "dim",
+            )
         )
-        self.out.line(self.out.paint(header, "dim"))
         for group in shown:
             name = "  " + clip(clean(group.name), room - 3)
-            errors = f"{group.errors:>8,}"
+            failed = f"{group.errors:>{errors},}"
             self.out.line(
                 pad(name, room)
-                + f"{group.times.count:>8,}{seconds(group.times.at(0.5)):>9}{seconds(group.times.at(0.95)):>9}"
-                f"{seconds(group.times.max):>9}{percent(group.cpu / whole) if model.head.has_cpu else '-':>11}"
-                + (self.out.paint(errors, "red") if group.errors else errors)
-                + f"{group.aborted + group.lost:>9,}"
+                + f"{group.times.count:>{counts},}"
+                + "".join(f"{seconds(t):>{times}}" for t in (group.times.at(0.5), group.times.at(0.95), group.times.max))
+                + f"{percent(group.cpu / whole) if model.head.has_cpu else '-':>{share}}"
+                + (self.out.paint(failed, "red") if group.errors else failed)
+                + f"{group.aborted + group.lost:>{errors + 1},}"
             )
         if len(groups) > len(shown):
             self.out.line(
@@ -186,22 +199,26 @@ class TextReport(Pieces):
         if not groups:
             return
         self.title("PHASES", "mean of an action; queue: before it began, client: between two chunks")
-        room = self.out.columns - 65
+        least = 10 if self.out.columns >= PLAIN_COLUMNS else 8
+        widths = {name: max(least, len(name) + least // 5) for name in PHASES}
+        room = self.out.columns - sum(widths.values()) - 3
         header = pad("  route" if model.by == "route" else "  type", room)
-        header += "".join(f"{name.replace('_', ' '):>{_phase_width(name)}}" for name in PHASES)
+        header += "".join(f"{name.replace('_', ' '):>{widths[name]}}" for name in PHASES)
         self.out.line(self.out.paint(header, "dim"))
         for group in groups[: model.top_groups]:
             row = pad("  " + clip(clean(group.name), room - 3), room)
             for name in PHASES:
                 mean = group.phases[name] / group.times.count
-                row += f"{seconds(mean) if mean else '-':>{_phase_width(name)}}"
+                row += f"{seconds(mean) if mean else '-':>{widths[name]}}"
             self.out.line(row)
 
-    def slowest(self, model, file_name):
+    def slowest(self, model):
         self.title("SLOWEST ACTIONS" if model.sort == "time" else "MOST CPU")
         columns = self.out.columns
         has_cpu = model.head.has_cpu
-        name_room = min(38, 24 + (columns - 100) // 2) if columns > 100 else 24
+        actions = model.slowest_actions()
+        longest = max((width(clean(action.name)) for action in actions), default=0)
+        name_room = max(6, min(longest, 38, 24 + max(0, columns - 100) // 2))
         self.out.line(
             self.out.paint(
                 "    time     CPU  outcome    status  "
@@ -210,7 +227,7 @@ class TextReport(Pieces):
                 "dim",
             )
         )
-        for action in model.slowest_actions():
+        for action in actions:
             outcome = pad(clip(clean(action.outcome), 9), 9)
             if action.error:
                 outcome = self.out.paint(outcome, "red")
@@ -222,15 +239,30 @@ class TextReport(Pieces):
             used = 8 + 8 + 2 + 9 + 2 + 6 + 2 + name_room + 2 + 8 + 2
             where = self.where(action.hottest, columns - used) if action.hottest is not None else "-"
             self.out.line(row + where)
-        self.out.line()
-        hint = "The whole tree of one action: profilomatic report {} --task TASK"
-        if width(hint.format(clean(file_name))) > columns:
-            file_name = "FILE"
-        self.out.line(self.out.paint(hint.format(clean(file_name)), "dim"))
 
-
-def _phase_width(name):
-    return max(10, len(name) + 2)
+    def in_short(self, model, file_name):
+        """The answer once more, last: on a terminal the end of a report is what is seen first."""
+        self.title("IN SHORT")
+        by_cpu = model.sort == "cpu"
+        answers = []
+        for place, line in model.hottest_lines()[:1]:
+            share = (line.cpu if by_cpu else line.wall) / ((model.sampled.cpu if by_cpu else model.sampled.wall) or 1e-9)
+            answers.append((f"{percent(share)} of the {'CPU' if by_cpu else 'time'}", place))
+        for cause in _report_causes.find(list(model.groups.values()))[:1]:
+            answers.append((f"slow {clip(clean(cause.group.name), 24)}", cause.place))
+        slowest = "most CPU" if by_cpu else "the slowest action"
+        first = 4 + max(width(text) for text in (slowest, *(answer for answer, _ in answers)))
+        room = self.out.columns - first
+        for answer, place in answers:
+            where = self.where(place, room)
+            source, left = self.source_of(place), room - width(bare(where)) - 2
+            source = "  " + self.out.paint(clip(source, left), "cyan") if source and left >= _USEFUL else ""
+            self.out.line(pad("  " + answer, first) + where + source)
+        for action in model.slowest_actions()[:1]:
+            command = "profilomatic report {} --task " + clean(action.task)[:8]
+            if width(command.format(clean(file_name))) > room:
+                file_name = "FILE"
+            self.out.line(pad("  " + slowest, first) + command.format(clean(file_name)))
 
 
 def _clock(epoch, near=None):

@@ -37,11 +37,16 @@ def main(argv=None, out=None):
     options = parser.parse_args(argv)
     result = examine(options.file, not options.no_self_test)
     out = out or sys.stdout
-    if options.as_json:
-        json.dump(result, out, indent=1)
-        out.write("\n")
-    else:
-        _print(result, out, options.color)
+    try:
+        if options.as_json:
+            json.dump(result, out, indent=1)
+            out.write("\n")
+        else:
+            _print(result, out, options.color)
+        out.flush()
+    except BrokenPipeError:
+        # `check | head`: the interpreter must not flush into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return {"ok": 0, "degraded": 1, "broken": 2}[result["status"]]
 
 

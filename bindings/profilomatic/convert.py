@@ -9,6 +9,7 @@ import tempfile
 from . import _formats, _record_file, _wire
 from ._formats._tree import Frames, Tree
 from ._report_model import is_about
+from ._report_records import task_id
 
 
 def make_parser():
@@ -19,7 +20,7 @@ def make_parser():
     parser.add_argument("file", metavar="FILE", help="a file of profile records; - reads standard input")
     parser.add_argument("--to", required=True, choices=tuple(_formats.FORMATS), metavar="FORMAT", help="see below")
     parser.add_argument("-o", "--output", metavar="OUT", help="write there instead of standard output")
-    parser.add_argument("--task", metavar="ID", help="only the actions of one task; the first characters of its id do")
+    parser.add_argument("--task", metavar="ID", type=task_id, help="only the actions of one task; the first characters of its id do")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
                         help="the time that is shown, or shown first where a format takes both (default wall)")
     return parser
@@ -57,7 +58,9 @@ class _Selection:
 def _convert(stream, name, options, out):
     if options.file != "-" and options.output is not None and _is_same(stream, options.output):
         return _record_file.fail("convert", "the output is the input file")
-    task = options.task.strip().lower() if options.task is not None else None
+    if options.output is not None and os.path.isdir(options.output):
+        return _record_file.fail("convert", f"{options.output} is a folder; name a file in it with -o")
+    task = options.task
     reader = _wire.open_reader(stream, name, needle=task.encode("utf-8", "replace") if task is not None else None)
     writer = _formats.writer(options.to)
     selection = _Selection(reader, task)

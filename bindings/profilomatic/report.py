@@ -9,6 +9,7 @@ from . import _record_file, _report_causes, _report_data, _report_tree, _wire
 from ._report_costs import Places, Walk
 from ._report_graph import GraphText
 from ._report_model import Action, Model, is_about
+from ._report_records import task_id
 from ._report_source import Shortener, Sources, name_of_library_file
 from ._report_text import TextReport
 from ._terminal import Terminal
@@ -30,7 +31,7 @@ def make_parser():
         "--top", type=_positive, metavar="N", help="rows per section (default: 10, of routes 20)"
     )
     parser.add_argument(
-        "--task", metavar="ID", help="the call graph of one task; the first characters of its id do"
+        "--task", metavar="ID", type=task_id, help="the call graph of one task; the first characters of its id do"
     )
     parser.add_argument("--bottom-up", action="store_true", help="self time by line, with the callers below")
     parser.add_argument("--by", choices=("route", "type"), default="route", help="how actions are grouped")
@@ -103,7 +104,8 @@ def _report(stream, name, options, out):
         text.causes(model)
         text.groups(model)
         text.phases(model)
-        text.slowest(model, "-" if options.file == "-" else name)
+        text.slowest(model)
+        text.in_short(model, "-" if options.file == "-" else name)
     out.flush()
     return 0
 
@@ -126,7 +128,7 @@ def _nothing(name):
 
 
 def _report_task(stream, name, options, out, places, sources):
-    wanted = options.task.strip().lower()
+    wanted = options.task
     reader = _wire.open_reader(stream, name, needle=wanted.encode("utf-8", "replace"))
     found, more = [], 0
     for record in reader:

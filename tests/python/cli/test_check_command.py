@@ -1,10 +1,12 @@
 """`profilomatic check`: the verdict, its reasons, and the exit status that scripts read."""
 
 import json
+import subprocess
 import sys
 import types
 
 import pytest
+from pom_support import package_environment
 
 from profilomatic import _backend, _check_live, _check_platform, check
 
@@ -265,6 +267,14 @@ def test_missing_extension_is_told_with_a_remedy(monkeypatch):
     assert finding.level == "degraded" and finding.remedy
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    process = subprocess.Popen([sys.executable, "-m", "profilomatic", "check", "--no-self-test"], env=package_environment(),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # as `| head` does
+    assert process.stderr.read() == b"" and process.wait() in (0, 1)
+    process.stderr.close()
+
+
 def test_engine_names_are_those_of_the_backends():
     assert _backend.load().engine_info()["engine"] in (*check._NATIVE, "gil", "pure")
 
@@ -273,7 +283,8 @@ def test_commands_are_listed_and_unknown_ones_refused(command):
     run = command("-m", "profilomatic", "--help")
     assert run.returncode == 0 and b"report" in run.stdout and b"check" in run.stdout and b"run" in run.stdout
     run = command("-m", "profilomatic", "rapport")
-    assert run.returncode == 2 and b"no command 'rapport'" in run.stderr and run.stdout == b""
+    assert run.returncode == 2 and b"no command 'rapport'; did you mean report?" in run.stderr and run.stdout == b""
+    assert b"did you mean" not in command("-m", "profilomatic", "xyzzy").stderr
     assert command("-m", "profilomatic").returncode == 2
     assert command("-m", "profilomatic", "--version").returncode == 0
     for name in ("run", "report", "check"):

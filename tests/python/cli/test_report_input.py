@@ -82,6 +82,13 @@ def test_foreign_file_is_one_clear_error(tmp_path, show, data, words):
     assert words in err
 
 
+def test_an_empty_task_id_is_wrong_use_and_not_every_task(tmp_path, show, capsys):
+    """As of a shell variable that is not set."""
+    with pytest.raises(SystemExit) as stop:
+        show(build.write(tmp_path / "day.jsonl", build.shop_day()), "--task", "")
+    assert stop.value.code == 2 and "an empty text; give a task id" in capsys.readouterr().err
+
+
 def test_reading_a_big_foreign_file_stops_early():
     stream = io.BytesIO(b"no record\n" * 100_000)
     with pytest.raises(NotRecords):

@@ -1,5 +1,6 @@
 """What `profilomatic report` prints: golden texts of a made-up day of a shop, and what must hold for any text."""
 
+import io
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import re
 import pytest
 import record_builder as build
 
-from profilomatic import _terminal
+from profilomatic import _terminal, report
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -92,6 +93,58 @@ def test_guilty_line_of_rare_slow_requests_is_named(day, sources, show):
     assert "shop/pricing.py:44 check_voucher" in section
     assert "if not re.match(voucher.pattern, code):" in section
     assert "shop/pricing.py:52" not in section
+
+
+@pytest.mark.parametrize("columns", [80, 100, 160])
+def test_what_is_typed_or_compared_is_not_cut_on_any_terminal(day, sources, monkeypatch, columns):
+    out = io.StringIO()
+    monkeypatch.setattr(report, "Terminal", lambda stream, color: _terminal.Terminal(stream, color, columns))
+    assert report.main([str(day), "--source-root", str(sources)], out) == 0
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= columns for line in lines)
+    assert any(re.search("; see --task [0-9a-f]{8}$|^ +see --task [0-9a-f]{8}$", line) for line in lines)
+    assert any(line.endswith("of the difference is") for line in lines)
+
+
+def test_a_route_of_usual_length_is_whole_on_a_narrow_terminal(tmp_path, monkeypatch):
+    script = build.Script(route="/item/<int:number>", phases={"app": 0.1, "client": 0.2}).run(build.SERVER + build.HOME, 0.1)
+    out, path = io.StringIO(), build.write(tmp_path / "one.jsonl", [script.record()])
+    monkeypatch.setattr(report, "Terminal", lambda stream, color: _terminal.Terminal(stream, color, 80))
+    report.main([str(path)], out)
+    assert [line.startswith("  GET /item/<int:number> ") for line in out.getvalue().splitlines()].count(True) == 2
+
+
+def test_the_last_lines_say_the_answer_once_more(day, sources, show):
+    *_, title, hottest, slow, command = show(day, "--source-root", sources)[1].splitlines()
+    assert title == "IN SHORT"
+    assert re.fullmatch(r"  25\.6% of the time +shop/pricing\.py:52 price  return base \* factor", hottest)
+    assert re.fullmatch(r"  slow GET /cart +shop/pricing\.py:44 check_voucher  if not re\.match.*", slow)
+    assert re.fullmatch(r"  the slowest action +profilomatic report day\.jsonl --task 00000011", command)
+
+
+def test_a_long_source_line_begins_further_left_rather_than_being_cut(tmp_path, show):
+    source = 'detail = connection.execute("select price from item where name = ?", (row[1],)).fetchone()'
+    (tmp_path / "shop.py").write_text(source + "\n")
+    script = build.Script().run([build.frame(str(tmp_path / "shop.py"), "search", 1)], 0.1)
+    build.write(tmp_path / "one.jsonl", [script.record()])
+    assert "\n" + " " * 9 + source + "\n" in show(tmp_path / "one.jsonl")[1]
+
+
+def test_library_lines_that_no_line_of_the_users_called_are_marked(tmp_path, show):
+    pool = build.frame("/venv/lib/python3.12/site-packages/anyio/_backends/_asyncio.py", "run_sync", 7)
+    build.write(tmp_path / "one.jsonl", [build.Script().run([pool], 0.1).record()])
+    assert re.search(r"  anyio/_backends/_asyncio\.py:7 run_sync \(library\)$", show(tmp_path / "one.jsonl")[1], re.MULTILINE)
+    assert "(library)" not in show(tmp_path / "one.jsonl", "--leaf")[1]
+
+
+def test_lines_below_one_percent_are_counted_not_shown_unless_asked_for(tmp_path, show):
+    script = build.Script()
+    for line in range(1, 9):
+        script.run([build.frame("/srv/shop.py", "work", line)], 4.0 if line < 7 else 0.02)
+    build.write(tmp_path / "one.jsonl", [script.record()])
+    out = show(tmp_path / "one.jsonl", "--no-source")[1]
+    assert "shop.py:6" in out and "shop.py:7" not in out and "  and 2 lines below 1% each; --top 8 shows all" in out
+    assert "shop.py:7" in show(tmp_path / "one.jsonl", "--top", 8)[1]
 
 
 def test_guilty_line_is_the_first_hot_line(tmp_path, show):

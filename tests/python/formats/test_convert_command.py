@@ -89,9 +89,16 @@ def test_wrong_use_is_status_2(lines, tmp_path, capsys):
     assert convert.main([str(lines), "--to", "chrome", "-o", str(lines)]) == 2
     assert "the output is the input file" in capsys.readouterr().err
     assert convert.main([str(lines), "--to", "chrome", "-o", str(tmp_path / "no" / "folder")]) == 2
-    with pytest.raises(SystemExit) as stop:
-        convert.main([str(lines), "--to", "svg"])
-    assert stop.value.code == 2
+    for arguments in (["--to", "svg"], ["--to", "chrome", "--task", " "]):
+        with pytest.raises(SystemExit) as stop:
+            convert.main([str(lines), *arguments])
+        assert stop.value.code == 2
+    assert "an empty text; give a task id" in capsys.readouterr().err
+
+
+def test_a_folder_as_output_is_named_and_not_the_input(lines, tmp_path, capsys):
+    assert convert.main([str(lines), "--to", "chrome", "-o", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"profilomatic convert: {tmp_path} is a folder; name a file in it with -o\n"
 
 
 def test_lines_that_are_no_records_are_counted(lines, capsys):
