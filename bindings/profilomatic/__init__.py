@@ -211,16 +211,29 @@ def stop(timeout=2.0):
 
     Waits up to `timeout` seconds. True when everything was delivered and every thread has ended, also when it
     did not run; False when the time was over first or when called from a destination. start() begins anew.
+    TypeError when `timeout` is no number; a negative one is 0.
     """
-    return _backend.load().stop(float(timeout))
+    return _backend.load().stop(_seconds(timeout))
 
 
 def flush(timeout=2.0):
     """Waits up to `timeout` seconds until every action finished so far is delivered. True when it is.
 
-    False at once when called from a destination, which would wait for itself.
+    False at once when called from a destination, which would wait for itself. TypeError when `timeout` is no number; a
+    negative one is 0.
     """
-    return _backend.load().flush(float(timeout))
+    return _backend.load().flush(_seconds(timeout))
+
+
+def _seconds(timeout):
+    """What is left of a deadline may be negative: then nothing is waited for."""
+    try:
+        seconds = None if isinstance(timeout, str) else float(timeout)
+    except (TypeError, ValueError):
+        seconds = None
+    if seconds is None or seconds != seconds:
+        raise TypeError("timeout is a number of seconds, not %r" % (timeout,))
+    return max(0.0, seconds)
 
 
 def __getattr__(name):

@@ -33,6 +33,8 @@ def _choose():
     except ImportError as error:
         from . import _pure
 
+        _hosting.say("the C extension is not usable (%s): the engine in pure Python works instead, which costs more and sees "
+                     "less; `profilomatic check` says what is missing, PROFILOMATIC_PURE=1 that this is wanted" % error)
         return _pure, "the extension is not usable: %s" % error
     return _core, None
 

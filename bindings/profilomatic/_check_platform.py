@@ -52,7 +52,7 @@ def extension():
             "degraded",
             "extension",
             f"the C extension is not usable: {error}",
-            "install with a C compiler and the headers that the README names: pip install --force-reinstall profilomatic",
+            "install a C compiler, CMake and the headers of libuv, msgpack-c, OpenSSL and zlib, then pip install --force-reinstall profilomatic",
         )
     return Finding("ok", "extension", f"the C extension is built for this interpreter: {_core.__file__}")
 

@@ -29,12 +29,17 @@ def caveats():
 def warn():
     """One line of the log for each caveat. The caller sees to it that this happens once."""
     for caveat in caveats():
-        try:
-            import logging
+        say(caveat)
 
-            logging.getLogger(LOGGER).warning("%s", caveat)
-        except Exception:
-            pass  # a broken logging set-up is not ours to report
+
+def say(text):
+    """One line of the log."""
+    try:
+        import logging
+
+        logging.getLogger(LOGGER).warning("%s", text)
+    except Exception:
+        pass  # a broken logging set-up is not ours to report
 
 
 def in_sub_interpreter():

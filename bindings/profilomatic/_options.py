@@ -16,6 +16,9 @@ ALIASES = {"simultaneous_tasks_profiled": "max_actions_per_run"}
 
 GRANULARITIES = ("file", "method", "line")
 
+# Variables that are no options, without the prefix.
+OTHER_VARIABLES = frozenset({"AUTO", "DB_DIR", "DESTINATION", "ENGINE", "PURE", "TOKEN"})
+
 _configured = {}
 _environment = None
 
@@ -227,6 +230,10 @@ def _read_environment():
 
             warnings.warn("profilomatic: %s=%r is ignored: must be %s" % (variable, text, TABLE[name][3]),
                           stacklevel=2)
+    for sentence in unknown_variables():
+        import warnings
+
+        warnings.warn("profilomatic: " + sentence, stacklevel=2)
     return found
 
 
@@ -239,6 +246,19 @@ def effective():
     values.update(_environment)
     values.update(_configured)
     return values
+
+
+def unknown_variables():
+    """A sentence for each variable of the environment that looks like ours and means nothing: a misspelled one, mostly."""
+    known = {name.upper() for name in (*TABLE, *ALIASES)} | OTHER_VARIABLES
+    for variable in sorted(os.environ):
+        name = variable.removeprefix("PROFILOMATIC_")
+        if name != variable and name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, 1)  # without the prefix, which makes all of them alike
+            yield f"the environment variable {variable} means nothing" + (
+                f"; did you mean PROFILOMATIC_{near[0]}?" if near else "")
 
 
 def _host_name():

@@ -7,6 +7,7 @@ over, and a context with something that cannot be is refused, with a sentence th
 
 import gc
 import os
+import re
 
 from ._files import dump_line
 
@@ -68,6 +69,16 @@ class TlsOptions:
         import ssl
 
         context = self.context
+        for path in filter(None, (self.ca_file, self.cert, self.key)):
+            open(path, "rb").close()  # the ssl module's OSError does not say which file
+        try:
+            return self._filled(context)
+        except ssl.SSLError as error:
+            raise ValueError("no certificate, or no key for it, in what was given (PEM is expected): %s" % error) from None
+
+    def _filled(self, context):
+        import ssl
+
         if context is None:
             context = ssl.create_default_context(cafile=self.ca_file)
         elif self.ca_file is not None:
@@ -153,11 +164,16 @@ def _timeout(timeout):
 
 
 def _headers(headers):
-    pairs = [] if headers is None else list(headers.items() if hasattr(headers, "items") else headers)
+    try:
+        if isinstance(headers, str):
+            raise TypeError
+        pairs = [] if headers is None else [tuple(pair) for pair in (headers.items() if hasattr(headers, "items") else headers)]
+    except TypeError:
+        raise TypeError("headers must be a dict or pairs of texts, not %r" % (headers,)) from None
     for pair in pairs:
         if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise TypeError("headers: names and values must be text, not %r" % (pair,))
-    return [tuple(pair) for pair in pairs]
+    return pairs
 
 
 def destination(host, port, timeout, ssl_context, path, format, headers, token, compress, spool_dir, tls, ca_file, cert,
@@ -216,15 +232,11 @@ class PureRestDestination:
         self._compress = compress
         self._connection = None
         self._pid = None
-        self._headers = {"Content-Type": "application/x-ndjson", **dict(headers)}
+        self._headers = {"Content-Type": "application/x-ndjson", **{name: value.encode() for name, value in headers}}
         if token is not None:
             self._headers["Authorization"] = "Bearer " + token
         if compress:
             self._headers["Content-Encoding"] = "gzip"
-        probe = http.client.HTTPConnection("localhost")
-        probe.putrequest("POST", path)  # both raise ValueError for what HTTP does not allow; nothing is connected
-        for name, value in self._headers.items():
-            probe.putheader(name, value)
         scheme, default = ("http", 80) if tls is None else ("https", 443)
         name = "[%s]" % self._address[0] if ":" in self._address[0] else self._address[0]
         shown = "" if port == default else ":%d" % port
@@ -282,6 +294,23 @@ class PureRestDestination:
         return "<profilomatic destination: %s>" % self.name
 
 
+# What destinations/http_options.c refuses, for the twin.
+_OURS = ("host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "te", "upgrade", "expect",
+         "trailer", "idempotency-key")
+
+
+def _check_headers(headers, token):
+    for name, value in headers:
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not all(c == "\t" or " " <= c != "\x7f" for c in value):
+            raise ValueError("header %r has a name or a value that HTTP does not allow" % (name,))
+        if name.lower() in _OURS:
+            raise ValueError("header %r is set by the destination itself" % (name,))
+        if token is not None and name.lower() == "authorization":
+            raise ValueError("token and an Authorization header: one of them")
+    if token is not None and not all("!" <= c <= "~" for c in token):
+        raise ValueError("the token has characters that HTTP does not allow")
+
+
 def _pure_destination(backend, host, port, timeout, path, format, headers, token, compress, spool_dir, tls, report_every,
                       send_every):
     if format != "json":
@@ -292,4 +321,5 @@ def _pure_destination(backend, host, port, timeout, path, format, headers, token
         raise ValueError("%r is no host name: without scheme, port and path" % (host,))
     if not path.startswith("/") or not all("!" <= c <= "~" for c in path):
         raise ValueError("path=%r: must begin with / and have no blanks (encode them)" % (path,))
+    _check_headers(headers, token)
     return PureRestDestination(host, port, timeout, path, headers, token, compress, tls)

@@ -136,32 +136,11 @@ def _options():
             origin = "PROFILOMATIC_" + name.upper()
         rows.append({"name": name, "value": value, "origin": origin})
     found = [Finding("note", "options", str(warning.message)) for warning in caught]
-    known = {"PROFILOMATIC_" + name.upper() for name in (*options.TABLE, *options.ALIASES)} | {
-        "PROFILOMATIC_PURE",
-        "PROFILOMATIC_ENGINE",
-        "PROFILOMATIC_DB_DIR",
-        "PROFILOMATIC_AUTO",
-        "PROFILOMATIC_DESTINATION",
-        "PROFILOMATIC_TOKEN",
-    }
     engine = os.environ.get("PROFILOMATIC_ENGINE", "")
     if engine not in ("", "native", "gil"):
         found.append(Finding("note", "options", f"PROFILOMATIC_ENGINE={engine!r} is ignored: only 'gil' means something"))
-    for variable in sorted(os.environ):
-        if variable.startswith("PROFILOMATIC_") and variable not in known:
-            import difflib
-
-            # Without the prefix, which makes all of them alike.
-            names = [name.removeprefix("PROFILOMATIC_") for name in known]
-            near = difflib.get_close_matches(variable.removeprefix("PROFILOMATIC_"), names, 1)
-            found.append(
-                Finding(
-                    "note",
-                    "options",
-                    f"the environment variable {variable} means nothing"
-                    + (f"; did you mean PROFILOMATIC_{near[0]}?" if near else ""),
-                )
-            )
+    said = {finding.text for finding in found}
+    found.extend(Finding("note", "options", text) for text in options.unknown_variables() if "profilomatic: " + text not in said)
     return rows, found
 
 

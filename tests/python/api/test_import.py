@@ -59,9 +59,11 @@ def test_profilomatic_pure_forces_the_twin(python):
 @pytest.mark.acceptance("PM29")
 def test_without_the_extension_the_twin_works_and_the_reason_is_kept(python):
     printed = python("""if True:
-        import sys
+        import logging, sys
         sys.modules["profilomatic._core"] = None
         import profilomatic
+        said = []
+        logging.getLogger("profilomatic").addFilter(lambda record: said.append(record.getMessage()))
         records = []
         profilomatic.add_destination(records.append)
         with profilomatic.action("a"):
@@ -69,6 +71,7 @@ def test_without_the_extension_the_twin_works_and_the_reason_is_kept(python):
         assert profilomatic.flush(60) and profilomatic.stop(60)
         from profilomatic import _backend
         print(_backend.module.NAME, len(records), _backend.reason)
+        assert len(said) == 1 and "pure Python works instead" in said[0] and "`profilomatic check`" in said[0], said
         """, PROFILOMATIC_PURE="")
     assert printed.startswith("pure 1 the extension is not usable: ")
 

@@ -522,3 +522,11 @@ def test_many_tiny_requests_keep_memory_flat(python):
         actions = profilomatic.stats()["actions"]
         assert actions["started"] == actions["finished"] == 40000, actions
         """, timeout=120)
+
+
+@pytest.mark.parametrize("call", [profilomatic.stop, profilomatic.flush])
+def test_a_timeout_is_a_number_of_seconds_and_what_is_left_may_be_negative(call):
+    for wrong in (None, "2", "soon", float("nan"), [1]):
+        with pytest.raises(TypeError, match="timeout is a number of seconds, not "):
+            call(wrong)
+    assert call(-0.5) in (True, False) and call(0) in (True, False)

@@ -112,6 +112,18 @@ def test_bad_environment_value_warns_and_keeps_the_default(monkeypatch, name, te
         assert value(name.lower()) == _options.TABLE[name.lower()][0]
 
 
+def test_a_misspelled_variable_is_warned_about_with_the_right_one(monkeypatch):
+    monkeypatch.setenv("PROFILOMATIC_MAX_OVERHED", "0.5")
+    monkeypatch.setenv("PROFILOMATIC_DESTINATON", "profiles.jsonl")
+    monkeypatch.setenv("PROFILOMATIC_TOKEN", "is one of ours")
+    _options._environment = None
+    with pytest.warns(UserWarning) as warned:
+        assert value("max_overhead") == 0.02
+    assert [str(each.message) for each in warned] == [
+        "profilomatic: the environment variable PROFILOMATIC_%s means nothing; did you mean PROFILOMATIC_%s?" % pair
+        for pair in (("DESTINATON", "DESTINATION"), ("MAX_OVERHED", "MAX_OVERHEAD"))]
+
+
 @pytest.mark.acceptance("PM10")
 def test_source_name_is_in_the_record_and_defaults_to_the_host(profiles):
     with profilomatic.action("a"):

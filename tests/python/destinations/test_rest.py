@@ -426,8 +426,14 @@ def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
     ({"format": "xml"}, ValueError, "format='xml'"),
     ({"headers": {"X": "a\r\nY: b"}}, ValueError, "[Hh]eader"),
     ({"headers": {"X": 1}}, TypeError, "headers"),
+    ({"headers": "X: 1"}, TypeError, "a dict or pairs of texts, not 'X: 1'"),
+    ({"headers": {"X\n": "1"}}, ValueError, "does not allow"),
+    ({"headers": {"Content-Length": "1"}}, ValueError, "'Content-Length' is set by the destination itself"),
+    ({"headers": {"Authorization": "Basic x"}, "token": "t"}, ValueError, "one of them"),
+    ({"token": "two words"}, ValueError, "characters that HTTP does not allow"),
     ({"key": "k.pem"}, ValueError, "key="),
-    ({"ca_file": "/no/such/file.pem"}, OSError, "o such file"),
+    ({"ca_file": "/no/such/file.pem"}, OSError, "o such file.*: '/no/such/file.pem'|'/no/such/file.pem': No such file"),
+    ({"ca_file": __file__}, ValueError, "PEM"),
     ({"ssl_context": True}, TypeError, "ssl.SSLContext"),
 ])
 def test_wrong_options_are_refused_here_and_now(options, error, words):
