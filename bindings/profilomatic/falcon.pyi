@@ -1,0 +1,9 @@
+from typing import Any
+
+__all__ = ["Middleware", "handle_exception", "init_app"]
+
+class Middleware:
+    def process_resource(self, req: Any, resp: Any, resource: Any, params: Any) -> None: ...
+
+def handle_exception(req: Any, resp: Any, error: BaseException, params: Any) -> None: ...
+def init_app(app: Any) -> None: ...

@@ -1,0 +1,6 @@
+from typing import Any
+
+__all__ = ["init_app", "link_exceptions"]
+
+def init_app(app: Any) -> None: ...
+def link_exceptions(app: Any) -> None: ...
