@@ -7,13 +7,16 @@ from . import _backend, _callables, _named, _stand_in
 
 __all__ = ["wrap"]
 
+_LAST_SECONDS = 2.0  # as at exit
+
 
 def wrap(app):
     """Wraps an ASGI application so that each HTTP request becomes an action with its own call graph.
 
     Returns an ASGI application. Wrapping what is wrapped already returns it unchanged, and so does an application of
-    ASGI 2 (called with the scope alone), which is not profiled. Websockets and the lifespan pass through: the
-    application gets the very objects of the server. While the engine is stopped, or when a request is not admitted,
+    ASGI 2 (called with the scope alone), which is not profiled. Websockets pass through: the application gets the very
+    objects of the server. So does the lifespan, but for its last message: before that what has been measured is
+    delivered, in two seconds at most, since a server may end by a signal then (uvicorn does). While the engine is stopped, or when a request is not admitted,
     the same holds for requests. A request's messages pass unchanged, each when it is sent, and what the application
     returns or raises is what the server sees; a failure of ours is counted and the request goes on.
 
@@ -54,6 +57,8 @@ class WrappedApplication(_stand_in.StandIn):
     async def __call__(self, scope, receive, send):
         request = self._begin(scope)
         if request is None:
+            if type(scope) is dict and scope.get("type") == "lifespan":
+                send = _delivering(send)
             return await self.__wrapped__(scope, receive, send)
         if request.profiled:
             receive, send = request.observe(receive, send)
@@ -67,6 +72,20 @@ class WrappedApplication(_stand_in.StandIn):
 
     def __repr__(self):
         return "<profilomatic.asgi.wrap of %r>" % (self.__wrapped__,)
+
+
+def _delivering(send):
+    """A lifespan's `send`. When the application has shut down no request is open, and nobody waits for the event loop."""
+
+    async def delivering(message):
+        if type(message) is dict and message.get("type") in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            try:
+                _backend.load().flush(_LAST_SECONDS)
+            except Exception:
+                pass  # the server's end is not ours to hold up
+        return await send(message)
+
+    return delivering
 
 
 def _takes_all_three(app):

@@ -294,7 +294,7 @@ def test_headers_that_can_be_read_once_are_the_applications(profiles):
     assert Server(wrap(app), given).run().error is None
 
 
-@pytest.mark.parametrize("kind", ["websocket", "lifespan", "something.else"])
+@pytest.mark.parametrize("kind", ["websocket", "something.else"])
 def test_other_scopes_pass_with_the_servers_own_objects(profiles, kind):
     taken = []
 
@@ -308,6 +308,32 @@ def test_other_scopes_pass_with_the_servers_own_objects(profiles, kind):
     assert taken[1:] == [server.receive, server.send]
     assert "profilomatic.task_uuid" not in server.scope
     profiles.flushed(0)
+
+
+@pytest.mark.parametrize("end", ["lifespan.shutdown.complete", "lifespan.shutdown.failed"])
+def test_the_last_message_of_the_lifespan_goes_out_when_everything_is_delivered(profiles, end):
+    """A server may end by a signal then, and nothing runs at exit."""
+    delivered = []
+
+    async def app(scope, receive, send):
+        if scope["type"] != "lifespan":
+            return await hello(scope, receive, send)
+        await send({"type": "lifespan.startup.complete"})
+        await send({"type": end})
+        return 7
+
+    async def receive():
+        raise AssertionError
+
+    async def send(message):
+        delivered.append((message["type"], len(profiles.records)))
+        return "sent"
+
+    Server(wrap(app)).run()
+    assert asyncio.run(wrap(app)({"type": "lifespan"}, receive, send)) == 7
+    assert [each[0] for each in delivered] == ["lifespan.startup.complete", end] and delivered[1][1] == 1
+    profilomatic.stop()
+    assert asyncio.run(wrap(app)({"type": "lifespan"}, receive, send)) == 7
 
 
 def test_a_stopped_engine_leaves_the_servers_own_objects():

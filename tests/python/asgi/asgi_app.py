@@ -123,7 +123,6 @@ async def lifespan(receive, send):
             STATE["lifespan"] = "started"
             await send({"type": "lifespan.startup.complete"})
         else:
-            profilomatic.stop(5)  # uvicorn ends by the signal that stopped it, and no atexit runs
             await send({"type": "lifespan.shutdown.complete"})
             return
 
