@@ -121,7 +121,7 @@ def _files_shown(model):
 def _nothing(name):
     print(
         f"profilomatic report: {name} has no record yet: no action has finished since the file was opened, or none was "
-        "profiled; `profilomatic check` tells what may be wrong",
+        "profiled (a script without actions of its own: `profilomatic run --whole`); `profilomatic check` tells what may be wrong",
         file=sys.stderr,
     )
     return 1

@@ -222,6 +222,16 @@ def _start(options):
     # At exit, and not when the program's main code ends: threads of a server live on after it. First registered is last
     # called, so what the program does at exit is still profiled.
     atexit.register(_finish, observer)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_parent=_note_fork)
+
+
+_forked = False
+
+
+def _note_fork():
+    global _forked
+    _forked = True
 
 
 def _observer(path):
@@ -239,7 +249,8 @@ def _observer(path):
 def _finish(observer):
     import profilomatic
 
-    if sys.stderr is not None and sys.stderr.isatty() and not profilomatic.stats()["actions"]["started"]:
+    # A process that has forked says nothing: a server's master begins no action, its workers do.
+    if sys.stderr is not None and sys.stderr.isatty() and not _forked and not profilomatic.stats()["actions"]["started"]:
         print(
             "profilomatic run: the program began no action, so there is no profile; --whole profiles it as one",
             file=sys.stderr,

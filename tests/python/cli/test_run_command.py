@@ -1,14 +1,17 @@
 """`profilomatic run`: the program sees what it sees without us, and its actions are profiled."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
 import sys
 import textwrap
 import threading
 import zipfile
 
 import pytest
+from pom_support import package_environment
 
 from profilomatic import run_profiled
 
@@ -102,6 +105,27 @@ def test_program_sees_itself_as_without_us(command, program, target):
 )
 def test_exit_status_and_traceback_are_the_program_s_own(command, program, target, how, status, ours):
     assert same(command, program, target, how, ours).returncode == status
+
+
+@pytest.mark.parametrize("code, told", [
+    ("pass", True), ("import profilomatic\nwith profilomatic.action('a'): pass", False),
+    ("import os, warnings\nwarnings.simplefilter('ignore')\nos.fork() or os._exit(0)\nos.wait()", False)],
+    ids=["nothing to profile", "an action", "workers"])
+def test_a_person_is_told_when_there_was_nothing_to_profile_and_only_then(tmp_path, code, told):
+    """On a terminal. A server's master begins no action: its workers do."""
+    (tmp_path / "program.py").write_text(code)
+    ours, theirs = os.openpty()
+    try:
+        done = subprocess.run([sys.executable, "-m", "profilomatic", "run", "-o", "out.jsonl", "program.py"], cwd=tmp_path,
+                              env=package_environment(), stdin=subprocess.DEVNULL, stderr=theirs, timeout=300)
+        os.write(theirs, b"end")
+        said = b""
+        while not said.endswith(b"end"):
+            said += os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0 and (b"the program began no action" in said) == told, said
 
 
 @pytest.mark.acceptance("PM26")
