@@ -51,6 +51,8 @@ def add_destination(destination):
     one that raises is counted in stats() and logged once, and the others are still served. Adding one twice
     is adding it once. TypeError for anything else.
     """
+    if isinstance(destination, str) or any(destination is maker for maker in _MAKERS):
+        raise TypeError("%r is no destination, what profilomatic.file_destination(...) and its like return is" % (destination,))
     _backend.load().add_destination(destination)
 
 
@@ -141,6 +143,9 @@ def RestDestination(host, port=None, timeout=5, ssl_context=None, path="/api/dat
 
     return _rest.destination(host, port, timeout, ssl_context, path, format, headers, token, compress, spool_dir, tls,
                              ca_file, cert, key, report_every, send_every)
+
+
+_MAKERS = (file_destination, no_flush_destination, directory_destination, RestDestination)
 
 
 def action(action_type, /, *, parent=None, **fields):

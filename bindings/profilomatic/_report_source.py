@@ -77,6 +77,7 @@ class Sources:
         self.root = root
         self.enabled = enabled
         self._files = {}
+        self._modified = {}  # when, for files that were read where the record says; a copy below `root` has a time of its own
 
     def line(self, file, number):
         """The text of a line, cleaned and without indentation; "" when there is none to be had."""
@@ -84,6 +85,10 @@ class Sources:
             return ""
         lines = self._lines(file)
         return clean(lines[number - 1].strip()) if number <= len(lines) else ""
+
+    def changed_since(self, moment):
+        """The files whose text was shown and which were written after that moment: their lines may have moved."""
+        return sorted(file for file, modified in self._modified.items() if modified > moment)
 
     def _lines(self, file):
         if file not in self._files:
@@ -98,6 +103,8 @@ class Sources:
         for path in self._candidates(file):
             lines = _read_file(path)
             if lines:
+                if path == file and not self.root:
+                    self._modified[file] = _modified(path)
                 return lines
         match = _ARCHIVE.match(file.replace("\\", "/"))
         return _read_archive(match.group(1), file) if match else ()
@@ -116,6 +123,13 @@ class Sources:
                 yield os.path.join(os.path.dirname(os.__file__), *name.split(".")) + ".py"
         elif not file.startswith("<"):
             yield file
+
+
+def _modified(path):
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _read_file(path):

@@ -106,6 +106,7 @@ def _report(stream, name, options, out):
         text.phases(model)
         text.slowest(model)
         text.in_short(model, "-" if options.file == "-" else name)
+    text.changed_sources(model)
     out.flush()
     return 0
 
@@ -164,6 +165,7 @@ def _report_task(stream, name, options, out, places, sources):
             model.top = min(model.top, _HOT_OF_TASK)
             text.hottest_lines(model)
             graph.call_graph(record, action, places, options.everything)
+        text.changed_sources(model)
     if more:
         terminal.line(f"and {more:,} more actions of such tasks; give more of the id")
     out.flush()

@@ -463,3 +463,9 @@ def test_a_file_destination_serves_again_after_a_restart(added, tmp_path):
     act("two")
     assert profilomatic.stop(60)
     assert [json.loads(line)["action"]["type"] for line in path.read_text().splitlines()] == ["one", "two"]
+
+
+def test_a_path_and_a_maker_that_was_not_called_are_refused():
+    for wrong in ("profiles.jsonl", profilomatic.file_destination, profilomatic.RestDestination):
+        with pytest.raises(TypeError, match=r"is no destination, what profilomatic.file_destination\(...\) and its like return is"):
+            profilomatic.add_destination(wrong)

@@ -130,6 +130,20 @@ def test_a_long_source_line_begins_further_left_rather_than_being_cut(tmp_path, 
     assert "\n" + " " * 9 + source + "\n" in show(tmp_path / "one.jsonl")[1]
 
 
+def test_sources_that_changed_since_are_named(tmp_path, show):
+    shop = tmp_path / "shop.py"
+    shop.write_text("work()\n")
+    day = build.write(tmp_path / "one.jsonl", [build.Script().run([build.frame(str(shop), "search", 1)], 0.1).record()])
+    task = ["--task", "00000000"]
+    ended = build.EPOCH.timestamp() + 0.1
+    for moment, told in ((ended + 1, True), (ended - 1, False)):
+        os.utime(shop, (moment, moment))
+        for arguments in ([], task, ["--bottom-up"]):
+            out = show(day, *arguments)[1]
+            assert "work()" in out and out.endswith("/shop.py\n") == ("may have moved: " in out) == told, out
+        assert "may have moved" not in show(day, "--no-source")[1] + show(day, "--source-root", tmp_path)[1]
+
+
 def test_library_lines_that_no_line_of_the_users_called_are_marked(tmp_path, show):
     pool = build.frame("/venv/lib/python3.12/site-packages/anyio/_backends/_asyncio.py", "run_sync", 7)
     build.write(tmp_path / "one.jsonl", [build.Script().run([pool], 0.1).record()])
