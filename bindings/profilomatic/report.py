@@ -121,7 +121,7 @@ def _files_shown(model):
 
 def _nothing(name):
     print(
-        f"profilomatic report: {name} has no record yet: no action has finished since the file was opened, or none was "
+        f"profilomatic report: {name} has no record yet: no action has finished and been written (once a second), or none was "
         "profiled (a script without actions of its own: `profilomatic run --whole`); `profilomatic check` tells what may be wrong",
         file=sys.stderr,
     )
