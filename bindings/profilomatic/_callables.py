@@ -6,12 +6,19 @@ Only what is certain is told: an object that hides its signature is taken for wh
 _COROUTINE = 0x80  # of co_flags; importing inspect costs several milliseconds, and a WSGI application has no use for it
 
 
+class _Example:
+    def method(self):
+        pass
+
+
+_FUNCTION, _METHOD = type(_Example.method), type(_Example().method)
+
+
 def is_coroutine_function(app):
-    """Whether calling it gives a coroutine: so it is with every ASGI application of today, and with none of WSGI."""
-    return _gives_coroutine(app) or _gives_coroutine(getattr(type(app), "__call__", None))
+    """Whether calling it gives a coroutine: so it is with every ASGI application of today, and with none of WSGI.
 
-
-def _gives_coroutine(function):
+    An object is asked nothing, only its type: attributes of a proxy may raise."""
+    function = app if type(app) in (_FUNCTION, _METHOD) else getattr(type(app), "__call__", None)
     return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & _COROUTINE)
 
 

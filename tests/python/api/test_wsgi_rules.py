@@ -129,6 +129,19 @@ def test_wrap_refuses_what_cannot_be_called_and_keeps_attributes():
     assert not hasattr(wrap(type), "__signature__")
 
 
+def test_a_proxy_without_its_object_is_wrapped_all_the_same():
+    """As werkzeug's, outside of a context."""
+    class Unbound:
+        def __call__(self, env, start_response):
+            return []
+
+        def __getattribute__(self, name):
+            raise RuntimeError("working outside of a context")
+
+    app = Unbound()
+    assert wrap(app)({}, None) == []
+
+
 @pytest.mark.parametrize("kind", ["wsgi", "asgi"])
 def test_what_is_set_on_a_wrapped_application_is_set_on_the_application(kind):
     class App:
