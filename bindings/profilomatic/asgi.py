@@ -14,10 +14,10 @@ def wrap(app):
     """Wraps an ASGI application so that each HTTP request becomes an action with its own call graph.
 
     Returns an ASGI application. Wrapping what is wrapped already returns it unchanged, and so does an application of
-    ASGI 2 (called with the scope alone), which is not profiled. Websockets pass through: the application gets the very
-    objects of the server. So does the lifespan, but for its last message: before that what has been measured is
-    delivered, in two seconds at most, since a server may end by a signal then (uvicorn does). While the engine is stopped, or when a request is not admitted,
-    the same holds for requests. A request's messages pass unchanged, each when it is sent, and what the application
+    ASGI 2 (called with the scope alone), which is not profiled. Websockets and the lifespan pass through: the
+    application gets the very objects of the server. While the engine is stopped, or when a request is not admitted,
+    the same holds for requests. When the lifespan is over, what has been measured is delivered, in two seconds at
+    most: a server may end by a signal then (uvicorn does), and nothing runs at exit. A request's messages pass unchanged, each when it is sent, and what the application
     returns or raises is what the server sees; a failure of ours is counted and the request goes on.
 
     The action lasts until the application returns: background tasks that a framework runs after the response are
@@ -57,9 +57,11 @@ class WrappedApplication(_stand_in.StandIn):
     async def __call__(self, scope, receive, send):
         request = self._begin(scope)
         if request is None:
-            if type(scope) is dict and scope.get("type") == "lifespan":
-                send = _delivering(send)
-            return await self.__wrapped__(scope, receive, send)
+            try:
+                return await self.__wrapped__(scope, receive, send)
+            finally:
+                if type(scope) is dict and scope.get("type") == "lifespan":
+                    _deliver()
         if request.profiled:
             receive, send = request.observe(receive, send)
         try:
@@ -74,18 +76,12 @@ class WrappedApplication(_stand_in.StandIn):
         return "<profilomatic.asgi.wrap of %r>" % (self.__wrapped__,)
 
 
-def _delivering(send):
-    """A lifespan's `send`. When the application has shut down no request is open, and nobody waits for the event loop."""
-
-    async def delivering(message):
-        if type(message) is dict and message.get("type") in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-            try:
-                _backend.load().flush(_LAST_SECONDS)
-            except Exception:
-                pass  # the server's end is not ours to hold up
-        return await send(message)
-
-    return delivering
+def _deliver():
+    """No request is open any more, and the server, which waits for its event loop, goes on after this."""
+    try:
+        _backend.load().flush(_LAST_SECONDS)
+    except Exception:
+        pass  # the server's end is not ours to hold up
 
 
 def _takes_all_three(app):

@@ -294,7 +294,7 @@ def test_headers_that_can_be_read_once_are_the_applications(profiles):
     assert Server(wrap(app), given).run().error is None
 
 
-@pytest.mark.parametrize("kind", ["websocket", "something.else"])
+@pytest.mark.parametrize("kind", ["websocket", "lifespan", "something.else"])
 def test_other_scopes_pass_with_the_servers_own_objects(profiles, kind):
     taken = []
 
@@ -310,30 +310,34 @@ def test_other_scopes_pass_with_the_servers_own_objects(profiles, kind):
     profiles.flushed(0)
 
 
-@pytest.mark.parametrize("end", ["lifespan.shutdown.complete", "lifespan.shutdown.failed"])
-def test_the_last_message_of_the_lifespan_goes_out_when_everything_is_delivered(profiles, end):
-    """A server may end by a signal then, and nothing runs at exit."""
-    delivered = []
-
+@pytest.mark.parametrize("raises", [False, True])
+def test_the_end_of_the_lifespan_reaches_the_server_when_everything_is_delivered(profiles, raises):
+    """It may end by a signal then, and nothing runs at exit."""
     async def app(scope, receive, send):
         if scope["type"] != "lifespan":
             return await hello(scope, receive, send)
         await send({"type": "lifespan.startup.complete"})
-        await send({"type": end})
+        await send({"type": "lifespan.shutdown.complete"})
+        if raises:
+            raise ValueError("at the end")
         return 7
 
-    async def receive():
-        raise AssertionError
+    async def serve():
+        over = asyncio.Event()
 
-    async def send(message):
-        delivered.append((message["type"], len(profiles.records)))
-        return "sent"
+        async def send(message):
+            if message["type"] == "lifespan.shutdown.complete":
+                over.set()
+
+        lifespan = asyncio.create_task(wrap(app)({"type": "lifespan"}, None, send))
+        await over.wait()
+        return len(profiles.records), *await asyncio.gather(lifespan, return_exceptions=True)
 
     Server(wrap(app)).run()
-    assert asyncio.run(wrap(app)({"type": "lifespan"}, receive, send)) == 7
-    assert [each[0] for each in delivered] == ["lifespan.startup.complete", end] and delivered[1][1] == 1
+    delivered, answer = asyncio.run(serve())
+    assert delivered == 1 and (repr(answer) == "ValueError('at the end')" if raises else answer == 7)
     profilomatic.stop()
-    assert asyncio.run(wrap(app)({"type": "lifespan"}, receive, send)) == 7
+    assert asyncio.run(serve())[0] == 1
 
 
 def test_a_stopped_engine_leaves_the_servers_own_objects():
