@@ -2,7 +2,7 @@
 
 import pytest
 from pom_support import PATIENCE, threads_of_ours, wait_until
-from rest_server import Certificates, fates
+from rest_server import Certificates, fates, kept_port
 
 import profilomatic
 
@@ -10,6 +10,13 @@ import profilomatic
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def port():
+    """See kept_port()."""
+    with kept_port() as number:
+        yield number
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 One nginx for all tests, with a configuration and a folder of its own, on loopback; it is a child, stopped by its number.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -12,7 +13,7 @@ import subprocess
 
 import pytest
 from pom_support import PATIENCE, wait_until
-from rest_server import OK, Certificates, Server, answer
+from rest_server import OK, Certificates, Server, answer, kept_port
 
 import profilomatic
 
@@ -52,20 +53,13 @@ http {{
 """
 
 
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 class Front:
     """nginx before `server`."""
 
     def __init__(self, folder, certificates, server):
         self.folder, self.certificates, self.server = folder, certificates, server
-        self.port, self.mutual = free_ports(2)
+        self._kept = contextlib.ExitStack()
+        self.port, self.mutual = (self._kept.enter_context(kept_port()) for _ in range(2))
         path = folder / "nginx.conf"
         path.write_text(CONFIGURATION.format(
             folder=folder, certificate=certificates.good, key=certificates.key("good"), authority=certificates.ca,
@@ -92,6 +86,7 @@ class Front:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+        self._kept.close()
 
 
 @pytest.fixture(scope="module")
