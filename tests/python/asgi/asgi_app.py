@@ -63,10 +63,16 @@ async def fail(scope, receive, send):
     raise LookupError("of the application")
 
 
+def samples_taken():
+    return profilomatic.stats()["samples"]["taken"]
+
+
 def burn():
-    total = 0
-    for number in range(3000000):
-        total += number * number
+    """Until there are samples enough to compare times. How long that takes is up to the machine."""
+    until, total = samples_taken() + 50, 0
+    while samples_taken() < until:
+        for number in range(10000):
+            total += number * number
     return total
 
 
@@ -76,7 +82,9 @@ async def busy(scope, receive, send):
 
 
 async def waiting(scope, receive, send):
-    await asyncio.sleep(0.3)
+    until = samples_taken() + 50
+    while samples_taken() < until:
+        await asyncio.sleep(0.1)
     await answer(send, b"waited")
 
 
@@ -84,12 +92,32 @@ async def tell_task(scope, receive, send):
     await answer(send, (profilomatic.current_task_uuid() or "none").encode())
 
 
+class Looks:
+    """What so many requests at once wait for: that all of them are there, and each has had its turn to be looked at."""
+
+    def __init__(self, requests):
+        self.missing = self.requests = requests
+        self.over = asyncio.Event()
+
+    async def wait(self):
+        self.missing -= 1
+        if self.missing == 0:
+            until = samples_taken() + 3 * self.requests
+            while samples_taken() < until:
+                await asyncio.sleep(0.05)
+            self.over.set()
+        await self.over.wait()
+
+
+LOOKS = Looks(1000)
+
+
 async def wait_in_a():
-    await asyncio.sleep(1.5)
+    await LOOKS.wait()
 
 
 async def wait_in_b():
-    await asyncio.sleep(1.5)
+    await LOOKS.wait()
 
 
 async def slow_a(scope, receive, send):

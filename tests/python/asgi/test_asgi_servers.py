@@ -112,13 +112,13 @@ def functions_of(node):
 
 
 def test_a_thousand_slow_requests_at_once_have_each_its_own_tree(server):
-    answers = asyncio.run(asyncio.wait_for(ask_all_at_once(server.address, ["/slow/a", "/slow/b"] * 500), 60))
+    answers = asyncio.run(asyncio.wait_for(ask_all_at_once(server.address, ["/slow/a", "/slow/b"] * 500), harness.PATIENCE))
     assert [body_of(answer) for answer in answers] == [b"a", b"b"] * 500
 
     def slow(records):
         return [record for record in records if record["action"]["path_info"].startswith("/slow/")]
 
-    records = slow(server.wait_for_records(lambda records: len(slow(records)) == 1000, 30))
+    records = slow(server.wait_for_records(lambda records: len(slow(records)) == 1000))
     assert len({record["task_uuid"] for record in records}) == 1000
     waits = {"a": {"slow_a", "wait_in_a"}, "b": {"slow_b", "wait_in_b"}}
     whole = 0
@@ -127,7 +127,7 @@ def test_a_thousand_slow_requests_at_once_have_each_its_own_tree(server):
         found = functions_of(record) & (waits["a"] | waits["b"])
         assert found <= waits[own], (record["action"], found)
         whole += found == waits[own]
-    assert whole > 500  # they are looked at in turn; on a busy machine some are over before it is theirs
+    assert whole > 500  # they are looked at in turn, and as often as they are many; a look may be missed
 
 
 def test_pipelined_requests_are_their_own(server):
@@ -155,7 +155,7 @@ def test_waiting_stands_under_the_line_that_waits(server, task):
     record = server.record_of(task)
     top, = record["children"]
     assert top["function"] == "bare" and "waiting" in {node["function"] for node in top["children"]}
-    assert top["time"] > record["time"] / 2 > 0.1
+    assert top["time"] > record["time"] / 2
 
 
 def test_a_failure_is_a_500_and_a_failed_action(server, task):

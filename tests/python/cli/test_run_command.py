@@ -163,23 +163,25 @@ def test_missing_script_keeps_the_output_file(command, program):
 ACTIONS = """
 import atexit, sys, threading, time
 import profilomatic
-def busy(seconds):
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+def taken():
+    return profilomatic.stats()["samples"]["taken"]
+def busy(samples):
+    until = taken() + samples
+    while taken() < until:
         sum(range(1000))
 with profilomatic.action("job", step=1):
-    busy(0.12)
+    busy(3)
 def late():
     time.sleep(0.1)
     with profilomatic.action("in-thread"):
-        busy(0.05)
+        busy(1)
 if "thread" in sys.argv:
     threading.Thread(target=late).start()
 if "exit" in sys.argv:
     @atexit.register
     def at_exit():
         with profilomatic.action("at-exit"):
-            busy(0.02)
+            busy(1)
 """
 
 
@@ -368,7 +370,12 @@ def test_the_switch_for_metrics_registers_them(command, tmp_path):
 
 def test_whole_makes_the_program_one_action(command, tmp_path):
     (tmp_path / "plain.py").write_text(
-        "import sys, time\ndef work():\n    time.sleep(0.15)\nwork()\nsys.exit(0)\n"
+        "import profilomatic, sys, time\n"
+        "def work():\n"
+        "    time.sleep(0.02)\n"
+        "while profilomatic.stats()['samples']['taken'] < 10:\n"
+        "    work()\n"
+        "sys.exit(0)\n"
     )
     run = command("-m", "profilomatic", "run", "--whole", "-o", "out", "plain.py", cwd=tmp_path)
     assert (run.returncode, run.stderr) == (0, b"")

@@ -223,42 +223,71 @@ def answer_long(environ, start_response):
     return Body("/long", (CHUNK for _ in range(LONG_CHUNKS)))
 
 
+def asked(environ, name, otherwise=None):
+    """A parameter of the query."""
+    return parse_qs(environ["QUERY_STRING"]).get(name, [otherwise])[0]
+
+
+def samples_taken():
+    return profilomatic.stats()["samples"]["taken"]
+
+
+def pieces(samples):
+    """Pieces of work: one, and more until so many samples were taken, of whatever this process does. How long that takes is up to
+    the machine. Only one where nobody takes any."""
+    until = samples_taken() + samples
+    yield
+    while profilomatic.stats()["running"] and samples_taken() < until:
+        yield
+
+
+def pieces_asleep(samples):
+    """The same of sleep: a sleeping greenlet is switched out, and nobody samples it."""
+    return pieces(0 if "gevent.monkey" in sys.modules else samples)
+
+
 @route("/spin")
 def answer_spin(environ, start_response):
-    seconds = float(parse_qs(environ["QUERY_STRING"])["seconds"][0])
-    spin(seconds)
+    for _ in pieces(int(asked(environ, "samples"))):
+        spin()
     start_response("200 OK", text())
     return [b"spun\n"]
 
 
-def spin(seconds):
-    end = time.perf_counter() + seconds
+def spin():
+    end = time.perf_counter() + 0.02
     while time.perf_counter() < end:
         hash("keep busy")
 
 
 @route("/nap")
 def answer_nap(environ, start_response):
-    seconds = float(parse_qs(environ["QUERY_STRING"])["seconds"][0])
-    nap(seconds)
+    for _ in pieces_asleep(int(asked(environ, "samples"))):
+        nap()
     start_response("200 OK", text())
     return [b"napped\n"]
 
 
-def nap(seconds):
-    time.sleep(seconds)
+def nap():
+    time.sleep(0.05)
 
 
 @route("/stream")
 def answer_stream(environ, start_response):
-    """Three chunks with a pause after the first, so that a test can see the first one come alone."""
+    """Three chunks with a pause after the first. It lasts until the file that the query names is there: so a test can see the first
+    one come alone."""
     start_response("200 OK", text())
+    awaited = asked(environ, "until")
 
     def chunks():
         yield b"first\n"
-        time.sleep(0.3)
+        for _ in pieces_asleep(3):
+            time.sleep(0.05)
+        while awaited and not os.path.exists(awaited):
+            time.sleep(0.01)
         yield b"second\n"
-        spin(0.05)
+        for _ in pieces(3):
+            spin()
         yield b"third\n"
 
     return chunks()
@@ -272,7 +301,7 @@ def answer_json(start_response, value):
 
 @route("/who")
 def answer_who(environ, start_response):
-    nap(0.05)  # long enough for the next request to go to another worker
+    nap()  # long enough for the next request to go to another worker
     thread = threading.current_thread()
     return answer_json(start_response, {"pid": os.getpid(), "ident": thread.ident, "thread": thread.name})
 
@@ -343,4 +372,4 @@ if "SERVERS_RECORDS" in os.environ:
     profilomatic.add_destination(profilomatic.file_destination(os.environ["SERVERS_RECORDS"], append=True))
     if "SERVERS_ACTION_AT_IMPORT" in os.environ:
         with profilomatic.action("at-import"):
-            spin(0.05)
+            spin()

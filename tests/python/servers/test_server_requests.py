@@ -4,6 +4,7 @@ import concurrent.futures
 import http.client
 import json
 import time
+import urllib.parse
 import uuid
 
 import pytest
@@ -74,18 +75,18 @@ def test_client_that_goes_away_aborts_the_request(server, task):
 
 @pytest.mark.acceptance("W8")
 def test_first_chunk_does_not_wait_for_the_second(server, task):
+    """The application makes the second one when the client says that it has the first."""
+    word = server.folder / f"{task} has the first"
     with server.connect() as connection:
         connection.sendall(
-            f"GET /stream HTTP/1.1\r\nHost: test\r\nConnection: close\r\nX-Task-UUID: {task}\r\n\r\n".encode()
+            f"GET /stream?until={urllib.parse.quote(str(word))} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+            f"X-Task-UUID: {task}\r\n\r\n".encode()
         )
-        seen, arrived = b"", {}
+        seen = b""
         while part := connection.recv(65536):
             seen += part
-            for word in (b"first", b"second"):
-                if word in seen:
-                    arrived.setdefault(word, time.monotonic())
-    # The application pauses for 0.3 s between the two.
-    assert arrived[b"second"] - arrived[b"first"] > 0.2
+            if b"first" in seen:
+                word.touch()
     assert body_of(seen) == b"first\nsecond\nthird\n"
     if b"chunked" in seen:
         assert list(chunks_of(seen.partition(b"\r\n\r\n")[2])) == [b"first\n", b"second\n", b"third\n"]
@@ -95,12 +96,11 @@ def test_first_chunk_does_not_wait_for_the_second(server, task):
 def test_streamed_body_has_its_time_under_its_own_lines(kind, server, task):
     server.get("/stream", headers=[f"X-Task-UUID: {task}"])
     record = server.record_of(task)
-    assert record["time"] > 0.3
     times = time_by_function(record)
-    assert any(name.endswith("spin") for name in times), times
+    assert times.get("spin", 0) > 0, times
     if not server.kind.greenlets:  # a sleeping greenlet is switched out, and nobody samples it
         sleeping = sum(seconds for name, seconds in times.items() if name.endswith("chunks"))
-        assert sleeping > 0.2, times
+        assert sleeping > 0, times
 
 
 @pytest.mark.acceptance("W11")
@@ -113,7 +113,8 @@ def test_samples_of_concurrent_requests_do_not_mix(kind, server):
         list(
             pool.map(
                 lambda job: server.get(job[0], headers=[f"X-Task-UUID: {job[1]}"]),
-                [("/spin?seconds=0.5", task) for task in spinning] + [("/nap?seconds=0.5", task) for task in napping],
+                # Each look takes a sample of every thread that serves one.
+                [("/spin?samples=40", task) for task in spinning] + [("/nap?samples=40", task) for task in napping],
             )
         )
     everyone = {*spinning, *napping}

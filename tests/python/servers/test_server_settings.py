@@ -51,12 +51,12 @@ def test_uwsgi_without_threads_is_told_and_profiles_all_the_same(engine, tmp_pat
     spinning, quick = [str(uuid.uuid4()) for _ in range(3)], [str(uuid.uuid4()) for _ in range(3)]
     with Server("uwsgi", "app:wrapped", tmp_path, preload=True, options=("--no-orphans",), env=engine) as server:
         for spun, other in zip(spinning, quick):
-            assert body_of(server.get("/spin?seconds=0.1", headers=[f"X-Task-UUID: {spun}"])) == b"spun\n"
+            assert body_of(server.get("/spin?samples=3", headers=[f"X-Task-UUID: {spun}"])) == b"spun\n"
             assert body_of(server.get("/generator", headers=[f"X-Task-UUID: {other}"])) == b"0\n1\n2\n3\n4\n"
 
         def written():
             if engine:  # Python threads are needed for the file, and they run when a request lets them
-                server.get("/nap?seconds=0.05")
+                server.get("/nap?samples=0")
             return {*spinning, *quick} <= {record["task_uuid"] for record in server.records()}
 
         wait_until(written, PATIENCE, "the records in the file")
