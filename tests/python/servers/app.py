@@ -233,11 +233,11 @@ def samples_taken():
 
 
 def pieces(samples):
-    """Pieces of work: one, and more until so many samples were taken, of whatever this process does. How long that takes is up to
-    the machine. Only one where nobody takes any."""
+    """Pieces of work: one, and in a profiled request more, until so many samples were taken of whatever this process does. How long
+    that takes is up to the machine."""
     until = samples_taken() + samples
     yield
-    while profilomatic.stats()["running"] and samples_taken() < until:
+    while profilomatic.current_task_uuid() and samples_taken() < until:
         yield
 
 
