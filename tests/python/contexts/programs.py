@@ -65,7 +65,9 @@ WORK = {"a": (heavy_a, light_a), "b": (heavy_b, light_b)}
 
 
 def begin(path, **options):
-    profilomatic.configure(**{"time_granularity": 0.001, "max_overhead": 0.5, "max_actions_per_run": 0, **options})
+    profilomatic.configure(**{"time_granularity": 0.001, "max_overhead": 0.5, "max_actions_per_run": 0,
+                              # A busy machine needs minutes, and parts are not what is looked at here.
+                              "partial_every": 86400, **options})
     profilomatic.add_destination(profilomatic.file_destination(path))
 
 
@@ -99,14 +101,14 @@ class Weights:
 
 
 class Rounds:
-    """How often each of many tasks works: so often at least, and until there are samples enough to judge shares. On a busy machine
-    the twin, which looks whenever it gets the GIL, had 95 in two rounds. All tasks work equally often: the first that is through
-    asks, and takes the others along."""
+    """How often each of many tasks works: so often at least, and until samples enough to judge shares have been taken. On a busy
+    machine the twin, which looks whenever it gets the GIL, had 95 in two rounds. All tasks work equally often: the first that is
+    through asks, and takes the others along."""
 
     ENOUGH = 250
 
     def __init__(self, least):
-        self._rounds = least
+        self._rounds, self.weights = least, Weights()
 
     def __iter__(self):
         done = 0
@@ -115,7 +117,7 @@ class Rounds:
             done += 1
 
     def _too_few(self, done):
-        too_few = profilomatic.stats()["samples"]["taken"] < self.ENOUGH
+        too_few = self.weights.worth() < self.ENOUGH
         self._rounds += too_few
         return too_few
 
@@ -130,6 +132,7 @@ def tasks(path, count=1000):
     """Asyncio tasks that take turns on one thread, two kinds of them."""
     import asyncio
 
+    begin(path)
     grown, rounds = 0, Rounds(2)
 
     async def work(kind):
@@ -138,9 +141,11 @@ def tasks(path, count=1000):
             await asyncio.sleep(0)  # see greenlets()
             for _ in rounds:
                 heavy()
+                rounds.weights.look()
                 await asyncio.sleep(0)
                 assert profilomatic.current_task_uuid() == action.task_uuid
                 light()
+                rounds.weights.look()
                 await asyncio.sleep(0)
 
     async def main():
@@ -152,15 +157,15 @@ def tasks(path, count=1000):
         grown = resident() - before
         await asyncio.gather(*waiting)
 
-    begin(path)
     asyncio.run(main())
-    finish(grown=grown)
+    finish(grown=grown, worth=rounds.weights.worth())
 
 
 def greenlets(path, count=1000):
     """The same as greenlets of gevent."""
     import gevent
 
+    begin(path)
     rounds = Rounds(2)
 
     def work(kind):
@@ -171,19 +176,20 @@ def greenlets(path, count=1000):
             gevent.sleep(0)
             for _ in rounds:
                 heavy()
+                rounds.weights.look()
                 gevent.sleep(0)
                 assert profilomatic.current_task_uuid() == action.task_uuid
                 light()
+                rounds.weights.look()
                 gevent.sleep(0)
 
-    begin(path)
     before = resident()
     waiting = [gevent.spawn(work, "ab"[number % 2]) for number in range(count)]
     for _ in range(3):
         gevent.sleep(0)  # now all of them are open
     grown = resident() - before
     gevent.joinall(waiting, raise_error=True)
-    finish(grown=grown)
+    finish(grown=grown, worth=rounds.weights.worth())
 
 
 def requests(path, count=1000):
@@ -191,6 +197,7 @@ def requests(path, count=1000):
     in another. How long it did is measured, since a busy loop comes late. With CONTEXT_LOOP=uvloop on that loop."""
     import asyncio
 
+    begin(path)
     rounds, waited = Rounds(2), {}  # by task: how long each of its waits took
 
     async def long_wait():
@@ -211,9 +218,11 @@ def requests(path, count=1000):
         await asyncio.sleep(0)  # see greenlets()
         for _ in rounds:
             heavy()
+            rounds.weights.look()
             await asyncio.sleep(0)
             assert profilomatic.current_task_uuid() == scope["profilomatic.task_uuid"]
             light()
+            rounds.weights.look()
             await asyncio.sleep(0)
         await measured(long_wait)
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -231,14 +240,13 @@ def requests(path, count=1000):
                                for number in range(count)))
         return resident() - before
 
-    begin(path)
     if os.environ.get("CONTEXT_LOOP") == "uvloop":
         import uvloop
 
         grown = uvloop.run(main())
     else:
         grown = asyncio.run(main())
-    finish(waited=waited, grown=grown)
+    finish(waited=waited, grown=grown, worth=rounds.weights.worth())
 
 
 def children(path, count=40):
