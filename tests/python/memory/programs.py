@@ -1,6 +1,7 @@
 """The programs of test_leaks.py and test_reentry.py, each run in a process of its own: what they count is the whole
 process. A program prints one line of JSON."""
 
+import functools
 import gc
 import json
 import os
@@ -242,8 +243,28 @@ def destination(record):
     return None
 
 
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeError("it did not happen in %d s: %r" % (seconds, profilomatic.stats()))
+        time.sleep(0.001)
+
+
+def thread_names():
+    """Of the process's threads: ours have different ones."""
+    names = []
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open("/proc/self/task/%s/comm" % task) as file:
+                names.append(file.read())
+        except OSError:
+            pass  # it ended meanwhile
+    return names
+
+
 def settled():
-    if not profilomatic.flush(30):
+    if not profilomatic.flush(60):
         raise RuntimeError("no flush: %r" % profilomatic.stats())
 
 
@@ -422,12 +443,13 @@ def restarts(count):
     for _ in range(2):
         for _ in range(int(count)):
             serve(app_of(generated), environ_of("/a"))
-            if not profilomatic.stop(30):
+            if not profilomatic.stop(60):
                 raise RuntimeError("no stop")
             profilomatic.start()
         settled()
         gc.collect()
-        readings.append([live_bytes(), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))])
+        wait_until(lambda: len(thread_names()) == len(set(thread_names())))  # the last engine's are on their last instructions
+        readings.append([live_bytes(), len(os.listdir("/proc/self/fd")), len(thread_names())])
     done(readings=readings)
 
 
@@ -435,16 +457,25 @@ def destinations(count):
     """Destinations that come and go take their callables with them."""
     readings = []
     probes = []
+
+    def add(one):
+        """Removed ones count for the limit of destinations until their thread has dropped them."""
+        try:
+            profilomatic.add_destination(one)
+        except RuntimeError:
+            return False
+        return True
+
     for _ in range(3):
         for number in range(int(count)):
             def one(record):
                 return None
 
             probes.append(weakref.ref(one))
-            profilomatic.add_destination(one)
+            wait_until(functools.partial(add, one))
             serve(app_of(listed), environ_of("/a"))
-            if number % 8 == 0:
-                time.sleep(0.01)  # removed ones count for the limit of destinations until their thread has dropped them
+            if number % 8 == 0:  # so that pools need no more than that
+                settled()
             profilomatic.remove_destination(one)
             del one
         settled()
@@ -457,29 +488,36 @@ def destinations(count):
 # ---- test_reentry.py ----
 
 
+def held_until_a_signal_in_stop():
+    """A record that is not delivered before stop() has begun to wait and the signal is sent."""
+    signalled = threading.Event()
+
+    def send():
+        wait_until(lambda: not profilomatic.stats()["running"])
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+        signalled.set()
+
+    profilomatic.add_destination(lambda record: signalled.wait(60))
+    serve(app_of(listed), environ_of("/a"))
+    wait_until(lambda: profilomatic.stats()["destinations"][0]["queued"])
+    threading.Thread(target=send).start()
+
+
 def signal_in_stop():
     """A handler that stops, run while stop() waits."""
-    profilomatic.add_destination(lambda record: time.sleep(0.5))
-    serve(app_of(listed), environ_of("/a"))
     said = []
-    signal.signal(signal.SIGALRM, lambda *a: said.append([profilomatic.stop(1), profilomatic.flush(1)]))
-    while not profilomatic.stats()["destinations"][0]["queued"]:
-        time.sleep(0.001)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
-    stopped = profilomatic.stop(20)
+    signal.signal(signal.SIGALRM, lambda *a: said.append([profilomatic.stop(60), profilomatic.flush(60)]))
+    held_until_a_signal_in_stop()
+    stopped = profilomatic.stop(60)
     done(stopped=stopped, said=said)
 
 
 def interrupt_in_stop():
     """What a handler raises while stop() waits comes out of stop()."""
-    profilomatic.add_destination(lambda record: time.sleep(0.5))
-    serve(app_of(listed), environ_of("/a"))
     signal.signal(signal.SIGALRM, signal.default_int_handler)
-    while not profilomatic.stats()["destinations"][0]["queued"]:
-        time.sleep(0.001)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    held_until_a_signal_in_stop()
     try:
-        profilomatic.stop(20)
+        profilomatic.stop(60)
     except KeyboardInterrupt:
         done(interrupted=True, running=profilomatic.stats()["running"])
     else:
@@ -536,7 +574,7 @@ def entered_twice():
             del action
     settled()
     current = profilomatic.current_task_uuid()
-    stopped = profilomatic.stop(30)
+    stopped = profilomatic.stop(60)
     done(current=current, stopped=stopped, actions=profilomatic.stats()["actions"])
 
 
@@ -577,7 +615,7 @@ def stop_from_everywhere():
     for number in range(12):
         swallow(app_of(app), environ_of("/fails" if number % 3 == 0 else "/a"))
     settled()
-    done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(30))
+    done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(60))
 
 
 def small_stacks():
@@ -709,7 +747,7 @@ def host_weather():
     gc.set_threshold(700, 10, 10)
     settled()
     current = profilomatic.current_task_uuid()
-    stopped = profilomatic.stop(30)
+    stopped = profilomatic.stop(60)
     done(raised=raised, current=current, stopped=stopped, actions=profilomatic.stats()["actions"])
 
 
@@ -770,7 +808,7 @@ def restart_in_a_claim():
             action.__enter__()
             elsewhere(lambda action=action, last=last: last(action))
             action.__exit__(None, None, None)
-    done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(10))
+    done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(60))
 
 
 def closed_while_collected(others=100):
@@ -805,7 +843,7 @@ def closed_while_collected(others=100):
     del body, environ, matched
     others.clear()
     gc.collect()
-    done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(10))
+    done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(60))
 
 
 def done(**what):
