@@ -5,8 +5,7 @@ import os
 
 control_socket_disable = True
 keepalive = 5
-graceful_timeout = 2
-timeout = 30
+graceful_timeout = timeout = 60  # to give up; a worker on a busy machine needs seconds to deliver and go
 
 
 def on_exit(server):

@@ -19,11 +19,6 @@ HERE = pathlib.Path(__file__).parent
 BIN = pathlib.Path(sys.executable).parent
 
 
-def script(name):
-    """By this interpreter, whichever wrote the script's first line: an environment may have been filled under another path."""
-    return [sys.executable, str(BIN / name)]
-
-
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """`command(server)` is the argument list; "{fd}" in it stands for the number of the listening socket."""
@@ -95,12 +90,12 @@ def cheroot(server):
 def granian(server):
     parts = [*script("granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(server.port)]
     parts += ["--workers", str(server.workers), "--blocking-threads", "4", "--respawn-failed-workers"]
-    return [*parts, "--workers-kill-timeout", "2", server.target]
+    return [*parts, "--workers-kill-timeout", "60", server.target]
 
 
 def uwsgi(server):
     parts = [str(BIN / "uwsgi"), "--http-socket", f"127.0.0.1:{server.port}", "--module", server.target]
-    parts += ["--master", "--workers", str(server.workers), "--need-app", "--die-on-term", "--worker-reload-mercy", "4"]
+    parts += ["--master", "--workers", str(server.workers), "--need-app", "--die-on-term", "--worker-reload-mercy", "60"]
     parts += ["--listen", "64", "--buffer-size", "16384"]
     if not server.preload:
         parts.append("--lazy-apps")
@@ -123,7 +118,7 @@ MaxRequestWorkers 32
 {wsgi}
 WSGIRestrictEmbedded On
 WSGISocketPrefix "{folder}/wsgi"
-WSGIDaemonProcess pom processes={workers} threads=4 python-path="{path}" shutdown-timeout=3 graceful-timeout=3
+WSGIDaemonProcess pom processes={workers} threads=4 python-path="{path}" shutdown-timeout=60 graceful-timeout=60
 WSGIProcessGroup pom
 WSGIChunkedRequest On
 {options}
@@ -177,7 +172,7 @@ def mod_wsgi_settings():
     """The lines that load mod_wsgi for this very interpreter: PyPI's, or Debian's for Debian's own minor version."""
     if importlib.util.find_spec("mod_wsgi") is not None:
         command = [*script("mod_wsgi-express"), "module-config"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     debian = pathlib.Path(apache_modules(), "mod_wsgi.so")
     system = "/usr/bin/python%d.%d" % sys.version_info[:2]
     if debian.exists() and os.path.realpath("/usr/bin/python3") == system:
@@ -193,11 +188,11 @@ def apache_missing():
         return "there is no mod_wsgi for this interpreter"
     if unprivileged() and None in unprivileged():
         return "mod_wsgi as root needs setpriv"
-    if subprocess.run([*unprivileged(), "true"], capture_output=True, timeout=10).returncode != 0:
+    if subprocess.run([*unprivileged(), "true"], capture_output=True, timeout=60).returncode != 0:
         return "mod_wsgi as root needs the user www-data and the capability dac_override"
     # Since 6.0 it asks with access(2), which knows no capabilities, and its daemon crashes after a no.
     seen = "import os, sys; sys.exit(not os.access(sys.prefix, os.R_OK | os.X_OK))"
-    if subprocess.run([*unprivileged(), sys.executable, "-c", seen], capture_output=True, timeout=30).returncode != 0:
+    if subprocess.run([*unprivileged(), sys.executable, "-c", seen], capture_output=True, timeout=60).returncode != 0:
         return "mod_wsgi needs an environment that www-data may read, not " + sys.prefix
     return None
 
