@@ -10,7 +10,6 @@ import pathlib
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 
 import pytest
@@ -21,7 +20,8 @@ import profilomatic
 HERE = pathlib.Path(__file__).parent
 
 RUNNER = """
-import sys, urllib.request, wsgiref.simple_server
+import sys, time, urllib.request, wsgiref.simple_server
+import profilomatic
 make_server, urlopen = wsgiref.simple_server.make_server, urllib.request.urlopen
 def on_any_port(host, port, app):
     assert (host, port) == ('', 8000)
@@ -30,6 +30,8 @@ def on_any_port(host, port, app):
     return server
 def from_loopback(url):
     assert url == 'http://www.python.org'
+    while not profilomatic.stats()['samples']['taken']:  # the real one takes as long
+        time.sleep(0.01)
     return urlopen(sys.argv[2])
 wsgiref.simple_server.make_server, urllib.request.urlopen = on_any_port, from_loopback
 exec(compile(open(sys.argv[1]).read(), sys.argv[1], 'exec'), {'__name__': '__main__'})
@@ -38,7 +40,6 @@ exec(compile(open(sys.argv[1]).read(), sys.argv[1], 'exec'), {'__name__': '__mai
 
 class Site(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        time.sleep(0.15)  # long enough to be sampled, as the real one is
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"Python 3 is here")
@@ -94,7 +95,7 @@ def test_the_eliot_variant(run, tmp_path):
     assert page == b"Python 3000 is here"
     action = record["action"]
     assert (action["kind"], action["outcome"], action["event"]) == ("eliot", "succeeded", "app:hello-world")
-    assert "app" in functions(record) and record["time"] > 0.1
+    assert "app" in functions(record)
     assert not [node for node in walk(record) if "line" in node], "method granularity"
     log = [json.loads(line) for line in (tmp_path / "app_log.log").read_text().splitlines()]
     assert [m["action_status"] for m in log] == ["started", "succeeded"]
@@ -107,7 +108,7 @@ def test_the_wsgi_variant(run):
     assert page == b"Python 3000 is here"
     assert (record["action"]["type"], record["action"]["kind"]) == ("/hello", "wsgi")
     assert record["action"]["outcome"] == "succeeded"
-    assert "app" in functions(record) and record["time"] > 0.1
+    assert "app" in functions(record)
 
 
 @pytest.mark.acceptance("PM24")
