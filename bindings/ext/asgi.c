@@ -318,7 +318,11 @@ static void note_body(asgi_request_t *self, PyObject *message) {
     static pom_dict_place_t places[] = {1, 0, 2};
     PyObject *found[3];
     pom_scope_pick(message, keys, places, 3, found);
-    count_body(self, size_of(found[0]), found[2]);
+    // Held: to ask a body for its size may run code of its class (__buffer__, from 3.12 on), which may empty the message.
+    PyObject *body = Py_XNewRef(found[0]), *more = Py_XNewRef(found[2]);
+    count_body(self, size_of(body), more);
+    Py_XDECREF(body);
+    Py_XDECREF(more);
 }
 
 static void note(asgi_request_t *self, PyObject *message) {

@@ -51,11 +51,8 @@ int pom_scope_init(void) {
 }
 
 PyObject *pom_scope_get(PyObject *dict, PyObject *key) {
-    PyObject *value = PyDict_GetItemWithError(dict, key);
-    if (value == NULL && PyErr_Occurred()) {
-        PyErr_Clear(); // a hostile key type: as good as absent
-    }
-    return value;
+    pom_dict_place_t place = 0;
+    return pom_dict_get(dict, key, &place);
 }
 
 void pom_scope_pick(PyObject *dict, PyObject **const *keys, pom_dict_place_t *places, size_t count,

@@ -166,6 +166,59 @@ def test_files_that_the_server_sends_complete_the_response(profiles, message, co
     assert (action["outcome"], action["bytes"]) == ("succeeded", counted)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="classes have __buffer__ from 3.12 on")
+def test_a_body_may_empty_its_message_when_it_is_looked_at(profiles):
+    class Emptying:
+        def __init__(self, message):
+            self.message = message
+
+        def __buffer__(self, flags):
+            self.message.clear()
+            return memoryview(b"12345")
+
+    class More:
+        """Nobody else has it."""
+
+        def __bool__(self):
+            return False
+
+    async def app(scope, receive, send):
+        await send(START)
+        message = {"type": "http.response.body"}
+        message.update(body=Emptying(message), more_body=More())
+        await send(message)
+
+    Server(wrap(app)).run()
+    action = profiles.one()["action"]
+    assert (action["outcome"], action["bytes"]) == ("succeeded", 5)
+
+
+def test_keys_of_a_scope_are_not_asked_whether_they_are_equal_to_ours(profiles, backend):
+    """One that is no str may empty the scope when it is asked, and what was found before is gone."""
+    class Emptying:
+        def __init__(self, name, scope):
+            self.name, self.scope = name, scope
+
+        def __hash__(self):
+            return hash(self.name)
+
+        def __eq__(self, other):
+            self.scope.clear()
+            return False
+
+    async def app(scope, receive, send):
+        await hello(scope, receive, send)
+        scope["profilomatic.route"] = "/" + "-".join(["only", "here"])
+        scope[Emptying("route", scope)] = "mine"
+        scope[Emptying("root_path", scope)] = "mine"
+
+    given = scope("/a")
+    del given["root_path"]
+    Server(wrap(app), given).run()
+    assert profiles.one()["action"]["route"] == "/only-here"
+    assert "path" in given or backend == "pure"  # whose look-ups are Python's
+
+
 def test_what_runs_after_the_response_is_part_of_the_action(profiles):
     async def background():
         burn_until_sampled(2)
