@@ -86,10 +86,25 @@ static void end(exchange_t *self, PyObject *result) {
     }
 }
 
+/* Steps the server's awaitable. Where that is an exchange as well, of another wrapper or of a server that hands back what it got,
+ * nobody else counts how deep it goes. */
+static PySendResult step(PyObject *inner, PyObject *value, PyObject **result) {
+    bool nested = Py_IS_TYPE(inner, exchange_type);
+    if (nested && Py_EnterRecursiveCall(" while a message was awaited") != 0) {
+        *result = NULL;
+        return PYGEN_ERROR;
+    }
+    PySendResult how = PyIter_Send(inner, value, result);
+    if (nested) {
+        Py_LeaveRecursiveCall();
+    }
+    return how;
+}
+
 static PySendResult exchange_send(PyObject *op, PyObject *value, PyObject **result) {
     exchange_t *self = (exchange_t *)op;
     begin_step(self);
-    PySendResult how = PyIter_Send(self->inner, value, result);
+    PySendResult how = step(self->inner, value, result);
     if (how != PYGEN_NEXT) {
         end(self, *result);
     }
@@ -299,7 +314,10 @@ static PyObject *answer(PyObject *op, PyObject *name, PyObject *servers) {
     PyObject *value = PyObject_GenericGetAttr(op, name);
     if (value == NULL && servers != NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
-        value = PyObject_GetAttr(servers, name);
+        if (Py_EnterRecursiveCall(" while a server's object was asked") == 0) {
+            value = PyObject_GetAttr(servers, name);
+            Py_LeaveRecursiveCall();
+        }
     }
     return value;
 }

@@ -685,6 +685,32 @@ def test_what_send_and_receive_return_goes_into_tasks_and_task_groups(profiles):
     assert (action["outcome"], action["status"], action["bytes"]) == ("succeeded", 200, 5)
 
 
+@pytest.mark.parametrize("ask", [next, lambda call: call.send(None), lambda call: call.nothing, lambda call: call.throw(LookupError)],
+                         ids=["next", "send", "attribute", "throw"])
+def test_calls_that_stand_for_each_other_go_only_so_deep(profiles, backend, ask):
+    """A server that hands back what it was given before. Enough of them would be more than a stack holds."""
+    if backend != "c":
+        pytest.skip("the twin's are coroutines")
+    last = []
+
+    class Echo(Server):
+        def receive(self):
+            return last.pop() if last else super().receive()
+
+    async def app(scope, receive, send):
+        for _ in range(20000):
+            last.append(receive())
+        with pytest.raises((RecursionError, LookupError)):
+            ask(last[0])
+        await hello(scope, receive, send)
+
+    assert Echo(wrap(app)).run().error is None
+    assert profiles.one()["action"]["outcome"] == "succeeded"
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        last.clear()
+        gc.collect()
+
+
 @pytest.mark.parametrize("result", [None, ("a", "tuple"), StopIteration("an exception")])
 def test_what_the_servers_functions_return_is_what_the_application_gets(profiles, result):
     class Answers(Server):
