@@ -85,8 +85,9 @@ struct pom_sampler_s {
     /* sampler thread only */
     pom_schedule_t schedule;
     uint32_t configured_seen;
-    int stats_open; /* slots with a descriptor */
-    bool locked;    /* the walker's lock is held */
+    int stats_open;    /* slots with a descriptor */
+    bool locked;       /* the walker's lock is held */
+    bool parked_begun; /* the walker knows that this tick looks at what waits */
     pom_stack_t stack;
     int64_t window_active_ns, window_cost_ns, window_process_ns, window_sampler_ns, window_taken;
     bool window_used; /* something was attached or applied in it */
@@ -259,6 +260,10 @@ static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32
                            pom_sample_t sample) {
     if (s->walker->parked == NULL) {
         return false;
+    }
+    if (!s->parked_begun && s->walker->parked_begin != NULL) {
+        s->walker->parked_begin(s->walker, s->slots);
+        s->parked_begun = true;
     }
     bool any = false;
     sample.parked = true;
@@ -435,6 +440,7 @@ static void look_at(pom_sampler_t *s, pom_slot_t *slot) {
 /* Looks at every slot with something attached; false when there was none. */
 static bool look_around(pom_sampler_t *s) {
     bool any = false;
+    s->parked_begun = false;
     // Acquire: pairs with the release in pom_slots_claim.
     pom_slot_t *slot = atomic_load_explicit(&s->slots->first, memory_order_acquire);
     for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {

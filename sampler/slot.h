@@ -205,6 +205,9 @@ static inline bool pom_slot_is_active(const pom_slot_t *slot) {
            !atomic_load_explicit(&slot->ended, memory_order_relaxed);
 }
 
+/* Something is attached on the thread with this state. [sampler] */
+bool pom_slots_busy(const pom_slots_t *slots, uintptr_t state);
+
 /* A copy of a slot's anchors for one walk. */
 typedef struct pom_slot_view_s {
     pom_slot_t *slot;

@@ -23,6 +23,9 @@ struct pom_walker_s {
      * [sampler]; must not block or allocate, nor call the interpreter without its lock. */
     pom_status_t (*walk)(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
                          uint32_t *anchor);
+    /* The looks of one tick at actions that do not run begin: what was learnt for those of the tick before is out of date. `slots` are all,
+     * borrowed until the next one. [sampler]; NULL: this walker keeps nothing. */
+    void (*parked_begin)(pom_walker_t *self, const pom_slots_t *slots);
     /* The stack of an action of the view that does not run, because its coroutine or greenlet waits. POM_ENOTFOUND when it runs
      * after all, or cannot be found. Likewise [sampler]; NULL: this walker cannot. */
     pom_status_t (*parked)(pom_walker_t *self, const pom_slot_view_t *view, uint32_t anchor,

@@ -163,10 +163,8 @@ static bool descend(uintptr_t *at, uint32_t index) {
     return false;
 }
 
-/* The value of our variable in the context that the thread runs in; 0 = none. */
-static uintptr_t owner_in(uintptr_t tstate) {
-    uintptr_t context =
-        *(volatile uintptr_t *)(tstate + offsetof(PyThreadState, context)); // stays during a walk
+/* The value of our variable in a context; 0 = none. */
+static uintptr_t value_in(uintptr_t context) {
     uintptr_t trie = context == 0 ? 0 : word(context + offsetof(struct _pycontextobject, ctx_vars));
     uintptr_t at = trie == 0 ? 0 : word(trie + offsetof(PyHamtObject, h_root));
     for (int level = 0; at != 0 && level < LEVELS_MAX; level++) {
@@ -177,17 +175,30 @@ static uintptr_t owner_in(uintptr_t tstate) {
     return 0;
 }
 
+uintptr_t pom_context_owner(uintptr_t context) {
+    uintptr_t owner = value_in(context);
+    bool is_owner = owner != 0 && word(owner + offsetof(PyObject, ob_type)) == (uintptr_t)owners;
+    return is_owner ? owner : 0;
+}
+
+bool pom_context_owns(uintptr_t owner, const pom_action_t *action) {
+    return owner != 0 && (uintptr_t)action->holder == owner + work_offset;
+}
+
 int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view) {
-    uintptr_t owner = atomic_load_explicit(&used, memory_order_relaxed) ? owner_in(tstate) : 0;
-    if (owner == 0 || word(owner + offsetof(PyObject, ob_type)) != (uintptr_t)owners) {
+    if (!atomic_load_explicit(&used, memory_order_relaxed)) {
+        return -1;
+    }
+    // The thread's own pointer stays during a walk.
+    uintptr_t owner = pom_context_owner(*(volatile uintptr_t *)(tstate + POM_TSTATE_CONTEXT));
+    if (owner == 0) {
         return -1;
     }
     uintptr_t action = word(owner + work_offset + offsetof(pom_work_t, action));
     for (uint32_t i = 0; action != 0 && i < view->count; i++) {
         // What is attached is not freed before this thread has sealed it, so it may be looked into.
         if ((uintptr_t)view->anchors[i].action == action &&
-            (uintptr_t)((const pom_action_t *)view->anchors[i].action)->holder ==
-                owner + work_offset) {
+            pom_context_owns(owner, view->anchors[i].action)) {
             return (int)i;
         }
     }

@@ -26,6 +26,12 @@ void pom_context_enter(PyObject *owner);
 /* The index of the anchor whose action's work the thread's running context has; -1: none. Within a walk. [sampler] */
 int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view);
 
+/* The object that entered a context, from a guarded look-up; 0 = nobody. Any address may be asked about. [sampler] */
+uintptr_t pom_context_owner(uintptr_t context);
+
+/* That object's work is what the action, which is attached, is held by. [sampler] */
+bool pom_context_owns(uintptr_t owner, const pom_action_t *action);
+
 /* The open outermost work that the calling context has; NULL = none; borrowed. [app] */
 pom_work_t *pom_context_work(void);
 

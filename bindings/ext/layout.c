@@ -56,11 +56,23 @@ static bool offsets_match(char *why, size_t size) {
            same(why, size, "code: firstlineno", o->code_object.firstlineno,
                 offsetof(PyCodeObject, co_firstlineno));
 }
+
+bool pom_layout_lists_threads(char *why, size_t size) {
+    const _Py_DebugOffsets *o = &_PyRuntime.debug_offsets;
+    return same(why, size, "interpreter: threads_head", o->interpreter_state.threads_head,
+                POM_INTERP_THREADS) &&
+           same(why, size, "thread state: next", o->thread_state.next, POM_TSTATE_NEXT) &&
+           same(why, size, "thread state: interp", o->thread_state.interp, POM_TSTATE_INTERP);
+}
 #else
 static bool offsets_match(char *why, size_t size) {
     (void)why;
     (void)size;
     return true; // no table before 3.13
+}
+
+bool pom_layout_lists_threads(char *why, size_t size) {
+    return offsets_match(why, size);
 }
 #endif
 

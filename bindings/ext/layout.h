@@ -1,7 +1,7 @@
 /*
  * Where CPython keeps what a walk needs: the only place with an #if on its version.
  *
- * Used by walker.c, parked.c, works.c and code_reader.c. Everything is an offset or a tiny accessor, so the code that reads is
+ * Used by walker.c, parked.c, copied_stack.c, helpers.c, works.c and code_reader.c. Everything is an offset or a tiny accessor, so the code that reads is
  * the same for every version. Offsets come from the headers the extension is built with; layout.c compares them at start with
  * what the running interpreter says of itself, since structs do change within a minor version.
  *
@@ -17,6 +17,7 @@
 #include <Python.h>
 
 #include <internal/pycore_frame.h>
+#include <internal/pycore_interp.h>
 #include <internal/pycore_runtime.h>
 #if PY_VERSION_HEX >= 0x030e0000
 #include <internal/pycore_interpframe_structs.h>
@@ -79,6 +80,37 @@ static inline bool pom_layout_current(uintptr_t tstate, uintptr_t *where) {
 #endif
 }
 
+/* The same from a copy of the thread state's front, of a thread that may end at any moment; 0 = nowhere. */
+static inline uintptr_t pom_layout_current_in(uintptr_t tstate, const unsigned char *front) {
+#if PY_VERSION_HEX >= 0x030d0000
+    (void)front;
+    return tstate + offsetof(PyThreadState, current_frame);
+#else
+    uintptr_t cframe;
+    (void)tstate;
+    memcpy(&cframe, front + offsetof(PyThreadState, cframe), sizeof cframe);
+    return cframe == 0 ? 0 : cframe + offsetof(_PyCFrame, current_frame);
+#endif
+}
+
+/* C called this frame, by a copy of its head. Only 3.11 says so there: the others put a shim below it. */
+static inline bool pom_layout_is_entry(const unsigned char *head) {
+#if PY_VERSION_HEX >= 0x030c0000
+    (void)head;
+    return false;
+#else
+    return head[offsetof(_PyInterpreterFrame, is_entry)] != 0;
+#endif
+}
+
+/* The instruction that a frame is at, -1 for one that has not started; false when code and pointer do not belong together. */
+static inline bool pom_layout_lasti(uintptr_t code, uintptr_t ip, int32_t *lasti) {
+    const uintptr_t most = (uintptr_t)1 << 24;
+    uintptr_t bytes = ip - code - POM_CODE_START + 2; // from "not started" on
+    *lasti = (int32_t)(bytes >> 1) - 1;
+    return bytes <= 2 * most && ((bytes | code) & 1) == 0;
+}
+
 /* The slot of a suspended coroutine's frame that holds what it awaits, from a copy of the frame's front; 0 = none, or torn. It is
  * the top of the frame's stack, on 3.15 the one below. */
 static inline uintptr_t pom_layout_awaited(uintptr_t frame, const unsigned char *front) {
@@ -96,10 +128,24 @@ static inline uintptr_t pom_layout_awaited(uintptr_t frame, const unsigned char 
     return slots < down || slots > most ? 0 : first + (uintptr_t)(slots - down) * sizeof(uintptr_t);
 }
 
-#define POM_TSTATE_CHUNK offsetof(PyThreadState, datastack_chunk)
-#define POM_TSTATE_SIZE  sizeof(PyThreadState)
+#define POM_TSTATE_CHUNK   offsetof(PyThreadState, datastack_chunk)
+#define POM_TSTATE_TOP     offsetof(PyThreadState, datastack_top)
+#define POM_TSTATE_LIMIT   offsetof(PyThreadState, datastack_limit)
+#define POM_TSTATE_NEXT    offsetof(PyThreadState, next)
+#define POM_TSTATE_INTERP  offsetof(PyThreadState, interp)
+#define POM_TSTATE_CONTEXT offsetof(PyThreadState, context)
+#define POM_TSTATE_SIZE    sizeof(PyThreadState)
+
+/* The part of another thread's state that is copied: all of the above. */
+#define POM_TSTATE_FRONT (POM_TSTATE_LIMIT + sizeof(uintptr_t))
+
+/* Where an interpreter keeps the head of its list of thread states. */
+#define POM_INTERP_THREADS offsetof(PyInterpreterState, threads.head)
 
 /* Whether the running interpreter is the one this was built for, by its own words; a sentence in `why` when not. */
 bool pom_layout_matches(char *why, size_t size);
+
+/* The same of the list of threads, without which only threads that work for a request are not found. */
+bool pom_layout_lists_threads(char *why, size_t size);
 
 #endif

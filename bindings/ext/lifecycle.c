@@ -20,6 +20,7 @@
 #include "bindings/ext/core.h"
 #include "bindings/ext/delivery.h"
 #include "bindings/ext/gil_walker.h"
+#include "bindings/ext/helpers.h"
 #include "bindings/ext/lifecycle.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/threads.h"
@@ -58,6 +59,9 @@ void pom_core_choose_walker(void) {
         (void)pom_walker_self_test((uintptr_t)PyThreadState_Get(), gil_reason, sizeof gil_reason);
     }
     gil_mode = gil_reason[0] != '\0';
+    if (!gil_mode) {
+        pom_helpers_check();
+    }
 }
 
 static pom_walker_t *walker(const char **name) {

@@ -69,19 +69,48 @@ static pom_status_t read_by_file(uintptr_t address, void *out, size_t size) {
     return got == (ssize_t)size ? POM_OK : POM_EUNREADABLE;
 }
 
-pom_status_t pom_memory_read(uintptr_t address, void *out, size_t size) {
-    struct iovec local = {.iov_base = out, .iov_len = size};
-    struct iovec remote = {.iov_base = (void *)address, .iov_len = size};
+static pid_t own_pid(void) {
     pid_t pid = atomic_load_explicit(&self_pid, memory_order_relaxed);
     if (pid == 0) {
         pid = getpid();
         atomic_store_explicit(&self_pid, pid, memory_order_relaxed);
     }
-    ssize_t got = process_vm_readv(pid, &local, 1, &remote, 1, 0);
-    if (got < 0 && (errno == EPERM || errno == ENOSYS)) {
+    return pid;
+}
+
+static bool is_refused(ssize_t got) {
+    return got < 0 && (errno == EPERM || errno == ENOSYS);
+}
+
+pom_status_t pom_memory_read(uintptr_t address, void *out, size_t size) {
+    struct iovec local = {.iov_base = out, .iov_len = size};
+    struct iovec remote = {.iov_base = (void *)address, .iov_len = size};
+    ssize_t got = process_vm_readv(own_pid(), &local, 1, &remote, 1, 0);
+    if (is_refused(got)) {
         return read_by_file(address, out, size);
     }
     return got == (ssize_t)size ? POM_OK : POM_EUNREADABLE;
+}
+
+size_t pom_memory_read_parts(const pom_memory_part_t *parts, size_t count) {
+    struct iovec local[POM_MEMORY_PARTS_MAX], remote[POM_MEMORY_PARTS_MAX];
+    size_t most = count < POM_MEMORY_PARTS_MAX ? count : POM_MEMORY_PARTS_MAX, done = 0;
+    for (size_t i = 0; i < most; i++) {
+        local[i] = (struct iovec){.iov_base = parts[i].out, .iov_len = parts[i].size};
+        remote[i] = (struct iovec){.iov_base = (void *)parts[i].address, .iov_len = parts[i].size};
+    }
+    ssize_t got = process_vm_readv(own_pid(), local, most, remote, most, 0);
+    if (is_refused(got)) {
+        while (done < most &&
+               read_by_file(parts[done].address, parts[done].out, parts[done].size) == POM_OK) {
+            done++;
+        }
+        return done;
+    }
+    for (; done < most && got >= (ssize_t)parts[done].size; done++) {
+        got -= (ssize_t)parts[done].size;
+    }
+    return done;
 }
 
 bool pom_memory_readable(void) {

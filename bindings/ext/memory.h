@@ -19,6 +19,19 @@
 /* Copies size bytes from any address of this process. POM_EUNREADABLE: not mapped, or the kernel refuses. [any] */
 pom_status_t pom_memory_read(uintptr_t address, void *out, size_t size);
 
+typedef struct pom_memory_part_s {
+    uintptr_t address;
+    void *out;
+    size_t size;
+} pom_memory_part_t;
+
+/* As many parts as one copy takes. */
+#define POM_MEMORY_PARTS_MAX 40
+
+/* Copies the parts in their order, all in one system call; returns how many it could, up to the first that is not there. 0.1 us a part and the
+ * call. [any] */
+size_t pom_memory_read_parts(const pom_memory_part_t *parts, size_t count);
+
 /* Whether the kernel lets us (seccomp may not); asked once and again after a fork. [any] */
 bool pom_memory_readable(void);
 

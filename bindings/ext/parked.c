@@ -6,6 +6,8 @@
  * a greenlet took with it. From a coroutine the chain of awaits is followed down (what `cr_await` says: it lies on the
  * suspended frame's stack), so that the leaf is the innermost await. Of a greenlet only the anchor frame itself can be found.
  *
+ * Threads that work for a request of ASGI while it waits stand below its chain (helpers.c).
+ *
  * Everything is read by the kernel's safe copy, for the application runs on and may free what is read: two copies a level. The
  * anchor frame is looked at again at the end; if it has moved, the chain is thrown away. Codes are only claims, as everywhere.
  */
@@ -16,11 +18,11 @@
 #include <string.h>
 
 #include "bindings/ext/exchange.h"
+#include "bindings/ext/helpers.h"
 #include "bindings/ext/memory.h"
 
 #define AWAITS_MAX 64 // levels; a chain this deep is cut at the leaf
 #define CHUNKS_MAX 64
-#define LASTI_MAX  (1 << 24)
 
 /* The front of a frame, as much as is looked at. */
 #define FRONT (offsetof(_PyInterpreterFrame, localsplus))
@@ -55,13 +57,12 @@ static bool read_frame(uintptr_t at, parked_frame_t *frame) {
 }
 
 static bool push(pom_stack_t *stack, const parked_frame_t *frame) {
-    intptr_t bytes = (intptr_t)(frame->ip - (frame->code + POM_CODE_START));
-    if (frame->code == 0 || (frame->code & 7) != 0 || bytes < -2 ||
-        bytes > 2 * (intptr_t)LASTI_MAX || (bytes & 1) != 0) {
+    int32_t lasti;
+    if (frame->code == 0 || (frame->code & 7) != 0 ||
+        !pom_layout_lasti(frame->code, frame->ip, &lasti)) {
         return false;
     }
-    stack->frames[stack->depth++] =
-        (pom_raw_frame_t){.code = frame->code, .lasti = (int32_t)(bytes / 2)};
+    stack->frames[stack->depth++] = (pom_raw_frame_t){.code = frame->code, .lasti = lasti};
     return true;
 }
 
@@ -122,11 +123,12 @@ static bool in_chunks(uintptr_t tstate, uintptr_t address) {
     return true;
 }
 
-static void leaf_first(pom_stack_t *stack) {
-    for (int32_t i = 0; i < stack->depth / 2; i++) {
-        pom_raw_frame_t other = stack->frames[i];
-        stack->frames[i] = stack->frames[stack->depth - 1 - i];
-        stack->frames[stack->depth - 1 - i] = other;
+/* The frames from there on, which stand root first, turned around. */
+static void leaf_first(pom_stack_t *stack, int32_t from) {
+    for (int32_t low = from, high = stack->depth - 1; low < high; low++, high--) {
+        pom_raw_frame_t other = stack->frames[low];
+        stack->frames[low] = stack->frames[high];
+        stack->frames[high] = other;
     }
 }
 
@@ -139,22 +141,27 @@ pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, ui
     stack->depth = 0;
     stack->truncated = false;
     if (anchor->kind != POM_ANCHOR_INSIDE || at == 0 || !read_frame(at, &frame) ||
-        frame.code != anchor->at.code || !push(stack, &frame)) {
+        frame.code != anchor->at.code) {
         return POM_ENOTFOUND;
     }
     if (frame.owner == POM_OWNER_THREAD) {
         // Not among the thread's chunks: a greenlet has them. Among them: it runs, or it has returned.
-        return in_chunks(view->slot->who.state, at) ? POM_ENOTFOUND : POM_OK;
+        return push(stack, &frame) && !in_chunks(view->slot->who.state, at) ? POM_OK
+                                                                            : POM_ENOTFOUND;
     }
     if (frame.owner != POM_OWNER_GENERATOR || frame.previous != 0) {
         return POM_ENOTFOUND; // it runs
     }
     first = frame;
+    int32_t helped = pom_helpers_stack(anchor, stack);
+    if (!push(stack, &frame)) {
+        return POM_ENOTFOUND;
+    }
     if (pom_frame_is_coroutine(at)) {
         for (int i = 0; i < AWAITS_MAX && awaited(&frame) && push(stack, &frame); i++) {
         }
     }
-    leaf_first(stack);
+    leaf_first(stack, helped);
     bool still = read_frame(anchor->at.frame, &frame) && frame.ip == first.ip &&
                  frame.previous == 0 && frame.code == first.code;
     return still ? POM_OK : POM_ENOTFOUND;

@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/core.h"
+#include "bindings/ext/helpers.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/walker.h"
 #include "middleware/request.h"
@@ -134,10 +135,11 @@ static PyObject *engine_info(PyObject *module, PyObject *unused) {
     PyObject *reason = pom_core_gil_reason()[0] == '\0'
                            ? Py_NewRef(Py_None)
                            : PyUnicode_FromString(pom_core_gil_reason());
-    return Py_BuildValue("{sssNsNs{sssNsNsN}}", "engine", pom_core_gil_mode() ? "gil" : "native",
+    return Py_BuildValue("{sssNsNs{sssNszsNsN}}", "engine", pom_core_gil_mode() ? "gil" : "native",
                          "reason", reason, "layout_ok", PyBool_FromLong(layout), "details",
                          "built_for", PY_VERSION, "memory_readable",
-                         PyBool_FromLong(pom_memory_readable()), "faults", counts, "counters", all);
+                         PyBool_FromLong(pom_memory_readable()), "request_threads_reason",
+                         pom_helpers_reason(), "faults", counts, "counters", all);
 }
 
 static PyMethodDef functions[] = {

@@ -26,14 +26,14 @@
 
 #include "base/clock.h"
 #include "bindings/ext/context.h"
+#include "bindings/ext/helpers.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/parked.h"
 
 #define STEPS_MAX     (2 * POM_STACK_MAX + 64) // frames and shims; a cycle ends here
 #define CHUNKS_MAX    64                       // 64 x 16 KiB hold some 8 000 frames
-#define LASTI_MAX     (1 << 24)
-#define CHUNK_MAX     ((uintptr_t)64 << 20) // a larger size field is torn
-#define PREFETCH_DOWN 512                   // the leaf's callers lie below it: four or so frames
+#define CHUNK_MAX     ((uintptr_t)64 << 20)    // a larger size field is torn
+#define PREFETCH_DOWN 512                      // the leaf's callers lie below it: four or so frames
 #define FEW_ANCHORS   8
 #define GENERATORS_CHECKED                                                                         \
     6 // frames from the leaf on: generators that change within a walk are the newest
@@ -158,13 +158,6 @@ static bool current_frame(reader_t *r, uintptr_t *frame) {
         return true;
     }
     return pom_memory_read(where, frame, sizeof *frame) == POM_OK;
-}
-
-/* Instructions before this one, -1 for a frame that has not started; false when code and pointer do not belong together. */
-static inline bool lasti_of(const frame_head_t *head, int32_t *lasti) {
-    uintptr_t bytes = head->ip - head->code - POM_CODE_START + 2; // from "not started" on
-    *lasti = (int32_t)(bytes >> 1) - 1;
-    return bytes <= 2 * (uintptr_t)LASTI_MAX && ((bytes | head->code) & 1) == 0;
 }
 
 /* ---- anchors ------------------------------------------------------------------------------ */
@@ -327,7 +320,7 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
                 break;
             }
         }
-        if (!lasti_of(&head, &lasti) || step >= STEPS_MAX) {
+        if (!pom_layout_lasti(head.code, head.ip, &lasti) || step >= STEPS_MAX) {
             return POM_ETORN;
         }
         if (depth < POM_STACK_MAX) {
@@ -382,8 +375,10 @@ static pom_status_t walk(pom_walker_t *self, const pom_slot_view_t *view, pom_st
 }
 
 pom_walker_t *pom_native_walker(void) {
-    static pom_walker_t walker = {
-        .walk = walk, .parked = pom_walk_parked, .frame_most_ns = POM_NS_PER_US};
+    static pom_walker_t walker = {.walk = walk,
+                                  .parked_begin = pom_helpers_begin,
+                                  .parked = pom_walk_parked,
+                                  .frame_most_ns = POM_NS_PER_US};
     return &walker;
 }
 
@@ -409,7 +404,7 @@ bool pom_own_frame(uintptr_t tstate, uintptr_t frame, pom_own_frame_t *out) {
             out->code = head.code;
             out->previous = head.previous;
             out->generator = head.owner == POM_OWNER_GENERATOR;
-            return lasti_of(&head, &out->lasti);
+            return pom_layout_lasti(head.code, head.ip, &out->lasti);
         }
         frame = head.previous;
     }

@@ -98,7 +98,7 @@ def _engine():
     reason = info.get("reason") or _backend.reason
     info.update(engine=name, reason=reason)
     if name in _NATIVE:
-        return info, [
+        found = [
             Finding(
                 "ok",
                 "engine",
@@ -106,6 +106,11 @@ def _engine():
                 + ("; the layout of this interpreter was checked" if info.get("layout_ok") else ""),
             )
         ]
+        blind = info["details"].get("request_threads_reason")
+        if blind:
+            text = f"what runs in threads for a request of ASGI is not seen, because {blind}"
+            found.append(Finding("degraded", "threads", text, "reinstall the package from source"))
+        return info, found
     meaning = {
         "gil": "every sample takes the GIL: it costs more and is later under load",
         "pure": "written in Python: the same answers at a higher cost",

@@ -1,0 +1,254 @@
+/*
+ * Which thread works for a request that waits.
+ *
+ * Nothing tells the sampler that a pool's thread has taken something up for a request: a watcher of contexts would cost each step of each
+ * task, and a patch of the pool is not ours to make. But the function runs in a copy of the request's context, so the thread's state
+ * says whom it works for. So a tick that looks at a request that waits lists the interpreter's threads (once), and asks the context of those
+ * that have one, until one names this request. An idle thread of a pool has no context, and costs a copy of its state.
+ *
+ *     interpreter -> state -> state -> state          one system call for 16, guessed from the list of the tick before
+ *                      |
+ *                   context -> our variable -> request   4 copies (context.c), at most LOOKUPS_MAX a tick
+ *                      |
+ *                   stack                                some 5 copies (copied_stack.c), then the context once more
+ *
+ * Such a thread has no slot that would keep its memory, so all of this is copied, and believed only when the context still names the request
+ * after the stack was read. A thread with an action of its own is left out: its lines are in that one's record.
+ *
+ * What is found lives until the next tick, as numbers that are compared. So a request that ends, or is cancelled, while a thread still works
+ * for it is nobody's concern: it waits no more, and is not looked at.
+ *
+ * Runs on the sampler thread, but for the check at start.
+ */
+#include "bindings/ext/layout.h"
+
+#include "bindings/ext/helpers.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "actions/action.h"
+#include "bindings/ext/context.h"
+#include "bindings/ext/copied_stack.h"
+#include "bindings/ext/memory.h"
+#include "bindings/ext/walker.h"
+#include "middleware/request.h"
+
+/* The newest of more are seen. anyio's pool has 40 threads and that of asyncio 32 at most. */
+#define THREADS_MAX 128
+#define BATCH       16
+
+/* Contexts asked in one tick, 1.5 us each: as many requests at a time are in threads rarely, and which are asked changes from tick to
+ * tick. */
+#define LOOKUPS_MAX 32
+
+/* Threads that the check at start goes through: the main one is the last. */
+#define LIST_MAX 65536
+
+typedef struct helper_s {
+    pom_thread_copy_t thread;
+    uintptr_t owner; /* whom its context names; 0 = nobody, once asked */
+    bool asked;
+} helper_t;
+
+/* Written by the check, before there is a sampler. */
+static uintptr_t interpreter;
+static int pool_stretches; // of Python, from a thread's start to Context.run
+static char reason[160] = "not looked at yet";
+
+/* The sampler thread's. */
+static const pom_slots_t *all_slots;
+static bool listed;                   // in this tick
+static uintptr_t states[THREADS_MAX]; // all threads when they were last listed
+static size_t state_count;
+static helper_t helpers[THREADS_MAX]; // those in a context
+static size_t helper_count;
+static int lookups;
+static uint32_t turn; // who is asked first
+
+/* ---- the list of threads ------------------------------------------------------------------------ */
+
+/* Copies the states from this one on, as far as the last list says where they are; returns how many. */
+static size_t copy_states(uintptr_t at, size_t *guess, uintptr_t *where,
+                          unsigned char (*fronts)[POM_TSTATE_FRONT]) {
+    pom_memory_part_t parts[BATCH];
+    size_t from = *guess, count = 0;
+    while (from < state_count && states[from] != at) {
+        from++;
+    }
+    if (from < state_count) {
+        *guess = from;
+        count = state_count - from < BATCH ? state_count - from : BATCH;
+        memcpy(where, &states[from], count * sizeof *where);
+    } else {
+        count = 1; // a new thread
+        where[0] = at;
+    }
+    for (size_t i = 0; i < count; i++) {
+        parts[i] = (pom_memory_part_t){where[i], fronts[i], POM_TSTATE_FRONT};
+    }
+    return pom_memory_read_parts(parts, count);
+}
+
+static uintptr_t first_thread(void) {
+    uintptr_t first;
+    uintptr_t head = interpreter + POM_INTERP_THREADS;
+    return pom_memory_read(head, &first, sizeof first) == POM_OK ? first : 0;
+}
+
+/* All threads, and of these the ones that are in a context. A list that changes meanwhile is cut short, or has one that is gone. */
+static void list_threads(void) {
+    uintptr_t found[THREADS_MAX], where[BATCH];
+    unsigned char fronts[BATCH][POM_TSTATE_FRONT];
+    size_t count = 0, guess = 0;
+    uintptr_t at = first_thread();
+    helper_count = 0;
+    while (at != 0 && (at & 7) == 0 && count < THREADS_MAX) {
+        size_t got = copy_states(at, &guess, where, fronts);
+        if (got == 0) {
+            break;
+        }
+        // As long as the list is what it was.
+        for (size_t i = 0; i < got && where[i] == at && count < THREADS_MAX; i++) {
+            pom_thread_copy_t thread;
+            pom_thread_copy(at, fronts[i], &thread);
+            if (thread.interp != interpreter) {
+                at = 0; // no thread state any more
+                break;
+            }
+            found[count++] = at;
+            if (thread.context != 0) {
+                helpers[helper_count++] = (helper_t){.thread = thread};
+            }
+            at = thread.next;
+        }
+    }
+    memcpy(states, found, count * sizeof found[0]);
+    state_count = count;
+}
+
+/* ---- for one request ------------------------------------------------------------------------------ */
+
+void pom_helpers_begin(pom_walker_t *self, const pom_slots_t *slots) {
+    (void)self;
+    all_slots = slots;
+    listed = false;
+    lookups = 0;
+}
+
+static bool works_for(helper_t *helper, const pom_action_t *action) {
+    if (!helper->asked && lookups < LOOKUPS_MAX) {
+        helper->asked = true;
+        if (!pom_slots_busy(all_slots, helper->thread.state)) {
+            helper->owner = pom_context_owner(helper->thread.context);
+            lookups++;
+        }
+    }
+    return pom_context_owns(helper->owner, action);
+}
+
+int32_t pom_helpers_stack(const pom_anchor_t *anchor, pom_stack_t *stack) {
+    // It is attached, so it is not freed before this thread has sealed it.
+    const pom_action_t *action = anchor->action;
+    if (reason[0] != '\0' || action->kind != &pom_asgi_kind) {
+        return 0;
+    }
+    if (!listed) {
+        list_threads();
+        listed = true;
+    }
+    turn++;
+    for (size_t i = 0; i < helper_count; i++) {
+        helper_t *helper = &helpers[(turn + i) % helper_count];
+        // The context may be gone, and another be at its place: it is asked again when the stack has been read.
+        if (works_for(helper, action) &&
+            pom_copied_stack(&helper->thread, pool_stretches, stack) > 0 &&
+            pom_context_owner(helper->thread.context) == helper->owner) {
+            return stack->depth;
+        }
+    }
+    stack->depth = 0;
+    stack->truncated = false;
+    return 0;
+}
+
+/* ---- the check at start --------------------------------------------------------------------------- */
+
+static bool read_state(uintptr_t state, pom_thread_copy_t *thread) {
+    unsigned char front[POM_TSTATE_FRONT];
+    if (pom_memory_read(state, front, sizeof front) != POM_OK) {
+        return false;
+    }
+    pom_thread_copy(state, front, thread);
+    return true;
+}
+
+static bool list_has(uintptr_t state) {
+    pom_thread_copy_t thread = {.next = first_thread()};
+    for (int i = 0; i < LIST_MAX && thread.next != 0 && thread.next != state; i++) {
+        if (!read_state(thread.next, &thread) || thread.interp != interpreter) {
+            return false;
+        }
+    }
+    return thread.next == state;
+}
+
+/* A context that is entered is the one its thread's state names. */
+static bool has_context(uintptr_t state) {
+    PyObject *context = PyContext_New();
+    pom_thread_copy_t thread;
+    bool good = false;
+    if (context != NULL && PyContext_Enter(context) == 0) {
+        good = read_state(state, &thread) && thread.context == (uintptr_t)context;
+        (void)PyContext_Exit(context); // cannot fail: it was entered just now
+    }
+    PyErr_Clear(); // no memory: as if it were not so
+    Py_XDECREF(context);
+    return good;
+}
+
+/* The newest frame in the chunk lies in its used part. */
+static bool has_chunk(uintptr_t state) {
+    pom_thread_copy_t thread;
+    pom_own_frame_t frame;
+    bool more = pom_own_frame(state, 0, &frame);
+    while (more && frame.generator) {
+        more = frame.previous != 0 && pom_own_frame(state, frame.previous, &frame);
+    }
+    return more && read_state(state, &thread) && frame.frame > thread.chunk &&
+           frame.frame < thread.top && thread.top <= thread.limit;
+}
+
+/* From 3.14 on threads may start in a copy of the context they are made in: their outermost Python is then called by Context.run, too, and what
+ * is in a context without a pool's function is a thread that a request has started, for whatever it may be. */
+static bool inherit_contexts(void) {
+    PyObject *flags = PySys_GetObject("flags"); // borrowed
+    PyObject *flag = flags == NULL ? NULL : PyObject_GetAttrString(flags, "thread_inherit_context");
+    bool inherit = flag != NULL && PyObject_IsTrue(flag) == 1;
+    Py_XDECREF(flag);
+    PyErr_Clear(); // before 3.14
+    return inherit;
+}
+
+const char *pom_helpers_reason(void) {
+    return reason[0] == '\0' ? NULL : reason;
+}
+
+void pom_helpers_check(void) {
+    uintptr_t state = (uintptr_t)PyThreadState_Get();
+    const char *why = "";
+    interpreter = (uintptr_t)PyInterpreterState_Main();
+    pool_stretches = inherit_contexts() ? 2 : 1;
+    reason[0] = '\0';
+    if (!pom_layout_lists_threads(reason, sizeof reason)) {
+        return;
+    }
+    if (!list_has(state)) {
+        why = "the interpreter's list of threads does not have this one";
+    } else if (!has_context(state)) {
+        why = "a thread's context is not where it should be";
+    } else if (!has_chunk(state)) {
+        why = "a thread's stack is not where it should be";
+    }
+    (void)snprintf(reason, sizeof reason, "%s", why);
+}
