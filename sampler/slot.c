@@ -356,15 +356,12 @@ __attribute__((no_sanitize("thread"))) static int32_t copy_tid(const pom_slot_t 
 }
 
 /* Racy likewise. */
-__attribute__((no_sanitize("thread"))) static uintptr_t copy_state(const pom_slot_t *slot) {
-    return *(const volatile uintptr_t *)&slot->who.state;
-}
-
-bool pom_slots_busy(const pom_slots_t *slots, uintptr_t state) {
+__attribute__((no_sanitize("thread"))) bool pom_slots_busy(const pom_slots_t *slots,
+                                                           uintptr_t state) {
     // Acquire: pairs with the release in pom_slots_claim.
     const pom_slot_t *slot = atomic_load_explicit(&slots->first, memory_order_acquire);
     for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
-        if (pom_slot_is_active(slot) && copy_state(slot) == state) {
+        if (pom_slot_is_active(slot) && *(const volatile uintptr_t *)&slot->who.state == state) {
             return true;
         }
     }

@@ -41,6 +41,7 @@ typedef struct span_s {
     uintptr_t at;
     size_t size;
     unsigned char *copy;
+    bool met; /* by the chain that is followed */
 } span_t;
 
 typedef struct shot_s {
@@ -105,11 +106,6 @@ static bool plan(shot_t *s, const pom_thread_copy_t *thread) {
     return true;
 }
 
-/* The thread at another moment of a copy: still in the same context, chunk and run of the interpreter loop. */
-static bool is_same(const pom_thread_copy_t *a, const pom_thread_copy_t *b) {
-    return a->context == b->context && a->current == b->current && a->chunk == b->chunk;
-}
-
 /* All spans at one moment. POM_ENOTFOUND: it has ended, or left its context. POM_ETORN: another time, perhaps. */
 static pom_status_t take(shot_t *s) {
     pom_memory_part_t parts[SPANS_MAX + 4];
@@ -119,6 +115,7 @@ static pom_status_t take(shot_t *s) {
     parts[count++] = (pom_memory_part_t){s->thread.current, &leaves[0], sizeof leaves[0]};
     for (size_t i = 0; i < s->span_count; i++) {
         parts[count++] = (pom_memory_part_t){s->spans[i].at, s->spans[i].copy, s->spans[i].size};
+        s->spans[i].met = false;
     }
     parts[count++] = (pom_memory_part_t){s->thread.current, &leaves[1], sizeof leaves[1]};
     parts[count++] = (pom_memory_part_t){s->thread.state, s->fronts[1], POM_TSTATE_FRONT};
@@ -131,31 +128,42 @@ static pom_status_t take(shot_t *s) {
     if (before.context != s->thread.context || before.interp != s->thread.interp) {
         return POM_ENOTFOUND;
     }
-    if (!is_same(&before, &s->thread) || got < count) {
+    bool covered =
+        before.chunk == s->thread.chunk && before.top <= s->spans[0].at + s->spans[0].size;
+    if (got < count || !covered) {
         return plan(s, &before) ? POM_ETORN : POM_ENOTFOUND; // it has moved on, or a span has gone
     }
+    s->thread.top = before.top;
+    if (before.current != s->thread.current) {
+        s->thread.current = before.current; // C has called meanwhile, or returned (3.12 and before)
+        return POM_ETORN;
+    }
     pom_thread_copy(s->thread.state, s->fronts[1], &after);
-    s->leaf = leaves[0];
+    bool same = after.context == before.context && after.current == before.current &&
+                after.chunk == before.chunk;
     bool in_chunk = leaves[1] >= after.chunk && leaves[1] < after.limit;
     bool left = in_chunk && leaves[1] < leaves[0] && leaves[0] < after.limit;
-    return is_same(&before, &after) && !left ? POM_OK : POM_ETORN;
+    s->leaf = leaves[0];
+    return same && !left ? POM_OK : POM_ETORN;
 }
 
-/* The copy of a frame's head, where a span has it. */
-static const unsigned char *find(const shot_t *s, uintptr_t frame) {
+/* The copy of a frame's head; false: no span has it. */
+static bool find(shot_t *s, uintptr_t frame, const unsigned char **head) {
     for (size_t i = 0; i < s->span_count; i++) {
-        const span_t *span = &s->spans[i];
+        span_t *span = &s->spans[i];
         if (frame >= span->at && frame - span->at < span->size &&
             span->size - (frame - span->at) >= POM_FRAME_HEAD) {
-            return span->copy + (frame - span->at);
+            *head = span->copy + (frame - span->at);
+            span->met = true;
+            return true;
         }
     }
-    return NULL;
+    return false;
 }
 
-/* A span for a frame that no other has: what lies below it in the next older chunk too, if it is in that. NULL with *status: POM_EFULL, or it
- * cannot be read. */
-static const unsigned char *grow(shot_t *s, uintptr_t frame, pom_status_t *status) {
+/* A span for a frame that no other has: all of the next older chunk, if it is in that (none is smaller than a window). POM_EFULL, or
+ * POM_EUNREADABLE. */
+static pom_status_t grow(shot_t *s, uintptr_t frame, const unsigned char **head) {
     const span_t *newest = &s->spans[0];
     uintptr_t older = s->older;
     if (older == 0 && newest->at == s->thread.chunk && newest->size >= sizeof(_PyStackChunk)) {
@@ -163,26 +171,37 @@ static const unsigned char *grow(shot_t *s, uintptr_t frame, pom_status_t *statu
     }
     bool in_older = older != 0 && frame > older && frame - older < WINDOW_MAX - POM_FRAME_HEAD;
     uintptr_t at = in_older ? older : frame;
-    span_t *span = add_span(s, at, frame - at + POM_FRAME_HEAD);
-    if (span == NULL || s->reads++ >= READS_MAX) {
-        *status = POM_EFULL;
-        return NULL;
+    span_t *span =
+        s->reads++ < READS_MAX ? add_span(s, at, in_older ? WINDOW_MAX : POM_FRAME_HEAD) : NULL;
+    if (span == NULL) {
+        return POM_EFULL;
     }
     if (pom_memory_read(span->at, span->copy, span->size) != POM_OK) {
         s->span_count--;
-        *status = POM_EUNREADABLE;
-        return NULL;
+        return POM_EUNREADABLE;
     }
     s->grown = true;
+    span->met = true;
     if (in_older) {
         s->older = word(span->copy + offsetof(_PyStackChunk, previous));
     }
-    return span->copy + (frame - at);
+    *head = span->copy + (frame - at);
+    return POM_OK;
+}
+
+/* Makes room: what the chain did not meet was of calls that are over. False when there is nothing of that kind. */
+static bool forget_unmet(shot_t *s) {
+    for (size_t i = 1; i < s->span_count; i++) {
+        if (!s->spans[i].met) {
+            return plan(s, &s->thread);
+        }
+    }
+    return false;
 }
 
 /* ---- the chain in it ---------------------------------------------------------------------------- */
 
-/* Depths at which C called: the oldest so far first. */
+/* Depths, counted from the leaf, at which C called: the nearest to the thread's start first. */
 typedef struct stretches_s {
     int32_t ends[STRETCHES];
 } stretches_t;
@@ -194,24 +213,31 @@ static void end_stretch(stretches_t *s, int32_t depth) {
     }
 }
 
+static void take_back(stretches_t *s) {
+    memmove(&s->ends[0], &s->ends[1], (STRETCHES - 1) * sizeof s->ends[0]);
+}
+
 /* The frames above the pool's in *stack; a stack that is too deep keeps what was read of it, from its leaf on. */
-static pom_status_t follow(shot_t *s, int pool_stretches, pom_stack_t *stack) {
+static pom_status_t follow(shot_t *s, const pom_pool_t *pool, pom_stack_t *stack) {
     stretches_t stretches = {{0}};
     uintptr_t frame = s->leaf;
     bool generator = false; // the last one
     stack->depth = 0;
     stack->truncated = false;
     for (int step = 0; frame != 0; step++) {
-        pom_status_t status = POM_OK;
-        const unsigned char *head = (frame & 7) != 0 ? NULL : find(s, frame);
-        if (head == NULL) {
-            head = (frame & 7) != 0 ? NULL : grow(s, frame, &status);
+        const unsigned char *head;
+        if ((frame & 7) != 0 || step == STEPS_MAX) {
+            return POM_ETORN;
+        }
+        pom_status_t status = find(s, frame, &head) ? POM_OK : grow(s, frame, &head);
+        if (status == POM_EFULL && forget_unmet(s)) {
+            return POM_ETORN;
         }
         if (status == POM_EFULL || stack->depth == FRAMES_MAX) {
             stack->truncated = true;
             return POM_OK;
         }
-        if (head == NULL || step == STEPS_MAX) {
+        if (status != POM_OK) {
             return POM_ETORN;
         }
         unsigned owner = head[POM_FRAME_OWNER];
@@ -228,6 +254,9 @@ static pom_status_t follow(shot_t *s, int pool_stretches, pom_stack_t *stack) {
         if (code == 0 || !pom_layout_lasti(code, word(head + POM_FRAME_IP), &raw->lasti)) {
             return POM_ETORN;
         }
+        if (code == pool->run_target && stretches.ends[0] == stack->depth) {
+            take_back(&stretches);
+        }
         raw->code = code;
         stack->depth++;
         generator = owner == POM_OWNER_GENERATOR;
@@ -238,11 +267,12 @@ static pom_status_t follow(shot_t *s, int pool_stretches, pom_stack_t *stack) {
     if (stretches.ends[0] != stack->depth || generator) {
         return POM_ETORN;
     }
-    stack->depth = pool_stretches < STRETCHES ? stretches.ends[pool_stretches] : 0;
+    stack->depth = pool->stretches < STRETCHES ? stretches.ends[pool->stretches] : 0;
     return POM_OK;
 }
 
-int32_t pom_copied_stack(const pom_thread_copy_t *thread, int pool_stretches, pom_stack_t *stack) {
+int32_t pom_copied_stack(const pom_thread_copy_t *thread, const pom_pool_t *pool,
+                         pom_stack_t *stack) {
     shot_t *s = &shot;
     pom_status_t status = POM_ETORN;
     s->reads = 0;
@@ -251,7 +281,7 @@ int32_t pom_copied_stack(const pom_thread_copy_t *thread, int pool_stretches, po
         s->grown = false;
         status = take(s);
         if (status == POM_OK) {
-            status = follow(s, pool_stretches, stack);
+            status = follow(s, pool, stack);
             if (s->grown) {
                 status = POM_ETORN; // once more, all at one moment
             }

@@ -26,9 +26,16 @@ typedef struct pom_thread_copy_s {
 /* From a copy of the first POM_TSTATE_FRONT bytes of the state. */
 void pom_thread_copy(uintptr_t state, const unsigned char *front, pom_thread_copy_t *out);
 
-/* The thread's Python frames, leaf first, without those of the pool: counted from its start, so many stretches of Python without C in
- * between are left out. Returns the depth. 0: there are none, it has left the context it had, it has ended, or it never held still.
- * Some ten copies at most where it waits. [sampler] */
-int32_t pom_copied_stack(const pom_thread_copy_t *thread, int pool_stretches, pom_stack_t *stack);
+/* What the stack of a pool's thread begins with. */
+typedef struct pom_pool_s {
+    int stretches; /* of Python without C in between */
+    uintptr_t
+        run_target; /* the code that may call the next of the pool's functions as C does; 0 = none */
+} pom_pool_t;
+
+/* The thread's Python frames, leaf first, without those of the pool. Returns the depth. 0: there are none, it has left the context it had, it has
+ * ended, or it never held still. Some five copies where it waits. [sampler] */
+int32_t pom_copied_stack(const pom_thread_copy_t *thread, const pom_pool_t *pool,
+                         pom_stack_t *stack);
 
 #endif

@@ -53,7 +53,7 @@ typedef struct helper_s {
 
 /* Written by the check, before there is a sampler. */
 static uintptr_t interpreter;
-static int pool_stretches; // of Python, from a thread's start to Context.run
+static pom_pool_t pool;
 static char reason[160] = "not looked at yet";
 
 /* The sampler thread's. */
@@ -161,8 +161,7 @@ int32_t pom_helpers_stack(const pom_anchor_t *anchor, pom_stack_t *stack) {
     for (size_t i = 0; i < helper_count; i++) {
         helper_t *helper = &helpers[(turn + i) % helper_count];
         // The context may be gone, and another be at its place: it is asked again when the stack has been read.
-        if (works_for(helper, action) &&
-            pom_copied_stack(&helper->thread, pool_stretches, stack) > 0 &&
+        if (works_for(helper, action) && pom_copied_stack(&helper->thread, &pool, stack) > 0 &&
             pom_context_owner(helper->thread.context) == helper->owner) {
             return stack->depth;
         }
@@ -230,6 +229,23 @@ static bool inherit_contexts(void) {
     return inherit;
 }
 
+/* 3.11 calls what has *args through C, also a function of Python's, as threading.Thread does with its target. */
+static uintptr_t run_target(void) {
+    PyObject *code = NULL;
+#if PY_VERSION_HEX < 0x030c0000
+    PyObject *threading = PyImport_ImportModule("threading");
+    PyObject *type = threading == NULL ? NULL : PyObject_GetAttrString(threading, "Thread");
+    PyObject *run = type == NULL ? NULL : PyObject_GetAttrString(type, "run");
+    code = run == NULL ? NULL : PyObject_GetAttrString(run, "__code__");
+    Py_XDECREF(run);
+    Py_XDECREF(type);
+    Py_XDECREF(threading);
+    Py_XDECREF(code); // compared only; the class keeps it
+    PyErr_Clear();    // somebody's own idea of a thread: more of the pool's frames are shown
+#endif
+    return (uintptr_t)code;
+}
+
 const char *pom_helpers_reason(void) {
     return reason[0] == '\0' ? NULL : reason;
 }
@@ -238,7 +254,7 @@ void pom_helpers_check(void) {
     uintptr_t state = (uintptr_t)PyThreadState_Get();
     const char *why = "";
     interpreter = (uintptr_t)PyInterpreterState_Main();
-    pool_stretches = inherit_contexts() ? 2 : 1;
+    pool = (pom_pool_t){.stretches = inherit_contexts() ? 2 : 1, .run_target = run_target()};
     reason[0] = '\0';
     if (!pom_layout_lists_threads(reason, sizeof reason)) {
         return;

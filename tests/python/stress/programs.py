@@ -328,6 +328,87 @@ def messages(rounds=200):
     in_threads(4, work)
 
 
+def request_threads(rounds=100):
+    """Requests of ASGI with threads that come and go: of a pool that lives for a round, of their own, left behind by requests that
+    were cancelled; deep stacks, generators and callbacks in them; contexts that die with them."""
+    import asyncio
+    import contextvars
+    import gc
+    from concurrent.futures import ThreadPoolExecutor
+
+    def job_leaf():
+        return 1
+
+    def job_pair():
+        return job_leaf() + job_leaf()
+
+    def job_each():
+        for _ in range(20):
+            yield job_pair()
+
+    def job_key(value):
+        return job_leaf() - value
+
+    def job_down(levels):
+        return job_down(levels - 1) if levels else sum(job_each())
+
+    def job():
+        for levels in (0, 3, 40, 150):
+            for _ in range(10):
+                job_pair()
+                sorted(range(20), key=job_key)
+                job_down(levels)
+
+    async def in_a_pool():
+        await asyncio.to_thread(job)
+
+    async def in_its_own_thread():
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def work():
+            job()
+            loop.call_soon_threadsafe(done.set)
+
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
+        own.append(thread)
+        thread.start()
+        await done.wait()
+
+    async def app(scope, receive, send):
+        await (in_a_pool if scope["path"] == "/pool" else in_its_own_thread)()
+
+    async def nothing(*_):
+        pass
+
+    wrapped, own = profilomatic.asgi.wrap(app), []
+
+    def request(path):
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "root_path": ""}
+        return asyncio.ensure_future(wrapped(scope, nothing, nothing))
+
+    async def one_round(number):
+        pool = ThreadPoolExecutor(4)
+        asyncio.get_running_loop().set_default_executor(pool)
+        requests = [request("/pool" if i % 2 else "/own") for i in range(8)]
+        for _ in range(number % 7):
+            await asyncio.sleep(0.001)
+        for each in requests[number % 3::3]:
+            each.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+        pool.shutdown()
+        for thread in own:
+            thread.join()
+        own.clear()
+        requests.clear()
+        gc.collect()
+
+    async def main():
+        for number in range(rounds):
+            await one_round(number)
+
+    asyncio.run(main())
+
+
 if __name__ == "__main__":
     program, path = sys.argv[1:3]
     begin(path)

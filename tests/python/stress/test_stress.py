@@ -10,7 +10,7 @@ import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = ["storm", "short_threads", "churn", "recursion", "boundary", "generators", "callbacks", "names", "restarts", "messages",
-            "abandoned_threads", "kept_dicts"]
+            "abandoned_threads", "kept_dicts", "request_threads"]
 KNOWN = {
     "storm": {"work", "tiny"}, "short_threads": {"work"}, "recursion": {"work", "down"}, "boundary": {"work", "down", "wide"},
     "generators": {"work", "inner", "outer"},
@@ -69,6 +69,26 @@ def test_dying_code_keeps_its_own_name(tmp_path):
     for record in records:
         made = {node["function"] for node in nodes(record) if node.get("function", "").startswith("made_")}
         assert len(made) <= 1, made
+
+
+JOB_CALLS = {"job": {"job_pair", "job_key", "job_down"}, "job_down": {"job_down", "job_each"}, "job_each": {"job_pair"},
+             "job_pair": {"job_leaf"}, "job_key": {"job_leaf"}, "job_leaf": set()}
+
+
+def test_threads_of_requests_show_callers_that_call(tmp_path):
+    """No stack is put together from two moments, and what runs in a thread is the request's whose context it has."""
+    _, records = run(tmp_path, "request_threads")
+    seen = set()
+    for record in records:
+        for node in [record, *nodes(record)]:
+            name = node.get("function", "").rpartition(".")[2]
+            below = {child.get("function", "").rpartition(".")[2] for child in node.get("children", ())}
+            assert not {each for each in below if each in JOB_CALLS} - JOB_CALLS.get(name, {"job"}), (name, below)
+            seen |= below
+        where = {"/pool": "in_its_own_thread", "/own": "in_a_pool"}[record["action"]["path_info"]]
+        assert where not in {node.get("function", "").rpartition(".")[2] for node in nodes(record)}
+    if records[0]["profiler"]["engine"] == "native":
+        assert {"job", "job_down", "job_pair"} <= seen
 
 
 def test_greenlets_keep_their_own_samples(tmp_path):

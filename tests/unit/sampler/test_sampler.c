@@ -497,6 +497,56 @@ static void test_sampler_gives_each_of_many_waiting_actions_its_turn(void **stat
     rig_fini(&rig);
 }
 
+static _Atomic(int64_t) parked_begins;
+static _Atomic(bool) parked_unbegun; /* a look came before its tick was told of */
+static _Atomic(bool) parked_told;
+
+static void begin_parked(pom_walker_t *self, const pom_slots_t *slots) {
+    (void)self;
+    atomic_fetch_add(&parked_begins, 1);
+    atomic_store(&parked_told, atomic_load(&slots->first) != NULL);
+}
+
+static pom_status_t find_told(pom_walker_t *self, const pom_slot_view_t *view, uint32_t anchor,
+                              pom_stack_t *stack) {
+    if (!atomic_load(&parked_told)) {
+        atomic_store(&parked_unbegun, true);
+    }
+    return find_parked(self, view, anchor, stack);
+}
+
+static void forget_told(fake_client_t *self) {
+    (void)self;
+    atomic_store(&parked_told, false);
+}
+
+static void test_sampler_says_once_a_tick_that_it_looks_at_what_waits(void **state) {
+    rig_t rig;
+    for (int waiting = 0; waiting < 2; waiting++) {
+        rig_with_parked(&rig, 1 + 4 * (uintptr_t)waiting);
+        rig.walker.walker.parked_begin = begin_parked;
+        rig.walker.walker.parked = find_told;
+        rig.client.on_tick = forget_told;
+        atomic_store(&parked_begins, 0);
+        atomic_store(&parked_unbegun, false);
+        pom_slot_t *other = claim(&rig, 0);
+        attach(&rig, other, 6);
+        if (waiting == 1) {
+            attach(&rig, other, 7); // 6 waits beside it
+        }
+        await_looks(&rig, 100);
+        pom_sampler_stop(rig.sampler);
+        assert_false(atomic_load(&parked_unbegun));
+        if (waiting == 0) {
+            assert_int_equal(atomic_load(&parked_begins), 0); // one action a thread: it runs
+        } else {
+            assert_true(atomic_load(&parked_begins) > 0);
+            assert_true(atomic_load(&parked_begins) <= atomic_load(&rig.client.ticks));
+        }
+        rig_fini(&rig);
+    }
+}
+
 static void test_sampler_takes_no_wait_of_a_slot_that_changed(void **state) {
     rig_t rig;
     rig_with_parked(&rig, 5);
@@ -1160,6 +1210,7 @@ int main(void) {
         POM_TEST(test_sampler_looks_at_what_waits_beside_what_runs),
         POM_TEST(test_sampler_looks_at_what_waits_while_the_thread_does_something_else),
         POM_TEST(test_sampler_gives_each_of_many_waiting_actions_its_turn),
+        POM_TEST(test_sampler_says_once_a_tick_that_it_looks_at_what_waits),
         POM_TEST(test_sampler_takes_no_wait_of_a_slot_that_changed),
         POM_TEST(test_sampler_tells_running_threads_from_waiting_ones),
         POM_TEST(test_sampler_tells_running_threads_from_those_that_wait_for_a_cpu),

@@ -373,6 +373,25 @@ static void test_slots_withdraw_everything(void **state) {
     pom_slots_fini(&slots);
 }
 
+static void test_slots_tell_whose_thread_has_something_attached(void **state) {
+    pom_slots_t slots;
+    pom_slots_init(&slots);
+    assert_false(pom_slots_busy(&slots, 100));
+    pom_slot_t *slot[2];
+    for (uintptr_t i = 0; i < 2; i++) {
+        pom_thread_identity_t who = {.tid = 1, .state = 100 + i};
+        slot[i] = pom_slots_claim(&slots, &who);
+        assert_non_null(slot[i]);
+    }
+    assert_false(pom_slots_busy(&slots, 100));
+    attach(slot[0], 1);
+    assert_true(pom_slots_busy(&slots, 100));
+    assert_false(pom_slots_busy(&slots, 101));
+    pom_slot_end(slot[0]);
+    assert_false(pom_slots_busy(&slots, 100));
+    pom_slots_fini(&slots);
+}
+
 /* The parent's descriptors are of no use in a child: they show the parent's threads. */
 static void test_slots_close_descriptors_after_a_fork(void **state) {
     pom_slots_t slots;
@@ -597,6 +616,7 @@ int main(void) {
         POM_TEST(test_slots_reuse_what_was_released),
         POM_TEST(test_slots_are_capped),
         POM_TEST(test_slots_withdraw_everything),
+        POM_TEST(test_slots_tell_whose_thread_has_something_attached),
         POM_TEST(test_slots_close_descriptors_after_a_fork),
         POM_TEST(test_slots_survive_failing_allocations),
         POM_TEST(test_slot_views_are_whole_while_anchors_come_and_go),
