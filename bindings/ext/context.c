@@ -43,6 +43,8 @@ static uint32_t variable_hash;            // as the trie folds it
 static uintptr_t bitmap_type, array_type; // of the two kinds of node; 0 = not known
 static PyTypeObject *owners;              // what the variable's values are
 static size_t work_offset;                // in each of them
+const size_t pom_context_variables = offsetof(struct _pycontextobject, ctx_vars);
+uintptr_t pom_context_no_variables; // empty contexts share one trie; else none is taken for empty
 /* written by app threads, read by the sampler; relaxed: it stands alone */
 static _Atomic(bool) used; // there has been an owner
 
@@ -55,6 +57,7 @@ static int learn_node_types(void) {
         return -1;
     }
     const PyContext *inside = (PyContext *)context;
+    pom_context_no_variables = (uintptr_t)inside->ctx_vars;
     int status = 0;
     bitmap_type = (uintptr_t)Py_TYPE(inside->ctx_vars->h_root);
     for (int i = 0; status == 0 && array_type == 0 && i < 8 * FANOUT; i++) {
@@ -165,7 +168,7 @@ static bool descend(uintptr_t *at, uint32_t index) {
 
 /* The value of our variable in a context; 0 = none. */
 static uintptr_t value_in(uintptr_t context) {
-    uintptr_t trie = context == 0 ? 0 : word(context + offsetof(struct _pycontextobject, ctx_vars));
+    uintptr_t trie = context == 0 ? 0 : word(context + pom_context_variables);
     uintptr_t at = trie == 0 ? 0 : word(trie + offsetof(PyHamtObject, h_root));
     for (int level = 0; at != 0 && level < LEVELS_MAX; level++) {
         if (descend(&at, variable_hash >> (level * LEVEL_BITS) & (FANOUT - 1))) {

@@ -26,6 +26,10 @@ void pom_context_enter(PyObject *owner);
 /* The index of the anchor whose action's work the thread's running context has; -1: none. Within a walk. [sampler] */
 int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view);
 
+/* Where a context has its variables, and what stands there while it has none. */
+extern const size_t pom_context_variables;
+extern uintptr_t pom_context_no_variables;
+
 /* The object that entered a context, from a guarded look-up; 0 = nobody. Any address may be asked about. [sampler] */
 uintptr_t pom_context_owner(uintptr_t context);
 

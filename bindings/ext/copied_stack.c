@@ -35,7 +35,7 @@
 #define FRAMES_MAX 512
 #define STEPS_MAX  (2 * FRAMES_MAX)
 #define READS_MAX  64 // single copies for one stack, all tries together: 30 us
-#define STRETCHES  4  // remembered, from the start of the thread
+#define STRETCHES  4  // remembered: of the last two, one may be taken back
 
 typedef struct span_s {
     uintptr_t at;
@@ -218,7 +218,7 @@ static void take_back(stretches_t *s) {
 }
 
 /* The frames above the pool's in *stack; a stack that is too deep keeps what was read of it, from its leaf on. */
-static pom_status_t follow(shot_t *s, const pom_pool_t *pool, pom_stack_t *stack) {
+static pom_status_t follow(shot_t *s, uintptr_t starter, pom_stack_t *stack) {
     stretches_t stretches = {{0}};
     uintptr_t frame = s->leaf;
     bool generator = false; // the last one
@@ -254,7 +254,7 @@ static pom_status_t follow(shot_t *s, const pom_pool_t *pool, pom_stack_t *stack
         if (code == 0 || !pom_layout_lasti(code, word(head + POM_FRAME_IP), &raw->lasti)) {
             return POM_ETORN;
         }
-        if (code == pool->run_target && stretches.ends[0] == stack->depth) {
+        if (code == starter && stretches.ends[0] == stack->depth) {
             take_back(&stretches);
         }
         raw->code = code;
@@ -267,12 +267,11 @@ static pom_status_t follow(shot_t *s, const pom_pool_t *pool, pom_stack_t *stack
     if (stretches.ends[0] != stack->depth || generator) {
         return POM_ETORN;
     }
-    stack->depth = pool->stretches < STRETCHES ? stretches.ends[pool->stretches] : 0;
+    stack->depth = stretches.ends[1];
     return POM_OK;
 }
 
-int32_t pom_copied_stack(const pom_thread_copy_t *thread, const pom_pool_t *pool,
-                         pom_stack_t *stack) {
+int32_t pom_copied_stack(const pom_thread_copy_t *thread, uintptr_t starter, pom_stack_t *stack) {
     shot_t *s = &shot;
     pom_status_t status = POM_ETORN;
     s->reads = 0;
@@ -281,7 +280,7 @@ int32_t pom_copied_stack(const pom_thread_copy_t *thread, const pom_pool_t *pool
         s->grown = false;
         status = take(s);
         if (status == POM_OK) {
-            status = follow(s, pool, stack);
+            status = follow(s, starter, stack);
             if (s->grown) {
                 status = POM_ETORN; // once more, all at one moment
             }

@@ -5,7 +5,7 @@
  * slot does for the walker.
  *
  *     pom_thread_copy(state, front, &thread);          what a copy of its state says
- *     depth = pom_copied_stack(&thread, 1, &stack);    the frames that run for somebody
+ *     depth = pom_copied_stack(&thread, starter, &stack); the frames that run for somebody
  */
 #ifndef POM_EXT_COPIED_STACK_H
 #define POM_EXT_COPIED_STACK_H
@@ -26,16 +26,9 @@ typedef struct pom_thread_copy_s {
 /* From a copy of the first POM_TSTATE_FRONT bytes of the state. */
 void pom_thread_copy(uintptr_t state, const unsigned char *front, pom_thread_copy_t *out);
 
-/* What the stack of a pool's thread begins with. */
-typedef struct pom_pool_s {
-    int stretches; /* of Python without C in between */
-    uintptr_t
-        run_target; /* the code that may call the next of the pool's functions as C does; 0 = none */
-} pom_pool_t;
-
-/* The thread's Python frames, leaf first, without those of the pool. Returns the depth. 0: there are none, it has left the context it had, it has
+/* The thread's Python frames, leaf first, without those of the pool: what lies below the first call from C, counted from the thread's start. A
+ * call from C that the code `starter` made does not count (0 = none). Returns the depth. 0: there are none, it has left the context it had, it has
  * ended, or it never held still. Some five copies where it waits. [sampler] */
-int32_t pom_copied_stack(const pom_thread_copy_t *thread, const pom_pool_t *pool,
-                         pom_stack_t *stack);
+int32_t pom_copied_stack(const pom_thread_copy_t *thread, uintptr_t starter, pom_stack_t *stack);
 
 #endif

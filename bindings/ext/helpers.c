@@ -53,7 +53,7 @@ typedef struct helper_s {
 
 /* Written by the check, before there is a sampler. */
 static uintptr_t interpreter;
-static pom_pool_t pool;
+static uintptr_t starter; // for pom_copied_stack
 static char reason[160] = "not looked at yet";
 
 /* The sampler thread's. */
@@ -96,6 +96,28 @@ static uintptr_t first_thread(void) {
     return pom_memory_read(head, &first, sizeof first) == POM_OK ? first : 0;
 }
 
+/* Only those whose context has any variables: from 3.14 on each thread starts in an empty one. */
+static void drop_empty_contexts(void) {
+    pom_memory_part_t parts[BATCH];
+    uintptr_t variables[BATCH];
+    size_t kept = 0, next = 0;
+    while (next < helper_count) {
+        size_t count = helper_count - next < BATCH ? helper_count - next : BATCH;
+        for (size_t i = 0; i < count; i++) {
+            uintptr_t at = helpers[next + i].thread.context + pom_context_variables;
+            parts[i] = (pom_memory_part_t){at, &variables[i], sizeof variables[i]};
+        }
+        size_t got = pom_memory_read_parts(parts, count);
+        for (size_t i = 0; i < got; i++) {
+            if (variables[i] != pom_context_no_variables) {
+                helpers[kept++] = helpers[next + i];
+            }
+        }
+        next += got < count ? got + 1 : count; // past one that is gone
+    }
+    helper_count = kept;
+}
+
 /* All threads, and of these the ones that are in a context. A list that changes meanwhile is cut short, or has one that is gone. */
 static void list_threads(void) {
     uintptr_t found[THREADS_MAX], where[BATCH];
@@ -125,6 +147,7 @@ static void list_threads(void) {
     }
     memcpy(states, found, count * sizeof found[0]);
     state_count = count;
+    drop_empty_contexts();
 }
 
 /* ---- for one request ------------------------------------------------------------------------------ */
@@ -161,7 +184,7 @@ int32_t pom_helpers_stack(const pom_anchor_t *anchor, pom_stack_t *stack) {
     for (size_t i = 0; i < helper_count; i++) {
         helper_t *helper = &helpers[(turn + i) % helper_count];
         // The context may be gone, and another be at its place: it is asked again when the stack has been read.
-        if (works_for(helper, action) && pom_copied_stack(&helper->thread, &pool, stack) > 0 &&
+        if (works_for(helper, action) && pom_copied_stack(&helper->thread, starter, stack) > 0 &&
             pom_context_owner(helper->thread.context) == helper->owner) {
             return stack->depth;
         }
@@ -218,31 +241,23 @@ static bool has_chunk(uintptr_t state) {
            frame.frame < thread.top && thread.top <= thread.limit;
 }
 
-/* From 3.14 on threads may start in a copy of the context they are made in: their outermost Python is then called by Context.run, too, and what
- * is in a context without a pool's function is a thread that a request has started, for whatever it may be. */
-static bool inherit_contexts(void) {
-    PyObject *flags = PySys_GetObject("flags"); // borrowed
-    PyObject *flag = flags == NULL ? NULL : PyObject_GetAttrString(flags, "thread_inherit_context");
-    bool inherit = flag != NULL && PyObject_IsTrue(flag) == 1;
-    Py_XDECREF(flag);
-    PyErr_Clear(); // before 3.14
-    return inherit;
-}
-
-/* 3.11 calls what has *args through C, also a function of Python's, as threading.Thread does with its target. */
-static uintptr_t run_target(void) {
-    PyObject *code = NULL;
-#if PY_VERSION_HEX < 0x030c0000
+/* What threading.Thread calls through C is none of a pool's jobs: from 3.14 on that is its run(), in a context of its own, and before 3.12,
+ * where C is between all calls with *args, its target. */
+static uintptr_t starter_code(void) {
+#if PY_VERSION_HEX >= 0x030e0000
+    const char *starts = "_bootstrap_inner";
+#else
+    const char *starts = PY_VERSION_HEX < 0x030c0000 ? "run" : "";
+#endif
     PyObject *threading = PyImport_ImportModule("threading");
     PyObject *type = threading == NULL ? NULL : PyObject_GetAttrString(threading, "Thread");
-    PyObject *run = type == NULL ? NULL : PyObject_GetAttrString(type, "run");
-    code = run == NULL ? NULL : PyObject_GetAttrString(run, "__code__");
-    Py_XDECREF(run);
+    PyObject *function = type == NULL ? NULL : PyObject_GetAttrString(type, starts);
+    PyObject *code = function == NULL ? NULL : PyObject_GetAttrString(function, "__code__");
+    Py_XDECREF(function);
     Py_XDECREF(type);
     Py_XDECREF(threading);
-    Py_XDECREF(code); // compared only; the class keeps it
-    PyErr_Clear();    // somebody's own idea of a thread: more of the pool's frames are shown
-#endif
+    Py_XDECREF(code); // compared only
+    PyErr_Clear();    // somebody's own idea of a thread: the pool's frames are shown then
     return (uintptr_t)code;
 }
 
@@ -254,7 +269,7 @@ void pom_helpers_check(void) {
     uintptr_t state = (uintptr_t)PyThreadState_Get();
     const char *why = "";
     interpreter = (uintptr_t)PyInterpreterState_Main();
-    pool = (pom_pool_t){.stretches = inherit_contexts() ? 2 : 1, .run_target = run_target()};
+    starter = starter_code();
     reason[0] = '\0';
     if (!pom_layout_lists_threads(reason, sizeof reason)) {
         return;

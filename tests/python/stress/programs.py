@@ -328,7 +328,7 @@ def messages(rounds=200):
     in_threads(4, work)
 
 
-def request_threads(rounds=100):
+def request_threads(rounds=50):
     """Requests of ASGI with threads that come and go: of a pool that lives for a round, of their own, left behind by requests that
     were cancelled; deep stacks, generators and callbacks in them; contexts that die with them."""
     import asyncio
@@ -353,8 +353,8 @@ def request_threads(rounds=100):
         return job_down(levels - 1) if levels else sum(job_each())
 
     def job():
-        for levels in (0, 3, 40, 150):
-            for _ in range(10):
+        for levels in (0, 3, 40, 100):
+            for _ in range(40):
                 job_pair()
                 sorted(range(20), key=job_key)
                 job_down(levels)
