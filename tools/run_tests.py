@@ -63,7 +63,8 @@ ASAN_PYTHON = ("tests/python/api/test_wsgi_rules.py", "tests/python/api/test_asg
                "--deselect", "tests/python/api/test_asgi_rules.py::test_a_forked_child_profiles_its_requests",
                "tests/python/stress/test_stress.py::test_survives_and_adds_up[generators]",
                "tests/python/stress/test_stress.py::test_survives_and_adds_up[callbacks]",
-               "tests/python/stress/test_stress.py::test_survives_and_adds_up[messages]")
+               "tests/python/stress/test_stress.py::test_survives_and_adds_up[messages]", "tests/python/asgi/test_threads.py",
+               "tests/python/stress/test_stress.py::test_survives_and_adds_up[request_threads]")
 
 TSAN_PROBE = "#include <pthread.h>\nint main(void)\n{\n    return 0;\n}\n"
 

@@ -26,7 +26,7 @@ typedef struct pom_memory_part_s {
 } pom_memory_part_t;
 
 /* As many parts as one copy takes. */
-#define POM_MEMORY_PARTS_MAX 40
+#define POM_MEMORY_PARTS_MAX 64
 
 /* Copies the parts in their order, all in one system call; returns how many it could, up to the first that is not there. 0.1 us a part and the
  * call. [any] */
