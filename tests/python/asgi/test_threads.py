@@ -7,6 +7,7 @@ import asyncio
 import sys
 import threading
 import time
+import types
 
 import pytest
 from pom_support import PATIENCE, burn, run_python, samples_taken, use_django, walk
@@ -454,10 +455,18 @@ def test_a_stack_that_never_holds_still_is_hardly_ever_torn(profiles):
     assert {"left", "right"} <= names(record)
 
 
-def test_the_check_finds_threads_where_they_should_be(profiles):
-    from profilomatic import _backend
+def test_the_check_finds_threads_where_they_should_be(profiles, monkeypatch):
+    from profilomatic import _backend, check
 
-    assert _backend.load().engine_info()["details"]["request_threads_reason"] is None
+    engine = _backend.load()
+    info = engine.engine_info()
+    assert info["details"]["request_threads_reason"] is None
+    assert [finding.topic for finding in check._engine()[1]] == ["engine"]
+    info["details"]["request_threads_reason"] = "of this test"
+    monkeypatch.setattr(_backend, "load", lambda: types.SimpleNamespace(engine_info=lambda: info))
+    found = check._engine()[1]
+    assert [(finding.topic, finding.level) for finding in found] == [("engine", "ok"), ("threads", "degraded")]
+    assert "of this test" in found[1].text
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="threads inherit contexts from 3.14 on, when asked to")
