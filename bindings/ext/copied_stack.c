@@ -6,6 +6,7 @@
  * copied again in one system call:
  *
  *     state | windows | lone frames | current frame | the newest window's top | current frame | lone frames | state
+ *                                                    ^ the nearest lone one  ^ and again
  *
  * That counts when the chain in it is whole, the states agree, the leaf had not returned by the second look, and no lone frame has changed
  * around the top, where the frames are that come and go: a generator that was left between the two is soon another function's. What
