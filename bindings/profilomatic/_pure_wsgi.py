@@ -19,7 +19,7 @@ _ns = time.monotonic_ns
 def wrap(app):
     if not callable(app):
         raise TypeError("profilomatic.wsgi.wrap() takes a WSGI application, not %r" % (app,))
-    if isinstance(app, WrappedApplication):
+    if issubclass(type(app), WrappedApplication):  # isinstance() asks a proxy for its class, which may raise
         return app
     return WrappedApplication(app)
 

@@ -28,7 +28,7 @@ def wrap(app):
 
     Raises TypeError when `app` cannot be called, or is an application of WSGI. May be called from any thread.
     """
-    if isinstance(app, WrappedApplication):
+    if issubclass(type(app), WrappedApplication):  # isinstance() asks a proxy for its class, which may raise
         return app
     if not callable(app):
         raise TypeError("profilomatic.asgi.wrap() takes an ASGI application, not %r" % (app,))

@@ -76,7 +76,9 @@ def finish(**found):
     stats = profilomatic.stats()
     assert profilomatic.stop(60)
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps({"stats": stats, "cpu": usage.ru_utime + usage.ru_stime, **found}))
+    # With PYTHONUNBUFFERED sys.stdout loses what a write leaves over, as one to a full pipe may when libuv uses io_uring.
+    with open(1, "w", closefd=False) as out:
+        print(json.dumps({"stats": stats, "cpu": usage.ru_utime + usage.ru_stime, **found}), file=out)
 
 
 class Weights:
