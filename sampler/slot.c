@@ -15,6 +15,8 @@
  * 60 KB on average.
  *
  * Not decided here: what an anchor means (the walker) and whose time it is (the registry).
+ *
+ * Over 400 lines: each store of the writers' has its partner among the sampler's loads, and both want to be on one page.
  */
 #include "sampler/slot.h"
 
