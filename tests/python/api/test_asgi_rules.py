@@ -698,7 +698,7 @@ def test_calls_that_stand_for_each_other_go_only_so_deep(profiles, backend, ask)
             return last.pop() if last else super().receive()
 
     async def app(scope, receive, send):
-        for _ in range(20000):
+        for _ in range(20000 if sys.version_info < (3, 14) else 200000):  # from 3.14 on not calls are counted, but the stack is measured
             last.append(receive())
         with pytest.raises((RecursionError, LookupError)):
             ask(last[0])
