@@ -155,9 +155,10 @@ def test_no_limit_means_nothing_is_shed(profiles):
     before = profilomatic.stats()["actions"]["shed"]
     until = time.monotonic() + 0.7  # several cycles of 200 ms; however many they are, none may shed
     while time.monotonic() < until:
-        with profilomatic.action("a"):
-            burn(2000)
-    assert profilomatic.flush(PATIENCE)
+        for _ in range(100):
+            with profilomatic.action("a"):
+                burn(2000)
+        assert profilomatic.flush(PATIENCE)  # a sampler without a CPU falls behind: with 1024 ended ones to see, more are refused
     assert profilomatic.stats()["actions"]["shed"] == before
 
 
