@@ -32,10 +32,10 @@ def main(argv=None):
         return 0
     if not argv or argv[0] not in _COMMANDS:
         if argv:
-            import difflib
+            from ._options import nearest
 
-            near = difflib.get_close_matches(argv[0], _COMMANDS, 1)
-            print(f"profilomatic: there is no command {argv[0]!r}" + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
+            near = nearest(argv[0], _COMMANDS)
+            print(f"profilomatic: there is no command {argv[0]!r}" + (f"; did you mean {near}?" if near else ""), file=sys.stderr)
         print(usage(), file=sys.stderr)
         return 2
     import importlib

@@ -190,11 +190,16 @@ def _checked(name, value):
         raise ValueError("%s=%r: must be %s" % (name, value, words)) from None
 
 
-def _near_miss(name):
+def nearest(name, names):
+    """The one of the names that was meant, perhaps; else None."""
     import difflib
 
-    near = difflib.get_close_matches(name, list(TABLE) + list(ALIASES), 1)
-    return " (did you mean %r?)" % near[0] if near else ""
+    return next(iter(difflib.get_close_matches(name, names, 1)), None)
+
+
+def _near_miss(name):
+    near = nearest(name, [*TABLE, *ALIASES])
+    return " (did you mean %r?)" % near if near else ""
 
 
 def configure(options, stacklevel=2):
@@ -254,11 +259,9 @@ def unknown_variables():
     for variable in sorted(os.environ):
         name = variable.removeprefix("PROFILOMATIC_")
         if name != variable and name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, 1)  # without the prefix, which makes all of them alike
+            near = nearest(name, known)  # without the prefix, which makes all of them alike
             yield f"the environment variable {variable} means nothing" + (
-                f"; did you mean PROFILOMATIC_{near[0]}?" if near else "")
+                f"; did you mean PROFILOMATIC_{near}?" if near else "")
 
 
 def _host_name():

@@ -1,9 +1,8 @@
 """FILE of the commands that read profile records: where it comes from, and what is said when it cannot be read."""
 
-import os
 import sys
 
-from . import _wire
+from . import _terminal, _wire
 from ._report_records import NotRecords
 
 
@@ -17,8 +16,7 @@ def read(command, path, work):
     except (NotRecords, _wire.NoReader) as error:
         return fail(command, str(error))
     except BrokenPipeError:
-        # `report FILE | head`: the reader has seen enough. The interpreter must not flush into the pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _terminal.abandon()
         return 0
     except KeyboardInterrupt:
         return 130

@@ -7,6 +7,7 @@ Without a terminal the same text comes out, plain and 100 columns wide, so that 
 
 import os
 import shutil
+import sys
 import unicodedata
 
 PLAIN_COLUMNS = 100
@@ -24,6 +25,12 @@ _CODES = {
     "title": "1;36",
 }
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def abandon():
+    """After a BrokenPipeError, as of `report FILE | head`: the reader has seen enough, and the interpreter must not flush into
+    the pipe at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def clean(text, limit=2000):

@@ -45,8 +45,9 @@ def main(argv=None, out=None):
             _print(result, out, options.color)
         out.flush()
     except BrokenPipeError:
-        # `check | head`: the interpreter must not flush into the pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from ._terminal import abandon
+
+        abandon()
     return {"ok": 0, "degraded": 1, "broken": 2}[result["status"]]
 
 
