@@ -48,6 +48,9 @@
  * each. Above the longest delay of the usual schedule (1.5 x 50 ms), which it therefore leaves alone. */
 #define TICK_MAX_NS (100 * POM_NS_PER_MS)
 
+/* So many times as slow as the walker says a machine may be. */
+#define SLOWER_MAX 16
+
 /* Descriptors kept open, one a thread: most servers have fewer threads, and the usual limit is 1024 a process. */
 #define STATS_OPEN_MAX 64
 
@@ -87,6 +90,7 @@ struct pom_sampler_s {
     uint32_t configured_seen;
     int stats_open;    /* slots with a descriptor */
     bool locked;       /* the walker's lock is held */
+    int64_t frame_most_ns; /* the walker's, until walks say that this machine is slower */
     bool parked_begun; /* the walker knows that this tick looks at what waits */
     pom_stack_t stack;
     int64_t window_active_ns, window_cost_ns, window_process_ns, window_sampler_ns, window_taken;
@@ -130,6 +134,7 @@ pom_sampler_t *pom_sampler_new(const pom_schedule_options_t *options, pom_slots_
     s->slots = slots;
     s->codes = codes;
     s->walker = walker;
+    s->frame_most_ns = walker->frame_most_ns;
     s->client = client;
     pom_park_init(&s->park);
     pom_cond_init(&s->sync_lock, &s->sync_done_cond);
@@ -312,10 +317,21 @@ static bool used_cpu(const pom_slot_t *slot, const pom_sample_t *sample) {
     return (sample->cpu_ns - slot->last_cpu_ns) * 50 > wall_ns;
 }
 
+/* How long each frame of the walk just done took. */
+static int64_t frame_took(const pom_sampler_t *s, int64_t took_ns) {
+    return took_ns / (4 + s->stack.depth);
+}
+
 /* The walk just done was interrupted. Without this 10 of 10^6 walks showed a caller that is none, with it 0 and 2. */
 static bool is_late(const pom_sampler_t *s, int64_t took_ns) {
-    int64_t frame_ns = s->walker->frame_most_ns;
-    return frame_ns > 0 && took_ns > (4 + s->stack.depth) * frame_ns;
+    return s->frame_most_ns > 0 && frame_took(s, took_ns) >= s->frame_most_ns;
+}
+
+/* All walks of a look were late. So many interruptions in a row there are not: the machine is slower than it was taken to be. To copy a frame
+ * from the heap is a system call, of 0.5 us on one machine and 1.6 on another. Up to a limit, that the check keeps its sense. */
+static void expect_slower(pom_sampler_t *s, int64_t frame_ns) {
+    int64_t limit_ns = SLOWER_MAX * s->walker->frame_most_ns;
+    s->frame_most_ns = 2 * frame_ns < limit_ns ? 2 * frame_ns : limit_ns;
 }
 
 /* One stack of one thread, or a counted miss. May end with the walker's lock held. */
@@ -324,6 +340,8 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
     pom_miss_t reason = POM_MISS_RACED;
     pom_sample_t sample = {0};
     bool seen = false, elsewhere = true;
+    int late_walks = 0;
+    int64_t late_frame_ns = INT64_MAX; // of the fastest
     for (int tries = 0; tries < POM_WALK_TRIES; tries++) {
         keep_thread(s, slot);
         if (!pom_slot_view(slot, &view, s->view_storage, VIEW_ROOM)) {
@@ -368,14 +386,17 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
         pom_status_t status = s->walker->walk(s->walker, &view, &s->stack, &index);
         bool holds = pom_slot_view_holds(&view);
         atomic_store_explicit(&slot->walking, false, memory_order_release);
-        bool late = is_late(s, pom_now_ns() - sample.at_ns);
+        int64_t took_ns = pom_now_ns() - sample.at_ns;
         pom_sampler_leave();
         if (!holds) {
             reason = POM_MISS_RACED;
             elsewhere = false;
             continue;
         }
-        if (status == POM_OK && late) {
+        if (status == POM_OK && is_late(s, took_ns)) {
+            int64_t frame_ns = frame_took(s, took_ns);
+            late_frame_ns = frame_ns < late_frame_ns ? frame_ns : late_frame_ns;
+            late_walks++;
             status =
                 POM_ETORN; // this thread lost its core on the way: what it read belongs to two moments
         }
@@ -415,6 +436,9 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
             (void)look_at_parked(s, &view, index, sample);
         }
         return;
+    }
+    if (late_walks == POM_WALK_TRIES) {
+        expect_slower(s, late_frame_ns);
     }
     if (seen && reason == POM_MISS_NO_ANCHOR && elsewhere) {
         // All looks agree: the thread does something else, and its time is not that of the next action met.

@@ -36,9 +36,9 @@ struct pom_walker_s {
      * when pom_slot_view_holds() says, once it has the lock, that the view is still true. */
     bool (*lock)(pom_walker_t *self);
     void (*unlock)(pom_walker_t *self);
-    /* A frame takes this long at most, also in the heap and in no cache. A walk of n frames that took over (4 + n) of them was
-     * interrupted, and the stack may have changed in between by more than the walk itself can see. 0 = it cannot change (the walk
-     * has the interpreter's lock). */
+    /* A frame takes this long at most, also in the heap and in no cache, on a machine of today; the sampler learns when this one is slower. A
+     * walk of n frames that took over (4 + n) of them was interrupted, and the stack may have changed in between by more than the
+     * walk itself can see. 0 = it cannot change (the walk has the interpreter's lock). */
     int64_t frame_most_ns;
 };
 

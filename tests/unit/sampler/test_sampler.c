@@ -242,6 +242,45 @@ static void test_sampler_tries_a_torn_stack_eight_times(void **state) {
     rig_fini(&rig);
 }
 
+#define WALK_FRAMES 7 /* as the sampler counts those of a fake stack */
+
+/* Takes as many microseconds a frame as the context says. */
+static pom_status_t take_time(fake_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
+                              uint32_t *anchor) {
+    (void)view;
+    const int64_t *frame_us = self->context;
+    int64_t until_ns = pom_now_ns() + WALK_FRAMES * *frame_us * POM_NS_PER_US;
+    fake_stack(stack);
+    *anchor = 0;
+    while (pom_now_ns() < until_ns) {
+    }
+    return POM_OK;
+}
+
+static void test_sampler_learns_how_slow_the_machine_is(void **state) {
+    // Of walks that all take as long, none was interrupted, until that is longer than any machine takes.
+    int64_t slow_us = 4, interrupted_us = 40;
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    rig.walker.walker.frame_most_ns = POM_NS_PER_US;
+    rig.walker.script = take_time;
+    rig.walker.context = &slow_us;
+    attach(&rig, rig.slot, 1);
+    pom_sampler_free(rig.sampler);
+    pom_schedule_options_t options = {.granularity_ns = FAST_NS, .budget_ppm = 1000000};
+    rig.sampler = pom_sampler_new(&options, &rig.slots, rig.codes, &rig.walker.walker,
+                                  &rig.client.client);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.client.samples) > 0));
+    pom_sampler_stop(rig.sampler);
+    assert_int_equal(atomic_load(&rig.client.depth), WALK_FRAMES - 4);
+    int64_t samples = atomic_load(&rig.client.samples);
+    rig.walker.context = &interrupted_us;
+    await_looks(&rig, samples + atomic_load(&rig.client.misses[POM_MISS_TORN]) + 5);
+    assert_int_equal(atomic_load(&rig.client.samples), samples);
+    rig_fini(&rig);
+}
+
 static void test_sampler_counts_a_stack_that_changed_as_raced(void **state) {
     rig_t rig;
     rig_init(&rig, FAST_NS, 1000000);
@@ -1200,6 +1239,7 @@ int main(void) {
         POM_TEST(test_sampler_looks_at_what_does_not_run),
         POM_TEST(test_sampler_counts_misses_by_reason),
         POM_TEST(test_sampler_tries_a_torn_stack_eight_times),
+        POM_TEST(test_sampler_learns_how_slow_the_machine_is),
         POM_TEST(test_sampler_counts_a_stack_that_changed_as_raced),
         POM_TEST(test_sampler_misses_nothing_where_nothing_runs_any_more),
         POM_TEST(test_sampler_takes_no_stack_of_before_the_begin),
