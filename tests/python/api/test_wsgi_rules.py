@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import threading
+import uuid
 import weakref
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.util import FileWrapper
@@ -792,6 +793,38 @@ def test_w16_an_environ_without_keys_is_served(profiles):
 
 
 @pytest.mark.acceptance("W16", "W23")
+def other_text(text):
+    """Of the same value, in an object of its own: as servers make the keys of headers."""
+    return "".join(list(text))
+
+
+def crowded(more):
+    """An environ whose hash table has other keys where those that are looked for would be, and places of keys that are gone."""
+    env = {"key %d" % i: i for i in range(more)}
+    for i in range(0, more, 3):
+        del env["key %d" % i]
+    env.update(environ("/crowded"))
+    return env
+
+
+@pytest.mark.acceptance("W16")
+@pytest.mark.parametrize("make", [other_text, str], ids=["another object", "the same object"])
+@pytest.mark.parametrize("more", [0, 1, 5, 20, 60, 100, 300, 40000])
+def test_w16_what_the_environ_says_is_found_in_any_dict(profiles, make, more):
+    for _ in range(2):  # the second time where it stood the first
+        env = crowded(more)
+        Server(wrap(listed), env).run()
+        assert uuid.UUID(env["HTTP_X_TASK_UUID"]).version == 4  # nobody had said one
+        said = {make("HTTP_HOST"): "h.example", make("HTTP_X_TASK_UUID"): "said-1", make("profilomatic.route"): "/said"}
+        Server(wrap(listed), {**crowded(more), **said}).run()
+    records = profiles.flushed(4)
+    for record in records[1::2]:
+        assert record["task_uuid"] == "said-1"
+        assert (record["action"]["host"], record["action"]["route"]) == ("h.example", "/said")
+    for record in records[0::2]:
+        assert (record["action"]["host"], record["action"]["route"]) == ("localhost:8000", "/crowded")
+
+
 def test_w16_no_reference_is_kept_past_the_end(profiles):
     class Input(io.BytesIO):
         pass
