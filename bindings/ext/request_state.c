@@ -167,10 +167,7 @@ pom_request_state_t *pom_request_begin(PyObject *env, PyObject *start_response) 
 }
 
 void pom_request_enter(pom_request_state_t *self, int64_t now_ns) {
-    if (!pom_work_caller(&self->caller)) {
-        self->caller = (pom_own_frame_t){0}; // a server in C: the anchor is the end of the chain
-    }
-    pom_work_attach(&self->work, &self->caller, POM_ANCHOR_OUTSIDE, now_ns);
+    pom_work_attach_caller(&self->work, now_ns);
 }
 
 int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns) {

@@ -15,7 +15,6 @@ typedef struct pom_request_state_s {
     PyObject_HEAD
     vectorcallfunc vectorcall;
     pom_work_t work;
-    pom_own_frame_t caller;   /* the anchor: the server's frame, at each attach anew */
     PyObject *start_response; /* the server's; NULL once the collector has been here */
     PyObject *environ; /* NULL after the end: servers take it badly when it outlives the request */
     PyObject *headers; /* of the last start_response: read only when the body ends early */

@@ -237,19 +237,6 @@ pom_slot_t *pom_threads_first(void) {
     return slots == NULL ? NULL : atomic_load_explicit(&slots->first, memory_order_acquire);
 }
 
-/* Which thread runs, in one instruction where the compiler can; never dereferenced. */
-static inline uintptr_t this_thread(void) {
-#if defined(__has_builtin) && (defined(__x86_64__) || defined(__aarch64__))
-#if __has_builtin(__builtin_thread_pointer)
-    return (uintptr_t)__builtin_thread_pointer();
-#else
-    return (uintptr_t)pthread_self();
-#endif
-#else
-    return (uintptr_t)pthread_self();
-#endif
-}
-
 /* The thread that asked last, which most often is the one that asks now: a request asks ten times, and finding a thread's own variable in a
  * loaded library is a call each time. Under the interpreter's lock. A host may hand a thread state on to another thread, whose
  * clock and stack are others, so both must be the same. */
@@ -265,7 +252,7 @@ __attribute__((noinline)) static pom_slot_t *look_up(PyThreadState *state) {
                  mine.slot->serial == mine.serial;
     pom_slot_t *slot = known ? mine.slot : claim(state);
     if (slot != NULL) {
-        recent.thread = this_thread();
+        recent.thread = pom_threads_this();
         recent.state = state;
         recent.slot = slot;
         recent.generation = mine.generation;
@@ -277,7 +264,7 @@ __attribute__((noinline)) static pom_slot_t *look_up(PyThreadState *state) {
 pom_slot_t *pom_threads_slot(void) {
     PyThreadState *state = PyThreadState_Get();
     // The serial tells a thread state from a later one at its address: the guard gave the slot up in between.
-    if (recent.state == state && recent.thread == this_thread() &&
+    if (recent.state == state && recent.thread == pom_threads_this() &&
         recent.generation == generation && recent.slot->serial == recent.serial) {
         return recent.slot;
     }

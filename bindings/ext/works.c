@@ -56,6 +56,12 @@ bool pom_work_frame(uintptr_t at, pom_own_frame_t *frame) {
                                : pom_own_frame((uintptr_t)PyThreadState_Get(), at, frame);
 }
 
+/* The same on the slot's own thread, without asking which one this is. */
+static bool frame_of(const pom_slot_t *slot, uintptr_t at, pom_own_frame_t *frame) {
+    return pom_core_gil_mode() ? pom_gil_own_frame(at, frame)
+                               : pom_own_frame(slot->who.state, at, frame);
+}
+
 bool pom_work_caller(pom_own_frame_t *frame) {
     return pom_work_frame(0, frame);
 }
@@ -205,9 +211,8 @@ void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
     }
 }
 
-static void attach_shed(pom_work_t *work, const pom_own_frame_t *frame) {
-    pom_slot_t *slot = pom_threads_slot();
-    if (slot != NULL && slot->shed_count < POM_SHED_MAX) {
+static void attach_shed(pom_work_t *work, pom_slot_t *slot, const pom_own_frame_t *frame) {
+    if (slot->shed_count < POM_SHED_MAX) {
         slot->shed[slot->shed_count++] = (pom_shed_anchor_t){.frame = frame->frame, .holder = work};
         work->slot = slot;
         work->slot_serial = slot->serial;
@@ -242,18 +247,13 @@ static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
     return slot->cpu_read_ns;
 }
 
-void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
-                     int64_t now_ns) {
+static void attach(pom_work_t *work, pom_slot_t *slot, const pom_own_frame_t *frame,
+                   pom_anchor_kind_t kind, int64_t now_ns) {
     if (work->kind == POM_WORK_SHED) {
-        attach_shed(work, frame);
+        attach_shed(work, slot, frame);
         return;
     }
-    if (work->kind != POM_WORK_OUTERMOST) {
-        return;
-    }
-    // First: a thread's first slot may be claimed here, and that can run code of the user's, which may stop the engine.
-    pom_slot_t *slot = pom_threads_slot();
-    if (slot == NULL || work->slot != NULL || !pom_work_is_live(work)) {
+    if (work->slot != NULL || !pom_work_is_live(work)) {
         return;
     }
     pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code},
@@ -266,7 +266,7 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     if (kind == POM_ANCHOR_INSIDE && !frame->generator) {
         pom_own_frame_t caller = *frame;
         for (int i = 0; i < POM_ANCHOR_CALLERS && caller.previous != 0; i++) {
-            if (!pom_work_frame(caller.previous, &caller)) {
+            if (!frame_of(slot, caller.previous, &caller)) {
                 break;
             }
             anchor.callers[i] = (pom_frame_id_t){.frame = caller.frame, .code = caller.code};
@@ -277,11 +277,36 @@ void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_
     }
     work->slot = slot;
     work->slot_serial = slot->serial;
+    work->attached_on = pom_threads_this();
     work->attached_at_ns = now_ns;
     work->attached_cpu_ns = anchor.since_cpu_ns;
     work->attached_as = slot->attaches;
     work->attached_alone = pom_slot_attached(slot) == 1;
     pom_sampler_notify(pom_engine_sampler());
+}
+
+static bool is_attached_itself(const pom_work_t *work) {
+    return work->kind == POM_WORK_OUTERMOST || work->kind == POM_WORK_SHED;
+}
+
+void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
+                     int64_t now_ns) {
+    // First: a thread's first slot may be claimed here, and that can run code of the user's, which may stop the engine.
+    pom_slot_t *slot = is_attached_itself(work) ? pom_threads_slot() : NULL;
+    if (slot != NULL) {
+        attach(work, slot, frame, kind, now_ns);
+    }
+}
+
+void pom_work_attach_caller(pom_work_t *work, int64_t now_ns) {
+    pom_slot_t *slot = is_attached_itself(work) ? pom_threads_slot() : NULL; // likewise
+    if (slot != NULL) {
+        pom_own_frame_t caller;
+        if (!frame_of(slot, 0, &caller)) {
+            caller = (pom_own_frame_t){0}; // a server in C: the anchor is the end of the chain
+        }
+        attach(work, slot, &caller, POM_ANCHOR_OUTSIDE, now_ns);
+    }
 }
 
 int64_t pom_work_detach(pom_work_t *work) {
@@ -291,15 +316,14 @@ int64_t pom_work_detach(pom_work_t *work) {
     }
     pom_slot_t *slot = work->slot;
     work->slot = NULL;
-    const pom_slot_t *here = slot == NULL ? NULL : pom_threads_slot(); // first, as for an attach
-    bool there = slot != NULL && pom_work_is_live(work) && slot->serial == work->slot_serial;
-    if (!there) {
+    if (slot == NULL || !pom_work_is_live(work) || slot->serial != work->slot_serial) {
         return pom_now_ns(); // its engine has been stopped, or its thread's state is gone and the slot with it
     }
     (void)pom_slot_detach(slot, work->attached_as); // false only when stop() has withdrawn it
     int64_t now_ns = pom_now_ns();                  // after it: no sample is later
     // When other actions took turns with it on this thread, only samples tell whose time it was.
-    if (work->attached_alone && slot->attaches == work->attached_as && slot == here) {
+    if (work->attached_alone && slot->attaches == work->attached_as &&
+        work->attached_on == pom_threads_this()) {
         // Less than nothing where the attach guessed too high: the sum is what counts.
         work->action->cpu_ns += cpu_at(slot, now_ns) - work->attached_cpu_ns;
         work->action->attached_ns += now_ns - work->attached_at_ns;

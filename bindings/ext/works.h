@@ -37,6 +37,7 @@ struct pom_work_s {
     PyObject *task_uuid; /* owned str; NULL until asked for, or when it is task_id's plain form */
     pom_work_t *nested;  /* outermost: open nested ones, newest first */
     pom_work_t *newer, *older; /* nested: its place among them */
+    uintptr_t attached_on; /* which thread */
     int64_t attached_at_ns;
     int64_t attached_cpu_ns;
     uint64_t attached_as; /* the slot's count of attaches then, which names it */
@@ -71,6 +72,9 @@ bool pom_work_frame(uintptr_t at, pom_own_frame_t *frame);
  * unless outermost or shed. */
 void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
                      int64_t now_ns);
+
+/* The same below the frame that called into C, which is none of the application's: a server's. */
+void pom_work_attach_caller(pom_work_t *work, int64_t now_ns);
 
 /* It has stopped: the moment, no sample of it is later. Adds the stretch's CPU time. When it is not attached it only tells the moment;
  * a shed one's is 0. */
