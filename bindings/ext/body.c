@@ -300,7 +300,9 @@ static void body_finalize(PyObject *op) {
     // Held: the end may run a framework's code, which closes this very body.
     pom_request_state_t *request = hold_request(self);
     if (request != NULL) {
-        spend(request, 0, since_left(request, pom_now_ns()));
+        int64_t now_ns = pom_now_ns();
+        spend(request, 0, since_left(request, now_ns));
+        request->left_ns = now_ns; // it ends now
         pom_request_finish(request, self->exhausted ? POM_OUTCOME_SUCCEEDED : POM_OUTCOME_LOST,
                            NULL);
         Py_DECREF(request);

@@ -201,6 +201,7 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
     if (data != NULL) {
         data->status = self->status;
         data->bytes = self->bytes;
+        self->work.action->end_ns = self->left_ns;
         pom_route_keep_link(self);
     }
     if (self->work.kind == POM_WORK_NESTED) {
@@ -453,6 +454,7 @@ static void request_dealloc(PyObject *op) {
     pom_request_state_t *self = (pom_request_state_t *)op;
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    self->left_ns = 0;                                // it ends now
     pom_request_finish(self, POM_OUTCOME_LOST, NULL); // no-op when it has ended
     (void)request_clear(op);
     if (pooled < POOL_MAX) {

@@ -52,7 +52,8 @@ int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns);
 /* A chunk of the body was sent. */
 void pom_request_count(pom_request_state_t *self, PyObject *chunk);
 
-/* The end, once; an exception (borrowed, NULL = none) says why it failed. Safe with an exception pending. */
+/* The end, once: when the application last returned (left_ns; 0 = now). An exception (borrowed, NULL = none) says why it failed. Safe
+ * with an exception pending. */
 void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObject *exception);
 
 /* The end, by the exception that is pending; it stays pending. */
