@@ -61,12 +61,9 @@ struct timespec pom_timespec(int64_t ns) {
     };
 }
 
-/* The last `digits` decimal digits of value, left-padded with zeros. */
-static void put_digits(char *out, int digits, uint32_t value) {
-    for (int i = digits - 1; i >= 0; i--) {
-        out[i] = (char)('0' + value % 10);
-        value /= 10;
-    }
+static void put_pair(char *out, uint32_t value) {
+    out[0] = (char)('0' + value / 10);
+    out[1] = (char)('0' + value % 10);
 }
 
 void pom_format_moment(int64_t wall_ns, char out[28]) {
@@ -95,19 +92,22 @@ void pom_format_moment(int64_t wall_ns, char out[28]) {
     uint32_t month = month_from_march < 10 ? month_from_march + 3 : month_from_march - 9;
     uint32_t year = era * 400 + year_of_era + (month <= 2 ? 1 : 0);
 
-    put_digits(out, 4, year);
+    put_pair(out, year / 100);
+    put_pair(out + 2, year % 100);
     out[4] = '-';
-    put_digits(out + 5, 2, month);
+    put_pair(out + 5, month);
     out[7] = '-';
-    put_digits(out + 8, 2, day);
+    put_pair(out + 8, day);
     out[10] = 'T';
-    put_digits(out + 11, 2, second / 3600);
+    put_pair(out + 11, second / 3600);
     out[13] = ':';
-    put_digits(out + 14, 2, second / 60 % 60);
+    put_pair(out + 14, second / 60 % 60);
     out[16] = ':';
-    put_digits(out + 17, 2, second % 60);
+    put_pair(out + 17, second % 60);
     out[19] = '.';
-    put_digits(out + 20, 6, micro);
+    put_pair(out + 20, micro / 10000);
+    put_pair(out + 22, micro / 100 % 100);
+    put_pair(out + 24, micro % 100);
     out[26] = 'Z';
     out[27] = '\0';
 }
