@@ -282,12 +282,12 @@ typedef struct reader_s {
     const unsigned char *at, *end;
     pom_emitter_t *emitter;
     int depth;
-    int bare;       /* 1: the outermost container's own begin and end are not emitted */
-    bool key_waits; /* a key was emitted, its value was not */
+    int bare; /* 1: the outermost container's own begin and end are not emitted */
     unsigned char open[POM_VALUE_DEPTH_MAX];
 } reader_t;
 
-static bool get_varint(reader_t *r, uint64_t *value) {
+/* Of more than one byte. */
+static bool get_long_varint(reader_t *r, uint64_t *value) {
     *value = 0;
     for (unsigned shift = 0; shift < 7 * VARINT_MAX && r->at < r->end; shift += 7) {
         unsigned char byte = *r->at++;
@@ -299,7 +299,15 @@ static bool get_varint(reader_t *r, uint64_t *value) {
     return false;
 }
 
-static bool get_bytes(reader_t *r, const char **text, size_t *size) {
+static inline bool get_varint(reader_t *r, uint64_t *value) {
+    if (r->at < r->end && *r->at < 0x80) { /* nearly all lengths */
+        *value = *r->at++;
+        return true;
+    }
+    return get_long_varint(r, value);
+}
+
+static inline bool get_bytes(reader_t *r, const char **text, size_t *size) {
     uint64_t length;
     if (!get_varint(r, &length) || length > (uint64_t)(r->end - r->at)) {
         return false;
@@ -465,44 +473,44 @@ static bool read_value(reader_t *r, unsigned char tag) {
     }
 }
 
-/* What may stand at this place of the stream, emitted; false when it is malformed. */
+static bool read_key(reader_t *r, unsigned char tag) {
+    const char *text;
+    size_t size;
+    if (tag != TAG_KEY || !get_bytes(r, &text, &size)) {
+        return false;
+    }
+    r->emitter->ops->key(r->emitter, text, size);
+    return true;
+}
+
+/* What may stand at this place of the stream, emitted: the end of the container, a value, in a map
+ * one behind its key. False when it is malformed; a key that was emitted has got its value. */
 static bool read_item(reader_t *r) {
     if (r->at == r->end) {
         return false;
     }
     unsigned char tag = *r->at++;
     if (tag == TAG_END) {
-        if (r->key_waits) {
-            return false;
-        }
         read_end(r);
         return true;
     }
-    if (r->open[r->depth - 1] == TAG_MAP && !r->key_waits) {
-        const char *text;
-        size_t size;
-        if (tag != TAG_KEY || !get_bytes(r, &text, &size)) {
-            return false;
-        }
-        r->emitter->ops->key(r->emitter, text, size);
-        r->key_waits = true;
-        return true;
+    if (r->open[r->depth - 1] != TAG_MAP) {
+        return read_value(r, tag);
     }
-    if (!read_value(r, tag)) {
+    if (!read_key(r, tag)) {
         return false;
     }
-    r->key_waits = false;
-    return true;
+    if (r->at < r->end && read_value(r, *r->at++)) {
+        return true;
+    }
+    r->emitter->ops->null(r->emitter);
+    return false;
 }
 
-/* Reads until every container is closed; after bad bytes it gives a waiting key its value and
- * closes them itself. */
+/* Reads until every container is closed; after bad bytes it closes them itself. */
 static pom_status_t read_open(reader_t *r) {
     while (r->depth > 0) {
         if (!read_item(r)) {
-            if (r->key_waits) {
-                r->emitter->ops->null(r->emitter);
-            }
             while (r->depth > 0) {
                 read_end(r);
             }
