@@ -1,9 +1,11 @@
 /*
  * JSON text of a record, RFC 8259, appended to a buffer.
  *
- * Every call of the emitter reserves its worst case once and writes in place: a record of five
- * nodes is some two hundred calls, and this is the cost that shipping a profile has. Commas need no
- * stack: one is due exactly when the last thing written was a value.
+ * Between two calls there is room for the longest piece of bounded length, so that nearly every
+ * call of the emitter writes in place without a look at the buffer and asks for room at its end, if
+ * at all: a record of five nodes is some two hundred calls, and this is the cost that shipping a
+ * profile has. In a buffer that has failed they write to a place of their own, which nobody reads.
+ * Commas need no stack: one is due exactly when the last thing written was a value.
  *
  * The text is ASCII only, so it passes through any terminal, log pipeline or reader whatever its
  * encoding. Numbers are written without the C library where it would ask the locale: an embedding
@@ -23,60 +25,82 @@
 #include "base/clock.h"
 #include "profiles/formats/record.h"
 #include "profiles/formats/utf8.h"
+#include "profiles/plain.h"
 
 #define INTEGER_MAX 20 /* characters of INT64_MIN, and digits of UINT64_MAX */
-#define SECONDS_MAX 22 /* sign, 10 digits, point, 9 digits, and one spare */
 #define NUMBER_MAX  32 /* "-1.7976931348623157e+308" is 24 */
-#define ESCAPE_MAX  12 /* a surrogate pair */
+
+_Static_assert(POM_JSON_PIECE >= 1 + POM_JSON_MOMENT && POM_JSON_PIECE >= 1 + NUMBER_MAX + 2,
+               "the longest pieces fit, with a comma before them");
 
 static pom_json_t *json_of(pom_emitter_t *self) {
     return POM_CONTAINER(self, pom_json_t, emitter);
 }
 
-/* pom_buf_reserve without the call while there is room: two hundred times a record. */
-static char *reserve(pom_buf_t *buf, size_t size) {
-    if (buf->data != NULL && size <= buf->room - buf->len) {
-        return buf->data + buf->len;
-    }
-    return pom_buf_reserve(buf, size);
+/* Kept apart from its callers, which are shorter then and save no registers for it. */
+#define SELDOM __attribute__((noinline))
+
+/* Goes on in the buffer, with room for `size` bytes and any piece. */
+static bool enter(pom_json_t *json, size_t size) {
+    pom_buf_t *buf = json->buf;
+    char *to = pom_buf_reserve(buf, size + POM_JSON_PIECE);
+    json->at = to != NULL ? to : json->nowhere;
+    json->limit = to != NULL ? buf->data + buf->room - POM_JSON_PIECE : json->nowhere;
+    return to != NULL;
 }
 
-/* Room for a comma and `size` bytes, the comma written if due; NULL when the buffer has failed. */
-static inline char *value_begin(pom_json_t *json, size_t size) {
-    char *to = reserve(json->buf, size + 1);
-    if (to != NULL && json->comma) {
-        *to++ = ',';
-    }
-    return to;
-}
-
-static void value_end(pom_json_t *json, const char *end) {
-    json->buf->len = (size_t)(end - json->buf->data);
-    json->comma = true;
-}
-
-static void put_short(pom_json_t *json, const char *text, size_t size) {
-    char *to = value_begin(json, size);
-    if (to != NULL) {
-        memcpy(to, text, size);
-        value_end(json, to + size);
+static void leave(pom_json_t *json) {
+    if (!pom_buf_failed(json->buf)) {
+        json->buf->len = (size_t)(json->at - json->buf->data);
     }
 }
 
-static void open_with(pom_emitter_t *self, char c) {
+/* Whether a piece may follow on `size` bytes from `to` on. */
+static inline bool has_room(const pom_json_t *json, const char *to, size_t size) {
+    return json->limit - to >= (ptrdiff_t)size;
+}
+
+SELDOM static bool make_room(pom_json_t *json, size_t size) {
+    leave(json);
+    return enter(json, size);
+}
+
+/* What is written up to `end` stands. */
+static inline void end_piece(pom_json_t *json, char *end, bool comma) {
+    json->at = end;
+    json->comma = comma;
+    if (!has_room(json, end, 0)) {
+        (void)make_room(json, 0); /* or what follows goes nowhere */
+    }
+}
+
+/* Where a value is written to, the comma before it if due. */
+static inline char *value_begin(pom_json_t *json) {
+    *json->at = ',';
+    return json->at + json->comma;
+}
+
+static inline void value_end(pom_json_t *json, char *end) {
+    end_piece(json, end, true);
+}
+
+static inline void put_short(pom_json_t *json, const char *text, size_t size) {
+    char *to = value_begin(json);
+    memcpy(to, text, size);
+    value_end(json, to + size);
+}
+
+static inline void open_with(pom_emitter_t *self, char c) {
     pom_json_t *json = json_of(self);
-    char *to = value_begin(json, 1);
-    if (to != NULL) {
-        *to++ = c;
-        value_end(json, to);
-        json->comma = false;
-    }
+    char *to = value_begin(json);
+    *to = c;
+    end_piece(json, to + 1, false);
 }
 
-static void close_with(pom_emitter_t *self, char c) {
+static inline void close_with(pom_emitter_t *self, char c) {
     pom_json_t *json = json_of(self);
-    pom_buf_put_char(json->buf, c);
-    json->comma = true;
+    *json->at = c;
+    value_end(json, json->at + 1);
 }
 
 static void json_map_begin(pom_emitter_t *self) {
@@ -95,80 +119,48 @@ static void json_list_end(pom_emitter_t *self) {
     close_with(self, ']');
 }
 
-#define EACH_BYTE(b) (UINT64_C(0x0101010101010101) * (b))
-#define HIGH_BITS    EACH_BYTE(0x80)
-
-/* High bit set in some byte of the result when some byte of x is zero. */
-static uint64_t zero_bytes(uint64_t x) {
-    return (x - EACH_BYTE(1)) & ~x & HIGH_BITS;
-}
-
-static bool is_plain(unsigned char c) {
-    return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
-}
-
-/* is_plain of all eight bytes. */
-static bool is_plain_word(uint64_t word) {
-    uint64_t control = (word - EACH_BYTE(0x20)) & ~word & HIGH_BITS;
-    uint64_t other = word & HIGH_BITS;
-    return (control | other | zero_bytes(word ^ EACH_BYTE('"')) |
-            zero_bytes(word ^ EACH_BYTE('\\'))) == 0;
-}
-
-static uint64_t load_8(const char *at) {
+static inline uint64_t load_8(const char *at) {
     uint64_t word;
     memcpy(&word, at, sizeof word);
     return word;
 }
 
-static uint32_t load_4(const char *at) {
+static inline uint32_t load_4(const char *at) {
     uint32_t word;
     memcpy(&word, at, sizeof word);
     return word;
 }
 
-/* Length of the beginning that needs no escape. Eight bytes a step, and the rest by a load that
- * overlaps the one before: keys and file names are most of a record, and nearly all of them are
- * plain. */
-static size_t plain_length(const char *text, size_t size) {
+/* Copies the beginning that needs no escape and returns its length. Eight bytes a step, and the
+ * rest by a load that overlaps the one before: nearly all texts are plain. */
+static inline size_t copy_plain(char *to, const char *text, size_t size) {
     size_t at = 0;
-    while (size - at >= 8 && is_plain_word(load_8(text + at))) {
+    while (at + 8 <= size) {
+        uint64_t word = load_8(text + at);
+        if (!pom_is_plain_word(word)) {
+            break;
+        }
+        memcpy(to + at, &word, 8);
         at += 8;
     }
-    if (size - at < 8) {
-        if (size >= 8) {
-            if (is_plain_word(load_8(text + size - 8))) {
-                return size;
-            }
-        } else if (size >= 4) {
-            if (is_plain_word((uint64_t)load_4(text) << 32 | load_4(text + size - 4))) {
-                return size;
-            }
+    if (at + 8 > size && size >= 8) {
+        uint64_t word = load_8(text + size - 8);
+        if (pom_is_plain_word(word)) {
+            memcpy(to + size - 8, &word, 8);
+            return size;
+        }
+    } else if (size >= 4 && size < 8) {
+        uint32_t first = load_4(text), last = load_4(text + size - 4);
+        if (pom_is_plain_word((uint64_t)first << 32 | last)) {
+            memcpy(to, &first, 4);
+            memcpy(to + size - 4, &last, 4);
+            return size;
         }
     }
-    while (at < size && is_plain((unsigned char)text[at])) {
-        at++;
+    for (; at < size && pom_is_plain_byte((unsigned char)text[at]); at++) {
+        to[at] = text[at];
     }
     return at;
-}
-
-#define SHORT_MAX 16
-
-/* Copies at most SHORT_MAX bytes, by loads that overlap as above: a call of memcpy costs more. */
-static inline void copy_short(char *to, const char *text, size_t size) {
-    if (size >= 8) {
-        uint64_t first = load_8(text), last = load_8(text + size - 8);
-        memcpy(to, &first, 8);
-        memcpy(to + size - 8, &last, 8);
-    } else if (size >= 4) {
-        uint32_t first = load_4(text), last = load_4(text + size - 4);
-        memcpy(to, &first, 4);
-        memcpy(to + size - 4, &last, 4);
-    } else {
-        for (size_t i = 0; i < size; i++) {
-            to[i] = text[i];
-        }
-    }
 }
 
 static char *put_unit(char *to, uint32_t unit) {
@@ -202,68 +194,64 @@ static char *put_escape(char *to, uint32_t point) {
     return put_unit(to, point);
 }
 
-/* The text in quotes. */
-static void put_quoted(pom_json_t *json, const char *text, size_t size) {
-    if (size == 0) {
-        text = ""; /* may be NULL */
-    }
-    size_t plain = plain_length(text, size);
-    char *to = value_begin(json, plain + 2 + ESCAPE_MAX);
-    if (to == NULL) {
-        return;
-    }
-    *to++ = '"';
-    for (;;) {
-        memcpy(to, text, plain);
-        to += plain;
-        text += plain;
-        size -= plain;
-        if (size == 0) {
-            break;
+static inline void end_quoted(pom_json_t *json, char *to, bool is_key) {
+    to[0] = '"';
+    to[1] = ':';
+    end_piece(json, to + 1 + is_key, !is_key);
+}
+
+/* The rest of a text, from the first character on that is not plain. */
+SELDOM static void put_escaped(pom_json_t *json, const char *text, size_t size, bool is_key) {
+    char *to = json->at;
+    while (size > 0) {
+        if (!has_room(json, to, size)) {
+            json->at = to;
+            if (!make_room(json, size)) {
+                return;
+            }
+            to = json->at;
         }
         size_t used;
-        uint32_t point = pom__utf8_decode((const unsigned char *)text, size, &used);
-        to = put_escape(to, point);
-        text += used;
-        size -= used;
-        plain = plain_length(text, size);
-        json->buf->len = (size_t)(to - json->buf->data);
-        to = reserve(json->buf, plain + 1 + ESCAPE_MAX);
-        if (to == NULL) {
-            return;
-        }
+        to = put_escape(to, pom__utf8_decode((const unsigned char *)text, size, &used));
+        size_t plain = copy_plain(to, text + used, size - used);
+        to += plain;
+        text += used + plain;
+        size -= used + plain;
     }
+    end_quoted(json, to, is_key);
+}
+
+SELDOM static void put_in_more_room(pom_json_t *json, const char *text, size_t size, bool is_key) {
+    if (make_room(json, size)) {
+        pom_emitter_t *self = &json->emitter;
+        (is_key ? self->ops->key : self->ops->text)(self, text, size);
+    }
+}
+
+/* The text in quotes, a colon behind a key. */
+static inline void put_quoted(pom_json_t *json, const char *text, size_t size, bool is_key) {
+    if (!has_room(json, json->at, size)) {
+        put_in_more_room(json, text, size, is_key);
+        return;
+    }
+    char *to = value_begin(json);
     *to++ = '"';
-    value_end(json, to);
+    size_t plain = copy_plain(to, text, size);
+    to += plain;
+    if (plain < size) {
+        json->at = to;
+        put_escaped(json, text + plain, size - plain, is_key);
+        return;
+    }
+    end_quoted(json, to, is_key);
 }
 
 static void json_key(pom_emitter_t *self, const char *text, size_t size) {
-    pom_json_t *json = json_of(self);
-    put_quoted(json, text, size);
-    pom_buf_put_char(json->buf, ':');
-    json->comma = false;
-}
-
-static void json_name(pom_emitter_t *self, const char *text, size_t size) {
-    if (size > SHORT_MAX) {
-        json_key(self, text, size);
-        return;
-    }
-    pom_json_t *json = json_of(self);
-    char *to = value_begin(json, SHORT_MAX + 3);
-    if (to != NULL) {
-        *to++ = '"';
-        copy_short(to, text, size);
-        to += size;
-        *to++ = '"';
-        *to++ = ':';
-        value_end(json, to);
-        json->comma = false;
-    }
+    put_quoted(json_of(self), text, size, true);
 }
 
 static void json_text(pom_emitter_t *self, const char *text, size_t size) {
-    put_quoted(json_of(self), text, size);
+    put_quoted(json_of(self), text, size, false);
 }
 
 /* Two digits a step: they were a quarter of what a record cost. */
@@ -281,25 +269,47 @@ static void put_pair(char *to, uint32_t value) {
     memcpy(to, pairs + (size_t)2 * value, 2);
 }
 
-static void put_six(char *to, uint32_t value) {
-    put_pair(to, value / 10000);
-    put_pair(to + 2, value / 100 % 100);
-    put_pair(to + 4, value % 100);
+static void put_four(char *to, uint32_t value) {
+    put_pair(to, value / 100);
+    put_pair(to + 2, value % 100);
 }
 
-static char *put_unsigned(char *to, uint64_t value) {
-    char digits[INTEGER_MAX];
-    size_t at = sizeof digits;
-    while (value >= 10) {
+static void put_six(char *to, uint32_t value) {
+    put_pair(to, value / 10000);
+    put_four(to + 2, value % 10000);
+}
+
+static void put_nine(char *to, uint32_t value) {
+    uint32_t high = value / 10000;
+    *to = (char)('0' + high / 10000);
+    put_four(to + 1, high % 10000);
+    put_four(to + 5, value % 10000);
+}
+
+SELDOM static char *put_many_digits(char *to, uint64_t value) {
+    size_t size = 2;
+    for (uint64_t least = 100; size < INTEGER_MAX && value >= least; least *= 10) {
+        size++;
+    }
+    char *end = to + size, *at = end;
+    for (; value >= 100; value /= 100) {
         at -= 2;
-        put_pair(digits + at, (uint32_t)(value % 100));
-        value /= 100;
+        put_pair(at, (uint32_t)(value % 100));
     }
-    if (value > 0 || at == sizeof digits) {
-        digits[--at] = (char)('0' + value);
+    if (value >= 10) {
+        put_pair(to, (uint32_t)value);
+    } else {
+        *to = (char)('0' + value);
     }
-    memcpy(to, digits + at, sizeof digits - at);
-    return to + (sizeof digits - at);
+    return end;
+}
+
+static inline char *put_unsigned(char *to, uint64_t value) {
+    if (value >= 10) {
+        return put_many_digits(to, value);
+    }
+    *to = (char)('0' + value);
+    return to + 1;
 }
 
 /* The size of a negative number without the overflow of -INT64_MIN. */
@@ -309,10 +319,7 @@ static uint64_t magnitude(int64_t value) {
 
 static void json_integer(pom_emitter_t *self, int64_t value) {
     pom_json_t *json = json_of(self);
-    char *to = value_begin(json, INTEGER_MAX);
-    if (to == NULL) {
-        return;
-    }
+    char *to = value_begin(json);
     if (value < 0) {
         *to++ = '-';
     }
@@ -323,26 +330,23 @@ static void json_integer(pom_emitter_t *self, int64_t value) {
  * people can read it. */
 static void json_seconds(pom_emitter_t *self, int64_t ns) {
     pom_json_t *json = json_of(self);
-    char *to = value_begin(json, SECONDS_MAX);
-    if (to == NULL) {
-        return;
-    }
+    char *to = value_begin(json);
     if (ns < 0) {
         *to++ = '-';
     }
-    uint64_t all = magnitude(ns);
-    uint32_t rest = (uint32_t)(all % (uint64_t)POM_NS_PER_S);
-    to = put_unsigned(to, all / (uint64_t)POM_NS_PER_S);
+    uint64_t whole = 0, rest = magnitude(ns);
+    if (rest >= (uint64_t)POM_NS_PER_S) { /* seldom, and the division is dear */
+        whole = rest / (uint64_t)POM_NS_PER_S;
+        rest %= (uint64_t)POM_NS_PER_S;
+    }
+    to = put_unsigned(to, whole);
     *to++ = '.';
     if (rest == 0) { /* most self times */
         *to++ = '0';
         value_end(json, to);
         return;
     }
-    put_six(to + 3, rest % 1000000);
-    rest /= 1000000;
-    put_pair(to + 1, rest % 100);
-    *to = (char)('0' + rest / 100);
+    put_nine(to, (uint32_t)rest);
     to += 9;
     while (to[-1] == '0') {
         to--;
@@ -424,7 +428,7 @@ static const pom_emitter_ops_t json_ops = {
     .list_begin = json_list_begin,
     .list_end = json_list_end,
     .key = json_key,
-    .name = json_name,
+    .name = json_key,
     .text = json_text,
     .integer = json_integer,
     .number = json_number,
@@ -440,12 +444,18 @@ void pom_json_init(pom_json_t *json, pom_buf_t *buf) {
     json->comma = false;
     json->moment[0] = '\0';
     json->second = 0;
+    (void)enter(json, 0);
+}
+
+void pom_json_finish(pom_json_t *json) {
+    leave(json);
 }
 
 void pom_json_put_line(pom_buf_t *buf, const pom_profile_t *profile) {
     pom_json_t json;
     pom_json_init(&json, buf);
     pom_record_emit(profile, &json.emitter, POM_RECORD_DEPTH_JSON);
+    pom_json_finish(&json);
     pom_buf_put_char(buf, '\n');
 }
 
@@ -454,5 +464,6 @@ void pom_json_put_report(pom_buf_t *buf, const pom_client_report_t *report, pom_
     pom_json_t json;
     pom_json_init(&json, buf);
     pom_client_report_emit(report, source, pid, &json.emitter);
+    pom_json_finish(&json);
     pom_buf_put_char(buf, '\n');
 }

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "profiles/formats/json.h"
+#include "profiles/plain.h"
 
 static pom_buf_t buf;
 static pom_json_t json;
@@ -34,6 +35,7 @@ static int tear_down(void **state) {
 
 static const char *written(void) {
     static char text[64 * 1024];
+    pom_json_finish(&json);
     assert_false(pom_buf_failed(&buf));
     assert_true(buf.len < sizeof text);
     if (buf.len > 0) {
@@ -160,6 +162,50 @@ static void test_json_finds_what_to_escape_at_any_place(void **state) {
     }
 }
 
+/* No byte hides what is beside it, whichever of the two comes first in the machine's word. */
+static void test_json_finds_what_to_escape_beside_anything(void **state) {
+    for (int first = 0; first < 256; first++) {
+        for (int second = 0; second < 256; second++) {
+            char text[8] = "abcdefg";
+            text[3] = (char)first;
+            text[4] = (char)second;
+            bool plain = pom_is_plain(text, 7);
+            assert_int_equal(plain, pom_is_plain(text + 3, 1) && pom_is_plain(text + 4, 1));
+            text[7] = 'h';
+            assert_int_equal(strlen(written_text(text, 8)) == 8 + 2, plain);
+            assert_int_equal(strlen(written_text(text + 1, 7)) == 7 + 2, plain);
+        }
+    }
+}
+
+/* Wherever the buffer has to grow. */
+static void test_json_texts_of_any_length(void **state) {
+    static char long_text[700], expected[64 * 1024];
+    memset(long_text, 'x', sizeof long_text);
+    for (size_t first = 0; first < 300; first++) {
+        size_t size = 0;
+        e->ops->list_begin(e);
+        for (size_t length = first; length < sizeof long_text; length += 150) {
+            size += (size_t)sprintf(expected + size, "%c\"%.*s\",{\"%.*s\":\"\\n%.*s\\n\"}",
+                                    size == 0 ? '[' : ',', (int)length, long_text, (int)length,
+                                    long_text, (int)length, long_text);
+            e->ops->text(e, long_text, length);
+            e->ops->map_begin(e);
+            e->ops->key(e, long_text, length);
+            char escaped[sizeof long_text + 2] = "\n";
+            memcpy(escaped + 1, long_text, length);
+            escaped[length + 1] = '\n';
+            e->ops->text(e, escaped, length + 2);
+            e->ops->map_end(e);
+        }
+        e->ops->list_end(e);
+        (void)strcpy(expected + size, "]");
+        assert_string_equal(written(), expected);
+        pom_buf_fini(&buf);
+        pom_json_init(&json, &buf);
+    }
+}
+
 static void test_json_random_text_is_ascii_on_one_line(void **state) {
     for (uint64_t i = 0; i < 20000; i++) {
         char text[40];
@@ -211,16 +257,17 @@ static void test_json_moments_do_not_depend_on_the_last_one(void **state) {
         second,    second + 1, second + 999999999, second + 1000000000, second - 1, second + 500000,
         0,         -1,         -1000000000,        -1000000001,         0,          INT64_MAX,
         INT64_MIN, INT64_MAX,  second + 123456789, INT64_MIN,           -999999999, second};
-    pom_json_t last;
-    pom_json_init(&last, &buf);
+    char expected[sizeof moments / sizeof moments[0] * 30 + 8] = "[";
+    e->ops->list_begin(e);
     for (size_t i = 0; i < sizeof moments / sizeof moments[0]; i++) {
-        char expected[30] = "\"";
-        pom_format_moment(moments[i], expected + 1);
-        expected[28] = '"';
-        last.comma = false;
-        last.emitter.ops->moment(&last.emitter, moments[i]);
-        assert_string_equal(written(), expected);
+        char moment[28];
+        pom_format_moment(moments[i], moment);
+        (void)snprintf(expected + strlen(expected), 32, "%s\"%s\"", i == 0 ? "" : ",", moment);
+        e->ops->moment(e, moments[i]);
     }
+    e->ops->list_end(e);
+    (void)strcat(expected, "]");
+    assert_string_equal(written(), expected);
 }
 
 static void test_json_names_of_any_length(void **state) {
@@ -329,6 +376,7 @@ static void put_some(pom_emitter_t *to) {
 
 static void test_json_goes_quiet_in_a_full_buffer(void **state) {
     put_some(e);
+    pom_json_finish(&json);
     size_t needed = buf.len;
     for (size_t cap = 0; cap < needed; cap += 7) {
         pom_buf_t small;
@@ -336,6 +384,7 @@ static void test_json_goes_quiet_in_a_full_buffer(void **state) {
         pom_buf_init(&small, cap);
         pom_json_init(&writer, &small);
         put_some(&writer.emitter);
+        pom_json_finish(&writer);
         assert_true(pom_buf_failed(&small));
         pom_buf_fini(&small);
     }
@@ -349,6 +398,7 @@ static void test_json_goes_quiet_without_memory(void **state) {
         pom_json_init(&writer, &fresh);
         pom_alloc_fail_from(n);
         put_some(&writer.emitter);
+        pom_json_finish(&writer);
         int64_t calls = pom_alloc_calls();
         pom_alloc_fail_from(0);
         bool failed = pom_buf_failed(&fresh);
@@ -369,6 +419,8 @@ int main(void) {
         CASE(test_json_escapes_text),
         CASE(test_json_escapes_keys),
         CASE(test_json_finds_what_to_escape_at_any_place),
+        CASE(test_json_finds_what_to_escape_beside_anything),
+        CASE(test_json_texts_of_any_length),
         CASE(test_json_random_text_is_ascii_on_one_line),
         CASE(test_json_integers_are_exact),
         CASE(test_json_seconds_are_plain_decimals),

@@ -56,6 +56,7 @@ static void check_golden(const char *name, pom_profile_t **profiles, size_t coun
         pom_json_t json;
         pom_json_init(&json, &buf);
         pom_record_emit(profiles[i], &json.emitter, 0);
+        pom_json_finish(&json);
         pom_buf_put_char(&buf, '\n');
         pom_profile_unref(profiles[i]);
     }

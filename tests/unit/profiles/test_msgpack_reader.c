@@ -29,6 +29,7 @@ static void put_record(pom_buf_t *buf, const pom_profile_t *profile) {
     pom_json_t json;
     pom_json_init(&json, buf);
     pom_record_emit(profile, &json.emitter, 0);
+    pom_json_finish(&json);
     pom_buf_put_char(buf, '\n');
 }
 
