@@ -14,6 +14,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define POM_NAME_ROOM 24
+
+/* A key of ours as JSON has it, `,"pid":`. It is plain (plain.h), and so short that JSON copies all
+ * of its room, from the comma or from the quote on: a copy of fixed size costs least. */
+typedef struct pom_key_s {
+    char text[POM_NAME_ROOM + 1];
+    unsigned char size;
+} pom_key_t;
+
 typedef struct pom_emitter_s pom_emitter_t;
 
 typedef struct pom_emitter_ops_s {
@@ -22,8 +31,7 @@ typedef struct pom_emitter_ops_s {
     void (*list_begin)(pom_emitter_t *self);
     void (*list_end)(pom_emitter_t *self);
     void (*key)(pom_emitter_t *self, const char *text, size_t size);
-    /* The same of a name of ours: ASCII, nothing in it that any form has to escape. Nearly all keys are. */
-    void (*name)(pom_emitter_t *self, const char *text, size_t size);
+    void (*name)(pom_emitter_t *self, const pom_key_t *name); /* a key of ours: nearly all are */
     void (*text)(pom_emitter_t *self, const char *text, size_t size);
     void (*integer)(pom_emitter_t *self, int64_t value);
     void (*number)(pom_emitter_t *self,
@@ -37,5 +45,18 @@ typedef struct pom_emitter_ops_s {
 struct pom_emitter_s {
     const pom_emitter_ops_t *ops; /* the implementation's own data follow */
 };
+
+/* name() of a form that does not care: key() of what is within the quotes. */
+static inline void pom_name_as_key(pom_emitter_t *self, const pom_key_t *name) {
+    self->ops->key(self, name->text + 2, name->size - (size_t)4);
+}
+
+/* name() of a literal. */
+#define POM_EMIT_NAME(e, literal)                                                                  \
+    do {                                                                                           \
+        _Static_assert(sizeof(literal) + 3 <= POM_NAME_ROOM, "a name that long needs more room");  \
+        static const pom_key_t name_ = {",\"" literal "\":", sizeof(literal) + 3};                 \
+        (e)->ops->name((e), &name_);                                                               \
+    } while (0)
 
 #endif

@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-#define KEY(e, text) (e)->ops->name(e, text, sizeof(text) - 1)
+#define KEY POM_EMIT_NAME
 
 void pom_client_report_drop(pom_client_report_t *report, const char *reason, int64_t count) {
     if (count > 0 && report->drop_count < POM_CLIENT_REPORT_DROPS) {

@@ -30,7 +30,8 @@
 #define INTEGER_MAX 20 /* characters of INT64_MIN, and digits of UINT64_MAX */
 #define NUMBER_MAX  32 /* "-1.7976931348623157e+308" is 24 */
 
-_Static_assert(POM_JSON_PIECE >= 1 + POM_JSON_MOMENT && POM_JSON_PIECE >= 1 + NUMBER_MAX + 2,
+_Static_assert(POM_JSON_PIECE >= 1 + POM_JSON_MOMENT && POM_JSON_PIECE >= 1 + NUMBER_MAX + 2 &&
+                   POM_JSON_PIECE >= POM_NAME_ROOM,
                "the longest pieces fit, with a comma before them");
 
 static pom_json_t *json_of(pom_emitter_t *self) {
@@ -254,6 +255,13 @@ static void json_text(pom_emitter_t *self, const char *text, size_t size) {
     put_quoted(json_of(self), text, size, false);
 }
 
+static void json_name(pom_emitter_t *self, const pom_key_t *name) {
+    pom_json_t *json = json_of(self);
+    size_t skipped = json->comma ? 0 : 1;
+    memcpy(json->at, name->text + skipped, POM_NAME_ROOM);
+    end_piece(json, json->at + name->size - skipped, false);
+}
+
 /* Two digits a step: they were a quarter of what a record cost. */
 static void put_pair(char *to, uint32_t value) {
     static const char pairs[] = "00010203040506070809"
@@ -428,7 +436,7 @@ static const pom_emitter_ops_t json_ops = {
     .list_begin = json_list_begin,
     .list_end = json_list_end,
     .key = json_key,
-    .name = json_key,
+    .name = json_name,
     .text = json_text,
     .integer = json_integer,
     .number = json_number,

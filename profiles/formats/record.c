@@ -135,7 +135,7 @@ static const pom_emitter_ops_t gauge_ops = {
     .list_begin = gauge_begin,
     .list_end = gauge_end,
     .key = gauge_text,
-    .name = gauge_text,
+    .name = pom_name_as_key,
     .text = gauge_text,
     .integer = gauge_integer,
     .number = gauge_number,
@@ -256,7 +256,7 @@ static view_t view_of(const shape_t *shape, const pom_node_t *node, int depth) {
     return view;
 }
 
-#define KEY(e, literal) (e)->ops->name((e), (literal), sizeof(literal) - 1)
+#define KEY POM_EMIT_NAME
 
 static void put_text(pom_emitter_t *e, pom_text_t text) {
     e->ops->text(e, text.size > 0 ? text.data : "", text.size);
@@ -265,7 +265,7 @@ static void put_text(pom_emitter_t *e, pom_text_t text) {
 /* A count that is shown only when something was lost. */
 static void put_loss(pom_emitter_t *e, const char *name, int64_t count) {
     if (count > 0) {
-        e->ops->name(e, name, strlen(name));
+        e->ops->key(e, name, strlen(name));
         e->ops->integer(e, count);
     }
 }
