@@ -22,6 +22,7 @@
 
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "profiles/plain.h"
 
 static const char unknown_text[] = "<unknown>";
 
@@ -91,6 +92,7 @@ pom_code_t *pom_code_new(const pom_code_spec_t *spec) {
     code->run_count = (uint32_t)run_count;
     code->unknown = spec->unknown;
     code->internal = spec->internal;
+    code->plain = pom_is_plain(file_at, file_len) && pom_is_plain(function_at, function_len);
     code->file_key = never_zero(pom_hash_bytes(file_at, file_len));
     code->function_key =
         never_zero(pom_hash_join(code->file_key, pom_hash_bytes(function_at, function_len)));

@@ -44,11 +44,12 @@ typedef struct pom_code_s {
     _Atomic(int32_t) refs;
     /* constant after new */
     const char *file;     /* NUL-terminated too */
-    const char *function; /* likewise */
+    const char *function; /* likewise, and it begins right behind the NUL of file */
     uint32_t file_len, function_len;
     int32_t first_line;
     uint32_t run_count;
     bool unknown, internal;
+    bool plain;            /* file and function both (plain.h) */
     uint64_t file_key;     /* hash of file */
     uint64_t function_key; /* hash of file and function */
     const pom_line_run_t *runs;

@@ -33,6 +33,7 @@ typedef struct pom_emitter_ops_s {
     void (*key)(pom_emitter_t *self, const char *text, size_t size);
     void (*name)(pom_emitter_t *self, const pom_key_t *name); /* a key of ours: nearly all are */
     void (*text)(pom_emitter_t *self, const char *text, size_t size);
+    void (*plain)(pom_emitter_t *self, const char *text, size_t size); /* text that is (plain.h) */
     void (*integer)(pom_emitter_t *self, int64_t value);
     void (*number)(pom_emitter_t *self,
                    double value); /* a user's float, NaN and infinities included */

@@ -2,7 +2,7 @@
  * Plain text: ASCII without control characters, quotes and backslashes, which JSON writes as it is.
  * Nearly all of what a profile holds is plain.
  *
- * Used by the JSON writer.
+ * Used by the codes, which remember it of theirs, and by the JSON writer, which looks at the rest.
  */
 #ifndef POM_PROFILES_PLAIN_H
 #define POM_PROFILES_PLAIN_H

@@ -275,6 +275,7 @@ static const pom_emitter_ops_t dict_ops = {
     .key = dict_key,
     .name = pom_name_as_key,
     .text = dict_text,
+    .plain = dict_text,
     .integer = dict_integer,
     .number = dict_number,
     .seconds = dict_seconds,

@@ -255,6 +255,18 @@ static void json_text(pom_emitter_t *self, const char *text, size_t size) {
     put_quoted(json_of(self), text, size, false);
 }
 
+static void json_plain(pom_emitter_t *self, const char *text, size_t size) {
+    pom_json_t *json = json_of(self);
+    if (!has_room(json, json->at, size)) {
+        put_in_more_room(json, text, size, false);
+        return;
+    }
+    char *to = value_begin(json);
+    *to++ = '"';
+    memcpy(to, text, size);
+    end_quoted(json, to + size, false);
+}
+
 static void json_name(pom_emitter_t *self, const pom_key_t *name) {
     pom_json_t *json = json_of(self);
     size_t skipped = json->comma ? 0 : 1;
@@ -438,6 +450,7 @@ static const pom_emitter_ops_t json_ops = {
     .key = json_key,
     .name = json_name,
     .text = json_text,
+    .plain = json_plain,
     .integer = json_integer,
     .number = json_number,
     .seconds = json_seconds,

@@ -278,6 +278,7 @@ static const pom_emitter_ops_t fields_ops = {
     .key = fields_key,
     .name = pom_name_as_key,
     .text = fields_text,
+    .plain = fields_text,
     .integer = fields_integer,
     .number = fields_number,
     .seconds = fields_seconds,

@@ -137,6 +137,7 @@ static const pom_emitter_ops_t gauge_ops = {
     .key = gauge_text,
     .name = pom_name_as_key,
     .text = gauge_text,
+    .plain = gauge_text,
     .integer = gauge_integer,
     .number = gauge_number,
     .seconds = gauge_integer,
@@ -300,7 +301,7 @@ static void put_action(pom_emitter_t *e, const pom_profile_t *profile) {
     KEY(e, "kind");
     put_text(e, profile->kind);
     KEY(e, "outcome");
-    e->ops->text(e, outcome, strlen(outcome));
+    e->ops->plain(e, outcome, strlen(outcome));
     (void)pom_value_emit_entries(profile->fields, profile->fields_size,
                                  e); /* of bad bytes, what could be read */
     e->ops->map_end(e);
@@ -344,11 +345,6 @@ static void put_profiler(pom_emitter_t *e, const pom_profile_t *profile, const s
     e->ops->map_end(e);
 }
 
-static size_t append(char *to, size_t at, const char *text, size_t size) {
-    memcpy(to + at, text, size);
-    return at + size;
-}
-
 static size_t append_integer(char *to, size_t at, int32_t value) {
     char digits[10];
     size_t first = sizeof digits;
@@ -356,7 +352,8 @@ static size_t append_integer(char *to, size_t at, int32_t value) {
         digits[--first] = (char)('0' + value % 10);
         value /= 10;
     } while (value > 0);
-    return append(to, at, digits + first, sizeof digits - first);
+    memcpy(to + at, digits + first, sizeof digits - first);
+    return at + sizeof digits - first;
 }
 
 /* Where the node is in the source, as far as the granularity tells. */
@@ -365,26 +362,31 @@ static void put_place(pom_emitter_t *e, const pom_node_t *node, pom_granularity_
     if (code == NULL || code->internal) {
         return;
     }
+    void (*put)(pom_emitter_t *, const char *, size_t) =
+        code->plain ? e->ops->plain : e->ops->text;
     /* Line 0 stands for "the interpreter gives none": the shape of instruction and the type of
      * line stay. */
     int32_t line = node->line > 0 ? node->line : 0;
     char instruction[INSTRUCTION_MAX];
-    size_t size = append(instruction, 0, code->file, code->file_len);
+    size_t size = code->file_len;
     if (granularity != POM_BY_FILE) {
-        instruction[size++] = ':';
-        size = append(instruction, size, code->function, code->function_len);
+        size += 1 + code->function_len;
+    }
+    memcpy(instruction, code->file, size); /* the function is behind it, with a NUL between */
+    if (granularity != POM_BY_FILE) {
+        instruction[code->file_len] = ':';
     }
     if (granularity == POM_BY_LINE) {
         instruction[size++] = ':';
         size = append_integer(instruction, size, line);
     }
     KEY(e, "instruction");
-    e->ops->text(e, instruction, size);
+    put(e, instruction, size);
     KEY(e, "file");
-    e->ops->text(e, code->file, code->file_len);
+    put(e, code->file, code->file_len);
     if (granularity != POM_BY_FILE) {
         KEY(e, "function");
-        e->ops->text(e, code->function, code->function_len);
+        put(e, code->function, code->function_len);
     }
     if (granularity == POM_BY_LINE) {
         KEY(e, "line");

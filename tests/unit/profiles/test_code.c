@@ -30,6 +30,27 @@ static void test_code_keeps_texts_and_flags(void **state) {
     pom_code_unref(code);
 }
 
+static void test_code_tells_texts_that_need_no_escape(void **state) {
+    static const struct {
+        const char *file, *function;
+        bool plain;
+    } cases[] = {
+        {"shop/cart.py", "Cart.<locals>.total", true},
+        {"", "", true},
+        {"shop/cart.py", "caf\xc3\xa9", false},
+        {"shop/\"cart\".py", "total", false},
+        {"C:\\cart.py", "total", false},
+        {"shop/cart.py\n", "total", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pom_code_spec_t spec = spec_of(cases[i].file, cases[i].function);
+        pom_code_t *code = pom_code_new(&spec);
+        assert_int_equal(code->plain, cases[i].plain);
+        assert_ptr_equal(code->function, code->file + code->file_len + 1);
+        pom_code_unref(code);
+    }
+}
+
 static void test_code_accepts_empty_texts(void **state) {
     pom_code_spec_t spec = {.file = NULL, .function = NULL};
     pom_code_t *code = pom_code_new(&spec);
@@ -216,6 +237,7 @@ static void test_code_without_memory_is_null(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_code_keeps_texts_and_flags),
+        POM_TEST(test_code_tells_texts_that_need_no_escape),
         POM_TEST(test_code_accepts_empty_texts),
         POM_TEST(test_code_unknown_says_so_whatever_was_read),
         POM_TEST(test_code_cuts_long_texts_at_a_character),

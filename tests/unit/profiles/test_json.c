@@ -189,7 +189,7 @@ static void test_json_texts_of_any_length(void **state) {
             size += (size_t)sprintf(expected + size, "%c\"%.*s\",{\"%.*s\":\"\\n%.*s\\n\"}",
                                     size == 0 ? '[' : ',', (int)length, long_text, (int)length,
                                     long_text, (int)length, long_text);
-            e->ops->text(e, long_text, length);
+            e->ops->plain(e, long_text, length);
             e->ops->map_begin(e);
             e->ops->key(e, long_text, length);
             char escaped[sizeof long_text + 2] = "\n";

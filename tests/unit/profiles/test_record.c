@@ -464,6 +464,7 @@ static const pom_emitter_ops_t audit_ops = {
     .key = audit_key,
     .name = pom_name_as_key,
     .text = audit_text,
+    .plain = audit_text,
     .integer = audit_integer,
     .number = audit_number,
     .seconds = audit_seconds,

@@ -144,6 +144,7 @@ static const pom_emitter_ops_t trace_ops = {
     .key = trace_key,
     .name = pom_name_as_key,
     .text = trace_text,
+    .plain = trace_text,
     .integer = trace_integer,
     .number = trace_number,
     .seconds = trace_seconds,
