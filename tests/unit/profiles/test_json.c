@@ -206,6 +206,22 @@ static void test_json_texts_of_any_length(void **state) {
     }
 }
 
+/* Each character of it is written as six: the room that the text itself needs is not enough. */
+static void test_json_escapes_of_any_length(void **state) {
+    static char bells[400], expected[6 * sizeof bells + 3];
+    memset(bells, '\a', sizeof bells);
+    for (size_t length = 0; length <= sizeof bells; length++) {
+        char *to = stpcpy(expected, "\"");
+        for (size_t i = 0; i < length; i++) {
+            to = stpcpy(to, "\\u0007");
+        }
+        (void)strcpy(to, "\"");
+        assert_string_equal(written_text(bells, length), expected);
+        pom_buf_fini(&buf);
+        pom_json_init(&json, &buf);
+    }
+}
+
 static void test_json_random_text_is_ascii_on_one_line(void **state) {
     for (uint64_t i = 0; i < 20000; i++) {
         char text[40];
@@ -424,6 +440,7 @@ int main(void) {
         CASE(test_json_finds_what_to_escape_at_any_place),
         CASE(test_json_finds_what_to_escape_beside_anything),
         CASE(test_json_texts_of_any_length),
+        CASE(test_json_escapes_of_any_length),
         CASE(test_json_random_text_is_ascii_on_one_line),
         CASE(test_json_integers_are_exact),
         CASE(test_json_seconds_are_plain_decimals),
