@@ -173,8 +173,10 @@ static bool parse(pom__connection_t *c, const char *data, size_t size) {
     if (state == POM__HTTP_BAD) {
         lost(c, c->parser.error);
     } else if (state == POM__HTTP_DONE) {
-        bool reusable = c->phase == RECEIVING && !c->mute && !c->writing && used == size &&
-                        c->parser.keep_alive;
+        /* What lies behind this reply nobody asked for: the next request must not take it for its own. */
+        bool more = used < size || (c->tls != NULL && pom__tls_has_more(c->tls));
+        bool reusable =
+            c->phase == RECEIVING && !c->mute && !c->writing && !more && c->parser.keep_alive;
         enter(c, IDLE);
         c->listener->reply(c->owner, &c->parser, reusable);
     }

@@ -180,6 +180,10 @@ pom__tls_state_t pom__tls_read(pom__tls_t *t, void *data, size_t room, size_t *g
     return result == 1 ? POM__TLS_OK : translate(t, result);
 }
 
+bool pom__tls_has_more(const pom__tls_t *t) {
+    return SSL_has_pending(t->ssl) == 1 || BIO_ctrl_pending(t->rbio) > 0;
+}
+
 void pom__tls_goodbye(pom__tls_t *t) {
     pom__openssl_hold();
     ERR_clear_error();

@@ -77,6 +77,9 @@ pom__tls_state_t pom__tls_write(pom__tls_t *tls, const void *data, size_t size);
 /* OK: *got > 0 bytes. [loop] */
 pom__tls_state_t pom__tls_read(pom__tls_t *tls, void *data, size_t room, size_t *got);
 
+/* What was fed has more in it than was read: bytes, a goodbye, or a part of one. [loop] */
+bool pom__tls_has_more(const pom__tls_t *tls);
+
 /* Says goodbye, into the output; the answer is not awaited. [loop] */
 void pom__tls_goodbye(pom__tls_t *tls);
 

@@ -190,6 +190,20 @@ def test_retry_after_is_obeyed(sender, only_c):
         assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_second_reply_is_nobodys_answer(sender, certificates, only_c, secure):
+    """Behind the one that was asked for, in the same TLS record, it would be taken for the next request's."""
+    body = "x" * (4096 - len(answer("200 OK", body="x" * 4000)) + 4000)  # the reader takes 4096 bytes at a time
+    first = answer("200 OK", body=body)
+    assert len(first) == 4096
+    with Server([first + OK, answer("400 Bad")], context=certificates.server("good") if secure else None) as server:
+        one = sender("127.0.0.1", server.port, **({"ca_file": certificates.ca} if secure else {}))
+        assert one.flushed()["sent"] == 1
+        counters = one.flushed()
+        assert counters["sent"] == 1 and counters["dropped"] == {"rejected": 1}
+        assert server.connections == 2
+
+
 def test_interim_replies_and_chunks_are_understood(sender):
     chunked = (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
                b"5\r\nhello\r\n0\r\n\r\n")
