@@ -439,6 +439,16 @@ static void set_running(bool is) {
     unlock();
 }
 
+/* After a start that failed: a signal handler may have raised when the thread was there already. Then it stays in force; else
+ * it finds that nobody asked for it. */
+static bool has_entered(void) {
+    lock();
+    running = tid != 0;
+    bool is = running;
+    unlock();
+    return is;
+}
+
 int pom_delivery_ensure(void) {
     if (count == 0 || (running && wanted)) {
         return 0;
@@ -451,8 +461,7 @@ int pom_delivery_ensure(void) {
     run++;
     set_running(true);
     if (spawn() < 0) {
-        set_running(false);
-        wanted = false;
+        wanted = has_entered();
         return -1;
     }
     return 0;

@@ -7,7 +7,7 @@ import pathlib
 import threading
 
 import pytest
-from pom_support import Collector, wait_until
+from pom_support import PATIENCE, Collector, threads_of_ours, wait_until
 
 import profilomatic
 
@@ -469,3 +469,32 @@ def test_a_path_and_a_maker_that_was_not_called_are_refused():
     for wrong in ("profiles.jsonl", profilomatic.file_destination, profilomatic.RestDestination):
         with pytest.raises(TypeError, match=r"is no destination, what profilomatic.file_destination\(...\) and its like return is"):
             profilomatic.add_destination(wrong)
+
+
+def test_an_interrupted_start_leaves_a_thread_that_serves(backend, monkeypatch):
+    """A signal handler raises while add_destination() waits for the new thread: the next one finds a thread all the same."""
+    if backend != "c":
+        pytest.skip("the extension's thread")
+    profilomatic.stop()  # so that there is none
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        wait_until(lambda: "pom-delivery" in threads_of_ours(), "the thread to be at work")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            profilomatic.add_destination(Collector())
+    second = Collector()
+    profilomatic.add_destination(second)
+    try:
+        for _ in range(3):
+            act()
+            second.flushed()
+        assert len(second.records) == 3
+        assert profilomatic.stop(PATIENCE) is True
+        assert "pom-delivery" not in threads_of_ours()
+    finally:
+        profilomatic.remove_destination(second)
