@@ -9,8 +9,8 @@
  * is kept twice (plain, encrypted). The reply's timeout does not start again with each byte: a
  * server that trickles is cut off.
  *
- * The other side may answer before it has read everything (a refusal), and close: so a failed
- * write is no verdict, what can still be read decides.
+ * The other side may refuse before it has read everything, and close: so a failed write is no
+ * verdict, what can still be read decides. It cannot accept what it has not got.
  *
  * The owner hears of a loss once; then it closes. Memory goes when libuv has closed the handles,
  * so that a callback may close its own connection.
@@ -162,6 +162,25 @@ void pom__connection_close(pom__connection_t *c) {
 
 /* ---- receiving ---- */
 
+/* The system has taken the whole request; that we have heard of it or not. */
+static bool is_sent(const pom__connection_t *c) {
+    return !c->mute && c->taken == c->head_size + c->body_size &&
+           (c->tls == NULL || pom__tls_pending(c->tls) == 0) &&
+           uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) == 0;
+}
+
+/* The reply is whole. A yes to a request of which a part was never sent is no answer to it. */
+static void replied(pom__connection_t *c, bool more) {
+    if (c->parser.status < 300 && !is_sent(c)) {
+        lost(c, "the server answered before it had the request");
+        return;
+    }
+    bool reusable =
+        c->phase == RECEIVING && !c->mute && !c->writing && !more && c->parser.keep_alive;
+    enter(c, IDLE);
+    c->listener->reply(c->owner, &c->parser, reusable);
+}
+
 /* True while the bytes were welcome. */
 static bool parse(pom__connection_t *c, const char *data, size_t size) {
     if (c->phase != SENDING && c->phase != RECEIVING) {
@@ -173,12 +192,8 @@ static bool parse(pom__connection_t *c, const char *data, size_t size) {
     if (state == POM__HTTP_BAD) {
         lost(c, c->parser.error);
     } else if (state == POM__HTTP_DONE) {
-        /* What lies behind this reply nobody asked for: the next request must not take it for its own. */
-        bool more = used < size || (c->tls != NULL && pom__tls_has_more(c->tls));
-        bool reusable =
-            c->phase == RECEIVING && !c->mute && !c->writing && !more && c->parser.keep_alive;
-        enter(c, IDLE);
-        c->listener->reply(c->owner, &c->parser, reusable);
+        /* What lies behind it nobody asked for: the next request must not take it for its own. */
+        replied(c, used < size || (c->tls != NULL && pom__tls_has_more(c->tls)));
     }
     return state == POM__HTTP_MORE;
 }
@@ -186,8 +201,7 @@ static bool parse(pom__connection_t *c, const char *data, size_t size) {
 static void ended(pom__connection_t *c, const char *text) {
     bool in_exchange = c->phase == SENDING || c->phase == RECEIVING;
     if (in_exchange && pom__http_parser_eof(&c->parser) == POM__HTTP_DONE) {
-        enter(c, IDLE);
-        c->listener->reply(c->owner, &c->parser, false);
+        replied(c, true);
     } else {
         lost(c, text != NULL  ? text
                 : in_exchange ? c->parser.error

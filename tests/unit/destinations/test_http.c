@@ -29,6 +29,7 @@
 #define REQUESTS_MAX 16
 #define HANG         "hang" /* read the request, answer nothing until the test ends */
 #define CUT          ""     /* read it, close without an answer */
+#define EARLY        "early" /* say yes, and read nothing until the destination has judged that */
 
 /* How often a destination began to wait before another attempt. */
 static _Atomic(int) pauses;
@@ -84,6 +85,7 @@ typedef struct server_s {
     _Atomic(bool) stop;
     _Atomic(int) count; /* requests read */
     _Atomic(int) fd;    /* the connection being served, -1 */
+    _Atomic(bool) judged;
     int connections;
     request_t requests[REQUESTS_MAX];
 } server_t;
@@ -125,6 +127,14 @@ static void wait_for_end(server_t *s) {
 
 static void serve(server_t *s, int fd) {
     int n = atomic_load(&s->count);
+    if (*s->script != NULL && strcmp(*s->script, EARLY) == 0) {
+        s->script++;
+        (void)send(fd, OK_REPLY, strlen(OK_REPLY), MSG_NOSIGNAL);
+        while (!atomic_load(&s->judged) && !atomic_load(&s->stop)) {
+            sched_yield();
+        }
+        return;
+    }
     while (n < REQUESTS_MAX && read_request(fd, &s->requests[n])) {
         s->requests[n].connection = s->connections;
         const char *reply = OK_REPLY;
@@ -484,6 +494,35 @@ static void test_http_repeats_at_once_when_an_idle_connection_was_closed(void **
     assert_int_equal(c.retried, 1);
     assert_string_equal(c.last_error, ""); /* nothing was wrong */
     assert_int_equal(s.connections, 2);
+    free_exporter(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+/* More than the buffers between the two hold, so a part of it is not sent when the answer comes. */
+static void test_http_believes_no_server_that_has_not_got_the_request(void **state) {
+    static const char *const script[] = {EARLY, NULL};
+    const size_t size = (size_t)12 << 20;
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    pom_destination_t *d = add(e, &o);
+    pom_profile_t *p = profile_new(1, 0);
+    char *name = pom_arena_alloc(&p->arena, size);
+    assert_non_null(name);
+    memset(name, 'x', size);
+    p->type = (pom_text_t){name, (uint32_t)size};
+    pom_exporter_put(e, p);
+    (void)pom_exporter_flush(e, pom_now_ns());
+    wait_for(counters(d).sent == 1 || counters(d).last_error[0] != '\0');
+    assert_int_equal(counters(d).sent, 0);
+    assert_non_null(strstr(counters(d).last_error, "before it had the request"));
+    atomic_store(&s.judged, true);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(counters(d).sent, 1);
+    assert_int_equal(atomic_load(&s.count), 1);
+    assert_true(s.requests[0].size > size);
     free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
@@ -955,6 +994,7 @@ int main(void) {
         POM_TEST(test_http_compresses),
         POM_TEST(test_http_judges_each_answer),
         POM_TEST(test_http_repeats_at_once_when_an_idle_connection_was_closed),
+        POM_TEST(test_http_believes_no_server_that_has_not_got_the_request),
         POM_TEST(test_http_times_out_and_stop_counts_the_rest),
         POM_TEST(test_http_remove_lets_the_request_finish),
         POM_TEST(test_http_gives_up_what_is_too_old),
