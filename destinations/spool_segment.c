@@ -36,6 +36,10 @@
 #define HEAD_BYTES POM__SEGMENT_HEAD
 #define MAGIC      0x534d4f50u /* "POMS" */
 
+/* No segment is longer, its last entry begins below the mark. What lies behind is not ours, and may
+ * be a hole of any size. */
+#define SEGMENT_MOST (POM__SPOOL_SEGMENT + HEAD_BYTES + (int64_t)POM__SPOOL_BODY_MAX)
+
 typedef struct head_s {
     uint32_t magic;
     uint8_t state, format, compressed, zero;
@@ -60,10 +64,17 @@ static int64_t profiles_between(int fd, int64_t at, int64_t end, uint64_t addres
     int64_t profiles = 0;
     head_t head;
     ssize_t got;
+    end = end < SEGMENT_MOST ? end : SEGMENT_MOST;
     while (at + HEAD_BYTES <= end && (got = pread(fd, window, sizeof window, at)) >= HEAD_BYTES) {
         ssize_t i = 0;
         while (i + HEAD_BYTES <= got) {
-            memcpy(&head, window + i, sizeof head);
+            const char *next = memchr(window + i, 'P', (size_t)(got - HEAD_BYTES + 1 - i));
+            if (next == NULL) {
+                i = got - HEAD_BYTES + 1;
+                break;
+            }
+            i = next - window;
+            memcpy(&head, next, sizeof head);
             bool found = plausible(&head, address);
             profiles += found && head.state == 'P' ? head.count : 0;
             i += found ? HEAD_BYTES : 1;

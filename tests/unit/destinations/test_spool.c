@@ -381,6 +381,24 @@ static void test_spool_counts_far_behind_a_bad_head(void **state) {
     pom__spool_free(s);
 }
 
+/* A file may claim any size: what is behind the longest segment there can be is not looked at. */
+static void test_spool_does_not_search_a_hole(void **state) {
+    char path[512];
+    char entry[164];
+    pom__spool_t *s = opened(0);
+    put(s, 1, 100);
+    die(s);
+    assert_int_equal(files(directory, "00000001.seg", path), 1);
+    int fd = open(path, O_RDWR);
+    assert_int_equal(pread(fd, entry, sizeof entry, 0), sizeof entry);
+    assert_int_equal(pwrite(fd, entry, sizeof entry, (off_t)80 << 20), sizeof entry);
+    close(fd);
+    damage(path, 0, "?", 1);
+    s = opened(0);
+    expect_damage(s, 1, 0);
+    pom__spool_free(s);
+}
+
 /* Closed before anybody came to read it: it is there for the next one, damage and all. */
 static void test_spool_keeps_damage_that_nobody_has_counted(void **state) {
     char path[512];
@@ -545,6 +563,7 @@ int main(void) {
         SPOOL_TEST(test_spool_counts_what_a_cut_takes),
         SPOOL_TEST(test_spool_counts_what_is_behind_a_bad_head),
         SPOOL_TEST(test_spool_counts_far_behind_a_bad_head),
+        SPOOL_TEST(test_spool_does_not_search_a_hole),
         SPOOL_TEST(test_spool_keeps_damage_that_nobody_has_counted),
         SPOOL_TEST(test_spool_leaves_what_it_cannot_open),
         SPOOL_TEST(test_spool_puts_rotten_bodies_aside),
