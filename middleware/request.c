@@ -54,27 +54,52 @@ bool pom_request_task_id(const char *uuid, size_t uuid_size, const char *tracepa
 
 static pom_route_names_t route_names; // of the process
 
+/* In the order in which they are written, so that few cache lines hold those of a record. */
+#define KEY_LIST(X)                                                                                \
+    X(method)                                                                                      \
+    X(host)                                                                                        \
+    X(script_name)                                                                                 \
+    X(path_info)                                                                                   \
+    X(query_string)                                                                                \
+    X(client)                                                                                      \
+    X(status)                                                                                      \
+    X(route)                                                                                       \
+    X(bytes)                                                                                       \
+    X(queue)                                                                                       \
+    X(app)                                                                                         \
+    X(first_byte)                                                                                  \
+    X(body)                                                                                        \
+    X(close)
+
+static const struct {
+#define X(name) pom_value_key_t name;
+    KEY_LIST(X)
+#undef X
+} keys = {
+#define X(name) .name = POM_VALUE_KEY(#name),
+    KEY_LIST(X)
+#undef X
+};
+
 void pom_request_routes(int64_t *names, int64_t *others) {
     *names = atomic_load_explicit(&route_names.count, memory_order_relaxed);
     *others = atomic_load_explicit(&route_names.others, memory_order_relaxed);
 }
 
-static void write_text(pom_value_writer_t *w, const char *key, const char *text, size_t size) {
-    pom_value_key(w, key, strlen(key));
-    pom_value_text(w, text, size);
+static void write_text(pom_value_writer_t *w, const pom_value_key_t *key, pom_text_t text) {
+    pom_value_entry_text(w, key, text.data, text.size);
 }
 
 static void write_route(const pom_request_t *r, pom_value_writer_t *w) {
     pom_route_name_t name;
     pom_route_name(&name, r->route, r->script_name, r->path_info, r->status);
     pom_route_names_keep(&route_names, &name);
-    write_text(w, "route", name.text, name.size);
+    pom_value_entry_text(w, &keys.route, name.text, name.size);
 }
 
-static void write_phase(pom_value_writer_t *w, const char *name, int64_t ns) {
+static void write_phase(pom_value_writer_t *w, const pom_value_key_t *name, int64_t ns) {
     if (ns > 0) {
-        pom_value_key(w, name, strlen(name));
-        pom_value_seconds(w, ns);
+        pom_value_entry_seconds(w, name, ns);
     }
 }
 
@@ -82,37 +107,36 @@ static void write_phase(pom_value_writer_t *w, const char *name, int64_t ns) {
 static void describe_open(const pom_action_t *action, pom_value_writer_t *w) {
     const pom_request_t *r = (const pom_request_t *)(const void *)action->kind_data;
     char query[POM_REQUEST_QUERY_MAX];
-    write_text(w, "method", r->method.data, r->method.size);
-    write_text(w, "host", r->host.data, r->host.size);
-    write_text(w, "script_name", r->script_name.data, r->script_name.size);
-    write_text(w, "path_info", r->path_info.data, r->path_info.size);
+    write_text(w, &keys.method, r->method);
+    write_text(w, &keys.host, r->host);
+    write_text(w, &keys.script_name, r->script_name);
+    write_text(w, &keys.path_info, r->path_info);
     size_t size = pom_scrub_query(r->query.data, r->query.size, query, sizeof query);
-    write_text(w, "query_string", query, size);
+    pom_value_entry_text(w, &keys.query_string, query, size);
     if (r->client.size > 0) {
-        write_text(w, "client", r->client.data, r->client.size);
+        write_text(w, &keys.client, r->client);
     }
 }
 
 static void describe(const pom_action_t *action, pom_value_writer_t *w) {
     const pom_request_t *r = (const pom_request_t *)(const void *)action->kind_data;
     describe_open(action, w);
-    pom_value_key(w, "status", 6);
     if (r->status > 0) {
-        pom_value_integer(w, r->status);
+        pom_value_entry_integer(w, &keys.status, r->status);
     } else {
+        pom_value_key(w, "status", 6);
         pom_value_null(w);
     }
     write_route(r, w);
-    pom_value_key(w, "bytes", 5);
-    pom_value_integer(w, r->bytes);
+    pom_value_entry_integer(w, &keys.bytes, r->bytes);
     pom_value_key(w, "phases", 6);
     pom_value_map_begin(w);
-    write_phase(w, "queue", r->queue_ns);
-    write_phase(w, "app", r->app_ns);
-    write_phase(w, "first_byte", r->first_byte_ns);
-    write_phase(w, "body", r->body_ns);
-    write_phase(w, "client", r->client_ns);
-    write_phase(w, "close", r->close_ns);
+    write_phase(w, &keys.queue, r->queue_ns);
+    write_phase(w, &keys.app, r->app_ns);
+    write_phase(w, &keys.first_byte, r->first_byte_ns);
+    write_phase(w, &keys.body, r->body_ns);
+    write_phase(w, &keys.client, r->client_ns);
+    write_phase(w, &keys.close, r->close_ns);
     pom_value_map_end(w);
     pom_trace_describe(action, w);
 }

@@ -240,10 +240,13 @@ void pom_value_text(pom_value_writer_t *w, const char *text, size_t size) {
     }
 }
 
+static uint64_t zigzag_of(int64_t value) {
+    return ((uint64_t)value << 1) ^ (value < 0 ? UINT64_MAX : 0);
+}
+
 static void put_signed(pom_value_writer_t *w, unsigned char tag, int64_t value) {
     unsigned char bytes[1 + VARINT_MAX] = {tag};
-    uint64_t zigzag = ((uint64_t)value << 1) ^ (value < 0 ? UINT64_MAX : 0);
-    put_scalar(w, bytes, 1 + put_varint(bytes + 1, zigzag));
+    put_scalar(w, bytes, 1 + put_varint(bytes + 1, zigzag_of(value)));
 }
 
 void pom_value_integer(pom_value_writer_t *w, int64_t value) {
@@ -268,6 +271,60 @@ void pom_value_boolean(pom_value_writer_t *w, bool value) {
 void pom_value_null(pom_value_writer_t *w) {
     unsigned char tag = TAG_NULL;
     put_scalar(w, &tag, 1);
+}
+
+/* Where the value goes, of at most `most` bytes, behind its key; NULL when the entry must go the long way, since
+ * there may be no room, or no map. One look at the writer where a key and a value take two each. */
+static unsigned char *entry_begin(pom_value_writer_t *w, const pom_value_key_t *key, size_t most) {
+    if (w->skipping > 0 || !in_map(w) || w->key_at != NO_KEY ||
+        room_left(w) < 1 + sizeof *key + most) {
+        return NULL;
+    }
+    unsigned char *to = w->data + w->size;
+    *to++ = TAG_KEY;
+    memcpy(to, key, sizeof *key); /* a known size needs no call; the value overwrites the rest */
+    return to + 1 + key->size;
+}
+
+static void entry_end(pom_value_writer_t *w, const unsigned char *end) {
+    w->size = (size_t)(end - w->data);
+}
+
+void pom_value_entry_text(pom_value_writer_t *w, const pom_value_key_t *key, const char *text,
+                          size_t size) {
+    unsigned char *to =
+        size <= POM_VALUE_TEXT_MAX ? entry_begin(w, key, 1 + VARINT_MAX + size) : NULL;
+    if (to == NULL) {
+        pom_value_key(w, key->text, key->size);
+        pom_value_text(w, text, size);
+        return;
+    }
+    *to++ = TAG_TEXT;
+    to += put_varint(to, size);
+    if (size > 0) {
+        memcpy(to, text, size);
+    }
+    entry_end(w, to + size);
+}
+
+static void entry_signed(pom_value_writer_t *w, const pom_value_key_t *key, unsigned char tag,
+                         int64_t value) {
+    unsigned char *to = entry_begin(w, key, 1 + VARINT_MAX);
+    if (to == NULL) {
+        pom_value_key(w, key->text, key->size);
+        put_signed(w, tag, value);
+        return;
+    }
+    *to++ = tag;
+    entry_end(w, to + put_varint(to, zigzag_of(value)));
+}
+
+void pom_value_entry_integer(pom_value_writer_t *w, const pom_value_key_t *key, int64_t value) {
+    entry_signed(w, key, TAG_INTEGER, value);
+}
+
+void pom_value_entry_seconds(pom_value_writer_t *w, const pom_value_key_t *key, int64_t ns) {
+    entry_signed(w, key, TAG_SECONDS, ns);
 }
 
 size_t pom_value_finish(pom_value_writer_t *w) {

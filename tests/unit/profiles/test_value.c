@@ -212,6 +212,82 @@ static void test_value_fits_any_room(void **state) {
     }
 }
 
+static const pom_value_key_t longest_key = POM_VALUE_KEY("fifteen letters"),
+                             empty_key = POM_VALUE_KEY("");
+
+/* Entries under known keys, by the short way and by the two calls that it stands for. */
+static void put_entries(pom_value_writer_t *w, bool short_way, const char *text, size_t size,
+                        int64_t number) {
+    const pom_value_key_t *keys[] = {&longest_key, &empty_key};
+    for (size_t i = 0; i < 2; i++) {
+        if (short_way) {
+            pom_value_entry_text(w, keys[i], text, size);
+            pom_value_entry_integer(w, keys[i], number);
+            pom_value_entry_seconds(w, keys[i], -number);
+        } else {
+            pom_value_key(w, keys[i]->text, keys[i]->size);
+            pom_value_text(w, text, size);
+            pom_value_key(w, keys[i]->text, keys[i]->size);
+            pom_value_integer(w, number);
+            pom_value_key(w, keys[i]->text, keys[i]->size);
+            pom_value_seconds(w, -number);
+        }
+    }
+}
+
+/* In a map, behind a key that waits for its value, in a list, and outside of everything. */
+static size_t put_entries_everywhere(void *storage, size_t room, bool short_way, const char *text,
+                                     size_t size, int64_t number, bool *cut) {
+    pom_value_writer_t w;
+    pom_value_begin(&w, storage, room);
+    pom_value_map_begin(&w);
+    put_entries(&w, short_way, text, size, number);
+    pom_value_key(&w, "waits", 5);
+    put_entries(&w, short_way, text, size, number);
+    pom_value_key(&w, "list", 4);
+    pom_value_list_begin(&w);
+    put_entries(&w, short_way, text, size, number);
+    pom_value_list_end(&w);
+    pom_value_map_end(&w);
+    put_entries(&w, short_way, text, size, number);
+    *cut = w.cut;
+    return pom_value_finish(&w);
+}
+
+static void test_value_entries_of_known_keys_are_key_and_value(void **state) {
+    static char text[POM_VALUE_TEXT_MAX + 2];
+    static unsigned char expected[8 * sizeof text];
+    memset(text, 'x', sizeof text);
+    static const struct {
+        size_t size;
+        int64_t number;
+    } cases[] = {{0, 0}, {1, -1}, {127, 63}, {128, INT64_MIN + 1}, {200, INT64_MAX}};
+    bool cut, cut_expected;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t all = put_entries_everywhere(expected, sizeof expected, false, text, cases[i].size,
+                                            cases[i].number, &cut_expected);
+        for (size_t room = 0; room <= all + 64; room++) {
+            unsigned char *storage = malloc(room > 0 ? room : 1);
+            size_t size = put_entries_everywhere(storage, room, true, text, cases[i].size,
+                                                 cases[i].number, &cut);
+            assert_int_equal(size,
+                             put_entries_everywhere(expected, room, false, text, cases[i].size,
+                                                    cases[i].number, &cut_expected));
+            assert_memory_equal(storage, expected, size);
+            assert_int_equal(cut, cut_expected);
+            free(storage);
+        }
+    }
+    for (size_t size = POM_VALUE_TEXT_MAX - 1; size <= POM_VALUE_TEXT_MAX + 1; size++) {
+        static unsigned char storage[sizeof expected];
+        size_t used = put_entries_everywhere(storage, sizeof storage, true, text, size, 1, &cut);
+        assert_int_equal(used, put_entries_everywhere(expected, sizeof expected, false, text, size,
+                                                      1, &cut_expected));
+        assert_memory_equal(storage, expected, used);
+        assert_int_equal(cut, cut_expected);
+    }
+}
+
 static void test_value_closes_what_is_open(void **state) {
     unsigned char storage[64];
     pom_value_writer_t w;
@@ -461,6 +537,7 @@ int main(void) {
         cmocka_unit_test(test_value_goes_on_behind_what_nests_too_deep),
         cmocka_unit_test(test_value_drops_whole_entries_without_room),
         cmocka_unit_test(test_value_fits_any_room),
+        cmocka_unit_test(test_value_entries_of_known_keys_are_key_and_value),
         cmocka_unit_test(test_value_closes_what_is_open),
         cmocka_unit_test(test_value_ignores_calls_out_of_order),
         cmocka_unit_test(test_value_entries_join_an_open_map),
