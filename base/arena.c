@@ -89,7 +89,8 @@ void pom_arena_init_in(pom_arena_t *arena, size_t cap, void *memory, size_t size
     arena->reserved = size;
 }
 
-void *pom_arena_alloc(pom_arena_t *arena, size_t size) {
+/* As pom_arena_alloc, but for the zeros. */
+static void *take_piece(pom_arena_t *arena, size_t size) {
     if (size > arena->cap) {
         return NULL; /* Before the rounding, which could overflow. */
     }
@@ -109,18 +110,26 @@ void *pom_arena_alloc(pom_arena_t *arena, size_t size) {
     }
     void *piece = (char *)block + block->used;
     block->used += rounded;
-    memset(piece, 0, size);
     return piece;
+}
+
+void *pom_arena_alloc(pom_arena_t *arena, size_t size) {
+    void *piece = take_piece(arena, size);
+    return piece == NULL ? NULL : memset(piece, 0, size);
 }
 
 char *pom_arena_copy(pom_arena_t *arena, const void *bytes, size_t size) {
     if (size >= arena->cap) {
         return NULL;
     }
-    char *copy = pom_arena_alloc(arena, size + 1); /* Zeroed: the NUL is there. */
-    if (copy != NULL && size > 0) {
+    char *copy = take_piece(arena, size + 1);
+    if (copy == NULL) {
+        return NULL;
+    }
+    if (size > 0) {
         memcpy(copy, bytes, size);
     }
+    copy[size] = '\0';
     return copy;
 }
 
