@@ -418,10 +418,21 @@ static void fetch(pom_registry_t *r) {
     r->pending_last = POM_CONTAINER(link, pom_event_t, link);
 }
 
+/* What the seal of the event's action needs, if it is an end. */
+static void prefetch_end(const pom_event_t *event) {
+    if (event != NULL && event->kind == POM_EVENT_END) {
+        pom_prefetch_write_all(event->action, HOT_TO); // with what is this side's alone
+    }
+}
+
 /* Applies what was queued up to a moment, in order; stops before the end of `keep`. */
 static bool apply(pom_registry_t *r, int64_t until_ns, const pom_action_t *keep) {
     bool any = false;
     fetch(r);
+    if (r->pending != NULL) {
+        prefetch_end(r->pending);
+        pom_profile_prefetch_next(r->profiles);
+    }
     while (r->pending != NULL) {
         pom_event_t *event = r->pending;
         if (event->at_ns > until_ns || (event->kind == POM_EVENT_END && event->action == keep)) {
@@ -429,9 +440,7 @@ static bool apply(pom_registry_t *r, int64_t until_ns, const pom_action_t *keep)
         }
         pom_link_t *next = event->link.next;
         r->pending = next == NULL ? NULL : POM_CONTAINER(next, pom_event_t, link);
-        if (r->pending != NULL && r->pending->kind == POM_EVENT_END) {
-            prefetch_action(r->pending->action);
-        }
+        prefetch_end(r->pending);
         any = true;
         if (event->kind == POM_EVENT_END) {
             pom_sampler_enter(POM_SAMPLER_SEAL);

@@ -89,6 +89,10 @@ void *pom_block_pool_take(pom_block_pool_t *pool) {
     return link;
 }
 
+const void *pom_block_pool_next(const pom_block_pool_t *pool) {
+    return pool->at_hand;
+}
+
 void pom_block_pool_give(pom_block_pool_t *pool, void *block) {
     if (atomic_load_explicit(&pool->kept, memory_order_relaxed) < pool->most) {
         atomic_fetch_add_explicit(&pool->kept, 1, memory_order_relaxed);

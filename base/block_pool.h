@@ -24,6 +24,9 @@ pom_block_pool_t *pom_block_pool_new(size_t size, int64_t most);
 /* Returns owned, not zeroed, aligned as by malloc; NULL for no memory. One thread at a time. */
 void *pom_block_pool_take(pom_block_pool_t *pool);
 
+/* What the next take gives, for who wants its memory in a cache by then; NULL when it is not at hand. As take. */
+const void *pom_block_pool_next(const pom_block_pool_t *pool);
+
 /* Never waits. [any] */
 void pom_block_pool_give(pom_block_pool_t *pool, void *block);
 

@@ -25,8 +25,9 @@ const char *const pom_miss_names[POM_MISS_COUNT] = {POM_MISS_LIST(X)};
 const char *const pom_outcome_names[POM_OUTCOME_COUNT] = {POM_OUTCOME_LIST(X)};
 #undef X
 
-/* What a request without samples needs is some 700 bytes, a short tree twice that; together with the struct it stays below 2 KiB. */
+/* What a request without samples needs is some 300 bytes, with a short tree four times that; together with the struct it stays below 2 KiB. */
 #define FIRST_BLOCK ((size_t)1400)
+#define MOST_FILL   ((size_t)384) /* of it */
 
 /* Two of the exporter's batches: one that comes in, one that is encoded. */
 #define POOLED_MAX 160
@@ -36,7 +37,6 @@ static pom_profile_t *init(pom_profile_t *profile, pom_block_pool_t *pool, size_
     if (profile == NULL) {
         return NULL;
     }
-    pom_prefetch_write_all(profile, sizeof *profile + first / 2); // as much as most of them fill
     memset(profile, 0, sizeof *profile);
     // No partner: the maker shares the pointer later, through a queue that publishes.
     atomic_init(&profile->refs, 1);
@@ -60,7 +60,16 @@ pom_block_pool_t *pom_profile_pool_new(void) {
 
 pom_profile_t *pom_profile_new_in(pom_block_pool_t *pool, size_t arena_cap) {
     assert(arena_cap >= FIRST_BLOCK);
-    return init(pom_block_pool_take(pool), pool, arena_cap, FIRST_BLOCK);
+    pom_profile_t *profile = init(pom_block_pool_take(pool), pool, arena_cap, FIRST_BLOCK);
+    pom_profile_prefetch_next(pool);
+    return profile;
+}
+
+void pom_profile_prefetch_next(const pom_block_pool_t *pool) {
+    const void *next = pom_block_pool_next(pool);
+    if (next != NULL) {
+        pom_prefetch_write_all(next, sizeof(pom_profile_t) + MOST_FILL);
+    }
 }
 
 pom_profile_t *pom_profile_ref(pom_profile_t *profile) {

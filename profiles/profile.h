@@ -93,8 +93,12 @@ pom_profile_t *pom_profile_new(size_t arena_cap);
 /* For who makes one after the other: the memory of those that are gone, 300 KiB at most. NULL for no memory. [any] */
 pom_block_pool_t *pom_profile_pool_new(void);
 
-/* As pom_profile_new, with memory of the pool, which it goes back to. By one thread at a time. */
+/* As pom_profile_new, with memory of the pool, which it goes back to. By one thread at a time. It asks for the memory of the one
+ * after it. */
 pom_profile_t *pom_profile_new_in(pom_block_pool_t *pool, size_t arena_cap);
+
+/* Asks for the memory of the profile that is made next, which was used up to seconds ago, on another core. As pom_profile_new_in. */
+void pom_profile_prefetch_next(const pom_block_pool_t *pool);
 
 pom_profile_t *pom_profile_ref(pom_profile_t *profile); /* [any] */
 void pom_profile_unref(pom_profile_t *profile);         /* [any], accepts NULL */

@@ -19,8 +19,11 @@ static void test_block_pool_takes_first_what_came_back_last(void **state) {
     pom_block_pool_give(pool, a);
     pom_block_pool_give(pool, b);
     int64_t calls = pom_alloc_calls();
+    assert_null(pom_block_pool_next(pool)); // not at hand yet
     assert_ptr_equal(pom_block_pool_take(pool), b);
+    assert_ptr_equal(pom_block_pool_next(pool), a);
     assert_ptr_equal(pom_block_pool_take(pool), a);
+    assert_null(pom_block_pool_next(pool));
     assert_int_equal(pom_alloc_calls(), calls);
     memset(a, 3, SIZE); // its memory is all there again
     pom_block_pool_give(pool, a);
