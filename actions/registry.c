@@ -71,7 +71,7 @@ struct pom_registry_s {
     pom_profile_sink_t *sink;
     pom_cost_source_t cost_source;
     void *cost_context;
-    char engine[32];
+    pom_text_t engine;
     int32_t pid; /* a forked child makes a registry of its own */
     /* rarely written: [app], or the sampler at a window's end */
     source_t *sources;
@@ -352,7 +352,7 @@ static void hand_over(pom_registry_t *r, pom_action_t *a, pom_outcome_t outcome,
     arena->cap = ARENA_CAP + ARENA_SEAL;
     const char *source = atomic_load_explicit(&r->source, memory_order_acquire);
     profile->source = pom__keep_text(arena, source, strlen(source));
-    profile->engine = pom__keep_text(arena, r->engine, strlen(r->engine));
+    profile->engine = r->engine;
     profile->pid = r->pid;
     profile->end_ns = end_ns;
     profile->outcome = outcome;
@@ -623,7 +623,7 @@ pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code
                                        .other_cost_ns = on_other_cost,
                                        .window = on_window};
     r->pid = (int32_t)getpid(); // here, as it is a system call
-    (void)strncpy(r->engine, options->engine, sizeof r->engine - 1);
+    r->engine = (pom_text_t){.data = options->engine, .size = (uint32_t)strlen(options->engine)};
     pom_admission_init(&r->admission, options->max_actions_per_run);
     r->window.period_ns = options->period_ns;
     atomic_init(&r->source, "");

@@ -35,8 +35,8 @@ typedef struct pom_registry_options_s {
     int64_t max_actions_per_run; /* 0 = unlimited */
     int64_t part_ns;             /* an action older than this is sealed in parts; 0 = never */
     int64_t period_ns;           /* what records say before the first window has ended */
-    const char *source;          /* borrowed for the call only, likewise engine */
-    const char *engine;
+    const char *source;          /* borrowed for the call only */
+    const char *engine;          /* a constant: profiles, which outlive the registry, point to it */
 } pom_registry_options_t;
 
 typedef struct pom_registry_stats_s {

@@ -2,7 +2,7 @@
  * A profile: one finished outermost action, immutable, shared by reference count.
  *
  * Made by actions when an action is sealed, read by formats and destinations on any thread.
- * Everything it points to lies in its arena, but for the code references of its tree.
+ * Everything it points to lies in its arena, but for the code references of its tree and texts that are constants (kind, engine).
  *
  *     profile = pom_profile_new(arena_cap);   the sealer fills the fields, then never again
  *     pom_profile_ref(profile);

@@ -37,7 +37,7 @@ typedef struct pom_engine_options_s {
 
 /* What only the bindings know. Called on app threads with the interpreter's lock. */
 typedef struct pom_engine_parts_s {
-    /* Chooses the walker when the engine starts; its name goes into every record ("native", "gil"). */
+    /* Chooses the walker when the engine starts; its name, a constant, goes into every record ("native", "gil"). */
     pom_walker_t *(*walker)(const char **name);
     pom_code_resolver_t *resolver;
     /* The new slots and code table are in force / about to go. */
