@@ -280,12 +280,9 @@ static int64_t number(PyObject *value) {
     if (value == NULL || !PyLong_Check(value)) {
         return 0;
     }
-    int64_t found = PyLong_AsLongLong(value);
-    if (found == -1 && PyErr_Occurred()) {
-        PyErr_Clear(); // no number that means anything here
-        return 0;
-    }
-    return found;
+    int overflow;
+    int64_t found = PyLong_AsLongLongAndOverflow(value, &overflow);
+    return overflow != 0 ? 0 : found; // too large to mean anything here
 }
 
 static int64_t size_of(PyObject *body) {

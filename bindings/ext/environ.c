@@ -33,13 +33,9 @@ bool pom_wire_bytes(PyObject *text, const char **data, size_t *size) {
         return true;
     }
     Py_ssize_t length = 0;
-    *data = PyUnicode_AsUTF8AndSize(text, &length);
+    *data = pom_py_utf8(text, &length);
     *size = (size_t)length;
-    if (*data == NULL) {
-        PyErr_Clear(); // a lone surrogate: as good as absent
-        return false;
-    }
-    return true;
+    return *data != NULL; // a lone surrogate: as good as absent
 }
 
 PyObject *pom_environ_get(PyObject *env, pom_name_t *name) {

@@ -46,7 +46,8 @@ POM_ENVIRON_NAMES(X)
 /* Interns the names; -1 with an exception. */
 int pom_environ_init(void);
 
-/* The bytes that a WSGI string carries as latin-1, borrowed. False: not text, or (against the rules) wider. */
+/* The bytes that a WSGI string carries as latin-1, borrowed. False: not text, or (against the rules) wider.
+ * Runs nobody's code. */
 bool pom_wire_bytes(PyObject *text, const char **data, size_t *size);
 
 /* Borrowed; NULL when absent. */

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "bindings/ext/environ.h"
+#include "bindings/ext/text.h"
 #include "bindings/ext/values.h"
 
 /* ---- the route --------------------------------------------------------------------------------- */
@@ -80,9 +81,9 @@ static void keep_route(pom_request_state_t *self, PyObject *rule) {
     Py_ssize_t size = 0;
     (void)pom_wire_bytes(pom_environ_get(self->environ, &pom_n_script_name), &mount,
                          &mount_size); // absent: not mounted
-    const char *text = PyUnicode_AsUTF8AndSize(rule, &size);
+    const char *text = pom_py_utf8(rule, &size);
     if (text == NULL) {
-        return;
+        return; // a lone surrogate: no route then
     }
     if (r == NULL) {
         PyObject *prefix = PyUnicode_DecodeUTF8(mount, (Py_ssize_t)mount_size, "replace");
@@ -107,7 +108,7 @@ void pom_route_read(pom_request_state_t *self, bool at_end) {
     PyObject *rule = find_rule(self->environ, at_end && r != NULL && r->route.size > 0);
     if (rule != NULL && self->environ != NULL) { // the framework's code may have ended the request
         keep_route(self, rule);
-        PyErr_Clear(); // a lone surrogate: no route then
+        PyErr_Clear(); // no memory for it
     }
     Py_XDECREF(rule);
 }
@@ -127,12 +128,8 @@ void pom_route_link(pom_request_state_t *self, PyObject *exc_info) {
 
 static pom_text_t keep_text(pom_action_t *action, PyObject *text) {
     Py_ssize_t size = 0;
-    const char *utf8 = PyUnicode_AsUTF8AndSize(text, &size);
-    if (utf8 == NULL) {
-        PyErr_Clear(); // a lone surrogate
-        return (pom_text_t){0};
-    }
-    return pom_action_text(action, utf8, (size_t)size);
+    const char *utf8 = pom_py_utf8(text, &size);
+    return utf8 == NULL ? (pom_text_t){0} : pom_action_text(action, utf8, (size_t)size);
 }
 
 void pom_route_keep_link(pom_request_state_t *self) {

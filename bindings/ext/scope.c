@@ -18,6 +18,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bindings/ext/text.h"
+
 #define NAMES(X)                                                                                   \
     X(type, "type")                                                                                \
     X(method, "method")                                                                            \
@@ -73,13 +75,8 @@ void pom_scope_pick(PyObject *dict, PyObject **const *keys, pom_dict_place_t *pl
 
 pom_text_t pom_scope_text(PyObject *text) {
     Py_ssize_t size = 0;
-    const char *data =
-        text != NULL && PyUnicode_Check(text) ? PyUnicode_AsUTF8AndSize(text, &size) : NULL;
-    if (data == NULL) {
-        PyErr_Clear(); // a lone surrogate: as good as absent
-        size = 0;
-    }
-    return (pom_text_t){.data = data, .size = (uint32_t)size};
+    const char *data = text != NULL && PyUnicode_Check(text) ? pom_py_utf8(text, &size) : NULL;
+    return (pom_text_t){.data = data, .size = data == NULL ? 0 : (uint32_t)size};
 }
 
 static pom_text_t bytes_of(PyObject *bytes) {
@@ -141,8 +138,8 @@ static void read_server(PyObject *server, pom_scope_t *out) {
     if (name.size == 0 || name.size > 255) {
         return;
     }
-    long port = PyLong_Check(pair[1]) ? PyLong_AsLong(pair[1]) : 0;
-    PyErr_Clear(); // a number that is no port
+    int overflow; // a number that is no port
+    long port = PyLong_Check(pair[1]) ? PyLong_AsLongAndOverflow(pair[1], &overflow) : 0;
     int size =
         port > 0
             ? snprintf(out->server, sizeof out->server, "%.*s:%ld", (int)name.size, name.data, port)

@@ -98,6 +98,33 @@ Py_ssize_t pom_py_text_shown(PyObject *str, Py_ssize_t most, char *out, bool *cu
     return size;
 }
 
+/* Latin-1 has none. */
+static bool has_surrogate(PyObject *str) {
+    int kind = (int)PyUnicode_KIND(str);
+    const void *data = PyUnicode_DATA(str);
+    Py_ssize_t count = kind == PyUnicode_1BYTE_KIND ? 0 : PyUnicode_GET_LENGTH(str), at = 0;
+    while (at < count && !Py_UNICODE_IS_SURROGATE(PyUnicode_READ(kind, data, at))) {
+        at++;
+    }
+    return at < count;
+}
+
+const char *pom_py_utf8(PyObject *str, Py_ssize_t *size) {
+    if (PyUnicode_IS_COMPACT_ASCII(str)) {
+        *size = PyUnicode_GET_LENGTH(str);
+        return PyUnicode_DATA(str);
+    }
+    // Looked for here: the interpreter would make an exception for it, before 3.12 that may run a collection, and a collection
+    // anybody's code. Who reads a dict of somebody else's holds what is in it only by that nothing runs.
+    if (!is_ready(str) || has_surrogate(str)) {
+        return NULL;
+    }
+    pom_pending_t pending = pom_pending_put_aside();
+    const char *utf8 = PyUnicode_AsUTF8AndSize(str, size);
+    pom_pending_restore(&pending); // no memory: that exception was there before
+    return utf8;
+}
+
 /* What stands for a value whose class lets nothing be known of it. */
 static PyObject *unprintable(PyObject *value) {
     PyObject *name = PyType_GetName(Py_TYPE(value));

@@ -32,6 +32,10 @@ Py_ssize_t pom_py_text_start(PyObject *str, Py_ssize_t most, char *out);
 /* The same, with an ellipsis behind them when there are more (*cut). */
 Py_ssize_t pom_py_text_shown(PyObject *str, Py_ssize_t most, char *out, bool *cut);
 
+/* The whole in UTF-8, kept with the str; NULL, without an exception: it has a lone surrogate, or there is no memory. Runs nobody's
+ * code. A pending exception stays as it is. */
+const char *pom_py_utf8(PyObject *str, Py_ssize_t *size);
+
 /* str() of anything, or what stands for a value whose class lets nothing be known of it. May run the
  * user's code. A new reference; NULL, without an exception set, for no memory. */
 PyObject *pom_py_text_of(PyObject *value);

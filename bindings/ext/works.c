@@ -25,6 +25,7 @@
 #include "bindings/ext/context.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/gil_walker.h"
+#include "bindings/ext/text.h"
 #include "bindings/ext/threads.h"
 #include "bindings/ext/values.h"
 
@@ -202,11 +203,9 @@ void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
     if (work->kind == POM_WORK_OUTERMOST) {
         work->action->task_id = id;
         Py_ssize_t size = 0;
-        const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8AndSize(text, &size);
-        if (utf8 != NULL) {
+        const char *utf8 = text == NULL ? NULL : pom_py_utf8(text, &size);
+        if (utf8 != NULL) { // else the id's plain form
             work->action->task_text = pom_action_text(work->action, utf8, (size_t)size);
-        } else {
-            PyErr_Clear(); // the id's plain form then
         }
     }
 }
@@ -339,12 +338,9 @@ void pom_work_charge(const pom_work_t *work, int64_t cost_ns) {
 
 static pom_text_t keep_text(pom_action_t *action, PyObject *text) {
     Py_ssize_t size = 0;
-    const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8AndSize(text, &size);
-    if (utf8 == NULL) {
-        PyErr_Clear(); // an exception whose text cannot be had: its class is enough
-        return (pom_text_t){0};
-    }
-    return pom_action_text(action, utf8, (size_t)size);
+    const char *utf8 = text == NULL ? NULL : pom_py_utf8(text, &size);
+    return utf8 == NULL ? (pom_text_t){0} // an exception whose text cannot be had: its class is enough
+                        : pom_action_text(action, utf8, (size_t)size);
 }
 
 /* Class and text of an exception. str() is the user's code, so this runs before anything of the work is changed. */
