@@ -226,6 +226,7 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
         if (self->work.kind == POM_WORK_NESTED) {
             post_start(self, &seen);
         }
+        pom_scope_release(&seen);
     }
     pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE,
                     self->since_ns > 0 ? self->since_ns : pom_now_ns());
@@ -431,6 +432,7 @@ static void post_end(asgi_request_t *self, pom_outcome_t outcome, PyObject *erro
                             .outcome = said ? NULL : pom_outcome_names[outcome],
                             .exception = failed ? error : NULL},
          seen.path, fields);
+    pom_scope_release(&seen);
 }
 
 static void fill(asgi_request_t *self, pom_request_t *data, pom_text_t route) {
@@ -458,7 +460,9 @@ static PyObject *request_finish(PyObject *op, PyObject *error) {
         pom_work_detach(&self->work); // what follows is ours, and one look at the clock is enough
     if (self->scope != NULL) {
         settle_at(self, now_ns, self->waits > 0 ? &self->client_ns : &self->phase_ns[self->phase]);
-        route.size = (uint32_t)pom_scope_route(self->scope, name, sizeof name);
+        PyObject *scope = Py_NewRef(self->scope); // whoever is asked for the route may finish this
+        route.size = (uint32_t)pom_scope_route(scope, name, sizeof name);
+        Py_DECREF(scope);
     }
     // Asking for the route may have run a framework's code, and in it the end of the engine.
     pom_request_t *data = data_of(self);

@@ -193,7 +193,9 @@ static pom_outcome_t outcome_at_close(body_t *self, pom_request_state_t *request
 
 /* The iterable's close(), if it has one; NULL with its exception. */
 static PyObject *close_iterable(body_t *self) {
-    PyObject *close = PyObject_GetAttr(self->iterable, s_close);
+    PyObject *iterable = Py_NewRef(self->iterable); // the collector may take it from us
+    PyObject *close = PyObject_GetAttr(iterable, s_close);
+    Py_DECREF(iterable);
     if (close == NULL) {
         if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
             return NULL;

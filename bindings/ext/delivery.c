@@ -385,12 +385,14 @@ static PyObject *native_start(void) {
     if (monkey == NULL) {
         return NULL;
     }
+    Py_INCREF(monkey);
     PyObject *patched = PyObject_CallMethod(monkey, "is_module_patched", "s", "threading");
     PyObject *function = NULL;
     if (patched != NULL && PyObject_IsTrue(patched) == 1) {
         function = PyObject_CallMethod(monkey, "get_original", "ss", "_thread", "start_new_thread");
     }
     Py_XDECREF(patched);
+    Py_DECREF(monkey);
     PyErr_Clear(); // a gevent we do not know: the usual way then
     return function;
 }

@@ -155,7 +155,11 @@ bool pom_environ_linked(PyObject *env, PyObject **name, PyObject **text) {
     if (pair == NULL || !PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2) {
         return false;
     }
-    *name = PyTuple_GET_ITEM(pair, 0);
-    *text = PyTuple_GET_ITEM(pair, 1);
-    return PyUnicode_CheckExact(*name) && PyUnicode_CheckExact(*text);
+    PyObject *first = PyTuple_GET_ITEM(pair, 0), *second = PyTuple_GET_ITEM(pair, 1);
+    if (!PyUnicode_CheckExact(first) || !PyUnicode_CheckExact(second)) {
+        return false;
+    }
+    *name = Py_NewRef(first);
+    *text = Py_NewRef(second);
+    return true;
 }

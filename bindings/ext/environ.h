@@ -57,7 +57,7 @@ PyObject *pom_environ_get(PyObject *env, pom_name_t *name);
  * neither it nor its frames live longer. The last one counts. Runs the exception's __str__. Never raises. */
 void pom_environ_link(PyObject *env, PyObject *exception);
 
-/* What is noted there, borrowed; false: nothing, or nothing of that form. */
+/* What is noted there, as new references; false: nothing, or nothing of that form. */
 bool pom_environ_linked(PyObject *env, PyObject **name, PyObject **text);
 
 /* A text of the environ as people read it: the bytes it carries, as UTF-8. New reference; NULL (without an exception set): none. */

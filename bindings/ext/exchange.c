@@ -104,10 +104,12 @@ static PySendResult step(PyObject *inner, PyObject *value, PyObject **result) {
 static PySendResult exchange_send(PyObject *op, PyObject *value, PyObject **result) {
     exchange_t *self = (exchange_t *)op;
     begin_step(self);
-    PySendResult how = step(self->inner, value, result);
+    PyObject *inner = Py_NewRef(self->inner); // once it is done another await exchanges it
+    PySendResult how = step(inner, value, result);
     if (how != PYGEN_NEXT) {
         end(self, *result);
     }
+    Py_DECREF(inner);
     return how;
 }
 
@@ -153,9 +155,16 @@ static PyObject *raise_here(PyObject *const *args, Py_ssize_t nargs) {
     return NULL;
 }
 
+static PyObject *attribute_of_inner(const exchange_t *self, PyObject *name) {
+    PyObject *inner = Py_NewRef(self->inner); // its own code may have it exchanged
+    PyObject *value = PyObject_GetAttr(inner, name);
+    Py_DECREF(inner);
+    return value;
+}
+
 static PyObject *exchange_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs) {
     exchange_t *self = (exchange_t *)op;
-    PyObject *method = PyObject_GetAttr(self->inner, s_throw), *result;
+    PyObject *method = attribute_of_inner(self, s_throw), *result;
     if (method != NULL) {
         result = PyObject_Vectorcall(method, args, (size_t)nargs, NULL);
         Py_DECREF(method);
@@ -173,7 +182,7 @@ static PyObject *exchange_throw(PyObject *op, PyObject *const *args, Py_ssize_t 
 static PyObject *exchange_close(PyObject *op, PyObject *unused) {
     (void)unused;
     exchange_t *self = (exchange_t *)op;
-    PyObject *method = PyObject_GetAttr(self->inner, s_close), *result;
+    PyObject *method = attribute_of_inner(self, s_close), *result;
     if (method != NULL) {
         result = PyObject_CallNoArgs(method);
         Py_DECREF(method);
@@ -218,7 +227,9 @@ static PyObject *exchange_await(PyObject *op) {
     }
     unaryfunc await = PyCoro_CheckExact(self->inner) ? NULL : await_of(self->inner);
     if (await != NULL) {
-        PyObject *iterator = await(self->inner);
+        PyObject *inner = Py_NewRef(self->inner); // it may await this meanwhile
+        PyObject *iterator = await(inner);
+        Py_DECREF(inner);
         if (iterator == NULL) {
             return NULL;
         }
@@ -315,7 +326,9 @@ static PyObject *answer(PyObject *op, PyObject *name, PyObject *servers) {
     if (value == NULL && servers != NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
         if (Py_EnterRecursiveCall(" while a server's object was asked") == 0) {
+            Py_INCREF(servers); // its own code may have it exchanged
             value = PyObject_GetAttr(servers, name);
+            Py_DECREF(servers);
             Py_LeaveRecursiveCall();
         }
     }

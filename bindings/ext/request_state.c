@@ -35,7 +35,8 @@ static int pooled;
 static int settle_task_id(pom_request_state_t *self, PyObject *env) {
     const char *uuid = NULL, *parent = NULL;
     size_t uuid_size = 0, parent_size = 0;
-    PyObject *given = pom_environ_get(env, &pom_n_task_uuid); // borrowed: nobody's code runs
+    // Borrowed: nobody's code runs before the id is written back.
+    PyObject *given = pom_environ_get(env, &pom_n_task_uuid);
     PyObject *traceparent = pom_environ_get(env, &pom_n_traceparent);
     if (given != NULL || traceparent != NULL) {
         pom_id_t id = self->work.task_id;
@@ -71,7 +72,7 @@ static void put_number(PyObject *dict, const char *key, int64_t value) {
 
 static void post_nested(pom_request_state_t *self, const char *status, const char *outcome,
                         PyObject *exception, bool start) {
-    PyObject *env = self->environ;
+    PyObject *env = Py_XNewRef(self->environ); // what runs in here may end the request
     PyObject *fields = PyDict_New();
     PyObject *path = env == NULL ? NULL : pom_environ_shown(env, &pom_n_path_info);
     bool named = path != NULL && PyUnicode_GET_LENGTH(path) > 0;
@@ -89,12 +90,15 @@ static void post_nested(pom_request_state_t *self, const char *status, const cha
         if (exception == NULL && env != NULL && pom_environ_linked(env, &name, &text)) {
             put(fields, "exception", name);
             put(fields, "reason", text);
+            Py_DECREF(name);
+            Py_DECREF(text);
         }
     }
     PyErr_Clear();
     pom_work_message(&self->work, &head, fields, NULL);
     Py_XDECREF(fields);
     Py_XDECREF(path);
+    Py_XDECREF(env);
 }
 
 /* ---- a request's life --------------------------------------------------------------------------- */
@@ -384,13 +388,15 @@ static void swap_file_wrapper(pom_request_state_t *self, PyObject *env) {
     if (factory == NULL || PyType_Check(factory) || !PyCallable_Check(factory)) {
         return;
     }
+    Py_INCREF(factory); // a new object may mean a collection, and that any code
     file_wrapper_t *ours = PyObject_GC_New(file_wrapper_t, file_wrapper_type);
     if (ours == NULL) {
         PyErr_Clear();
+        Py_DECREF(factory);
         return;
     }
     ours->vectorcall = file_wrapper_call;
-    ours->factory = Py_NewRef(factory);
+    ours->factory = factory;
     ours->request = (pom_request_state_t *)Py_NewRef(self);
     PyObject_GC_Track(ours);
     if (PyDict_SetItem(env, pom_n_file_wrapper.text, (PyObject *)ours) < 0) {
@@ -407,12 +413,13 @@ void pom_request_restore_file_wrapper(pom_request_state_t *self) {
     if (factory == NULL) {
         return;
     }
-    PyObject *now =
-        self->environ == NULL ? NULL : pom_environ_get(self->environ, &pom_n_file_wrapper);
+    PyObject *env = Py_XNewRef(self->environ); // a key's __eq__ may end the request
+    PyObject *now = env == NULL ? NULL : pom_environ_get(env, &pom_n_file_wrapper);
     if (now != NULL && Py_IS_TYPE(now, file_wrapper_type) &&
-        PyDict_SetItem(self->environ, pom_n_file_wrapper.text, factory) < 0) {
+        PyDict_SetItem(env, pom_n_file_wrapper.text, factory) < 0) {
         PyErr_Clear();
     }
+    Py_XDECREF(env);
     Py_DECREF(factory);
 }
 

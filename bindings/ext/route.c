@@ -105,7 +105,9 @@ void pom_route_read(pom_request_state_t *self, bool at_end) {
         return;
     }
     const pom_request_t *r = pom_request_data(self);
-    PyObject *rule = find_rule(self->environ, at_end && r != NULL && r->route.size > 0);
+    PyObject *env = Py_NewRef(self->environ);
+    PyObject *rule = find_rule(env, at_end && r != NULL && r->route.size > 0);
+    Py_DECREF(env);
     if (rule != NULL && self->environ != NULL) { // the framework's code may have ended the request
         keep_route(self, rule);
         PyErr_Clear(); // no memory for it
@@ -140,4 +142,6 @@ void pom_route_keep_link(pom_request_state_t *self) {
     }
     self->work.action->exception = keep_text(self->work.action, name);
     self->work.action->reason = keep_text(self->work.action, text);
+    Py_DECREF(name);
+    Py_DECREF(text);
 }

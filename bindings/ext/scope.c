@@ -87,6 +87,22 @@ static pom_text_t bytes_of(PyObject *bytes) {
                         .size = (uint32_t)PyBytes_GET_SIZE(bytes)};
 }
 
+/* A text of the scope's and what it lies in, together until the release. */
+static pom_text_t hold(pom_scope_t *out, pom_text_t text, PyObject *object) {
+    if (text.size > 0) {
+        out->held[out->held_count++] = Py_NewRef(object);
+    }
+    return text;
+}
+
+static pom_text_t hold_text(pom_scope_t *out, PyObject *text) {
+    return hold(out, pom_scope_text(text), text);
+}
+
+static pom_text_t hold_bytes(pom_scope_t *out, PyObject *bytes) {
+    return hold(out, bytes_of(bytes), bytes);
+}
+
 static bool is(pom_text_t text, const char *ascii, size_t size) {
     return text.size == size && memcmp(text.data, ascii, size) == 0;
 }
@@ -115,19 +131,24 @@ static PyObject **items_of(PyObject *sequence, Py_ssize_t *count) {
 static void read_headers(PyObject *headers, pom_scope_t *out) {
     Py_ssize_t count, two;
     PyObject **items = items_of(headers, &count);
+    PyObject *host = NULL, *task_uuid = NULL, *traceparent = NULL, *request_start = NULL;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject **pair = items_of(items[i], &two);
         pom_text_t name = two == 2 ? bytes_of(pair[0]) : (pom_text_t){0};
         if (is(name, "host", 4)) {
-            out->host = bytes_of(pair[1]);
+            host = pair[1];
         } else if (is(name, "x-task-uuid", 11)) {
-            out->task_uuid = bytes_of(pair[1]);
+            task_uuid = pair[1];
         } else if (is(name, "traceparent", 11)) {
-            out->traceparent = bytes_of(pair[1]);
+            traceparent = pair[1];
         } else if (is(name, "x-request-start", 15)) {
-            out->request_start = bytes_of(pair[1]);
+            request_start = pair[1];
         }
     }
+    out->host = hold_bytes(out, host);
+    out->task_uuid = hold_bytes(out, task_uuid);
+    out->traceparent = hold_bytes(out, traceparent);
+    out->request_start = hold_bytes(out, request_start);
 }
 
 /* scope["server"]: a name and a port, or the path of a socket and None. */
@@ -165,16 +186,22 @@ void pom_scope_read(PyObject *scope, pom_scope_t *out) {
     Py_ssize_t two;
     pom_scope_pick(scope, keys, places, KEYS, found);
     memset(out, 0, offsetof(pom_scope_t, server));
-    out->method = pom_scope_text(found[METHOD]);
-    out->query = bytes_of(found[QUERY]);
-    out->root_path = pom_scope_text(found[ROOT_PATH]);
-    out->path = below(out->root_path, pom_scope_text(found[PATH]));
+    out->method = hold_text(out, found[METHOD]);
+    out->query = hold_bytes(out, found[QUERY]);
+    out->root_path = hold_text(out, found[ROOT_PATH]);
+    out->path = below(out->root_path, hold_text(out, found[PATH]));
     read_headers(found[HEADERS], out);
     if (out->host.size == 0) {
         read_server(found[SERVER], out);
     }
     PyObject **client = items_of(found[CLIENT], &two);
-    out->client = two == 2 ? pom_scope_text(client[0]) : (pom_text_t){0};
+    out->client = two == 2 ? hold_text(out, client[0]) : (pom_text_t){0};
+}
+
+void pom_scope_release(pom_scope_t *seen) {
+    while (seen->held_count > 0) {
+        Py_DECREF(seen->held[--seen->held_count]);
+    }
 }
 
 PyObject *pom_scope_task(PyObject *scope) {

@@ -2,7 +2,10 @@
  * Reading an ASGI scope: a dict of somebody else's, with anything in it.
  *
  * Used by asgi.c. Looks up without running anybody's code, but for the route, which is a framework's object; never raises.
- * Texts are borrowed from the scope: good until it changes. [app] with the GIL
+ * [app] with the GIL
+ *
+ *     pom_scope_read(scope, &seen);       // texts that are good whatever the scope's owner does meanwhile
+ *     pom_scope_release(&seen);
  */
 #ifndef POM_EXT_SCOPE_H
 #define POM_EXT_SCOPE_H
@@ -14,19 +17,27 @@
 #include "bindings/ext/dict_places.h"
 #include "profiles/profile.h"
 
+#define POM_SCOPE_TEXTS 9 /* what they lie in; the server's name is copied */
+
 typedef struct pom_scope_s {
     pom_text_t method, query, host, client;
     pom_text_t root_path; /* where the application is mounted */
     pom_text_t path;      /* below it */
     /* headers, empty when absent */
     pom_text_t task_uuid, traceparent, request_start;
+    PyObject *held[POM_SCOPE_TEXTS];
+    size_t held_count;
     char server[280]; /* what host points to without a Host header */
 } pom_scope_t;
 
 /* The scope of an HTTP request, as opposed to a websocket's or the lifespan's. */
 bool pom_scope_is_http(PyObject *scope);
 
+/* Runs nobody's code. */
 void pom_scope_read(PyObject *scope, pom_scope_t *out);
+
+/* May run anybody's code, as what is let go may be the last of its kind. */
+void pom_scope_release(pom_scope_t *seen);
 
 /* The id that an application around this one was told: it has handed on its scope. Borrowed; NULL = none. */
 PyObject *pom_scope_task(PyObject *scope);

@@ -70,7 +70,8 @@ static pom_meter_t begin_meter = {.cost_ns = 500}, end_meter = {.cost_ns = 400},
 static PyObject *call_profiled(PyObject *app, PyObject *const *args, Py_ssize_t nargs,
                                pom_request_state_t *request, int64_t timed_ns) {
     // Of a nested one there is no start: its phases are nobody's, its messages bill themselves.
-    bool outermost = request->work.kind == POM_WORK_OUTERMOST;
+    // To begin one may have run the user's code, and in it the end of the engine: there is no action then.
+    bool outermost = pom_request_data(request) != NULL;
     int64_t start_ns = outermost ? request->work.action->start_ns : 0;
     pom_request_enter(request, start_ns);
     if (outermost) {

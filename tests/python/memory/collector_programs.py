@@ -6,9 +6,13 @@ that what was there before is freed, and its memory overwritten. A program print
 
 import gc
 import json
+import os
 import sys
 
-import profilomatic
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from pom_support import messages  # noqa: E402
+
+import profilomatic  # noqa: E402
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
 BODY = {"type": "http.response.body", "body": b"x"}
@@ -114,6 +118,21 @@ async def hello(scope, receive, send):
     await send(BODY)
 
 
+def nested_scope():
+    ready()
+    told = scope_of()
+
+    @profilomatic.asgi.wrap
+    async def outer(scope, receive, send):
+        told["profilomatic.task_uuid"] = scope["profilomatic.task_uuid"]
+        with Replaced(told, *KEYS):
+            await hello(told, receive, send)
+
+    run(outer(scope_of(), receive, send))
+    settled()
+    done(messages=messages(records[0]))
+
+
 def odd_scope():
     """What cannot be read makes an exception, and an exception is an object too."""
     ready()
@@ -161,6 +180,75 @@ def odd_environ():
     settled()
     done(requests=[[record["action"].get(key) for key in ("method", "query_string", "host")] for record in records],
          tasks=[record["task_uuid"] for record in records])
+
+
+class Wrappers(Replaced):
+    """The server's wsgi.file_wrapper is a function, and another one each time."""
+
+    def replace(self):
+        self.of["wsgi.file_wrapper"] = lambda body, size=0: iter([b"file"])
+
+
+def file_wrapper():
+    ready()
+
+    @profilomatic.wsgi.wrap
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](None)
+
+    environ = environ_of()
+    with Wrappers(environ):
+        body = app(environ, start_response)
+    settled()
+    done(body=b"".join(body).decode())
+
+
+# ---- any version ----
+
+def route_ends_the_request():
+    """What a framework left in the environ ends the request when it is asked for the route, and the environ is nobody's then."""
+    ready()
+    made = []
+
+    class Matched:
+        @property
+        def url_rule(self):
+            body, made[:] = made[0], []
+            try:
+                body.close()
+            except ValueError:
+                pass  # it runs
+            raise AttributeError
+
+    def app(environ, start_response):
+        environ["werkzeug.request"] = Matched()
+        del environ
+        start_response("200 OK", [])
+        yield b"x"
+
+    for _ in range(20):
+        made.append(profilomatic.wsgi.wrap(app)(environ_of(), start_response))
+        list(made[0])
+    settled()
+    done(outcomes=len({record["action"]["outcome"] for record in records}))
+
+
+def stopped_by_a_key():
+    """A key of the environ's is compared with ours where that is written, and stops the engine."""
+    class Stops:
+        def __hash__(self):
+            return hash("HTTP_X_TASK_UUID")
+
+        def __eq__(self, other):
+            profilomatic.stop(60)
+            return False
+
+    answers = []
+    for _ in range(20):
+        ready()
+        answers.append(profilomatic.wsgi.wrap(plain)({Stops(): 1, **environ_of()}, start_response))
+    done(answers=answers == [[b"x"]] * 20)
 
 
 def done(**what):
