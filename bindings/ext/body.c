@@ -157,7 +157,6 @@ static PyObject *iterate(body_t *self, PyObject *of, PyObject *op) {
     }
     chunks_t *chunks = PyObject_GC_New(chunks_t, chunks_type);
     if (chunks == NULL) {
-        PyErr_Clear();
         pom_core_fault("wsgi body");
         return iterator;
     }

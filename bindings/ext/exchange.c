@@ -250,7 +250,6 @@ static PyObject *new_exchange(const channel_t *channel, PyObject *inner, PyObjec
         self = PyObject_GC_New(exchange_t, exchange_type);
     }
     if (self == NULL) {
-        PyErr_Clear();
         pom_core_fault("asgi message");
         return inner;
     }
@@ -284,6 +283,7 @@ static PyObject *send_call(PyObject *callable, PyObject *const *args, size_t nar
                : new_exchange(self, inner, message, true);
 }
 
+/* NULL with an exception. */
 static channel_t *new_channel(PyObject *request, PyObject *servers, vectorcallfunc call) {
     channel_t *self = channels_kept > 0 ? channels[--channels_kept] : NULL;
     if (self != NULL) {
@@ -292,7 +292,6 @@ static channel_t *new_channel(PyObject *request, PyObject *servers, vectorcallfu
         self = PyObject_GC_New(channel_t, channel_type);
     }
     if (self == NULL) {
-        PyErr_Clear();
         return NULL;
     }
     self->vectorcall = call;
@@ -304,10 +303,9 @@ static channel_t *new_channel(PyObject *request, PyObject *servers, vectorcallfu
 
 bool pom_exchange_observe(PyObject *request, PyObject **receive, PyObject **send) {
     channel_t *receives = new_channel(request, *receive, receive_call);
-    channel_t *sends = new_channel(request, *send, send_call);
-    if (receives == NULL || sends == NULL) {
+    channel_t *sends = receives == NULL ? NULL : new_channel(request, *send, send_call);
+    if (sends == NULL) {
         Py_XDECREF(receives);
-        Py_XDECREF(sends);
         return false;
     }
     *receive = (PyObject *)receives;

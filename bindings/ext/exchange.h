@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Puts callables that tell the request in the place of the server's two, both borrowed; owned afterwards. False without an exception:
+/* Puts callables that tell the request in the place of the server's two, both borrowed; owned afterwards. False with an exception:
  * no memory, nothing has changed. */
 bool pom_exchange_observe(PyObject *request, PyObject **receive, PyObject **send);
 

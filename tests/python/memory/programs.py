@@ -846,6 +846,45 @@ def closed_while_collected(others=100):
     done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(60))
 
 
+def without_memory():
+    """Each allocation fails in turn; the first fault at each place is told, with its exception."""
+    import _testcapi
+
+    told, kept = [], []  # what is dropped is used again, and allocates nothing
+    sys.unraisablehook = lambda unraisable: told.append(unraisable.exc_type)
+
+    class Body:
+        def __iter__(self):
+            return iter([b"x"])  # another object: that has to be observed too
+
+    class Awaitable:
+        def __await__(self):
+            return iter(())
+
+    def bodied(environ, start_response):
+        start_response("200 OK", [])
+        return Body()
+
+    def failing(function, *arguments):
+        for count in range(1, 20):
+            _testcapi.set_nomemory(count, count + 1)
+            try:
+                kept.append(function(*arguments))
+            except MemoryError:
+                pass  # somebody else's allocation
+            finally:
+                _testcapi.remove_mem_hooks()
+
+    ready()
+    failing(iter, app_of(bodied)(environ_of("/a"), start_response))
+    request = _backend.load().asgi_begin({"type": "http", "path": "/a", "headers": []})
+    failing(request.observe, Awaitable, print)
+    failing(request.observe(Awaitable, print)[0])
+    request.finish(None)
+    faults = _backend.load().engine_info()["details"]["faults"]
+    done(faults=sorted(faults), told=[getattr(kind, "__name__", None) for kind in told])
+
+
 def done(**what):
     print(json.dumps(what), flush=True)
 

@@ -1,6 +1,9 @@
 """The user's code called from inside ours: signal handlers, __str__, finalizers, other threads at the wrong moment; and
 whatever else a host does."""
 
+import importlib.util
+
+import pytest
 from memory_support import run
 
 
@@ -61,3 +64,10 @@ def test_a_claim_of_a_slot_may_restart_the_engine():
 
 def test_a_body_may_be_closed_while_it_is_collected():
     assert run("closed_while_collected") == {"current": None, "stopped": True}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("_testcapi") is None, reason="the interpreter's own tests are not installed")
+def test_a_fault_for_want_of_memory_says_so():
+    result = run("without_memory")
+    assert result["faults"] == ["asgi message", "asgi observe", "wsgi body"]
+    assert result["told"] == ["MemoryError"] * 3
