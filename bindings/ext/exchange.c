@@ -345,6 +345,8 @@ static PyObject *exchange_getattro(PyObject *op, PyObject *name) {
     return answer(op, name, ((exchange_t *)op)->inner);
 }
 
+/* Both are freed by way of the interpreter's trashcan: one may stand for another, and that for one more, to any depth, and each end
+ * would call the next. */
 static int channel_traverse(PyObject *op, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((channel_t *)op)->servers);
@@ -356,6 +358,7 @@ static void channel_dealloc(PyObject *op) {
     channel_t *self = (channel_t *)op;
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    Py_TRASHCAN_BEGIN(op, channel_dealloc);
     Py_CLEAR(self->servers);
     Py_CLEAR(self->request);
     if (channels_kept < CHANNELS_MAX) {
@@ -364,6 +367,7 @@ static void channel_dealloc(PyObject *op) {
         PyObject_GC_Del(op);
     }
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 static int exchange_traverse(PyObject *op, visitproc visit, void *arg) {
@@ -378,6 +382,7 @@ static void exchange_dealloc(PyObject *op) {
     exchange_t *self = (exchange_t *)op;
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    Py_TRASHCAN_BEGIN(op, exchange_dealloc);
     if (self->state == STEPPED) { // dropped while it waited; an exception may be on its way
         self->state = DONE;
         if (self->sends) {
@@ -393,6 +398,7 @@ static void exchange_dealloc(PyObject *op) {
         PyObject_GC_Del(op);
     }
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 #define FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION)

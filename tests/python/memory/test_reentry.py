@@ -71,3 +71,7 @@ def test_a_fault_for_want_of_memory_says_so():
     result = run("without_memory")
     assert result["faults"] == ["asgi message", "asgi observe", "wsgi body"]
     assert result["told"] == ["MemoryError"] * 3
+
+
+def test_a_chain_of_messages_is_freed_whatever_its_length():
+    assert run("deep_messages") == {"left": 0}
