@@ -14,12 +14,16 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/shown.h"
 #include "destinations/spool.h"
 
 /* Room for Content-Type, Idempotency-Key and Content-Length. */
 #define CONSTANT_HEAD_MAX (POM__HTTP_REQUEST_HEAD - 256)
 
 #define AUTHORITY_BYTES (POM__HTTP_HOST_MAX + 16)
+
+/* Of an option in the message that refuses it. */
+#define SHOWN_BYTES 128
 
 pom_http_options_t pom_http_options_default(void) {
     return (pom_http_options_t){
@@ -98,17 +102,17 @@ static pom_status_t put_headers(pom_buf_t *buf, const pom_http_options_t *o, cha
                                        "expect",
                                        "trailer",
                                        "idempotency-key"};
+    char shown[SHOWN_BYTES];
     for (uint32_t i = 0; i < o->header_count; i++) {
         const pom_http_header_t *header = &o->headers[i];
         if (!is_token(header->name) || !is_value(header->value)) {
-            return refuse(error, size,
-                          "header '%.60s' has a name or a value that HTTP does not allow",
-                          header->name);
+            return refuse(error, size, "header '%s' has a name or a value that HTTP does not allow",
+                          pom_shown(header->name, shown, sizeof shown));
         }
         for (size_t k = 0; k < sizeof ours / sizeof ours[0]; k++) {
             if (equal_words(header->name, ours[k])) {
                 return refuse(error, size, "header '%s' is set by the destination itself",
-                              header->name);
+                              pom_shown(header->name, shown, sizeof shown));
             }
         }
         if (o->token != NULL && equal_words(header->name, "authorization")) {
@@ -181,6 +185,7 @@ static pom_status_t check(pom__http_texts_t *t, const pom_http_options_t *o, cha
                           size_t error_size) {
     const char *host = o->host != NULL ? o->host : "";
     size_t size = strlen(host);
+    char shown[SHOWN_BYTES];
     if (size > 2 && host[0] == '[' && host[size - 1] == ']') {
         host++;
         size -= 2;
@@ -192,13 +197,13 @@ static pom_status_t check(pom__http_texts_t *t, const pom_http_options_t *o, cha
     t->host[size] = '\0';
     if (!is_visible(t->host, "/?#@[]\\")) {
         return refuse(error, error_size, "'%s' is no host name: without scheme, port and path",
-                      t->host);
+                      pom_shown(t->host, shown, sizeof shown));
     }
     if (o->path == NULL || o->path[0] != '/' || strlen(o->path) >= POM__HTTP_PATH_BYTES ||
         !is_visible(o->path, "#")) {
         return refuse(error, error_size,
-                      "path='%.100s': must begin with / and have no blanks (encode them)",
-                      o->path != NULL ? o->path : "");
+                      "path='%s': must begin with / and have no blanks (encode them)",
+                      pom_shown(o->path != NULL ? o->path : "", shown, sizeof shown));
     }
     if (o->timeout_ns <= 0 || o->give_up_ns <= 0) {
         return refuse(error, error_size, "a timeout is more than nothing");

@@ -31,6 +31,7 @@
 #include <openssl/x509v3.h>
 
 #include "base/alloc.h"
+#include "base/shown.h"
 
 /* Debian's whole list of authorities has 0.2 MiB. */
 #define PEM_MAX ((size_t)4 << 20)
@@ -106,13 +107,16 @@ static pom_status_t read_file(blob_t *blob, const char *path, char *error, size_
     pom_status_t status = POM_EIO;
     FILE *file = fopen(path, "re");
     struct stat st;
+    char shown[160];
     if (file == NULL || fstat(fileno(file), &st) != 0) {
         char text[128];
         text[0] = '\0';
         (void)strerror_r(errno, text, sizeof text); /* a number without a text stays empty */
-        (void)snprintf(error, error_size, "cannot read '%s': %s", path, text); /* cut is fine */
+        (void)snprintf(error, error_size, "cannot read '%s': %s",
+                       pom_shown(path, shown, sizeof shown), text); /* cut is fine */
     } else if (!S_ISREG(st.st_mode) || st.st_size < 0 || (uint64_t)st.st_size > PEM_MAX) {
-        (void)snprintf(error, error_size, "'%s' is not a file of at most 4 MiB", path);
+        (void)snprintf(error, error_size, "'%s' is not a file of at most 4 MiB",
+                       pom_shown(path, shown, sizeof shown));
     } else {
         size_t size = (size_t)st.st_size;
         blob->data = pom_alloc(size + 1);

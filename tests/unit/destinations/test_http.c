@@ -914,13 +914,13 @@ static void test_http_leaves_no_socket_to_a_child_of_its_first_request(void **st
 
 static void test_http_refuses_wrong_options(void **state) {
     static const pom_http_header_t smuggled = {"X", "a\r\nY: b"};
-    static const pom_http_header_t name = {"X Y", "a"};
+    static const pom_http_header_t name = {"X\r\n\x1b[2JY", "a"};
     static const pom_http_header_t ours = {"HOST", "a"};
     static const pom_http_header_t twice = {"Authorization", "a"};
     pom_http_options_t good = pom_http_options_default();
     good.host = "h.example";
-    pom_http_options_t rows[12];
-    for (size_t i = 0; i < 12; i++) {
+    pom_http_options_t rows[13];
+    for (size_t i = 0; i < 13; i++) {
         rows[i] = good;
     }
     rows[0].host = NULL;
@@ -936,12 +936,16 @@ static void test_http_refuses_wrong_options(void **state) {
     rows[9].token = "t";
     rows[10].token = "a\nb";
     rows[11].timeout_ns = 0;
-    for (size_t i = 0; i < 12; i++) {
+    rows[12].host = "h.example\n\xc3\xa9";
+    for (size_t i = 0; i < 13; i++) {
         rows[i].header_count = rows[i].headers != NULL;
         char error[256] = "";
         pom_destination_t *d = NULL;
         if (pom_http_new(&rows[i], &d, error, sizeof error) != POM_EINVAL || error[0] == '\0') {
             fail_msg("row %zu: %s", i, error);
+        }
+        for (const char *c = error; *c != '\0'; c++) {
+            assert_true(*c >= ' ' && *c < 127); /* one line, whatever was refused */
         }
     }
     static const struct {
