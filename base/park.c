@@ -21,9 +21,16 @@
  *
  * A futex has no timeout that others can set, so the doze reads a timerfd. The word decides all the
  * same: the timer may go off late for what has been consumed (its setter was held up), and then the
- * read is just begun again. It also goes off every HEARTBEAT_NS, for a program that closes
- * descriptors it does not know while we read one: wakes no longer reach that read, but it ends, and
- * the next one tells.
+ * read is just begun again.
+ *
+ * A program may close descriptors that it does not know while we read one, and from then on nothing
+ * but the timer itself ends that read. So it goes off every HEARTBEAT_NS, and after DOZE_BEATS of
+ * these the doze is over and the owner sleeps on the word, which nobody can close:
+ *
+ *     DOZING ---beats---> EMPTY, SLEEPING   and an alarm is a wake
+ *
+ * Short beats for ever would be an idle process that wakes up. The price is a wake too many, at the
+ * first alarm after a pause of seconds.
  */
 #include "base/park.h"
 
@@ -48,7 +55,10 @@ _Static_assert(sizeof(time_t) == sizeof(long), "32-bit targets with 64-bit time 
 
 /* One nanosecond after the boot has passed; zero would turn the timer off. */
 #define PASSED_NS    1
-#define HEARTBEAT_NS (30 * POM_NS_PER_S)
+/* So long may a stop have to wait for a doze whose timer has been closed. */
+#define HEARTBEAT_NS POM_NS_PER_S
+/* The first may be due at once, or be an alarm that came late. */
+#define DOZE_BEATS   3
 
 static int timer_of(const pom_park_t *park) {
     return atomic_load_explicit(&park->timer, memory_order_relaxed);
@@ -132,12 +142,16 @@ bool pom_park_doze(pom_park_t *park) {
     if (!lie_down(park, POM__PARK_DOZING)) {
         return consume(park);
     }
+    int beats = 0;
     do {
         uint64_t times;
-        if (!has_timer(park) ||
-            (read(timer_of(park), &times, sizeof times) < 0 && errno != EINTR)) {
-            /* Somebody closed it. Never to be read again: its number may be another file's soon. */
+        bool closed = !has_timer(park) ||
+                      (read(timer_of(park), &times, sizeof times) < 0 && errno != EINTR);
+        if (closed) {
+            /* Somebody did. Never to be read again: its number may be another file's soon. */
             forget_timer(park);
+        }
+        if (closed || ++beats >= DOZE_BEATS) {
             uint32_t expected = POM__PARK_DOZING;
             if (atomic_compare_exchange_strong_explicit(&park->word, &expected, POM__PARK_EMPTY,
                                                         memory_order_relaxed,

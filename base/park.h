@@ -44,13 +44,13 @@ bool pom_park_wait(pom_park_t *park, int64_t deadline_ns);
  * the wait that it ends. [any] */
 void pom_park_wake(pom_park_t *park);
 
-/* Sleeps until woken or until the moment that an alarm sets; true when woken. Consumes it. One
- * owner. */
+/* Sleeps until woken or until the moment that an alarm sets; true when woken. Consumes it. After
+ * some seconds without either an alarm is a wake. One owner. */
 bool pom_park_doze(pom_park_t *park);
 
 /* Ends the doze under way at the CLOCK_MONOTONIC moment, if it is still without one; the doze that
  * comes next, at once. Of alarms that race with a wake one may go off early, in a later doze. Without
- * a timer the owner is woken now. [any] */
+ * a timer, and in a doze of some seconds, the owner is woken now. [any] */
 void pom_park_alarm(pom_park_t *park, int64_t at_ns);
 
 #endif

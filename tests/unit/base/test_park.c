@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -368,6 +369,33 @@ static void test_park_without_a_timer_an_alarm_wakes(void **state) {
     }
 }
 
+/* However long it takes a stop to be told, it is not the read of a timer that keeps it. */
+static void test_park_of_a_long_doze_sleeps_on_its_word(void **state) {
+    struct itimerspec beats = {.it_value = {.tv_nsec = POM_NS_PER_MS},
+                               .it_interval = {.tv_nsec = POM_NS_PER_MS}};
+    for (int closed = 0; closed < 2; closed++) {
+        bool woken = false;
+        pthread_t thread = dozer(&woken);
+        int timer = park.timer;
+        assert_int_equal(timerfd_settime(timer, 0, &beats, NULL), 0);
+        while (atomic_load(&park.word) != 1) {
+            sched_yield(); // from DOZING to SLEEPING
+        }
+        assert_int_equal(park.timer, timer); // the next doze has it again
+        if (closed) {
+            assert_int_equal(close(timer), 0);
+        }
+        if (closed) {
+            pom_park_wake(&park);
+        } else {
+            pom_park_alarm(&park, pom_now_ns() + 3600 * POM_NS_PER_S);
+        }
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_true(woken);
+    }
+    pom_park_init(&park);
+}
+
 /* A program has closed the timer and opened a file by its number: neither read nor closed. */
 static void test_park_leaves_the_file_of_others_alone(void **state) {
     int timer = park.timer;
@@ -469,6 +497,7 @@ int main(void) {
         PARK_TEST(test_park_wake_ends_a_doze_whatever_its_alarm),
         PARK_TEST(test_park_alarm_before_a_doze_ends_it_at_once),
         PARK_TEST(test_park_without_a_timer_an_alarm_wakes),
+        PARK_TEST(test_park_of_a_long_doze_sleeps_on_its_word),
         PARK_TEST(test_park_leaves_the_file_of_others_alone),
         PARK_TEST(test_park_loses_no_wake_to_an_alarm),
         PARK_TEST(test_park_signals_do_not_end_a_wait),
