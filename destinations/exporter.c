@@ -441,6 +441,12 @@ static void drop_backlogs_locked(pom_exporter_t *e) {
     }
 }
 
+/* A loop whose descriptors a program has closed ends the turn that it is in and begins no other:
+ * more time would not help. */
+static bool stands_still_locked(const pom_exporter_t *e) {
+    return e->wakeable && !pom__loop_holds(&e->loop);
+}
+
 pom_status_t pom_exporter_stop(pom_exporter_t *e, int64_t deadline_ns) {
     lock(e);
     int64_t flush_until_ns = flush_until_locked(e, deadline_ns);
@@ -455,7 +461,8 @@ pom_status_t pom_exporter_stop(pom_exporter_t *e, int64_t deadline_ns) {
     atomic_store(&e->accepting, false);
     e->drained = drained;
     int64_t grace_ns = pom_now_ns() + STOP_GRACE_NS;
-    int64_t until_ns = deadline_ns > grace_ns ? deadline_ns : grace_ns;
+    int64_t until_ns =
+        deadline_ns > grace_ns && !stands_still_locked(e) ? deadline_ns : grace_ns;
     if (e->state == POM__EXPORTER_DORMANT) {
         e->state = POM__EXPORTER_STOPPED;
     }

@@ -253,7 +253,10 @@ static void pump(pom_exporter_t *e) {
         if (atomic_load(&e->waiters) > 0) {
             pom__exporter_note_empty_locked(e);
         }
-        if (e->state == POM__EXPORTER_STOPPING && e->wakeable && all_closed_locked(e)) {
+        /* Closed handles are ended by one more poll, which ends the process when a program has
+         * closed the loop's descriptors. Open ones keep the thread before it (exporter_thread.c). */
+        if (e->state == POM__EXPORTER_STOPPING && e->wakeable && all_closed_locked(e) &&
+            pom__loop_holds(&e->loop)) {
             e->wakeable = false; /* under the lock: nobody is inside uv_async_send() */
             uv_close((uv_handle_t *)&e->async, NULL);
             uv_close((uv_handle_t *)&e->timer, NULL);

@@ -227,6 +227,19 @@ def test_a_program_that_closes_descriptors_of_ours_goes_on_and_keeps_its_own(pyt
     assert printed == "alive\n"
 
 
+def test_a_stop_does_not_wait_for_what_a_daemon_has_closed(python):
+    """It closes all that it does not know. Nothing is left to deliver, and nothing will move any more."""
+    python("""if True:
+        import os, profilomatic
+        profilomatic.add_destination([].append)
+        with profilomatic.action("a"):
+            pass
+        assert profilomatic.flush(60)
+        os.closerange(3, 256)
+        profilomatic.stop(3600)
+        """)
+
+
 def test_exit_with_a_hung_destination_keeps_the_deadline(python):
     python("""if True:
         import profilomatic, threading

@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/park.h"
@@ -643,6 +645,30 @@ static void test_exporter_says_when_there_is_no_descriptor_for_a_loop(void **sta
     done(f);
 }
 
+/* As os.closerange does. The loop's next turn, when its timer is due, is one of a stop that is under way. */
+static void test_exporter_without_its_descriptors_stops_without_waiting(void **state) {
+    skip_when_sanitized(); /* a child that starts threads */
+    for (int busy = 0; busy < 2; busy++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            pom_exporter_t *e = quick_exporter(100);
+            fake_t *f = add_fake(e, "a", FAKE_SEND);
+            if (busy) {
+                put(e, 1, 0); /* the timer runs until a tick finds nothing */
+            }
+            bool good = pom_exporter_flush(e, soon());
+            wait_for(atomic_load(&f->opens) == 1);
+            (void)close(e->guard.polled.fd);
+            (void)close(e->guard.woken.fd);
+            good = pom_exporter_stop(e, pom_now_ns() + HOUR_NS) == POM_ETIMEDOUT && good;
+            pom_test_child_ends(good);
+        }
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+}
+
 static void test_exporter_thread_is_a_quiet_guest(void **state) {
     pom_exporter_t *e = slow_exporter();
     fake_t *f = add_fake(e, "a", FAKE_SEND);
@@ -827,6 +853,7 @@ int main(void) {
         POM_TEST(test_exporter_stop_does_not_wait_for_a_hanging_write),
         POM_TEST(test_exporter_open_is_tried_again),
         POM_TEST(test_exporter_says_when_there_is_no_descriptor_for_a_loop),
+        POM_TEST(test_exporter_without_its_descriptors_stops_without_waiting),
         POM_TEST(test_exporter_thread_is_a_quiet_guest),
         POM_TEST(test_exporter_storm_of_puts_adds_and_removes),
         POM_TEST(test_exporter_survives_failing_allocations),
