@@ -32,7 +32,7 @@ def wrap(app):
         return app
     if not callable(app):
         raise TypeError("profilomatic.asgi.wrap() takes an ASGI application, not %r" % (app,))
-    if not _takes_all_three(app):
+    if not _callables.takes_all_three(app):
         if _callables.takes(app, 2) and not _callables.takes(app, 1):
             raise TypeError("%r is a WSGI application: wrap it with profilomatic.wsgi.wrap()" % (app,))
         return app
@@ -82,12 +82,3 @@ def _deliver():
         _backend.load().flush(_LAST_SECONDS)
     except Exception:
         pass  # the server's end is not ours to hold up
-
-
-def _takes_all_three(app):
-    """False for an application of ASGI 2: it is called with the scope, and what it returns with the rest."""
-    import inspect
-
-    if not inspect.isclass(app) and (inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__)):
-        return True
-    return _callables.takes(app, 3) is not False

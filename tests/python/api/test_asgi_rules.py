@@ -979,14 +979,25 @@ def test_the_wrong_wrapper_is_refused_with_the_right_one_named():
         def __call__(self, environ, start_response):
             return []
 
-    for app in (hello, Asgi(), Asgi().__call__, wrap(hello)):
+    class Twice(functools.partial):
+        pass
+
+    partials = functools.partial(hello), Twice(functools.partial(Asgi())), functools.partial(Asgi().__call__)
+    for app in (hello, Asgi(), Asgi().__call__, wrap(hello), *partials):
         with pytest.raises(TypeError, match="is an ASGI application: wrap it with profilomatic.asgi.wrap"):
             profilomatic.wsgi.wrap(app)
     for app in (lambda environ, start_response: [], Wsgi(), profilomatic.wsgi.wrap(Wsgi())):
         with pytest.raises(TypeError, match="is a WSGI application: wrap it with profilomatic.wsgi.wrap"):
             wrap(app)
-    old = lambda scope: None  # of ASGI 2
-    assert wrap(old) is old
+    class Old:  # of ASGI 2
+        def __init__(self, scope):
+            pass
+
+        async def __call__(self, receive, send):
+            pass
+
+    for old in (lambda scope: None, Old, functools.partial(lambda scope: None)):
+        assert wrap(old) is old
 
 
 def test_the_wrapper_is_what_servers_look_for():
