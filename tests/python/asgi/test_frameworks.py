@@ -1,6 +1,8 @@
 """The applications of frameworks, wrapped: what clients get is what they got, and records say what the framework knows."""
 
 import asyncio
+import pathlib
+import re
 import sys
 
 import pytest
@@ -297,6 +299,32 @@ def test_the_middleware_of_django_says_the_route_over_asgi_too(profiles, django_
         use_django(MIDDLEWARE=[])
     get(app, "/users/7", "/sync", "/no/such")
     assert [record["action"]["route"] for record in profiles.flushed(3)] == ["/users/<int:id>", "/sync", "<not found>"]
+
+
+def test_the_lifespan_that_the_documents_give_to_django_delivers_what_was_served_last(profiles, django_app):
+    """Before the server, which ends by a signal, may go on."""
+    page = pathlib.Path(__file__).parents[3] / "docs" / "asgi.md"
+    snippet, = re.findall(r"<!-- run: lifespan -->\n```python\n(.*?)```", page.read_text(), re.DOTALL)
+    module = {}
+    exec(compile(snippet, str(page), "exec"), module)
+    sent, delivered = [], []
+
+    async def serve():
+        asked = iter(["lifespan.startup", "lifespan.shutdown"])
+
+        async def receive():
+            return {"type": next(asked)}
+
+        async def send(message):
+            sent.append(message["type"])
+
+        await module["application"]({"type": "lifespan"}, receive, send)
+        delivered.append(len(profiles.records))
+
+    get(module["application"], "/no/such")
+    asyncio.run(serve())
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert delivered == [1]
 
 
 def test_the_view_of_django_is_in_the_tree(profiles, django_app):
