@@ -3,9 +3,12 @@
 #include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -715,6 +718,67 @@ static void test_sampler_tells_running_threads_from_those_that_wait_for_a_cpu(vo
     assert_int_equal(here, FIRST_LOOKS); // it may be the sampler that took it
 }
 
+typedef struct sched_attr_s { /* sched_setattr(2) */
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t slice_ns, deadline_ns, period_ns;
+} sched_attr_t;
+
+static sched_attr_t attr_of(int32_t tid) {
+    sched_attr_t attr = {.size = sizeof attr};
+    assert_int_equal(syscall(SYS_sched_getattr, tid, &attr, sizeof attr, 0), 0);
+    return attr;
+}
+
+/* The thread of this process with that name; 0 = none. */
+static int32_t tid_of(const char *name) {
+    int32_t found = 0;
+    DIR *threads = opendir("/proc/self/task");
+    assert_non_null(threads);
+    for (struct dirent *each; (each = readdir(threads)) != NULL;) {
+        char path[300], text[32] = "";
+        (void)snprintf(path, sizeof path, "/proc/self/task/%s/comm", each->d_name);
+        FILE *file = fopen(path, "r");
+        if (file != NULL) {
+            if (fgets(text, sizeof text, file) != NULL && strncmp(text, name, strlen(name)) == 0) {
+                found = (int32_t)atoi(each->d_name);
+            }
+            (void)fclose(file);
+        }
+    }
+    (void)closedir(threads);
+    return found;
+}
+
+static void *ask_for_a_slice(void *arg) {
+    sched_attr_t attr = attr_of(0);
+    attr.slice_ns = *(const uint64_t *)arg;
+    bool knows = syscall(SYS_sched_setattr, 0, &attr, 0) == 0 && attr_of(0).slice_ns == attr.slice_ns;
+    return knows ? arg : NULL;
+}
+
+static void test_sampler_does_not_wait_for_the_slices_of_others(void **state) {
+    uint64_t other_ns = 5 * POM_NS_PER_MS;
+    pthread_t thread;
+    void *knows;
+    assert_int_equal(pthread_create(&thread, NULL, ask_for_a_slice, &other_ns), 0);
+    assert_int_equal(pthread_join(thread, &knows), 0);
+    if (knows == NULL) {
+        skip(); // before Linux 6.12 a thread has no slice of its own
+    }
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    attach(&rig, rig.slot, 1);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.client.samples) > 0));
+    sched_attr_t ours = attr_of(0), its = attr_of(tid_of("pom-sampler"));
+    assert_true(its.slice_ns < ours.slice_ns);
+    assert_true(its.policy == ours.policy && its.nice == ours.nice); // no more than that
+    rig_fini(&rig);
+}
+
 static void test_sampler_does_not_walk_a_thread_that_stands_still(void **state) {
     rig_t rig;
     worker_t worker;
@@ -1254,6 +1318,7 @@ int main(void) {
         POM_TEST(test_sampler_takes_no_wait_of_a_slot_that_changed),
         POM_TEST(test_sampler_tells_running_threads_from_waiting_ones),
         POM_TEST(test_sampler_tells_running_threads_from_those_that_wait_for_a_cpu),
+        POM_TEST(test_sampler_does_not_wait_for_the_slices_of_others),
         POM_TEST(test_sampler_does_not_walk_a_thread_that_stands_still),
         POM_TEST(test_sampler_walks_a_thread_that_runs_or_has_company_each_time),
         POM_TEST(test_sampler_bounds_its_descriptors),
