@@ -16,14 +16,16 @@
  * runs unsampled. */
 pom_slot_t *pom_threads_slot(void);
 
+#if defined(__has_builtin) && (defined(__x86_64__) || defined(__aarch64__))
+#define POM_THREADS_HAVE_POINTER __has_builtin(__builtin_thread_pointer)
+#else
+#define POM_THREADS_HAVE_POINTER 0
+#endif
+
 /* Which thread runs, in one instruction where the compiler can; never dereferenced. */
 static inline uintptr_t pom_threads_this(void) {
-#if defined(__has_builtin) && (defined(__x86_64__) || defined(__aarch64__))
-#if __has_builtin(__builtin_thread_pointer)
+#if POM_THREADS_HAVE_POINTER
     return (uintptr_t)__builtin_thread_pointer();
-#else
-    return (uintptr_t)pthread_self();
-#endif
 #else
     return (uintptr_t)pthread_self();
 #endif

@@ -648,7 +648,10 @@ static void test_sampler_tells_running_threads_from_waiting_ones(void **state) {
         worker_t worker;
         worker_start(&worker, spins);
         rig_init(&rig, POM_NS_PER_MS, 1000000);
-        attach(&rig, claim(&rig, atomic_load(&worker.tid)), 1);
+        pom_slot_t *slot = claim(&rig, atomic_load(&worker.tid));
+        const int64_t other_ns = INT64_MAX / 1000; // of the slot's last owner
+        slot->asked_cpu_ns = other_ns;
+        attach(&rig, slot, 1);
         start(&rig);
         // Not at each look: other processes want the CPU too, and it may still be on its way to the wait.
         assert_true(spins ? await(atomic_load(&rig.client.running) > 0)
@@ -656,6 +659,8 @@ static void test_sampler_tells_running_threads_from_waiting_ones(void **state) {
         pom_sampler_stop(rig.sampler);
         worker_stop(&worker);
         assert_true(atomic_load(&rig.client.cpu_ns) > 0);
+        // Also of the one that waits, whose CPU time found no stack: it was asked for once, and is not in each look.
+        assert_in_range(slot->asked_cpu_ns, 1, other_ns - 1);
         rig_fini(&rig);
     }
 }
@@ -680,8 +685,9 @@ static bool two_cpus(const cpu_set_t *all, int cpus[2]) {
 
 #define FIRST_LOOKS 10
 
-/* How many of some first looks find a thread running that has used its CPU before, but hardly gets it now: another one does. */
-static int found_running(int sampler_cpu, int cpu) {
+/* How many of some first looks find a thread running that has used its CPU before, but hardly gets it now: another one does. It says that its
+ * CPU is `told`, -1 = it does not say. */
+static int found_running(int sampler_cpu, int cpu, int32_t told) {
     const struct sched_param none = {0};
     worker_t starved, other;
     int running = 0;
@@ -694,7 +700,9 @@ static int found_running(int sampler_cpu, int cpu) {
     for (int i = 0; i < FIRST_LOOKS; i++) {
         rig_t rig;
         rig_init(&rig, POM_NS_PER_MS, 1000000);
-        attach(&rig, claim(&rig, atomic_load(&starved.tid)), 1);
+        pom_slot_t *slot = claim(&rig, atomic_load(&starved.tid));
+        slot->who.cpu = told < 0 ? 0 : (uintptr_t)&told;
+        attach(&rig, slot, 1);
         start(&rig);
         assert_true(await(atomic_load(&rig.client.samples) > 0));
         running += atomic_load(&rig.client.running) > 0;
@@ -712,10 +720,14 @@ static void test_sampler_tells_running_threads_from_those_that_wait_for_a_cpu(vo
     if (!two_cpus(&all, cpus)) {
         skip();
     }
-    int elsewhere = found_running(cpus[0], cpus[1]), here = found_running(cpus[0], cpus[0]);
+    int elsewhere = found_running(cpus[0], cpus[1], -1), here = found_running(cpus[0], cpus[0], -1);
+    int told_here = found_running(cpus[0], cpus[0], cpus[0]);
+    int told_elsewhere = found_running(cpus[0], cpus[0], cpus[1]);
     assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof all, &all), 0);
     assert_true(elsewhere <= FIRST_LOOKS / 2);
     assert_int_equal(here, FIRST_LOOKS); // it may be the sampler that took it
+    assert_int_equal(told_here, FIRST_LOOKS);
+    assert_true(told_elsewhere <= FIRST_LOOKS / 2); // and is not asked for
 }
 
 typedef struct sched_attr_s { /* sched_setattr(2) */
@@ -855,10 +867,11 @@ static void test_sampler_bounds_its_descriptors(void **state) {
     rig_fini(&rig);
 }
 
-/* Of the thread, and another number than that. A look asks only where there is CPU time to place, which is up to the machine. */
-static void await_descriptor(rig_t *rig, const pom_slot_t *slot, int32_t tid, int than) {
+/* Of the thread, and another number than that. A look asks only where there is CPU time to place, which is up to the machine, and once. */
+static void await_descriptor(rig_t *rig, pom_slot_t *slot, int32_t tid, int than) {
     bool has = false;
     for (int rounds = 0; rounds < 1000 && !has; rounds++) {
+        slot->asked_cpu_ns = 0;
         await_looks(rig, atomic_load(&rig->client.samples) + 10);
         has = slot->stat.fd >= 0 && slot->stat.fd != than && slot->stat_tid == tid;
     }
