@@ -318,8 +318,8 @@ static bool used_cpu(const pom_slot_t *slot, const pom_sample_t *sample) {
     return (sample->cpu_ns - slot->asked_cpu_ns) * 50 > wall_ns;
 }
 
-/* The CPU that the slot's thread ran on last, -1 = unknown. One load, where /proc takes two system calls. While `walking` keeps the
- * thread: it is in its own memory, where the kernel writes it. */
+/* The CPU that the slot's thread ran on last, -1 = unknown. One load, where /proc takes two system calls. It is in the thread's own
+ * memory, where the kernel writes it: to be read while `walking` keeps the thread, and the view holds (it may have ended before). */
 __attribute__((no_sanitize("thread", "address"))) static int32_t cpu_of(const pom_slot_t *slot) {
     uintptr_t at = slot->who.cpu;
     return at != 0 ? *(const volatile int32_t *)at : -1;
@@ -394,8 +394,8 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
         sample.code_epoch = pom_code_table_epoch(s->codes);
         uint32_t index = 0;
         pom_status_t status = s->walker->walk(s->walker, &view, &s->stack, &index);
-        int32_t cpu = cpu_of(slot);
         bool holds = pom_slot_view_holds(&view);
+        int32_t cpu = holds ? cpu_of(slot) : -1;
         atomic_store_explicit(&slot->walking, false, memory_order_release);
         int64_t took_ns = pom_now_ns() - sample.at_ns;
         pom_sampler_leave();

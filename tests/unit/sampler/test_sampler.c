@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -366,6 +367,37 @@ static bool lock(pom_walker_t *walker) {
 static void unlock(pom_walker_t *walker) {
     (void)walker;
     atomic_store(&lock_held, 0);
+}
+
+static rig_t *ending_rig;
+
+/* The thread ends while the walker waits for the lock, and its memory goes. */
+static bool lock_as_the_thread_ends(pom_walker_t *walker) {
+    (void)walker;
+    pom_slot_t *slot = ending_rig->slot;
+    if (slot->claimed) {
+        assert_int_equal(munmap((void *)slot->who.cpu, 4096), 0);
+        pom_slots_release(&ending_rig->slots, slot);
+    }
+    return true;
+}
+
+static void test_sampler_reads_nothing_of_a_thread_that_ended_before_the_lock(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    ending_rig = &rig;
+    rig.walker.walker.lock = lock_as_the_thread_ends;
+    rig.walker.walker.unlock = unlock;
+    void *memory = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(memory, MAP_FAILED);
+    rig.slot->who.cpu = (uintptr_t)memory;
+    attach(&rig, rig.slot, 1);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.walker.walks) > 0));
+    assert_true(sync_now(&rig));
+    pom_sampler_stop(rig.sampler);
+    assert_int_equal(stats(&rig).taken, 0);
+    rig_fini(&rig);
 }
 
 /* With a lock or without: a thread may also end without the interpreter's, and its stack with it. One that has that lock, and would
@@ -1322,6 +1354,7 @@ int main(void) {
         POM_TEST(test_sampler_takes_no_stack_of_before_the_begin),
         POM_TEST(test_sampler_counts_samples_that_the_client_refused),
         POM_TEST(test_sampler_keeps_the_thread_during_a_walk_but_not_while_it_waits),
+        POM_TEST(test_sampler_reads_nothing_of_a_thread_that_ended_before_the_lock),
         POM_TEST(test_sampler_says_when_the_stack_was_taken_not_when_it_began_to_wait),
         POM_TEST(test_sampler_names_code_while_it_has_the_lock_under_which_none_dies),
         POM_TEST(test_sampler_looks_at_what_waits_beside_what_runs),
