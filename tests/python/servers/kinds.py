@@ -118,7 +118,7 @@ MaxRequestWorkers 32
 {wsgi}
 WSGIRestrictEmbedded On
 WSGISocketPrefix "{folder}/wsgi"
-WSGIDaemonProcess pom processes={workers} threads=4 python-path="{path}" shutdown-timeout=60 graceful-timeout=60
+WSGIDaemonProcess pom home=/ processes={workers} threads=4 python-path="{path}" shutdown-timeout=60 graceful-timeout=60
 WSGIProcessGroup pom
 WSGIChunkedRequest On
 {options}
