@@ -54,11 +54,11 @@
 _Static_assert(sizeof(time_t) == sizeof(long), "32-bit targets with 64-bit time need futex_time64");
 
 /* One nanosecond after the boot has passed; zero would turn the timer off. */
-#define PASSED_NS    1
+#define PASSED_NS 1
 /* So long may a stop have to wait for a doze whose timer has been closed. */
 #define HEARTBEAT_NS POM_NS_PER_S
 /* The first may be due at once, or be an alarm that came late. */
-#define DOZE_BEATS   3
+#define DOZE_BEATS 3
 
 static int timer_of(const pom_park_t *park) {
     return atomic_load_explicit(&park->timer, memory_order_relaxed);
@@ -145,8 +145,8 @@ bool pom_park_doze(pom_park_t *park) {
     int beats = 0;
     do {
         uint64_t times;
-        bool closed = !has_timer(park) ||
-                      (read(timer_of(park), &times, sizeof times) < 0 && errno != EINTR);
+        bool closed =
+            !has_timer(park) || (read(timer_of(park), &times, sizeof times) < 0 && errno != EINTR);
         if (closed) {
             /* Somebody did. Never to be read again: its number may be another file's soon. */
             forget_timer(park);

@@ -461,8 +461,7 @@ pom_status_t pom_exporter_stop(pom_exporter_t *e, int64_t deadline_ns) {
     atomic_store(&e->accepting, false);
     e->drained = drained;
     int64_t grace_ns = pom_now_ns() + STOP_GRACE_NS;
-    int64_t until_ns =
-        deadline_ns > grace_ns && !stands_still_locked(e) ? deadline_ns : grace_ns;
+    int64_t until_ns = deadline_ns > grace_ns && !stands_still_locked(e) ? deadline_ns : grace_ns;
     if (e->state == POM__EXPORTER_DORMANT) {
         e->state = POM__EXPORTER_STOPPED;
     }

@@ -88,10 +88,10 @@ struct pom_sampler_s {
     /* sampler thread only */
     pom_schedule_t schedule;
     uint32_t configured_seen;
-    int stats_open;    /* slots with a descriptor */
-    bool locked;       /* the walker's lock is held */
+    int stats_open;        /* slots with a descriptor */
+    bool locked;           /* the walker's lock is held */
     int64_t frame_most_ns; /* the walker's, until walks say that this machine is slower */
-    bool parked_begun; /* the walker knows that this tick looks at what waits */
+    bool parked_begun;     /* the walker knows that this tick looks at what waits */
     pom_stack_t stack;
     int64_t window_active_ns, window_cost_ns, window_process_ns, window_sampler_ns, window_taken;
     bool window_used; /* something was attached or applied in it */
@@ -661,7 +661,8 @@ typedef struct sched_attr_s {
     uint64_t runtime_ns, deadline_ns, period_ns;
 } sched_attr_t;
 
-#define SLICE_NS (100 * POM_NS_PER_US) /* the least that Linux knows, and longer than a tick takes */
+#define SLICE_NS                                                                                   \
+    (100 * POM_NS_PER_US) /* the least that Linux knows, and longer than a tick takes */
 
 /* From 6.12 on a thread that wakes up may take the CPU of one with a longer slice at once; else it waits for the end of that one's,
  * 3 ms, and what ran when the look was due has often ended. On a machine whose CPUs are all busy looks would avoid what runs. Needs

@@ -65,8 +65,9 @@ typedef struct pom_thread_identity_s {
     uintptr_t state;      /* the interpreter's thread state */
     uintptr_t stack_low;  /* C stack, lowest address that may be read */
     uintptr_t stack_high; /* one past the highest */
-    uintptr_t cpu;        /* where its CPU's number stands, an int32_t kept by the kernel (rseq); 0 = unknown */
-    char name[64];        /* NUL-terminated UTF-8, cut */
+    uintptr_t
+        cpu; /* where its CPU's number stands, an int32_t kept by the kernel (rseq); 0 = unknown */
+    char name[64]; /* NUL-terminated UTF-8, cut */
 } pom_thread_identity_t;
 
 typedef struct pom_anchor_table_s {
@@ -117,11 +118,12 @@ typedef struct pom_slot_s {
     /* written by the sampler: it reads this slot's stack now; pairs with the load in pom_slots_release */
     _Atomic(bool) walking;
     /* sampler thread only */
-    int64_t asked_cpu_ns; /* CPU clock when it was last seen to run, or to wait for no CPU of ours */
-    int64_t look_ns;      /* the last look that showed what the thread did; 0 = none */
-    int64_t look_cpu_ns;  /* CPU clock then */
-    int32_t look_tid;     /* of which thread */
-    uint32_t look_seq;    /* seq then, if one anchor was attached and met; odd = no such look */
+    int64_t
+        asked_cpu_ns;    /* CPU clock when it was last seen to run, or to wait for no CPU of ours */
+    int64_t look_ns;     /* the last look that showed what the thread did; 0 = none */
+    int64_t look_cpu_ns; /* CPU clock then */
+    int32_t look_tid;    /* of which thread */
+    uint32_t look_seq;   /* seq then, if one anchor was attached and met; odd = no such look */
     uint32_t parked_next; /* whose turn it is among the anchors that do not run */
     pom_own_fd_t stat;    /* /proc/self/task/<tid>/stat */
     int32_t stat_tid;     /* the thread that descriptor is of */

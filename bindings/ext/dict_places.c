@@ -3,7 +3,7 @@
  *
  * That layout is CPython's own (Objects/dictobject.c), so it is checked at the start against a dict of known content; where it is
  * another one, all goes by PyDict_Next. Half of what a request asks for is absent (headers that few clients send, what integrations
- * say), and the hash table tells that in a dozen instructions, where the interpreter's look-up takes a hundred.
+ * say), and the hash table tells that in thirty instructions, where the interpreter's look-up takes a hundred.
  *
  * A look-up in a dict with a key that is no str compares by that key's __eq__, which may take out what was found before. So such
  * dicts are searched entry by entry, str keys only. They are as rare as they are slow.
@@ -29,10 +29,12 @@ static bool is_at(PyDictKeysObject *keys, pom_dict_place_t place, PyObject *key)
 }
 
 /* Its hash table holds places, of one byte each up to this size, and says of most absent keys that they are with its first one. */
-#define SMALL_LOG2    7
-#define PERTURB_SHIFT 5 /* of the order in which places are tried; the check at the start would tell another one */
+#define SMALL_LOG2 7
 #define ABSENT     (-1)
 #define UNKNOWN    (-2) /* a key of the same hash is there, which may be the same text; or many keys */
+
+/* Of the order in which places are tried; the check at the start would tell another one. */
+#define PERTURB_SHIFT 5
 
 static Py_hash_t hash_of(PyObject *text) {
     return ((PyASCIIObject *)text)->hash; // there: it is a key, or interned

@@ -128,20 +128,13 @@ void pom_route_link(pom_request_state_t *self, PyObject *exc_info) {
     Py_DECREF(env);
 }
 
-static pom_text_t keep_text(pom_action_t *action, PyObject *text) {
-    Py_ssize_t size = 0;
-    const char *utf8 = pom_py_utf8(text, &size);
-    return utf8 == NULL ? (pom_text_t){0} : pom_action_text(action, utf8, (size_t)size);
-}
-
 void pom_route_keep_link(pom_request_state_t *self) {
     PyObject *name, *text;
     if (self->environ == NULL || pom_request_data(self) == NULL ||
         !pom_environ_linked(self->environ, &name, &text)) {
         return;
     }
-    self->work.action->exception = keep_text(self->work.action, name);
-    self->work.action->reason = keep_text(self->work.action, text);
+    pom_work_keep_exception(self->work.action, name, text);
     Py_DECREF(name);
     Py_DECREF(text);
 }

@@ -199,13 +199,13 @@ static pom_slot_t *claim_now(PyThreadState *state) {
     if (mine.stack_high == 0) {
         find_stack();
     }
-    pom_thread_identity_t who = {.tid = (int32_t)syscall(SYS_gettid),
-                                 .ident = PyThread_get_thread_ident(),
-                                 .state = (uintptr_t)state,
-                                 .stack_low = mine.stack_low,
-                                 .stack_high = mine.stack_high,
-                                 .cpu = cpu_offset == 0 ? 0
-                                                        : pom_threads_this() + (uintptr_t)cpu_offset};
+    pom_thread_identity_t who = {
+        .tid = (int32_t)syscall(SYS_gettid),
+        .ident = PyThread_get_thread_ident(),
+        .state = (uintptr_t)state,
+        .stack_low = mine.stack_low,
+        .stack_high = mine.stack_high,
+        .cpu = cpu_offset == 0 ? 0 : pom_threads_this() + (uintptr_t)cpu_offset};
     find_name(who.name, sizeof who.name, (unsigned long)who.ident);
     guard_t *guard = PyObject_New(guard_t, guard_type);
     if (guard == NULL) {

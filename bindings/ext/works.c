@@ -336,11 +336,16 @@ void pom_work_charge(const pom_work_t *work, int64_t cost_ns) {
     }
 }
 
+/* Empty where there is none: of an exception whose text cannot be had its class is enough. */
 static pom_text_t keep_text(pom_action_t *action, PyObject *text) {
     Py_ssize_t size = 0;
     const char *utf8 = text == NULL ? NULL : pom_py_utf8(text, &size);
-    return utf8 == NULL ? (pom_text_t){0} // an exception whose text cannot be had: its class is enough
-                        : pom_action_text(action, utf8, (size_t)size);
+    return utf8 == NULL ? (pom_text_t){0} : pom_action_text(action, utf8, (size_t)size);
+}
+
+void pom_work_keep_exception(pom_action_t *action, PyObject *name, PyObject *text) {
+    action->exception = keep_text(action, name);
+    action->reason = keep_text(action, text);
 }
 
 /* Class and text of an exception. str() is the user's code, so this runs before anything of the work is changed. */
@@ -380,8 +385,7 @@ static void end_outermost(pom_work_t *work, pom_outcome_t outcome, PyObject *nam
         Py_CLEAR(nested->task_uuid);
     }
     if (name != NULL) { // else what is linked stays
-        action->exception = keep_text(action, name);
-        action->reason = keep_text(action, text);
+        pom_work_keep_exception(action, name, text);
     }
     action->outcome = outcome;
     if (action->end_ns == 0) {         // else the caller's, of its detach

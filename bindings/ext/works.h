@@ -37,7 +37,7 @@ struct pom_work_s {
     PyObject *task_uuid; /* owned str; NULL until asked for, or when it is task_id's plain form */
     pom_work_t *nested;  /* outermost: open nested ones, newest first */
     pom_work_t *newer, *older; /* nested: its place among them */
-    uintptr_t attached_on; /* which thread */
+    uintptr_t attached_on;     /* which thread */
     int64_t attached_at_ns;
     int64_t attached_cpu_ns;
     uint64_t attached_as; /* the slot's count of attaches then, which names it */
@@ -87,6 +87,9 @@ void pom_work_charge(const pom_work_t *work, int64_t cost_ns);
  * outcome and the exception (borrowed, NULL = none) are for an outermost one: a nested one's are said by its end message. An action's
  * end_ns that is set is the end: what the detach before this told. */
 void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception);
+
+/* Class and text of the exception that left an action, or that stands behind its answer; str or NULL, borrowed. Runs nobody's code. */
+void pom_work_keep_exception(pom_action_t *action, PyObject *name, PyObject *text);
 
 /* Posts a message into the tree of the work's action, with the stack of the caller. fields: a dict or NULL, borrowed. A
  * traceback (borrowed, NULL = none) makes it the stack where its exception was raised. */

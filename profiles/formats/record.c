@@ -362,8 +362,7 @@ static void put_place(pom_emitter_t *e, const pom_node_t *node, pom_granularity_
     if (code == NULL || code->internal) {
         return;
     }
-    void (*put)(pom_emitter_t *, const char *, size_t) =
-        code->plain ? e->ops->plain : e->ops->text;
+    void (*put)(pom_emitter_t *, const char *, size_t) = code->plain ? e->ops->plain : e->ops->text;
     /* Line 0 stands for "the interpreter gives none": the shape of instruction and the type of
      * line stay. */
     int32_t line = node->line > 0 ? node->line : 0;

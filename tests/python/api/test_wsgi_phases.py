@@ -85,6 +85,14 @@ def test_the_call_itself_is_the_applications(profiles, slow):
     slow.is_all_in(phases_of(profiles), "app")
 
 
+@pytest.mark.skipif(profilomatic.stats()["engine"] == "pure", reason="the twin looks at its clock once more at the end")
+@pytest.mark.parametrize("app", [listed, generated, returning(SlowBody(lambda: None, 1, (b"a", b"b")))])
+def test_the_phases_of_a_request_that_is_closed_add_up_to_its_time(profiles, app):
+    Server(wrap(app)).run()
+    [record] = profiles.flushed()
+    assert round(sum(record["action"]["phases"].values()), 9) == record["time"]
+
+
 def read_slowly(server, slow):
     for _ in server.body:
         slow_client(slow)

@@ -26,13 +26,10 @@ static void test_shown_is_cut_between_characters(void **state) {
     static const struct {
         const char *text, *shown;
     } rows[] = {
-        {"1234567", "1234567"},   /* 8 with the NUL */
-        {"12345678", "1234..."},
-        {"123\n567", "123..."},   /* an escape is whole or not there */
-        {"\n\n", "\\x0a..."},
-        {"1234\n", "1234..."},
-        {"123\n", "123\\x0a"},
-        {"12\n4567", "12..."},
+        {"1234567", "1234567"},                          /* 8 with the NUL */
+        {"12345678", "1234..."}, {"123\n567", "123..."}, /* an escape is whole or not there */
+        {"\n\n", "\\x0a..."},    {"1234\n", "1234..."},
+        {"123\n", "123\\x0a"},   {"12\n4567", "12..."},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         char room[POM_SHOWN_MIN + 1];

@@ -27,8 +27,8 @@
 
 #define OK_REPLY     "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 #define REQUESTS_MAX 16
-#define HANG         "hang" /* read the request, answer nothing until the test ends */
-#define CUT          ""     /* read it, close without an answer */
+#define HANG         "hang"  /* read the request, answer nothing until the test ends */
+#define CUT          ""      /* read it, close without an answer */
 #define EARLY        "early" /* say yes, and read nothing until the destination has judged that */
 
 /* How often a destination began to wait before another attempt. */

@@ -272,8 +272,8 @@ static void test_sampler_learns_how_slow_the_machine_is(void **state) {
     attach(&rig, rig.slot, 1);
     pom_sampler_free(rig.sampler);
     pom_schedule_options_t options = {.granularity_ns = FAST_NS, .budget_ppm = 1000000};
-    rig.sampler = pom_sampler_new(&options, &rig.slots, rig.codes, &rig.walker.walker,
-                                  &rig.client.client);
+    rig.sampler =
+        pom_sampler_new(&options, &rig.slots, rig.codes, &rig.walker.walker, &rig.client.client);
     start(&rig);
     assert_true(await(atomic_load(&rig.client.samples) > 0));
     pom_sampler_stop(rig.sampler);
@@ -799,7 +799,8 @@ static int32_t tid_of(const char *name) {
 static void *ask_for_a_slice(void *arg) {
     sched_attr_t attr = attr_of(0);
     attr.slice_ns = *(const uint64_t *)arg;
-    bool knows = syscall(SYS_sched_setattr, 0, &attr, 0) == 0 && attr_of(0).slice_ns == attr.slice_ns;
+    bool knows =
+        syscall(SYS_sched_setattr, 0, &attr, 0) == 0 && attr_of(0).slice_ns == attr.slice_ns;
     return knows ? arg : NULL;
 }
 
