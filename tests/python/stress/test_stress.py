@@ -76,7 +76,7 @@ JOB_CALLS = {"job": {"job_pair", "job_key", "job_down"}, "job_down": {"job_down"
 
 
 def test_threads_of_requests_show_callers_that_call(tmp_path):
-    """Hardly a stack is put together from two moments (1 of 50 000; where the sampler loses its CPU in mid-copy, some in 10 000), and what runs in a thread is the request's whose context it has."""
+    """Hardly a stack is put together from two moments (1 of 50 000), and what runs in a thread is the request's whose context it has."""
     _, records = run(tmp_path, "request_threads")
     wrong, seen = 0, set()
     for record in records:
@@ -88,7 +88,7 @@ def test_threads_of_requests_show_callers_that_call(tmp_path):
                 seen.add(below)
         where = {"/pool": "in_its_own_thread", "/own": "in_a_pool"}[record["action"]["path_info"]]
         assert where not in {node.get("function", "").rpartition(".")[2] for node in nodes(record)}
-    assert wrong <= 2 + sum(record["profiler"]["samples"] for record in records) // 1000
+    assert wrong <= 2
     if records[0]["profiler"]["engine"] == "native":
         assert {"job", "job_down", "job_pair"} <= seen
 
