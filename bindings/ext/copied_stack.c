@@ -289,6 +289,20 @@ static void take_back(stretches_t *s) {
     memmove(&s->ends[0], &s->ends[1], (STRETCHES - 1) * sizeof s->ends[0]);
 }
 
+/* Thread(target=context.run): the C that run() calls through is Context.run itself, and what that runs is no pool's frame. */
+static bool runs_a_context(uintptr_t run) {
+    uintptr_t at = pom_layout_thread_target(run), function, self, types[2];
+    return at != 0 && pom_memory_read(at, &function, sizeof function) == POM_OK &&
+           pom_memory_read(function + offsetof(PyObject, ob_type), &types[0], sizeof types[0]) ==
+               POM_OK &&
+           types[0] == (uintptr_t)&PyCFunction_Type &&
+           pom_memory_read(function + offsetof(PyCFunctionObject, m_self), &self, sizeof self) ==
+               POM_OK &&
+           pom_memory_read(self + offsetof(PyObject, ob_type), &types[1], sizeof types[1]) ==
+               POM_OK &&
+           types[1] == (uintptr_t)&PyContext_Type;
+}
+
 static pom_status_t find_or_grow(shot_t *s, uintptr_t frame, const unsigned char **head) {
     if ((frame & 7) != 0) {
         return POM_ETORN;
@@ -321,7 +335,7 @@ static pom_status_t follow(shot_t *s, uintptr_t starter, pom_stack_t *stack) {
             return POM_ETORN;
         }
         unsigned owner = head[POM_FRAME_OWNER];
-        uintptr_t code = word(head + POM_FRAME_CODE) & POM_REF_MASK;
+        uintptr_t code = word(head + POM_FRAME_CODE) & POM_REF_MASK, at = frame;
         frame = word(head + POM_FRAME_PREVIOUS);
         if (owner > POM_OWNER_GENERATOR) {
             if (owner < POM_OWNER_SHIM || owner > POM_OWNER_LAST) {
@@ -334,7 +348,7 @@ static pom_status_t follow(shot_t *s, uintptr_t starter, pom_stack_t *stack) {
         if (code == 0 || !pom_layout_lasti(code, word(head + POM_FRAME_IP), &raw->lasti)) {
             return POM_ETORN;
         }
-        if (code == starter && stretches.ends[0] == stack->depth) {
+        if (code == starter && stretches.ends[0] == stack->depth && !runs_a_context(at)) {
             take_back(&stretches);
         }
         raw->code = code;

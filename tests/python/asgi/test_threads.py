@@ -4,6 +4,7 @@ Only the native engine looks into such threads. The applications work until enou
 """
 
 import asyncio
+import contextvars
 import sys
 import threading
 import time
@@ -419,6 +420,29 @@ def test_generators_and_calls_from_c_are_part_of_the_stack(profiles):
     ask(wrap(by_to_thread(work)))
     path = path_to(profiles.one(), "slow_generator")
     assert path[-4:] == ["work", "key", "outer_generator", "slow_generator"], path
+
+
+def test_a_thread_whose_target_is_a_contexts_run_shows_all_that_it_runs(profiles):
+    def key(number):
+        sleep_on_this_line()
+        return number
+
+    def work():
+        sorted([1], key=key)
+
+    async def endpoint():
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def work_and_say_so():
+            work()
+            loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=contextvars.copy_context().run, args=(work_and_say_so,)).start()
+        await done.wait()
+
+    ask(wrap(bare_app(endpoint)))
+    path = path_to(profiles.one(), "sleep_on_this_line")
+    assert path[-5:] == ["wait", "work_and_say_so", "work", "key", "sleep_on_this_line"], path
 
 
 def test_a_stack_that_never_holds_still_is_hardly_ever_torn(profiles):
