@@ -228,14 +228,15 @@ def main():
     parser.add_argument("--threads", default="1,8")
     parser.add_argument("--pairs", type=int, default=30 if quick() else 1000)
     parser.add_argument("--window", type=float, default=0.05)
-    parser.add_argument("--auto", action="store_true", help="also time_granularity='auto' on flask-1ms")
     args = parser.parse_args()
     rows = []
     for name in args.apps.split(","):
         for threads in args.threads.split(","):
             rows.append(measure(name, int(threads), args.pairs, args.window))
             say(rows[-1])
-    rows.append(measure("flask-1ms", 1, args.pairs, args.window, time_granularity="auto", max_overhead=0.02))
+    # The budget is a share of the process's CPU, of which half is that of the windows without: with 1 % the others may cost 2 %.
+    rows.append(measure("flask-1ms", 1, args.pairs, args.window, time_granularity="auto", max_overhead=0.01))
+    say(rows[-1])
     table("CPU per request, profiler on against off (all requests, line level)",
           ["application", "threads", "period", "CPU off", "ratio", "95 % interval", "p99 ratio", "samples/s", "reported"],
           [[r["app"], r["threads"], "auto" if r["options"].get("time_granularity") == "auto" else "10 ms", "%.0f us" % (r["off"] * 1e6),
