@@ -3,6 +3,7 @@
 No test sleeps. Who is slow works until the sampler has taken two samples; how long that took is measured, and must be that phase's.
 """
 
+import threading
 import time
 
 import pytest
@@ -177,3 +178,40 @@ def test_the_lines_of_a_body_of_many_chunks_have_its_time(profiles):
     record = profiles.one()
     below = sum(node["time"] for node in record["children"])
     assert 0.5 * record["action"]["phases"]["body"] < below <= record["time"]
+
+
+def server_works(seconds):
+    """The thread's own CPU time, outside of the request."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def test_what_the_server_computes_between_chunks_is_not_the_requests(profiles):
+    server = Server(wrap(generated), environ())
+    for _ in server.call():
+        server_works(0.004)
+    server_works(0.004)
+    server.close()
+    assert profiles.one()["cpu_time"] < 0.004
+
+
+def test_what_the_server_computes_before_close_is_not_the_next_requests(profiles, slow, backend):
+    if backend != "c":
+        pytest.skip("the twin reads the clock each time")
+    first = Server(wrap(returning(Body([b"all"]))), environ())
+    for _ in first.call():
+        pass
+
+    def waiting(env, start_response):
+        thread = threading.Thread(target=slow)
+        thread.start()
+        thread.join()
+        return listed(env, start_response)
+
+    second = Server(wrap(waiting), environ("/second"))
+    server_works(0.004)
+    first.close()
+    second.run()
+    _, record = profiles.flushed(2)
+    assert record["time"] > 0.004 and record["cpu_time"] < 0.003
