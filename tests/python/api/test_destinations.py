@@ -495,6 +495,6 @@ def test_an_interrupted_start_leaves_a_thread_that_serves(backend, monkeypatch):
             second.flushed()
         assert len(second.records) == 3
         assert profilomatic.stop(PATIENCE) is True
-        assert "pom-delivery" not in threads_of_ours()
+        wait_until(lambda: "pom-delivery" not in threads_of_ours(), "a thread that nobody can join to be gone")
     finally:
         profilomatic.remove_destination(second)
