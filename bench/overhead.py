@@ -11,7 +11,9 @@ import statistics
 import threading
 import time
 
-from common import Paired, percentile, profiler, quick, save, table
+from common import Paired, in_fresh_processes, percentile, profiler, quick, save, table
+
+BILL = ("sampler_cpu", "in_request", "delivery_cpu")
 
 ENVIRON = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SCRIPT_NAME": "", "QUERY_STRING": "", "SERVER_NAME": "localhost",
            "SERVER_PORT": "8000", "HTTP_HOST": "localhost", "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.version": (1, 0),
@@ -141,38 +143,42 @@ class Crew:
         self.begin.wait()
 
 
-def measure(name, threads, pairs, seconds, **options):
+def run(name, threads, pairs, seconds, **options):
+    """One process's part of a row."""
     app = application(name)
     crew = Crew(threads)
     profilomatic, destination, path = profiler(**options)
     wrapped = profilomatic.wsgi.wrap(app)
-    result, p99 = Paired(), Paired()
-    for i in range(10):
+    cpu, p99 = Paired(), Paired()
+    for _ in range(10):
         crew.window(app, seconds), crew.window(wrapped, seconds)
-    before, begin, active = profilomatic.stats(), time.perf_counter(), 0.0
+    before = profilomatic.stats()
     for i in range(pairs):
-        order = (app, wrapped) if i % 2 else (wrapped, app)
-        found = {}
-        for each in order:
-            found[each] = crew.window(each, seconds)
-        result.add(found[app][0], found[wrapped][0])
+        found = {each: crew.window(each, seconds) for each in ((app, wrapped) if i % 2 else (wrapped, app))}
+        cpu.add(found[app][0], found[wrapped][0])
         p99.add(percentile(found[app][1], 0.99), percentile(found[wrapped][1], 0.99))
-        active += seconds
     after = profilomatic.stats()
     crew.dismiss()
     profilomatic.stop(10)
     profilomatic.remove_destination(destination)
     os.unlink(path)
-    taken = after["samples"]["taken"] - before["samples"]["taken"]
-    profiled = after["actions"]["profiled"] - before["actions"]["profiled"]
-    spent = {key: after["overhead"][key] - before["overhead"][key] for key in ("sampler_cpu", "in_request", "delivery_cpu")}
-    row = result.ratio()
-    row.update({"added": result.difference(), "billed": sum(spent.values()) / max(1, profiled),
-                "bill": {key: value / max(1, profiled) for key, value in spent.items()}, "app": name, "threads": threads, "options": options, "p99_ratio": p99.ratio()["median"],
-                "samples_per_second": taken / active, "missed": after["samples"]["missed"],
-                "reported": after["overhead"]["fraction"], "period": after["period"],
-                "profiled": profiled,
-                "shed": after["actions"]["shed"] - before["actions"]["shed"]})
+    counts = {"taken": after["samples"]["taken"] - before["samples"]["taken"]}
+    counts.update((key, after["actions"][key] - before["actions"][key]) for key in ("profiled", "shed"))
+    counts.update((key, after["overhead"][key] - before["overhead"][key]) for key in BILL)
+    return {"cpu": cpu, "p99": p99, "counts": counts, "reported": after["overhead"]["fraction"], "period": after["period"]}
+
+
+def measure(name, threads, pairs, seconds, processes=5, **options):
+    runs = in_fresh_processes(processes, run, name, threads, max(1, pairs // processes), seconds, **options)
+    total = {key: sum(each["counts"][key] for each in runs) for key in runs[0]["counts"]}
+    cpu, profiled = Paired(*(each["cpu"] for each in runs)), max(1, total["profiled"])
+    row = cpu.ratio()
+    row.update({"added": cpu.difference(), "bill": {key: total[key] / profiled for key in BILL}, "app": name, "threads": threads,
+                "options": options, "processes": [each["cpu"].ratio()["median"] for each in runs],
+                "billed": sum(total[key] for key in BILL) / profiled,
+                "p99_ratio": Paired(*(each["p99"] for each in runs)).ratio()["median"],
+                "samples_per_second": total["taken"] / row["pairs"] / seconds, "profiled": total["profiled"], "shed": total["shed"],
+                "reported": statistics.fmean(each["reported"] for each in runs), "period": [each["period"] for each in runs]})
     return row
 
 
@@ -227,15 +233,16 @@ def main():
     parser.add_argument("--apps", default="hello,flask-1ms,flask-sleep")
     parser.add_argument("--threads", default="1,8")
     parser.add_argument("--pairs", type=int, default=30 if quick() else 1000)
+    parser.add_argument("--processes", type=int, default=2 if quick() else 5)
     parser.add_argument("--window", type=float, default=0.05)
     args = parser.parse_args()
     rows = []
     for name in args.apps.split(","):
         for threads in args.threads.split(","):
-            rows.append(measure(name, int(threads), args.pairs, args.window))
+            rows.append(measure(name, int(threads), args.pairs, args.window, args.processes))
             say(rows[-1])
     # The budget is a share of the process's CPU, of which half is that of the windows without: with 1 % the others may cost 2 %.
-    rows.append(measure("flask-1ms", 1, args.pairs, args.window, time_granularity="auto", max_overhead=0.01))
+    rows.append(measure("flask-1ms", 1, args.pairs, args.window, args.processes, time_granularity="auto", max_overhead=0.01))
     say(rows[-1])
     table("CPU per request, profiler on against off (all requests, line level)",
           ["application", "threads", "period", "CPU off", "ratio", "95 % interval", "p99 ratio", "samples/s", "reported"],

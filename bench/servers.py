@@ -1,6 +1,6 @@
 """What a real server pays: CPU per request and p99 of gunicorn (gthread) and waitress, with every request profiled and with none.
 
-One server process serves the 1 ms Flask application twice, wrapped below /on and bare below /off, and a client process asks for the one
+A server process serves the 1 ms Flask application twice, wrapped below /on and bare below /off, and a client process asks for the one
 and the other in turns of half a second over four connections that stay open. CPU is the server process's, all threads, by
 the kernel's account; p99 is the client's.
 """
@@ -97,7 +97,8 @@ def wait_for(port, process):
     raise SystemExit("the server does not answer")
 
 
-def measure(server, pairs, seconds):
+def run(server, pairs, seconds):
+    """One server process's pairs: of CPU per request, and of p99."""
     folder = tempfile.mkdtemp()
     with open(os.path.join(folder, "served.py"), "w") as file:
         file.write(APPLICATION)
@@ -133,13 +134,18 @@ def measure(server, pairs, seconds):
         process.wait(20)
         asker.terminate()
         shutil.rmtree(folder, ignore_errors=True)
+    return cpu, p99
+
+
+def measure(server, pairs, seconds, processes):
+    cpu, p99 = (Paired(*each) for each in zip(*(run(server, pairs // processes, seconds) for _ in range(processes))))
     row = cpu.ratio()
     row.update({"server": server, "p99": p99.ratio()})
     return row
 
 
 def main():
-    rows = [measure(server, 4 if quick() else 100, 0.5) for server in COMMANDS]
+    rows = [measure(server, *((4, 0.5, 2) if quick() else (150, 0.5, 5))) for server in COMMANDS]
     table("CPU per request of a real server, profiled over bare (Flask, 1 ms)",
           ["server", "CPU off", "ratio", "95 % interval", "p99 ratio", "95 % interval"],
           [[r["server"], "%.0f us" % (r["off"] * 1e6), "%.4f" % r["median"], "%.4f .. %.4f" % (r["low"], r["high"]),
