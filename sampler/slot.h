@@ -104,8 +104,7 @@ typedef struct pom_slot_s {
     uint32_t gaps;       /* [app] places among count whose anchor has been withdrawn */
     int64_t cpu_read_ns; /* [app] the thread's CPU clock at the owner's last reading of it */
     int64_t cpu_read_at_ns; /* [app] when that was, monotonic; 0 = not yet */
-    bool cpu_is_low; /* [app] no reading: what the thread used before cpu_read_at_ns is left out */
-    uint32_t shed_count; /* [app], never looked at by the sampler, likewise shed */
+    uint32_t shed_count;    /* [app], never looked at by the sampler, likewise shed */
     pom_shed_anchor_t shed[POM_SHED_MAX];
     uint32_t *marks; /* [app] NULL = few anchors */
     /* seqlock: written by the owner thread */

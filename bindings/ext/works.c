@@ -10,9 +10,7 @@
  * its decision. It costs the sampler nothing.
  *
  * CPU time is taken at attach and detach, so that the record's is right even for a request that no sample met. Reading the clock is
- * a system call (0.2-0.8 us, more than all the rest of an attach), and one made with the interpreter's lock held: a kernel that preempts
- * at the return from a system call takes the CPU from the holder there, and all others wait. So a reading is good for CPU_GUESS_NS
- * more, and where a body is gone on with, or closed, nobody asks before that turns out to take long.
+ * a system call (0.2-0.3 us, more than all the rest of an attach), so a reading is good for CPU_GUESS_NS more.
  *
  * Over 400 lines: begin, end, message and the search of the current action are one protocol on one set of frames.
  */
@@ -41,9 +39,6 @@
  * those of a loop of short actions come so close together that one reading serves many. What a guess is wrong by, the next
  * reading puts right, unless the thread blocks for less than this between many stretches. */
 #define CPU_GUESS_NS (50 * POM_NS_PER_US)
-
-/* What is left out between two stretches of a body is the CPU time of less than this. */
-#define CPU_LEFT_OUT_NS (5 * POM_NS_PER_MS)
 
 bool pom_work_engine_runs(void) {
     return pom_engine_state == POM_ENGINE_RUNNING ||
@@ -248,37 +243,7 @@ static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
     }
     slot->cpu_read_ns = pom_thread_cpu_ns();
     slot->cpu_read_at_ns = now_ns;
-    slot->cpu_is_low = false;
     return slot->cpu_read_ns;
-}
-
-/* The same where an action begins. */
-static int64_t cpu_at_begin(pom_slot_t *slot, int64_t now_ns) {
-    if (slot->cpu_is_low) {
-        slot->cpu_read_at_ns = now_ns - CPU_GUESS_NS; // what was left out is not this action's
-    }
-    return cpu_at(slot, now_ns);
-}
-
-/* And where it goes on: what the server used since the last reading, to send a chunk, is left out. That does no harm to a short
- * stretch, which is taken to have run, so the difference is right; a longer one has what was left out, but never more than it took. */
-static int64_t cpu_at_next(pom_slot_t *slot, int64_t now_ns) {
-    int64_t since_ns = now_ns - slot->cpu_read_at_ns;
-    if (since_ns >= CPU_GUESS_NS && since_ns < CPU_LEFT_OUT_NS) {
-        slot->cpu_read_at_ns = now_ns;
-        slot->cpu_is_low = true;
-    }
-    return cpu_at(slot, now_ns);
-}
-
-static bool goes_on(const pom_work_t *work) {
-    return work->action->attached_ns > 0;
-}
-
-/* A body's stretches are alike: after a long one the next begins with a reading. */
-static int64_t cpu_at_attach(const pom_work_t *work, pom_slot_t *slot, int64_t now_ns) {
-    return goes_on(work) && !work->long_stretch ? cpu_at_next(slot, now_ns)
-                                                : cpu_at_begin(slot, now_ns);
 }
 
 static void attach(pom_work_t *work, pom_slot_t *slot, const pom_own_frame_t *frame,
@@ -293,7 +258,7 @@ static void attach(pom_work_t *work, pom_slot_t *slot, const pom_own_frame_t *fr
     pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code},
                            .action = work->action,
                            .since_ns = now_ns,
-                           .since_cpu_ns = cpu_at_attach(work, slot, now_ns),
+                           .since_cpu_ns = cpu_at(slot, now_ns),
                            .before_ns = work->action->attached_ns,
                            .before_cpu_ns = work->action->cpu_ns,
                            .kind = kind};
@@ -358,12 +323,9 @@ int64_t pom_work_detach(pom_work_t *work) {
     // When other actions took turns with it on this thread, only samples tell whose time it was.
     if (work->attached_alone && slot->attaches == work->attached_as &&
         work->attached_on == pom_threads_this()) {
-        int64_t wall_ns = now_ns - work->attached_at_ns;
-        int64_t cpu_ns = cpu_at(slot, now_ns) - work->attached_cpu_ns;
         // Less than nothing where the attach guessed too high: the sum is what counts.
-        work->action->cpu_ns += cpu_ns < wall_ns ? cpu_ns : wall_ns;
-        work->long_stretch = goes_on(work) && wall_ns >= CPU_GUESS_NS;
-        work->action->attached_ns += wall_ns;
+        work->action->cpu_ns += cpu_at(slot, now_ns) - work->attached_cpu_ns;
+        work->action->attached_ns += now_ns - work->attached_at_ns;
     }
     return now_ns;
 }

@@ -42,7 +42,6 @@ struct pom_work_s {
     int64_t attached_cpu_ns;
     uint64_t attached_as; /* the slot's count of attaches then, which names it */
     bool attached_alone;  /* else others were attached, so the CPU time is not its own */
-    bool long_stretch;    /* the last one: the next is likely to be */
 };
 
 /* What a message or a nested action's start says, before the user's own fields. */
