@@ -13,7 +13,7 @@ import statistics
 import threading
 import time
 
-from common import bootstrap_of_runs, in_fresh_processes, profiler, quick, save, table
+from common import bootstrap, in_fresh_processes, profiler, quick, save, table
 from overhead import BILL, application, serve, work
 
 
@@ -94,7 +94,7 @@ def compare(budget, pairs, seconds, processes=6):
     runs = in_fresh_processes(processes, run, budget, max(1, pairs // processes), seconds)
     beyond, billed, off_cpu, taken = zip(*runs)
     reported = statistics.fmean(value for each in billed for value in each)
-    low, high = bootstrap_of_runs(beyond)
+    low, high = bootstrap(*beyond)
     measured = reported + statistics.median(value for each in beyond for value in each)
     return {"budget": budget, "request": statistics.median(value for each in off_cpu for value in each), "measured": measured,
             "low": reported + low, "high": reported + high, "reported": reported, "ratio": measured / reported,

@@ -25,22 +25,8 @@ def quick():
     return os.environ.get("BENCH_QUICK") == "1"
 
 
-def bootstrap(values, statistic=statistics.median, rounds=1000, level=0.95):
-    """The percentile bootstrap interval of a statistic."""
-    rng = random.Random(1)
-    n = len(values)
-    found = sorted(statistic([values[int(rng.random() * n)] for _ in range(n)]) for _ in range(rounds))
-    cut = (1 - level) / 2
-    return found[int(rounds * cut)], found[int(rounds * (1 - cut)) - 1]
-
-
-def percentile(values, share):
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def bootstrap_of_runs(runs, rounds=1000, level=0.95):
-    """The same of the median of all runs' values together: runs are drawn, and then the values of each."""
+def bootstrap(*runs, rounds=1000, level=0.95):
+    """The percentile bootstrap interval of the median of all runs' values together: runs are drawn, and then the values of each."""
     rng = random.Random(1)
 
     def drawn():
@@ -49,6 +35,11 @@ def bootstrap_of_runs(runs, rounds=1000, level=0.95):
     found = sorted(statistics.median(drawn()) for _ in range(rounds))
     cut = (1 - level) / 2
     return found[int(rounds * cut)], found[int(rounds * (1 - cut)) - 1]
+
+
+def percentile(values, share):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def in_fresh_processes(count, function, *args, **options):
@@ -80,7 +71,7 @@ class Paired:
     def observe(self, compare):
         runs = [[compare(*pair) for pair in zip(off, on)] for off, on in self.runs]
         values = [value for run in runs for value in run]
-        low, high = bootstrap(values) if len(runs) == 1 else bootstrap_of_runs(runs)
+        low, high = bootstrap(*runs)
         return {"median": statistics.median(values), "low": low, "high": high, "pairs": len(values),
                 "off": statistics.median(value for off, _ in self.runs for value in off),
                 "on": statistics.median(value for _, on in self.runs for value in on)}

@@ -168,7 +168,7 @@ def run(name, threads, pairs, seconds, **options):
     return {"cpu": cpu, "p99": p99, "counts": counts, "reported": after["overhead"]["fraction"], "period": after["period"]}
 
 
-def measure(name, threads, pairs, seconds, processes=5, **options):
+def measure(name, threads, pairs, seconds, processes, **options):
     runs = in_fresh_processes(processes, run, name, threads, max(1, pairs // processes), seconds, **options)
     total = {key: sum(each["counts"][key] for each in runs) for key in runs[0]["counts"]}
     cpu, profiled = Paired(*(each["cpu"] for each in runs)), max(1, total["profiled"])

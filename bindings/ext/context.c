@@ -117,14 +117,6 @@ pom_work_t *pom_context_work(void) {
 
 /* ---- from another thread ----------------------------------------------------------------------- */
 
-static uintptr_t word(uintptr_t address) {
-    uintptr_t value = 0;
-    return address != 0 && (address & 7) == 0 &&
-                   pom_memory_read(address, &value, sizeof value) == POM_OK
-               ? value
-               : 0;
-}
-
 /* As much of a node as is there: it may end before the copy does, at the end of what is mapped. */
 static bool read_node(uintptr_t at, void *node, size_t head, size_t whole) {
     return at != 0 && (at & 7) == 0 &&
@@ -168,8 +160,8 @@ static bool descend(uintptr_t *at, uint32_t index) {
 
 /* The value of our variable in a context; 0 = none. */
 static uintptr_t value_in(uintptr_t context) {
-    uintptr_t trie = context == 0 ? 0 : word(context + pom_context_variables);
-    uintptr_t at = trie == 0 ? 0 : word(trie + offsetof(PyHamtObject, h_root));
+    uintptr_t trie = context == 0 ? 0 : pom_memory_word(context + pom_context_variables);
+    uintptr_t at = trie == 0 ? 0 : pom_memory_word(trie + offsetof(PyHamtObject, h_root));
     for (int level = 0; at != 0 && level < LEVELS_MAX; level++) {
         if (descend(&at, variable_hash >> (level * LEVEL_BITS) & (FANOUT - 1))) {
             return at;
@@ -180,7 +172,8 @@ static uintptr_t value_in(uintptr_t context) {
 
 uintptr_t pom_context_owner(uintptr_t context) {
     uintptr_t owner = value_in(context);
-    bool is_owner = owner != 0 && word(owner + offsetof(PyObject, ob_type)) == (uintptr_t)owners;
+    bool is_owner =
+        owner != 0 && pom_memory_word(owner + offsetof(PyObject, ob_type)) == (uintptr_t)owners;
     return is_owner ? owner : 0;
 }
 
@@ -197,7 +190,7 @@ int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view) {
     if (owner == 0) {
         return -1;
     }
-    uintptr_t action = word(owner + work_offset + offsetof(pom_work_t, action));
+    uintptr_t action = pom_memory_word(owner + work_offset + offsetof(pom_work_t, action));
     for (uint32_t i = 0; action != 0 && i < view->count; i++) {
         // What is attached is not freed before this thread has sealed it, so it may be looked into.
         if ((uintptr_t)view->anchors[i].action == action &&

@@ -289,18 +289,16 @@ static void take_back(stretches_t *s) {
     memmove(&s->ends[0], &s->ends[1], (STRETCHES - 1) * sizeof s->ends[0]);
 }
 
+static uintptr_t type_of(uintptr_t object) {
+    return pom_memory_word(object + offsetof(PyObject, ob_type));
+}
+
 /* Thread(target=context.run): the C that run() calls through is Context.run itself, and what that runs is no pool's frame. */
 static bool runs_a_context(uintptr_t run) {
-    uintptr_t at = pom_layout_thread_target(run), function, self, types[2];
-    return at != 0 && pom_memory_read(at, &function, sizeof function) == POM_OK &&
-           pom_memory_read(function + offsetof(PyObject, ob_type), &types[0], sizeof types[0]) ==
-               POM_OK &&
-           types[0] == (uintptr_t)&PyCFunction_Type &&
-           pom_memory_read(function + offsetof(PyCFunctionObject, m_self), &self, sizeof self) ==
-               POM_OK &&
-           pom_memory_read(self + offsetof(PyObject, ob_type), &types[1], sizeof types[1]) ==
-               POM_OK &&
-           types[1] == (uintptr_t)&PyContext_Type;
+    uintptr_t function = pom_memory_word(pom_layout_thread_target(run));
+    return function != 0 && type_of(function) == (uintptr_t)&PyCFunction_Type &&
+           type_of(pom_memory_word(function + offsetof(PyCFunctionObject, m_self))) ==
+               (uintptr_t)&PyContext_Type;
 }
 
 static pom_status_t find_or_grow(shot_t *s, uintptr_t frame, const unsigned char **head) {

@@ -91,9 +91,7 @@ static size_t copy_states(uintptr_t at, size_t *guess, uintptr_t *where,
 }
 
 static uintptr_t first_thread(void) {
-    uintptr_t first;
-    uintptr_t head = interpreter + POM_INTERP_THREADS;
-    return pom_memory_read(head, &first, sizeof first) == POM_OK ? first : 0;
+    return pom_memory_word(interpreter + POM_INTERP_THREADS);
 }
 
 /* Only those whose context has any variables: from 3.14 on each thread starts in an empty one. */

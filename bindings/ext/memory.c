@@ -92,6 +92,14 @@ pom_status_t pom_memory_read(uintptr_t address, void *out, size_t size) {
     return got == (ssize_t)size ? POM_OK : POM_EUNREADABLE;
 }
 
+uintptr_t pom_memory_word(uintptr_t address) {
+    uintptr_t value = 0;
+    return address != 0 && (address & 7) == 0 &&
+                   pom_memory_read(address, &value, sizeof value) == POM_OK
+               ? value
+               : 0;
+}
+
 size_t pom_memory_read_parts(const pom_memory_part_t *parts, size_t count) {
     struct iovec local[POM_MEMORY_PARTS_MAX], remote[POM_MEMORY_PARTS_MAX];
     size_t most = count < POM_MEMORY_PARTS_MAX ? count : POM_MEMORY_PARTS_MAX, done = 0;

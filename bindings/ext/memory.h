@@ -19,6 +19,9 @@
 /* Copies size bytes from any address of this process. POM_EUNREADABLE: not mapped, or the kernel refuses. [any] */
 pom_status_t pom_memory_read(uintptr_t address, void *out, size_t size);
 
+/* The word at that address, in the same way; 0 where there is none that could be read. [any] */
+uintptr_t pom_memory_word(uintptr_t address);
+
 typedef struct pom_memory_part_s {
     uintptr_t address;
     void *out;

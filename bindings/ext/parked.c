@@ -96,10 +96,8 @@ static bool awaited(parked_frame_t *frame) {
 }
 
 bool pom_frame_is_coroutine(uintptr_t frame) {
-    uintptr_t type;
     uintptr_t object = frame - offsetof(PyCoroObject, cr_iframe);
-    return pom_memory_read(object + offsetof(PyObject, ob_type), &type, sizeof type) == POM_OK &&
-           type == (uintptr_t)&PyCoro_Type;
+    return pom_memory_word(object + offsetof(PyObject, ob_type)) == (uintptr_t)&PyCoro_Type;
 }
 
 /* Whether an address lies in a stack chunk that the thread has now. Unknown counts as yes: no claim is made then. */

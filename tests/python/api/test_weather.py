@@ -143,20 +143,15 @@ def test_generators_and_callbacks_never_swap_their_callers():
         sampled(400, work)
     finish()
 
-    unread = []  # a frame whose code could not be read says so, and is no caller that was swapped
-
     def check(node):
         for child in node.get("children", ()):
-            if "<unknown>" in (node.get("function"), child["function"]):
-                unread.append(child["hits"])
-            elif "function" in node:
+            if "function" in node:
                 assert node["function"] in callers[child["function"]], (node["instruction"], child["instruction"])
             else:
                 assert child["function"] == "<module>", child["instruction"]
             check(child)
 
     check(records[0])
-    assert sum(unread) <= 4, unread  # of 400
     assert {"ping", "key", "Thing.__init__"} & functions()
     """)
 

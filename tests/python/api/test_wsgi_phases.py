@@ -196,9 +196,7 @@ def test_what_the_server_computes_between_chunks_is_not_the_requests(profiles):
     assert profiles.one()["cpu_time"] < 0.004
 
 
-def test_what_the_server_computes_before_close_is_not_the_next_requests(profiles, slow, backend):
-    if backend != "c":
-        pytest.skip("the twin reads the clock each time")
+def test_what_the_server_computes_before_close_is_not_the_next_requests(profiles, slow):
     first = Server(wrap(returning(Body([b"all"]))), environ())
     for _ in first.call():
         pass
