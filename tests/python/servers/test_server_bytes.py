@@ -53,6 +53,12 @@ def comparable(server, sent):
     return answer.partition(b"\r\n\r\n")[0], body_of(answer)
 
 
+def same(server, name, bare, wrapped):
+    if name in server.kind.may_cut:
+        return bare.startswith(wrapped) or wrapped.startswith(bare)
+    return bare == wrapped
+
+
 @pytest.mark.acceptance("W2", "W4", "W5", "W6", "W7", "W8", "W21")
 def test_bytes_of_the_corpus_are_the_same_bare_and_wrapped(kind, server, bare_server):
     corpus = dict(CORPUS)
@@ -62,7 +68,7 @@ def test_bytes_of_the_corpus_are_the_same_bare_and_wrapped(kind, server, bare_se
         bare, wrapped = both.map(
             lambda asked: {name: comparable(asked, sent) for name, sent in corpus.items()}, (bare_server, server)
         )
-    different = {name: (bare[name], wrapped[name]) for name in corpus if bare[name] != wrapped[name]}
+    different = {name: (bare[name], wrapped[name]) for name in corpus if not same(server, name, bare[name], wrapped[name])}
     assert different == {}
     # The corpus reaches the application: its answers are those meant.
     meant = {
