@@ -5,13 +5,12 @@
  * on the C stack and generators in the heap, lies alone; it is found by following the chain, one copy each, and noted. Then all of it is
  * copied again in one system call:
  *
- *     state | windows | lone frames | current frame | the newest window's top | current frame | lone frames | state
- *                                                    ^ the nearest lone one  ^ and again
+ *     state | rest of the windows | lone frames | current frame | the newest window's top | current frame | lone frames | state
  *
  * That counts when the chain in it is whole, the states agree, the leaf had not returned by the second look, and no lone frame has changed
  * around the top, where the frames are that come and go: a generator that was left between the two is soon another function's. What
- * stands together there was read within some 0.3 us, and a copy that was held up does not count. With the lone frames read once, 1 of 5000
- * samples of a program that does little but that had a generator below another function's frame, now 1 of 20 000 or less.
+ * stands together there was read within 0.2 us. With the lone frames read once, 1 of 5000 samples of a program that does little but that had
+ * a generator below another function's frame; now none of 247 000, beside ten busy processes on two cores.
  *
  * A chain is whole when it ends at a frame that C called: one that was cut short by a generator that was left ends at that. Calls from C
  * divide a stack into stretches of Python, and by these the pool's own frames are told from the function that it runs: between them
@@ -27,48 +26,55 @@
 
 #include <string.h>
 
-#include "base/clock.h"
 #include "bindings/ext/memory.h"
-#include "sampler/walker.h"
 
 #define WINDOW_MAX  ((size_t)16 * 1024) // a chunk of the usual size, some 150 frames
-#define WINDOWS_MAX 3
+#define WINDOWS_MAX 4
 #define SLACK       ((size_t)1024)         // above the top that was seen: calls made since then
 #define TOP         (SLACK + (size_t)2048) // the newest 15 to 20 frames, and that
 #define LONES_MAX   24
-#define READS_MAX   64 // single copies for one stack, all tries together: 30 us
+#define READS_MAX   64 // single copies for one stack, all tries together: 50 us
 #define CHUNK_MAX   ((uintptr_t)64 << 20)
 #define FRAMES_MAX  512
 #define STEPS_MAX   (2 * FRAMES_MAX)
-#define STRETCHES   4 // remembered: of the last two, one may be taken back
+#define TRIES_MAX   16 // 1.5 us each
+#define STRETCHES   4  // remembered: of the last two, one may be taken back
+#define PARTS_MAX   (WINDOWS_MAX + 2 * LONES_MAX + 4)
+
+/* All parts of one copy, and what is found when it is followed: a window once, a lone frame twice at most. */
+#define BYTES_MAX                                                                                  \
+    (WINDOWS_MAX * (WINDOW_MAX + POM_FRAME_HEAD) + (size_t)2 * LONES_MAX * POM_FRAME_HEAD +        \
+     2 * (POM_TSTATE_FRONT + sizeof(uintptr_t)))
+
+_Static_assert(PARTS_MAX <= POM_MEMORY_PARTS_MAX, "all in one copy");
 
 typedef struct window_s {
+    uintptr_t chunk; /* that it is a part of */
     uintptr_t at;
     size_t size;
-    unsigned char bytes[WINDOW_MAX];
+    const unsigned char *bytes;
 } window_t;
 
 typedef struct lone_s {
     uintptr_t at;
-    bool met; /* by the chain that is followed */
-    unsigned char heads[2][POM_FRAME_HEAD];
+    bool met;                      /* by the chain that is followed */
+    const unsigned char *heads[2]; /* before the windows' top was read, and after */
 } lone_t;
 
 typedef struct shot_s {
     pom_thread_copy_t thread;
     uintptr_t leaf;
     size_t window_count, lone_count;
-    window_t windows[WINDOWS_MAX]; /* the newest chunk first */
+    window_t windows[WINDOWS_MAX]; /* the newest chunk's top, the rest of that, older chunks */
     lone_t lones[LONES_MAX];
-    int64_t
-        usual; /* what a copy takes, in sixteenths of a nanosecond for each part and four more; 0 = not known */
     int reads;
     bool grown; /* something was copied by itself, at another moment than the rest */
-    unsigned char fronts[2][POM_TSTATE_FRONT];
-    uintptr_t leaves[2];
+    size_t part_count, used;
+    pom_memory_part_t parts[PARTS_MAX];
+    unsigned char bytes[BYTES_MAX];
 } shot_t;
 
-static shot_t shot; // the sampler thread's; 50 KiB
+static shot_t shot; // the sampler thread's; 70 KiB, of which 4 to 8 are used
 
 static uintptr_t word(const unsigned char *at) {
     uintptr_t value;
@@ -100,81 +106,60 @@ static bool plan(shot_t *s, const pom_thread_copy_t *thread) {
     }
     size_t room = thread->limit - thread->top;
     size_t size = thread->top - thread->chunk + (room < SLACK ? room : SLACK);
-    size_t below = size > WINDOW_MAX ? size - WINDOW_MAX : 0; // what is left out, at the root side
-    s->windows[0].at = thread->chunk + below;
-    s->windows[0].size = size - below;
+    size_t left_out = size > WINDOW_MAX ? size - WINDOW_MAX : 0; // at the root side
+    size_t below = size - left_out > TOP ? size - left_out - TOP : 0;
+    uintptr_t at = thread->chunk + left_out;
+    s->windows[0] =
+        (window_t){.chunk = thread->chunk, .at = at + below, .size = size - left_out - below};
     s->window_count = 1;
+    if (below > 0) {
+        // So far that the head of a frame that begins below the top is in it.
+        s->windows[s->window_count++] =
+            (window_t){.chunk = thread->chunk, .at = at, .size = below + POM_FRAME_HEAD};
+    }
     return true;
 }
 
-static pom_memory_part_t lone_part(shot_t *s, size_t which, int look) {
-    return (pom_memory_part_t){s->lones[which].at, s->lones[which].heads[look], POM_FRAME_HEAD};
+static const unsigned char *add_part(shot_t *s, uintptr_t at, size_t size) {
+    const unsigned char *bytes = s->bytes + s->used;
+    s->parts[s->part_count++] = (pom_memory_part_t){at, size};
+    s->used += size;
+    return bytes;
 }
 
-/* What changes most is in the middle, close together: the newest window's top, around it the lone frame nearest to the leaf, the current frame,
- * and the other lone frames, which were found from the leaf on. */
-static size_t list_parts(shot_t *s, pom_memory_part_t *parts) {
-    size_t count = 0;
-    window_t *newest = &s->windows[0];
-    size_t below = newest->size > TOP ? newest->size - TOP : 0;
-    parts[count++] = (pom_memory_part_t){s->thread.state, s->fronts[0], POM_TSTATE_FRONT};
-    parts[count++] = (pom_memory_part_t){newest->at, newest->bytes, below};
-    for (size_t i = 1; i < s->window_count; i++) {
-        window_t *older = &s->windows[i];
-        parts[count++] = (pom_memory_part_t){older->at, older->bytes, older->size};
+static void add_lones(shot_t *s, int look) {
+    for (size_t i = 0; i < s->lone_count; i++) {
+        s->lones[i].heads[look] = add_part(s, s->lones[i].at, POM_FRAME_HEAD);
+        s->lones[i].met = false;
     }
-    for (size_t i = s->lone_count; i-- > 1;) {
-        parts[count++] = lone_part(s, i, 0);
-    }
-    parts[count++] = (pom_memory_part_t){s->thread.current, &s->leaves[0], sizeof s->leaves[0]};
-    if (s->lone_count > 0) {
-        parts[count++] = lone_part(s, 0, 0);
-    }
-    parts[count++] =
-        (pom_memory_part_t){newest->at + below, newest->bytes + below, newest->size - below};
-    if (s->lone_count > 0) {
-        parts[count++] = lone_part(s, 0, 1);
-    }
-    parts[count++] = (pom_memory_part_t){s->thread.current, &s->leaves[1], sizeof s->leaves[1]};
-    for (size_t i = 1; i < s->lone_count; i++) {
-        parts[count++] = lone_part(s, i, 1);
-    }
-    parts[count++] = (pom_memory_part_t){s->thread.state, s->fronts[1], POM_TSTATE_FRONT};
-    return count;
-}
-
-_Static_assert(WINDOWS_MAX + 2 * LONES_MAX + 5 <= POM_MEMORY_PARTS_MAX, "all in one copy");
-
-/* This thread lost its core within the copy, or was held up: it took half as long again as is usual. What that is, is learnt, for a call takes 2 us here
- * and 10 elsewhere; one that was late counts as the most that is not, so a wrong idea of it does not last. */
-static bool is_late(shot_t *s, int64_t took_ns, size_t parts) {
-    int64_t took = took_ns * 16 / (4 + (int64_t)parts), most = s->usual * 3 / 2;
-    bool late = most > 0 && took > most;
-    s->usual = most == 0 ? took : s->usual + ((late ? most : took) - s->usual) / 16;
-    return late;
 }
 
 /* All of it at one moment. POM_ENOTFOUND: the thread has ended, or left its context. POM_ETORN: another time, perhaps. */
 static pom_status_t take(shot_t *s) {
-    pom_memory_part_t parts[POM_MEMORY_PARTS_MAX];
-    size_t count = list_parts(s, parts);
-    int64_t start_ns = pom_now_ns();
-    size_t got = pom_memory_read_parts(parts, count);
-    for (size_t i = 0; i < s->lone_count; i++) {
-        s->lones[i].met = false;
+    s->part_count = 0;
+    s->used = 0;
+    const unsigned char *first = add_part(s, s->thread.state, POM_TSTATE_FRONT);
+    for (size_t i = 1; i < s->window_count; i++) {
+        s->windows[i].bytes = add_part(s, s->windows[i].at, s->windows[i].size);
     }
-    bool late = is_late(s, pom_now_ns() - start_ns, count);
+    add_lones(s, 0);
+    const unsigned char *leaf = add_part(s, s->thread.current, sizeof s->leaf);
+    s->windows[0].bytes = add_part(s, s->windows[0].at, s->windows[0].size);
+    const unsigned char *leaf_after = add_part(s, s->thread.current, sizeof s->leaf);
+    add_lones(s, 1);
+    const unsigned char *last = add_part(s, s->thread.state, POM_TSTATE_FRONT);
+    size_t got = pom_memory_gather(s->parts, s->part_count, s->bytes);
     pom_thread_copy_t before, after;
     if (got == 0) {
         return POM_ENOTFOUND;
     }
-    pom_thread_copy(s->thread.state, s->fronts[0], &before);
+    pom_thread_copy(s->thread.state, first, &before);
     if (before.context != s->thread.context || before.interp != s->thread.interp) {
         return POM_ENOTFOUND;
     }
     bool covered =
         before.chunk == s->thread.chunk && before.top <= s->windows[0].at + s->windows[0].size;
-    if (got < count || !covered) {
+    if (got < s->part_count || !covered) {
         return plan(s, &before) ? POM_ETORN : POM_ENOTFOUND; // it has moved on, or a part has gone
     }
     s->thread.top = before.top;
@@ -182,16 +167,17 @@ static pom_status_t take(shot_t *s) {
         s->thread.current = before.current; // C has called meanwhile, or returned (3.12 and before)
         return POM_ETORN;
     }
-    pom_thread_copy(s->thread.state, s->fronts[1], &after);
+    pom_thread_copy(s->thread.state, last, &after);
     bool same = after.context == before.context && after.current == before.current &&
                 after.chunk == before.chunk;
     // The leaf has returned when what is current now is neither it nor anything that can lie above it. A generator's frame lies nowhere
     // near, and whose caller it is is not known.
-    bool in_chunk = s->leaves[0] >= after.chunk && s->leaves[0] < after.limit;
-    bool above = s->leaves[1] >= s->leaves[0] + POM_FRAME_HEAD && s->leaves[1] < after.limit;
-    bool left = in_chunk && s->leaves[1] != s->leaves[0] && !above;
-    s->leaf = s->leaves[0];
-    return same && !left && !late ? POM_OK : POM_ETORN;
+    s->leaf = word(leaf);
+    uintptr_t now = word(leaf_after);
+    bool in_chunk = s->leaf >= after.chunk && s->leaf < after.limit;
+    bool above = now >= s->leaf + POM_FRAME_HEAD && now < after.limit;
+    bool left = in_chunk && now != s->leaf && !above;
+    return same && !left ? POM_OK : POM_ETORN;
 }
 
 static bool holds(const lone_t *lone) {
@@ -224,8 +210,7 @@ static pom_status_t find(shot_t *s, uintptr_t frame, const unsigned char **head)
 /* The next older chunk than those that are copied, from the header of the last; 0 = none, or not known. */
 static uintptr_t next_chunk(const shot_t *s) {
     const window_t *last = &s->windows[s->window_count - 1];
-    bool headed =
-        last->size >= sizeof(_PyStackChunk) && (s->window_count > 1 || last->at == s->thread.chunk);
+    bool headed = last->at == last->chunk && last->size >= sizeof(_PyStackChunk);
     return headed ? word(last->bytes + offsetof(_PyStackChunk, previous)) : 0;
 }
 
@@ -238,25 +223,20 @@ static pom_status_t grow(shot_t *s, uintptr_t frame, const unsigned char **head)
         (in_chunk ? s->window_count == WINDOWS_MAX : s->lone_count == LONES_MAX)) {
         return POM_EFULL;
     }
-    window_t *window = &s->windows[s->window_count];
-    lone_t *lone = &s->lones[s->lone_count];
     uintptr_t at = in_chunk ? chunk : frame;
     size_t size = in_chunk ? WINDOW_MAX : POM_FRAME_HEAD;
-    unsigned char *copy = in_chunk ? window->bytes : lone->heads[1];
+    unsigned char *copy = s->bytes + s->used;
     if (pom_memory_read(at, copy, size) != POM_OK) {
         return POM_EUNREADABLE;
     }
+    s->used += size;
     *head = copy + (frame - at);
     s->grown = true;
     if (in_chunk) {
-        window->at = at;
-        window->size = size;
-        s->window_count++;
+        s->windows[s->window_count++] =
+            (window_t){.chunk = chunk, .at = at, .size = size, .bytes = copy};
     } else {
-        memcpy(lone->heads[0], lone->heads[1], POM_FRAME_HEAD);
-        lone->at = at;
-        lone->met = true;
-        s->lone_count++;
+        s->lones[s->lone_count++] = (lone_t){.at = at, .met = true, .heads = {copy, copy}};
     }
     return POM_OK;
 }
@@ -368,7 +348,7 @@ int32_t pom_copied_stack(const pom_thread_copy_t *thread, uintptr_t starter, pom
     pom_status_t status = POM_ETORN;
     s->reads = 0;
     bool planned = plan(s, thread);
-    for (int tries = 0; planned && tries < POM_WALK_TRIES && status == POM_ETORN; tries++) {
+    for (int tries = 0; planned && tries < TRIES_MAX && status == POM_ETORN; tries++) {
         s->grown = false;
         status = take(s);
         if (status == POM_OK) {

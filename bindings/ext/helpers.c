@@ -85,9 +85,9 @@ static size_t copy_states(uintptr_t at, size_t *guess, uintptr_t *where,
         where[0] = at;
     }
     for (size_t i = 0; i < count; i++) {
-        parts[i] = (pom_memory_part_t){where[i], fronts[i], POM_TSTATE_FRONT};
+        parts[i] = (pom_memory_part_t){where[i], POM_TSTATE_FRONT};
     }
-    return pom_memory_read_parts(parts, count);
+    return pom_memory_gather(parts, count, fronts);
 }
 
 static uintptr_t first_thread(void) {
@@ -103,9 +103,9 @@ static void drop_empty_contexts(void) {
         size_t count = helper_count - next < BATCH ? helper_count - next : BATCH;
         for (size_t i = 0; i < count; i++) {
             uintptr_t at = helpers[next + i].thread.context + pom_context_variables;
-            parts[i] = (pom_memory_part_t){at, &variables[i], sizeof variables[i]};
+            parts[i] = (pom_memory_part_t){at, sizeof variables[i]};
         }
-        size_t got = pom_memory_read_parts(parts, count);
+        size_t got = pom_memory_gather(parts, count, variables);
         for (size_t i = 0; i < got; i++) {
             if (variables[i] != pom_context_no_variables) {
                 helpers[kept++] = helpers[next + i];

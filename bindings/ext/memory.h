@@ -24,16 +24,15 @@ uintptr_t pom_memory_word(uintptr_t address);
 
 typedef struct pom_memory_part_s {
     uintptr_t address;
-    void *out;
     size_t size;
 } pom_memory_part_t;
 
 /* As many parts as one copy takes. */
 #define POM_MEMORY_PARTS_MAX 64
 
-/* Copies the parts in their order, all in one system call; returns how many it could, up to the first that is not there. 0.1 us a part and the
- * call. [any] */
-size_t pom_memory_read_parts(const pom_memory_part_t *parts, size_t count);
+/* Copies the parts in their order into out, one after the other, all in one system call; returns how many it could, up to the first that
+ * is not there whole. All together cost little more than one pom_memory_read, and lie some 5 ns apart. [any] */
+size_t pom_memory_gather(const pom_memory_part_t *parts, size_t count, void *out);
 
 /* Whether the kernel lets us (seccomp may not); asked once and again after a fork. [any] */
 bool pom_memory_readable(void);

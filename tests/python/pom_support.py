@@ -138,3 +138,18 @@ def run_python(code, timeout=300, **env):
     """Runs code in a fresh interpreter that imports the same package; returns the finished process."""
     return subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], env=package_environment(**env), timeout=timeout,
                           capture_output=True, text=True)
+
+
+# For code that run_python() runs, on x86_64: refuse(number, ...) makes the system calls fail with EPERM; false where no filter is allowed.
+REFUSE = """
+import ctypes, struct
+def refuse(*numbers):
+    libc, count = ctypes.CDLL(None), len(numbers)
+    tests = [(0x15, count - at, 0, number) for at, number in enumerate(numbers)]  # to the last step, if it is this one
+    steps = [(0x20, 0, 0, 0), *tests, (0x06, 0, 0, 0x7fff0000), (0x06, 0, 0, 0x50001)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(code)))
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    return libc.prctl(22, 2, program, 0, 0) == 0  # PR_SET_SECCOMP
+PROCESS_VM_READV, PROCESS_VM_WRITEV = 310, 311
+"""

@@ -6,7 +6,7 @@ import platform
 import threading
 
 import pytest
-from pom_support import messages
+from pom_support import REFUSE, messages
 from wsgi_server import Body, Server, Sized, environ, generated, listed, ok, returning
 
 import profilomatic
@@ -302,15 +302,9 @@ def test_a_file_of_the_programs_on_our_number_outlives_a_fork(python, backend):
     """Where process_vm_readv is refused /proc/self/mem stays open, until a program closes what it does not know."""
     if backend != "c" or os.environ.get("PROFILOMATIC_ENGINE") == "gil":
         pytest.skip("only the native engine reads memory")
-    assert python("""if True:
-        import ctypes, os, struct
-        libc = ctypes.CDLL(None)
-        # load the number; process_vm_readv (310): EPERM; all others pass
-        steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 310), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7fff0000)]
-        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-        program = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(code)))
-        if libc.prctl(22, 2, program, 0, 0) != 0:  # PR_SET_SECCOMP
+    assert python(REFUSE + """if True:
+        import os
+        if not refuse(PROCESS_VM_READV):
             print("0")  # not allowed here
             raise SystemExit
         import profilomatic

@@ -5,13 +5,14 @@ Only the native engine looks into such threads. The applications work until enou
 
 import asyncio
 import contextvars
+import platform
 import sys
 import threading
 import time
 import types
 
 import pytest
-from pom_support import PATIENCE, burn, run_python, samples_taken, use_django, walk
+from pom_support import PATIENCE, REFUSE, burn, run_python, samples_taken, use_django, walk
 
 import profilomatic
 
@@ -493,6 +494,14 @@ def test_the_check_finds_threads_where_they_should_be(profiles, monkeypatch):
     assert "of this test" in found[1].text
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter names system calls by their numbers there")
+@pytest.mark.parametrize("refused", ["PROCESS_VM_READV, PROCESS_VM_WRITEV", "PROCESS_VM_WRITEV"])
+def test_threads_are_looked_into_where_the_system_calls_are_refused(profiles, refused):
+    done = run_python(REFUSE + f"\nrefuse({refused})  # or is not allowed to: then it is the test of every day\n" + ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert "sleeps" in done.stdout.split(), done.stdout
+
+
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="threads inherit contexts from 3.14 on, when asked to")
 def test_threads_that_inherit_a_context_do_not_all_work_for_it(profiles, tmp_path):
     program = tmp_path / "inherit.py"
@@ -503,9 +512,8 @@ def test_threads_that_inherit_a_context_do_not_all_work_for_it(profiles, tmp_pat
     assert "sleeps" in seen and not seen & {"starts_threads", "_worker", "_bootstrap_inner", "idle"}, seen
 
 
-INHERIT = """
+BEGIN = """
 import asyncio, sys, threading, time, profilomatic
-assert sys.flags.thread_inherit_context == 1
 profilomatic.configure(max_actions_per_run=0)
 records = []
 profilomatic.add_destination(records.append)
@@ -514,17 +522,9 @@ def sleeps():
     until = profilomatic.stats()["samples"]["taken"] + 20
     while profilomatic.stats()["samples"]["taken"] < until:
         time.sleep(0.01)
+"""
 
-def idle(over):
-    over.wait()
-
-async def app(scope, receive, send):
-    over = threading.Event()
-    threading.Thread(target=idle, args=(over,)).start()
-    await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.01) for _ in range(3)))  # the pool's threads stay, in this context
-    await asyncio.to_thread(sleeps)
-    over.set()
-
+END = """
 async def nothing(*_):
     pass
 
@@ -538,3 +538,22 @@ while todo:
     todo += node.get("children", ())
 profilomatic.stop(60)
 """
+
+ONE_THREAD = BEGIN + """
+async def app(scope, receive, send):
+    await asyncio.to_thread(sleeps)
+""" + END
+
+INHERIT = BEGIN + """
+assert sys.flags.thread_inherit_context == 1
+
+def idle(over):
+    over.wait()
+
+async def app(scope, receive, send):
+    over = threading.Event()
+    threading.Thread(target=idle, args=(over,)).start()
+    await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.01) for _ in range(3)))  # the pool's threads stay, in this context
+    await asyncio.to_thread(sleeps)
+    over.set()
+""" + END
