@@ -9,8 +9,9 @@
 #include "actions/places.h"
 
 static void look_up(pom__places_t *p, const pom_raw_frame_t *raw, pom__known_frame_t *known,
-                    bool *fresh) {
+                    bool *fresh, bool *garbage) {
     pom_code_t *code = pom_code_table_get(p->codes, raw->code, false, fresh);
+    *garbage = *garbage || code->garbage;
     *known =
         (pom__known_frame_t){.key = code->unknown ? 0 : raw->code, // unknown: tried again next time
                              .code = code->internal ? NULL : code,
@@ -40,8 +41,8 @@ static void prefetch_unknown(const pom__places_t *p, const pom_stack_t *stack) {
     }
 }
 
-bool pom__places_resolve(pom__places_t *p, const pom_stack_t *stack, uint64_t epoch) {
-    bool fresh = false;
+pom_status_t pom__places_resolve(pom__places_t *p, const pom_stack_t *stack, uint64_t epoch) {
+    bool fresh = false, garbage = false;
     int32_t depth = 0;
     // After the walk, before the look-ups.
     uint64_t removals = pom_code_table_removals(p->codes);
@@ -53,7 +54,7 @@ bool pom__places_resolve(pom__places_t *p, const pom_stack_t *stack, uint64_t ep
     for (int32_t i = 0; i < stack->depth; i++) {
         pom__known_frame_t *known = &p->known[i];
         if (!is_known(p, i, frame_at(stack, i))) {
-            look_up(p, frame_at(stack, i), known, &fresh);
+            look_up(p, frame_at(stack, i), known, &fresh, &garbage);
         }
         if (known->code != NULL) {
             p->stack[depth++] = (pom_place_t){.code = known->code, .line = known->line};
@@ -69,8 +70,8 @@ bool pom__places_resolve(pom__places_t *p, const pom_stack_t *stack, uint64_t ep
         for (int32_t i = 0; i < stack->depth; i++) {
             pom_code_table_discard(p->codes, stack->frames[i].code);
         }
-        return false;
+        return POM_ENOTFOUND;
     }
     p->depth = depth;
-    return true;
+    return garbage ? POM_ETORN : POM_OK;
 }

@@ -4,7 +4,7 @@
  * Used by registry.c, one a registry, which zeroes it.
  *
  *     places->codes = codes;
- *     if (pom__places_resolve(places, stack, epoch)) {
+ *     if (pom__places_resolve(places, stack, epoch) == POM_OK) {
  *         pom_tree_add(&tree, places->stack, places->depth, &weight);
  *     }
  */
@@ -31,8 +31,8 @@ typedef struct pom__places_s {
     pom__known_frame_t known[POM_STACK_MAX]; /* of the last stacks, root first */
 } pom__places_t;
 
-/* False: a code died under our eyes, so that the stack must not be counted. epoch: the code table's
- * before the walk. [sampler] */
-bool pom__places_resolve(pom__places_t *p, const pom_stack_t *stack, uint64_t epoch);
+/* POM_ENOTFOUND: a code died under our eyes, POM_ETORN: what a frame has for a code is none; the stack must not be counted. epoch: the
+ * code table's before the walk. [sampler] */
+pom_status_t pom__places_resolve(pom__places_t *p, const pom_stack_t *stack, uint64_t epoch);
 
 #endif

@@ -302,7 +302,8 @@ static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
     return a->profile;
 }
 
-static bool on_resolve(pom_sampler_client_t *self, const pom_stack_t *stack, uint64_t epoch) {
+static pom_status_t on_resolve(pom_sampler_client_t *self, const pom_stack_t *stack,
+                               uint64_t epoch) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
     return pom__places_resolve(&r->sampled, stack, epoch);
 }

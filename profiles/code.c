@@ -91,6 +91,7 @@ pom_code_t *pom_code_new(const pom_code_spec_t *spec) {
     code->first_line = spec->first_line;
     code->run_count = (uint32_t)run_count;
     code->unknown = spec->unknown;
+    code->garbage = spec->garbage;
     code->internal = spec->internal;
     code->plain = pom_is_plain(file_at, file_len) && pom_is_plain(function_at, function_len);
     code->file_key = never_zero(pom_hash_bytes(file_at, file_len));

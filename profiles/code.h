@@ -37,6 +37,7 @@ typedef struct pom_code_spec_s {
     const pom_line_run_t *runs; /* ascending start, run 0 starts at 0 */
     size_t run_count;
     bool unknown;  /* the object could not be read: file and function say "<unknown>" */
+    bool garbage;  /* unknown, for what is there is no code object at all: the frame was torn */
     bool internal; /* never shown: the interpreter's own helper frames */
 } pom_code_spec_t;
 
@@ -48,7 +49,7 @@ typedef struct pom_code_s {
     uint32_t file_len, function_len;
     int32_t first_line;
     uint32_t run_count;
-    bool unknown, internal;
+    bool unknown, garbage, internal;
     bool plain;            /* file and function both (plain.h) */
     uint64_t file_key;     /* hash of file */
     uint64_t function_key; /* hash of file and function */

@@ -221,14 +221,20 @@ static void count_miss(pom_sampler_t *s, const pom_anchor_t *anchor, pom_miss_t 
     s->client->missed(s->client, anchor, reason);
 }
 
-static bool resolve(pom_sampler_t *s, const pom_sample_t *sample) {
+static pom_status_t resolve(pom_sampler_t *s, const pom_sample_t *sample) {
     pom_sampler_enter(POM_SAMPLER_RESOLVE);
-    bool resolved = s->client->resolve(s->client, &s->stack, sample->code_epoch);
+    pom_status_t resolved = s->client->resolve(s->client, &s->stack, sample->code_epoch);
     pom_sampler_leave();
     return resolved;
 }
 
-static void hand_over(pom_sampler_t *s, const pom_anchor_t *anchor, const pom_sample_t *sample) {
+/* The stack goes to its action when its code could be told. */
+static void hand_over(pom_sampler_t *s, const pom_anchor_t *anchor, const pom_sample_t *sample,
+                      pom_status_t resolved) {
+    if (resolved != POM_OK) {
+        count_miss(s, anchor, resolved == POM_ETORN ? POM_MISS_TORN : POM_MISS_DEAD_CODE);
+        return;
+    }
     pom_sampler_enter(POM_SAMPLER_ADD);
     s->client->sample(s->client, anchor, sample, &s->stack);
     pom_sampler_leave();
@@ -285,11 +291,7 @@ static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32
             break; // an action may be over, and its end applied with the next sample
         }
         any = true;
-        if (resolve(s, &sample)) {
-            hand_over(s, anchor, &sample);
-        } else {
-            count_miss(s, anchor, POM_MISS_DEAD_CODE);
-        }
+        hand_over(s, anchor, &sample, resolve(s, &sample));
     }
     return any;
 }
@@ -435,14 +437,10 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
             slot->asked_cpu_ns = cpu_before;
         }
         pom_sampler_leave();
-        bool resolved = resolve(s, &sample);
+        pom_status_t resolved = resolve(s, &sample);
         give_lock(s);
-        if (resolved) {
-            hand_over(s, anchor, &sample);
-        } else {
-            count_miss(s, anchor, POM_MISS_DEAD_CODE);
-        }
-        remember_look(slot, &view, &sample, resolved);
+        hand_over(s, anchor, &sample, resolved);
+        remember_look(slot, &view, &sample, resolved == POM_OK);
         if (view.count > 1) {
             (void)look_at_parked(s, &view, index, sample);
         }

@@ -46,8 +46,9 @@ struct pom_sampler_client_s {
     /* The start of a tick: apply what is queued; true when there was something. */
     bool (*tick)(pom_sampler_client_t *self, int64_t now_ns);
     /* What the code objects of a stack are called: before its sample, and before the walker lets go of its lock if it has one.
-     * False: one died meanwhile, so this is no stack after all; `missed` follows. */
-    bool (*resolve)(pom_sampler_client_t *self, const pom_stack_t *stack, uint64_t code_epoch);
+     * POM_ENOTFOUND: one died meanwhile, POM_ETORN: one is none; so this is no stack after all, and `missed` follows. */
+    pom_status_t (*resolve)(pom_sampler_client_t *self, const pom_stack_t *stack,
+                            uint64_t code_epoch);
     /* A sample of the action in `anchor`, of the stack that was resolved last. */
     void (*sample)(pom_sampler_client_t *self, const pom_anchor_t *anchor,
                    const pom_sample_t *sample, const pom_stack_t *stack);

@@ -3,8 +3,8 @@
  *
  * A pointer taken from a frame while its thread runs on is a claim. So the object is copied by the kernel (memory.h), its type
  * pointer and reference count are looked at, and the same goes for each string and for the line table: copied,
- * checked, capped. What fails is an `<unknown>` code. About 8 copies, 5 us, once in the life of a code object;
- * frames after that cost a table look-up.
+ * checked, capped. What is no code at all is garbage: its stack was torn, and does not count. One with texts that cannot be read is
+ * `<unknown>`. About 8 copies, 5 us, once in the life of a code object; frames after that cost a table look-up.
  *
  * Resolving at first sight on the sampler thread (rather than later under the GIL) keeps this off every request; the
  * price, a successor read at a dead object's address, is excluded by the table's epoch.
@@ -201,14 +201,15 @@ static bool starts_with_own(const char *file, size_t len) {
            memcmp(file, own_prefix, own_prefix_len) == 0;
 }
 
-static pom_code_t *unknown_code(void) {
+static pom_code_t *unknown_code(bool garbage) {
     static const char name[] = "<unknown>";
     pom_code_spec_t spec = {.file = name,
                             .file_len = sizeof name - 1,
                             .function = name,
                             .function_len = sizeof name - 1,
                             .first_line = -1,
-                            .unknown = true};
+                            .unknown = true,
+                            .garbage = garbage};
     return pom_code_new(&spec);
 }
 
@@ -220,10 +221,12 @@ static pom_code_t *resolve(pom_code_resolver_t *self, uintptr_t key, bool gil_he
     char file[POM_CODE_TEXT_MAX], function[POM_CODE_TEXT_MAX];
     size_t file_len, function_len;
     if ((key & 7) != 0 || pom_memory_read(key, &copy, POM_CODE_START) != POM_OK ||
-        !is_object_of((const PyObject *)code, &PyCode_Type) ||
-        !read_text((uintptr_t)code->co_filename, file, &file_len) ||
+        !is_object_of((const PyObject *)code, &PyCode_Type)) {
+        return unknown_code(true);
+    }
+    if (!read_text((uintptr_t)code->co_filename, file, &file_len) ||
         !read_text((uintptr_t)code->co_qualname, function, &function_len)) {
-        return unknown_code();
+        return unknown_code(false);
     }
     pom_line_run_t *runs = pom_alloc(POM_CODE_RUNS_MAX * sizeof *runs);
     if (runs == NULL) {

@@ -304,6 +304,22 @@ def test_code_of_exec_and_names_of_any_script_keep_their_names(profiles):
     assert nodes and nodes[0]["file"] == "/tmp/\u00e4 b:c/\u2603.py" and nodes[0]["line"] == 2
 
 
+def test_code_that_has_an_odd_kind_of_name_is_counted_all_the_same(profiles):
+    class Text(str):
+        pass
+
+    def odd():
+        burn_until_sampled()
+
+    odd.__code__ = odd.__code__.replace(co_filename=Text("odd.py"))
+    with profilomatic.action("odd"):
+        odd()
+    record = check(profiles.one())
+    assert not record["profiler"]["missed"].keys() & {"torn", "dead_code"}, record["profiler"]
+    functions = {node["function"].rpartition(".")[2] for node in walk(record)}
+    assert "burn" in functions and functions & {"<unknown>", "odd"}, functions  # the C reader takes plain strings only
+
+
 def test_function_is_the_qualified_name(profiles):
     class Shop:
         def sell(self):

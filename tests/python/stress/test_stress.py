@@ -56,7 +56,7 @@ def test_survives_and_adds_up(tmp_path, program):
         adds_up(result, records)
     names = {node["function"].rsplit(".", 1)[-1] for record in records for node in nodes(record) if "function" in node}
     if program in KNOWN:
-        library = {"run", "_bootstrap", "_bootstrap_inner", "<unknown>", "<module>", program, "in_threads", "<lambda>"}
+        library = {"run", "_bootstrap", "_bootstrap_inner", "<module>", program, "in_threads", "<lambda>"}
         assert names - library <= KNOWN[program], names - library
     if program == "churn":
         wrong = {name for name in names if name.startswith("made_") and not re.fullmatch(r"made_\d_\d+", name)}

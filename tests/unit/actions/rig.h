@@ -109,7 +109,7 @@ static inline void rig_end(rig_t *rig, pom_action_t *a, int64_t end_ns) {
 
 static inline bool rig_sample(rig_t *rig, const pom_anchor_t *anchor, const pom_sample_t *sample,
                               const pom_stack_t *stack, uint64_t code_epoch) {
-    if (!rig->client->resolve(rig->client, stack, code_epoch)) {
+    if (rig->client->resolve(rig->client, stack, code_epoch) != POM_OK) {
         return false;
     }
     rig->client->sample(rig->client, anchor, sample, stack);

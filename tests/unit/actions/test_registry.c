@@ -802,6 +802,36 @@ static pom_code_t *resolve_by_turn(pom_code_resolver_t *self, uintptr_t key, boo
     return fake_resolve(self, ++turn, gil_held);
 }
 
+/* Of key 13 there is no code. */
+static pom_code_t *resolve_but_13(pom_code_resolver_t *self, uintptr_t key, bool gil_held) {
+    static const pom_code_spec_t garbage = {.unknown = true, .garbage = true};
+    return key == 13 ? pom_code_new(&garbage) : fake_resolve(self, key, gil_held);
+}
+
+static void test_registry_drops_a_stack_with_what_is_no_code(void **state) {
+    static pom_code_resolver_t resolver = {.resolve = resolve_but_13};
+    rig_t rig;
+    memset(&rig, 0, sizeof rig);
+    rig.sink.put = rig_put;
+    rig.codes = pom_code_table_new(4096, &resolver);
+    pom_registry_options_t options = rig_options();
+    rig.registry = pom_registry_new(&options, rig.codes, &rig.sink);
+    rig.client = pom_registry_client(rig.registry);
+    pom_action_t *a = rig_begin(&rig, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    pom_sample_t s = {.at_ns = 100};
+    assert_false(rig_sample_path(&rig, &anchor, &s, PATH(11, 13, 10)));
+    assert_false(
+        rig_sample_path(&rig, &anchor, &s, PATH(11, 13, 10))); // what is known does not hide it
+    s.at_ns = 200;
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(11, 12, 10)));
+    rig_end(&rig, a, 300);
+    const pom_profile_t *p = only_profile(&rig);
+    assert_int_equal(p->samples, 1);
+    assert_int_equal(p->tree.node_count, 3);
+    rig_fini(&rig);
+}
+
 static void test_registry_names_a_successor_at_a_dead_codes_address(void **state) {
     static pom_code_resolver_t resolver = {.resolve = resolve_by_turn};
     rig_t rig;
@@ -1272,6 +1302,7 @@ int main(void) {
         POM_TEST(test_registry_takes_a_sample_before_the_end_of_its_own_action),
         POM_TEST(test_registry_says_whether_anything_was_queued),
         POM_TEST(test_registry_drops_a_sample_whose_code_died),
+        POM_TEST(test_registry_drops_a_stack_with_what_is_no_code),
         POM_TEST(test_registry_names_a_successor_at_a_dead_codes_address),
         POM_TEST(test_registry_keeps_codes_of_events_in_the_queue),
         POM_TEST(test_registry_drops_events_beyond_the_cap),

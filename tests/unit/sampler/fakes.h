@@ -107,9 +107,9 @@ struct fake_client_s {
     void (*on_resolve)(fake_client_t *self);
     void (*on_sample)(fake_client_t *self); /* its moment is noted */
     void *context;
-    _Atomic(bool) refuse; /* samples: their code died */
-    _Atomic(bool) busy;   /* never idle */
-    _Atomic(bool) knows;  /* where the last sample was: takes it again */
+    _Atomic(int) refuse; /* the status that resolve gives */
+    _Atomic(bool) busy;  /* never idle */
+    _Atomic(bool) knows; /* where the last sample was: takes it again */
     _Atomic(int64_t) again;
     _Atomic(int64_t) queued, applied;
     _Atomic(int64_t) ticks, idles, samples, windows, over_windows, within_windows;
@@ -140,15 +140,15 @@ static inline bool fake_tick(pom_sampler_client_t *client, int64_t now_ns) {
     return atomic_exchange(&self->applied, queued) != queued;
 }
 
-static inline bool fake_client_resolve(pom_sampler_client_t *client, const pom_stack_t *stack,
-                                       uint64_t code_epoch) {
+static inline pom_status_t fake_client_resolve(pom_sampler_client_t *client,
+                                               const pom_stack_t *stack, uint64_t code_epoch) {
     (void)stack;
     fake_client_t *self = fake_client_of(client);
     atomic_store(&self->code_epoch, code_epoch);
     if (self->on_resolve != NULL) {
         self->on_resolve(self);
     }
-    return !atomic_load(&self->refuse);
+    return (pom_status_t)atomic_load(&self->refuse);
 }
 
 static inline void fake_sample(pom_sampler_client_t *client, const pom_anchor_t *anchor,

@@ -322,22 +322,27 @@ static void test_sampler_takes_no_stack_of_before_the_begin(void **state) {
     rig_fini(&rig);
 }
 
-static void test_sampler_counts_samples_that_the_client_refused(void **state) {
+static void expect_refused(pom_status_t status, pom_miss_t reason) {
     rig_t rig;
     rig_init(&rig, FAST_NS, 1000000);
     attach(&rig, rig.slot, 1);
     attach(&rig, rig.slot, 2);
     atomic_store(&rig.walker.anchor, 1);
-    atomic_store(&rig.client.refuse, true);
+    atomic_store(&rig.client.refuse, status);
     await_looks(&rig, 10);
     assert_int_equal(stats(&rig).taken, 0);
-    int64_t refused = stats(&rig).missed[POM_MISS_DEAD_CODE];
+    int64_t refused = stats(&rig).missed[reason];
     assert_true(refused > 0);
-    assert_int_equal(refused, atomic_load(&rig.client.misses[POM_MISS_DEAD_CODE]));
+    assert_int_equal(refused, atomic_load(&rig.client.misses[reason]));
     // A walk in which the sampler lost its core is taken again.
     assert_true(refused <= atomic_load(&rig.walker.walks));
     assert_ptr_equal(atomic_load(&rig.client.missed), action_of(1)); // whose sample it was
     rig_fini(&rig);
+}
+
+static void test_sampler_counts_samples_that_the_client_refused(void **state) {
+    expect_refused(POM_ENOTFOUND, POM_MISS_DEAD_CODE);
+    expect_refused(POM_ETORN, POM_MISS_TORN);
 }
 
 static pom_status_t note_walking(fake_walker_t *self, const pom_slot_view_t *view,
