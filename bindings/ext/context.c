@@ -181,12 +181,11 @@ bool pom_context_owns(uintptr_t owner, const pom_action_t *action) {
     return owner != 0 && (uintptr_t)action->holder == owner + work_offset;
 }
 
-int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view) {
+int pom_context_anchor(uintptr_t context, const pom_slot_view_t *view) {
     if (!atomic_load_explicit(&used, memory_order_relaxed)) {
         return -1;
     }
-    // The thread's own pointer stays during a walk.
-    uintptr_t owner = pom_context_owner(*(volatile uintptr_t *)(tstate + POM_TSTATE_CONTEXT));
+    uintptr_t owner = pom_context_owner(context);
     if (owner == 0) {
         return -1;
     }

@@ -6,7 +6,7 @@
  * context. So the request puts its work into a context variable of ours, and the walker asks the running context for it.
  *
  *     pom_context_enter(self);                       [app] in the request's own context
- *     pom_context_anchor(tstate, view);              [sampler] while it runs
+ *     pom_context_anchor(context, view);             [sampler] while it runs
  *
  * It is never taken back: a request that has ended is nobody's, and servers make a context for each, or it is set anew. What stays
  * until then is the small object alone; taking it back cost as much as all the rest of a request's end.
@@ -23,8 +23,8 @@
 /* Makes the calling context, and what is copied from it from now on, that of the owner's work; without memory, nobody's. [app] */
 void pom_context_enter(PyObject *owner);
 
-/* The index of the anchor whose action's work the thread's running context has; -1: none. Within a walk. [sampler] */
-int pom_context_anchor(uintptr_t tstate, const pom_slot_view_t *view);
+/* The index of the anchor whose action's work this context has; -1: none. Within a walk; any address may be asked about. [sampler] */
+int pom_context_anchor(uintptr_t context, const pom_slot_view_t *view);
 
 /* Where a context has its variables, and what stands there while it has none. */
 extern const size_t pom_context_variables;

@@ -291,7 +291,7 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     match_t found = {.anchor = -1};
     stack->truncated = false;
     reader_start(&reader, &view->slot->who);
-    uintptr_t newest_chunk = reader.next_chunk;
+    uintptr_t newest_chunk = reader.next_chunk, context = load(reader.tstate + POM_TSTATE_CONTEXT);
     if (!current_frame(&reader, &frame)) {
         return POM_ETORN;
     }
@@ -352,8 +352,11 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     if (found.anchor < 0 && depth > task_depth && pom_frame_is_coroutine(task)) {
         // A task that a request has started, perhaps: a coroutine, and below it the event loop. A chain that ends in the heap
         // was cut by a generator that was left.
-        found.anchor = pom_context_anchor(reader.tstate, view);
+        found.anchor = pom_context_anchor(context, view);
         depth = task_depth;
+        if (load(reader.tstate + POM_TSTATE_CONTEXT) != context) {
+            return POM_ETORN; // the loop has gone on to another task: a stack of one, the context of the other
+        }
     }
     if (load(reader.tstate + POM_TSTATE_CHUNK) != newest_chunk) {
         return POM_ETORN;
