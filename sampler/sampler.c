@@ -51,6 +51,9 @@
 /* So many times as slow as the walker says a machine may be. */
 #define SLOWER_MAX 16
 
+/* Late walks in one look that are no interruptions any more: of these there is one in a thousand walks on a busy machine. */
+#define LATE_MAX 3
+
 /* Descriptors kept open, one a thread: most servers have fewer threads, and the usual limit is 1024 a process. */
 #define STATS_OPEN_MAX 64
 
@@ -337,8 +340,9 @@ static bool is_late(const pom_sampler_t *s, int64_t took_ns) {
     return s->frame_most_ns > 0 && frame_took(s, took_ns) >= s->frame_most_ns;
 }
 
-/* All walks of a look were late. So many interruptions in a row there are not: the machine is slower than it was taken to be. To copy a frame
- * from the heap is a system call, of 0.5 us on one machine and 1.6 on another. Up to a limit, that the check keeps its sense. */
+/* LATE_MAX walks of a look were late, and none in time; the fastest took this long a frame. So the machine is slower than it was taken to be: to
+ * copy a frame from the heap is a system call, of 0.5 us on one machine and 1.6 on another, and to look up a context is six. Not that all eight
+ * were late: some are torn, and where tasks are short none of them was ever counted. Up to a limit, that the check keeps its sense. */
 static void expect_slower(pom_sampler_t *s, int64_t frame_ns) {
     int64_t limit_ns = SLOWER_MAX * s->walker->frame_most_ns;
     s->frame_most_ns = 2 * frame_ns < limit_ns ? 2 * frame_ns : limit_ns;
@@ -409,7 +413,9 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
         if (status == POM_OK && is_late(s, took_ns)) {
             int64_t frame_ns = frame_took(s, took_ns);
             late_frame_ns = frame_ns < late_frame_ns ? frame_ns : late_frame_ns;
-            late_walks++;
+            if (++late_walks >= LATE_MAX) {
+                expect_slower(s, late_frame_ns);
+            }
             status =
                 POM_ETORN; // this thread lost its core on the way: what it read belongs to two moments
         }
@@ -445,9 +451,6 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
             (void)look_at_parked(s, &view, index, sample);
         }
         return;
-    }
-    if (late_walks == POM_WALK_TRIES) {
-        expect_slower(s, late_frame_ns);
     }
     if (seen && reason == POM_MISS_NO_ANCHOR && elsewhere) {
         // All looks agree: the thread does something else, and its time is not that of the next action met.

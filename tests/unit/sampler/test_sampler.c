@@ -248,7 +248,7 @@ static void test_sampler_tries_a_torn_stack_eight_times(void **state) {
 
 #define WALK_FRAMES 7 /* as the sampler counts those of a fake stack */
 
-/* Takes as many microseconds a frame as the context says. */
+/* Takes as many microseconds a frame as the context says; every second walk is torn besides. */
 static pom_status_t take_time(fake_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
                               uint32_t *anchor) {
     (void)view;
@@ -258,7 +258,7 @@ static pom_status_t take_time(fake_walker_t *self, const pom_slot_view_t *view, 
     *anchor = 0;
     while (pom_now_ns() < until_ns) {
     }
-    return POM_OK;
+    return atomic_load(&self->walks) % 2 == 0 ? POM_ETORN : POM_OK;
 }
 
 static void test_sampler_learns_how_slow_the_machine_is(void **state) {
