@@ -21,7 +21,8 @@ static void look_up(pom__places_t *p, const pom_raw_frame_t *raw, pom__known_fra
 
 static bool is_known(const pom__places_t *p, int32_t i, const pom_raw_frame_t *raw) {
     const pom__known_frame_t *known = &p->known[i];
-    return i < p->known_depth && known->key == raw->code && known->lasti == raw->lasti;
+    return i < p->known_depth && known->key != 0 && known->key == raw->code &&
+           known->lasti == raw->lasti;
 }
 
 static const pom_raw_frame_t *frame_at(const pom_stack_t *stack, int32_t from_root) {

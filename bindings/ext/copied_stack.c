@@ -323,7 +323,7 @@ static pom_status_t follow(shot_t *s, uintptr_t starter, pom_stack_t *stack) {
             continue;
         }
         pom_raw_frame_t *raw = &stack->frames[stack->depth];
-        if (code == 0 || !pom_layout_lasti(code, word(head + POM_FRAME_IP), &raw->lasti)) {
+        if (!pom_layout_lasti(code, word(head + POM_FRAME_IP), &raw->lasti)) {
             return POM_ETORN;
         }
         if (code == starter && stretches.ends[0] == stack->depth && !runs_a_context(at)) {

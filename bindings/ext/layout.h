@@ -114,12 +114,13 @@ static inline uintptr_t pom_layout_thread_target(uintptr_t frame) {
 #endif
 }
 
-/* The instruction that a frame is at, -1 for one that has not started; false when code and pointer do not belong together. */
+/* The instruction that a frame is at, -1 for one that has not started; false when code and pointer do not belong together: a frame that is
+ * being made has none yet, and code may lie so low that a pointer into it looks like one into that. */
 static inline bool pom_layout_lasti(uintptr_t code, uintptr_t ip, int32_t *lasti) {
     const uintptr_t most = (uintptr_t)1 << 24;
     uintptr_t bytes = ip - code - POM_CODE_START + 2; // from "not started" on
     *lasti = (int32_t)(bytes >> 1) - 1;
-    return bytes <= 2 * most && ((bytes | code) & 1) == 0;
+    return code != 0 && bytes <= 2 * most && ((bytes | code) & 1) == 0;
 }
 
 /* The slot of a suspended coroutine's frame that holds what it awaits, from a copy of the frame's front; 0 = none, or torn. It is

@@ -58,8 +58,7 @@ static bool read_frame(uintptr_t at, parked_frame_t *frame) {
 
 static bool push(pom_stack_t *stack, const parked_frame_t *frame) {
     int32_t lasti;
-    if (frame->code == 0 || (frame->code & 7) != 0 ||
-        !pom_layout_lasti(frame->code, frame->ip, &lasti)) {
+    if ((frame->code & 7) != 0 || !pom_layout_lasti(frame->code, frame->ip, &lasti)) {
         return false;
     }
     stack->frames[stack->depth++] = (pom_raw_frame_t){.code = frame->code, .lasti = lasti};

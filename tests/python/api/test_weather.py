@@ -1,5 +1,6 @@
 """Bad weather: storms, dying code, deep recursion, generators, greenlets. No crash, no wrong name; losses are counted."""
 
+import os
 import sys
 
 import pytest
@@ -99,6 +100,38 @@ def test_recursion_to_the_limit():
     assert functions() <= {"<module>", "sampled", "<lambda>", "down", "bottom", "forever"}, functions()
     assert "down" in functions()
     assert sum(record["profiler"]["truncated"].values()) > 0
+    """)
+
+
+def test_a_frame_that_is_being_made_is_no_frame_yet(backend):
+    if backend != "c" or os.environ.get("PROFILOMATIC_ENGINE") == "gil":
+        pytest.skip("nothing runs while the other engines look")
+    weather("""
+    class Thing:
+        def __init__(self):
+            self.x = 1
+
+    def making():
+        while not over.is_set():
+            for _ in range(200):
+                Thing()
+
+    def thread():
+        with profilomatic.action("made"):
+            inside.set()
+            making()
+
+    over, inside = threading.Event(), threading.Event()
+    other = threading.Thread(target=thread)
+    other.start()
+    inside.wait()
+    from profilomatic import _core
+    stacks = _core._probe_walks(300000, 0)["stacks"]
+    over.set()
+    other.join()
+    finish()
+    assert not {function for stack in stacks for function, line in stack} & {"<unknown>"}, stacks
+    assert any("Thing.__init__" in dict(stack) for stack in stacks)
     """)
 
 

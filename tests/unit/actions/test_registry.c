@@ -802,10 +802,10 @@ static pom_code_t *resolve_by_turn(pom_code_resolver_t *self, uintptr_t key, boo
     return fake_resolve(self, ++turn, gil_held);
 }
 
-/* Of key 13 there is no code. */
+/* Of key 13 there is no code, nor of none. */
 static pom_code_t *resolve_but_13(pom_code_resolver_t *self, uintptr_t key, bool gil_held) {
     static const pom_code_spec_t garbage = {.unknown = true, .garbage = true};
-    return key == 13 ? pom_code_new(&garbage) : fake_resolve(self, key, gil_held);
+    return key == 13 || key == 0 ? pom_code_new(&garbage) : fake_resolve(self, key, gil_held);
 }
 
 static void test_registry_drops_a_stack_with_what_is_no_code(void **state) {
@@ -823,6 +823,9 @@ static void test_registry_drops_a_stack_with_what_is_no_code(void **state) {
     assert_false(rig_sample_path(&rig, &anchor, &s, PATH(11, 13, 10)));
     assert_false(
         rig_sample_path(&rig, &anchor, &s, PATH(11, 13, 10))); // what is known does not hide it
+    static const pom_stack_t none = {.depth = 2, .frames = {{.code = 0, .lasti = 1}, {.code = 10}}};
+    assert_false(rig_sample(&rig, &anchor, &s, &none, 0));
+    assert_false(rig_sample(&rig, &anchor, &s, &none, 0));
     s.at_ns = 200;
     assert_true(rig_sample_path(&rig, &anchor, &s, PATH(11, 12, 10)));
     rig_end(&rig, a, 300);
