@@ -26,6 +26,7 @@
 
 #include "base/clock.h"
 #include "bindings/ext/context.h"
+#include "bindings/ext/heap_frames.h"
 #include "bindings/ext/helpers.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/parked.h"
@@ -48,6 +49,7 @@ typedef struct reader_s {
     uintptr_t next_chunk; /* the next one of the thread's list, towards older frames */
     int chunks_seen;
     span_t stack; /* the thread's C stack */
+    pom_heap_frames_t heap;
 } reader_t;
 
 typedef struct frame_head_s {
@@ -95,6 +97,7 @@ static void reader_start(reader_t *r, const pom_thread_identity_t *who) {
     r->chunks_seen = 0;
     r->next_chunk = load(who->state + POM_TSTATE_CHUNK);
     r->stack = (span_t){who->stack_low, who->stack_high};
+    pom_heap_frames_begin(&r->heap);
 }
 
 /* Plain loads at the address are safe, by the chunk list. Frames are met newest first, and so are chunks. */
@@ -131,16 +134,15 @@ static inline void load_head(uintptr_t at, frame_head_t *head) {
 /* A frame outside of the chunk at hand: in an older chunk, on the C stack, or in the heap. */
 __attribute__((noinline)) static pom_status_t read_elsewhere(reader_t *r, uintptr_t frame,
                                                              frame_head_t *head) {
-    unsigned char copy[POM_FRAME_HEAD];
     uintptr_t at = frame;
     if ((frame & 7) != 0) {
         return POM_ETORN;
     }
     if (!is_in_other_chunk(r, frame, POM_FRAME_HEAD)) {
-        if (pom_memory_read(frame, copy, sizeof copy) != POM_OK) {
+        at = (uintptr_t)pom_heap_frame(&r->heap, frame);
+        if (at == 0) {
             return POM_EUNREADABLE;
         }
-        at = (uintptr_t)copy;
     }
     load_head(at, head);
     bool misplaced = head->owner == POM_OWNER_THREAD && !within(&r->chunk, frame, POM_FRAME_HEAD);
@@ -246,18 +248,6 @@ static bool leaf_holds(reader_t *r, uintptr_t leaf, uintptr_t code) {
     return !left && (load(leaf + POM_FRAME_CODE) & POM_REF_MASK) == code;
 }
 
-/* A generator that is left forgets its caller, whose frame is soon another function's. Copying a frame from the heap takes as long as some
- * calls do, so it is looked at again once its caller has been read. */
-static bool generator_holds(uintptr_t frame, const frame_head_t *before) {
-    unsigned char copy[POM_FRAME_HEAD];
-    frame_head_t now;
-    if (pom_memory_read(frame, copy, sizeof copy) != POM_OK) {
-        return false;
-    }
-    load_head((uintptr_t)copy, &now);
-    return now.code == before->code && now.previous == before->previous;
-}
-
 /* What the frame at hand is among the anchors. */
 typedef struct match_s {
     int anchor; /* index, -1 = none */
@@ -335,8 +325,10 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
         if (depth == 2 && !leaf_holds(&reader, callee_at, callee.code)) {
             return POM_ETORN;
         }
+        // A generator that is left forgets its caller, whose frame is soon another function's. Copying a frame from the heap takes as
+        // long as some calls do, so it is looked at again once its caller has been read.
         if (callee.owner == POM_OWNER_GENERATOR && depth <= GENERATORS_CHECKED && callee_at != 0 &&
-            !generator_holds(callee_at, &callee)) {
+            !pom_heap_frame_holds(&reader.heap, callee_at, callee.code, callee.previous)) {
             return POM_ETORN;
         }
         callee = head;

@@ -285,6 +285,32 @@ def children(path, count=40):
     finish()
 
 
+def chains(path, deep=20, wanted=400):
+    """Requests of ASGI that await their endpoint through many coroutines, as those of frameworks do. It works for some 10 us at a time, and lets
+    the others work."""
+    import asyncio
+
+    async def down(levels):
+        if levels > 0:
+            return await down(levels - 1)
+        while weights.worth() < wanted:
+            spin(400)
+            weights.look()
+            await asyncio.sleep(0)
+
+    async def app(scope, receive, send):
+        await down(deep)
+
+    async def main():
+        wrapped = profilomatic.asgi.wrap(app)
+        await asyncio.gather(*(asyncio.create_task(wrapped({"type": "http", "path": "/a"}, None, None)) for _ in range(3)))
+
+    begin(path)
+    weights = Weights()
+    asyncio.run(main())
+    finish()
+
+
 def generators(path):
     """Generators that hold an action while their consumer, in another action, works between two items; until there are samples
     enough to judge shares, which on a busy machine takes long. No two rounds are equally long: the twin looks whenever it gets the
