@@ -8,8 +8,9 @@
  *
  * Threads that work for a request of ASGI while it waits stand below its chain (helpers.c).
  *
- * Everything is read by the kernel's safe copy, for the application runs on and may free what is read: two copies a level. The
- * anchor frame is looked at again at the end; if it has moved, the chain is thrown away. Codes are only claims, as everywhere.
+ * Everything is read by the kernel's safe copy, for the application runs on and may free what is read: two copies a level, which are one call
+ * for all levels where nothing has moved since the last look (replay.h). The anchor frame is looked at again at the end; if it has moved, the chain
+ * is thrown away. Codes are only claims, as everywhere.
  */
 #include "bindings/ext/layout.h"
 
@@ -20,6 +21,7 @@
 #include "bindings/ext/exchange.h"
 #include "bindings/ext/helpers.h"
 #include "bindings/ext/memory.h"
+#include "bindings/ext/replay.h"
 
 #define AWAITS_MAX 64 // levels; a chain this deep is cut at the leaf
 #define CHUNKS_MAX 64
@@ -49,11 +51,22 @@ static void parse_frame(uintptr_t at, const unsigned char *front, parked_frame_t
 
 static bool read_frame(uintptr_t at, parked_frame_t *frame) {
     unsigned char front[FRONT];
-    if ((at & 7) != 0 || pom_memory_read(at, front, sizeof front) != POM_OK) {
+    if ((at & 7) != 0 || pom_replay_read(at, front, sizeof front) != POM_OK) {
         return false;
     }
     parse_frame(at, front, frame);
     return true;
+}
+
+/* The frame is suspended where it was, now and not at the moment of the copies. */
+static bool stands(uintptr_t at, const parked_frame_t *before) {
+    unsigned char front[FRONT];
+    parked_frame_t now;
+    if (pom_memory_read(at, front, sizeof front) != POM_OK) {
+        return false;
+    }
+    parse_frame(at, front, &now);
+    return now.ip == before->ip && now.previous == 0 && now.code == before->code;
 }
 
 static bool push(pom_stack_t *stack, const parked_frame_t *frame) {
@@ -67,7 +80,7 @@ static bool push(pom_stack_t *stack, const parked_frame_t *frame) {
 
 /* An object in a copy of its front, and its type; 0 = it cannot be read. */
 static uintptr_t read_object(uintptr_t object, unsigned char *copy, size_t size) {
-    return object != 0 && (object & 7) == 0 && pom_memory_read(object, copy, size) == POM_OK
+    return object != 0 && (object & 7) == 0 && pom_replay_read(object, copy, size) == POM_OK
                ? word(copy + offsetof(PyObject, ob_type))
                : 0;
 }
@@ -76,7 +89,7 @@ static uintptr_t read_object(uintptr_t object, unsigned char *copy, size_t size)
 static bool awaited(parked_frame_t *frame) {
     uintptr_t object;
     unsigned char copy[offsetof(PyCoroObject, cr_iframe) + FRONT];
-    if (frame->awaited == 0 || pom_memory_read(frame->awaited, &object, sizeof object) != POM_OK) {
+    if (frame->awaited == 0 || pom_replay_read(frame->awaited, &object, sizeof object) != POM_OK) {
         return false;
     }
     object &= POM_REF_MASK;
@@ -137,8 +150,11 @@ pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, ui
     parked_frame_t first, frame;
     stack->depth = 0;
     stack->truncated = false;
-    if (anchor->kind != POM_ANCHOR_INSIDE || at == 0 || !read_frame(at, &frame) ||
-        frame.code != anchor->at.code) {
+    if (anchor->kind != POM_ANCHOR_INSIDE || at == 0) {
+        return POM_ENOTFOUND;
+    }
+    pom_replay_begin(at);
+    if (!read_frame(at, &frame) || frame.code != anchor->at.code) {
         return POM_ENOTFOUND;
     }
     if (frame.owner == POM_OWNER_THREAD) {
@@ -159,7 +175,5 @@ pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, ui
         }
     }
     leaf_first(stack, helped);
-    bool still = read_frame(anchor->at.frame, &frame) && frame.ip == first.ip &&
-                 frame.previous == 0 && frame.code == first.code;
-    return still ? POM_OK : POM_ENOTFOUND;
+    return stands(anchor->at.frame, &first) ? POM_OK : POM_ENOTFOUND;
 }
