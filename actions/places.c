@@ -11,7 +11,10 @@
 static void look_up(pom__places_t *p, const pom_raw_frame_t *raw, pom__known_frame_t *known,
                     bool *fresh, bool *garbage) {
     pom_code_t *code = pom_code_table_get(p->codes, raw->code, false, fresh);
-    *garbage = *garbage || code->garbage;
+    if (code->garbage) {
+        *garbage = true;
+        pom_code_table_discard(p->codes, raw->code); // a code may be born there
+    }
     *known =
         (pom__known_frame_t){.key = code->unknown ? 0 : raw->code, // unknown: tried again next time
                              .code = code->internal ? NULL : code,

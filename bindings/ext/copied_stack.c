@@ -32,6 +32,7 @@
 #define WINDOWS_MAX 4
 #define SLACK       ((size_t)1024)         // above the top that was seen: calls made since then
 #define TOP         (SLACK + (size_t)2048) // the newest 15 to 20 frames, and that
+#define MARGIN      ((size_t)1024) // of these, by how many the thread may have returned since then
 #define LONES_MAX   24
 #define READS_MAX   64 // single copies for one stack, all tries together: 50 us
 #define CHUNK_MAX   ((uintptr_t)64 << 20)
@@ -43,7 +44,7 @@
 
 /* All parts of one copy, and what is found when it is followed: a window once, a lone frame twice at most. */
 #define BYTES_MAX                                                                                  \
-    (WINDOWS_MAX * (WINDOW_MAX + POM_FRAME_HEAD) + (size_t)2 * LONES_MAX * POM_FRAME_HEAD +        \
+    (WINDOWS_MAX * (WINDOW_MAX + POM_FRAME_COPY) + (size_t)2 * LONES_MAX * POM_FRAME_COPY +        \
      2 * (POM_TSTATE_FRONT + sizeof(uintptr_t)))
 
 _Static_assert(PARTS_MAX <= POM_MEMORY_PARTS_MAX, "all in one copy");
@@ -71,7 +72,7 @@ typedef struct shot_s {
     bool grown; /* something was copied by itself, at another moment than the rest */
     size_t part_count, used;
     pom_memory_part_t parts[PARTS_MAX];
-    unsigned char bytes[BYTES_MAX];
+    _Alignas(8) unsigned char bytes[BYTES_MAX];
 } shot_t;
 
 static shot_t shot; // the sampler thread's; 70 KiB, of which 4 to 8 are used
@@ -115,7 +116,7 @@ static bool plan(shot_t *s, const pom_thread_copy_t *thread) {
     if (below > 0) {
         // So far that the head of a frame that begins below the top is in it.
         s->windows[s->window_count++] =
-            (window_t){.chunk = thread->chunk, .at = at, .size = below + POM_FRAME_HEAD};
+            (window_t){.chunk = thread->chunk, .at = at, .size = below + POM_FRAME_COPY};
     }
     return true;
 }
@@ -129,7 +130,7 @@ static const unsigned char *add_part(shot_t *s, uintptr_t at, size_t size) {
 
 static void add_lones(shot_t *s, int look) {
     for (size_t i = 0; i < s->lone_count; i++) {
-        s->lones[i].heads[look] = add_part(s, s->lones[i].at, POM_FRAME_HEAD);
+        s->lones[i].heads[look] = add_part(s, s->lones[i].at, POM_FRAME_COPY);
         s->lones[i].met = false;
     }
 }
@@ -157,8 +158,11 @@ static pom_status_t take(shot_t *s) {
     if (before.context != s->thread.context || before.interp != s->thread.interp) {
         return POM_ENOTFOUND;
     }
+    // What has been left and entered since then lies above the top now, and that in the part that is read between the looks at the leaf.
+    const window_t *newest = &s->windows[0];
+    bool below = newest->at > newest->chunk && before.top < newest->at + MARGIN;
     bool covered =
-        before.chunk == s->thread.chunk && before.top <= s->windows[0].at + s->windows[0].size;
+        before.chunk == s->thread.chunk && !below && before.top <= newest->at + newest->size;
     if (got < s->part_count || !covered) {
         return plan(s, &before) ? POM_ETORN : POM_ENOTFOUND; // it has moved on, or a part has gone
     }
@@ -175,7 +179,7 @@ static pom_status_t take(shot_t *s) {
     s->leaf = word(leaf);
     uintptr_t now = word(leaf_after);
     bool in_chunk = s->leaf >= after.chunk && s->leaf < after.limit;
-    bool above = now >= s->leaf + POM_FRAME_HEAD && now < after.limit;
+    bool above = now >= s->leaf + POM_FRAME_COPY && now < after.limit;
     bool left = in_chunk && now != s->leaf && !above;
     return same && !left ? POM_OK : POM_ETORN;
 }
@@ -191,7 +195,7 @@ static pom_status_t find(shot_t *s, uintptr_t frame, const unsigned char **head)
     for (size_t i = 0; i < s->window_count; i++) {
         const window_t *window = &s->windows[i];
         if (frame >= window->at && frame - window->at < window->size &&
-            window->size - (frame - window->at) >= POM_FRAME_HEAD) {
+            window->size - (frame - window->at) >= POM_FRAME_COPY) {
             *head = window->bytes + (frame - window->at);
             return POM_OK;
         }
@@ -218,13 +222,14 @@ static uintptr_t next_chunk(const shot_t *s) {
 static pom_status_t grow(shot_t *s, uintptr_t frame, const unsigned char **head) {
     uintptr_t chunk = next_chunk(s);
     // None is smaller than a window.
-    bool in_chunk = chunk != 0 && frame > chunk && frame - chunk <= WINDOW_MAX - POM_FRAME_HEAD;
-    if (s->reads++ == READS_MAX ||
+    bool in_chunk = chunk != 0 && frame > chunk && frame - chunk <= WINDOW_MAX - POM_FRAME_COPY;
+    if (s->reads >= READS_MAX ||
         (in_chunk ? s->window_count == WINDOWS_MAX : s->lone_count == LONES_MAX)) {
         return POM_EFULL;
     }
+    s->reads++;
     uintptr_t at = in_chunk ? chunk : frame;
-    size_t size = in_chunk ? WINDOW_MAX : POM_FRAME_HEAD;
+    size_t size = in_chunk ? WINDOW_MAX : POM_FRAME_COPY;
     unsigned char *copy = s->bytes + s->used;
     if (pom_memory_read(at, copy, size) != POM_OK) {
         return POM_EUNREADABLE;

@@ -63,11 +63,11 @@ static void copy_from(pom_heap_frames_t *h, uintptr_t frame) {
         h->at[count++] = frame;
     }
     for (size_t i = 0; i < 2 * count; i++) {
-        parts[i] = (pom_memory_part_t){h->at[i % count], POM_HEAP_FRAME_HEAD};
+        parts[i] = (pom_memory_part_t){h->at[i % count], POM_FRAME_COPY};
     }
     h->given = 0;
     h->count = count == 1 || pom_memory_gather(parts, 2 * count, h->heads) < 2 * count ? 0 : count;
-    if (h->count == 0 && pom_memory_read(h->at[0], h->heads[0], POM_HEAP_FRAME_HEAD) == POM_OK) {
+    if (h->count == 0 && pom_memory_read(h->at[0], h->heads[0], POM_FRAME_COPY) == POM_OK) {
         h->count = 1;
     }
 }
@@ -77,7 +77,9 @@ void pom_heap_frames_begin(pom_heap_frames_t *h) {
 }
 
 const unsigned char *pom_heap_frame(pom_heap_frames_t *h, uintptr_t frame) {
-    if (h->given == h->count || h->at[h->given] != frame) {
+    // One that was copied with the last, but is not that one's caller, was copied before what is between them was read.
+    bool follows = h->given == 0 || caller_in(h->heads[h->given - 1]) == frame;
+    if (h->given == h->count || h->at[h->given] != frame || !follows) {
         copy_from(h, frame);
         if (h->count == 0) {
             return NULL;
@@ -89,11 +91,13 @@ const unsigned char *pom_heap_frame(pom_heap_frames_t *h, uintptr_t frame) {
 }
 
 bool pom_heap_frame_holds(const pom_heap_frames_t *h, uintptr_t frame, uintptr_t code,
-                          uintptr_t caller) {
-    uintptr_t copy[POM_HEAP_FRAME_HEAD / 8];
+                          uintptr_t caller, bool anew) {
+    uintptr_t copy[POM_FRAME_COPY / 8];
     const uintptr_t *now = copy;
     if (h->given >= 2 && h->at[h->given - 2] == frame && h->at[h->given - 1] == caller) {
         now = h->heads[h->count + h->given - 2];
+    } else if (!anew) {
+        return true;
     } else if (pom_memory_read(frame, copy, sizeof copy) != POM_OK) {
         return false;
     }

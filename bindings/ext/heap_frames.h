@@ -9,7 +9,7 @@
  *     pom_heap_frames_t heap;
  *     pom_heap_frames_begin(&heap);
  *     const unsigned char *head = pom_heap_frame(&heap, frame);
- *     if (pom_heap_frame_holds(&heap, callee, head_of_callee)) ...
+ *     if (pom_heap_frame_holds(&heap, callee, code, frame, true)) ...
  *
  * Any thread may, each with its own object; what is remembered is shared, and is but a hint.
  */
@@ -24,24 +24,21 @@
 /* Of one copy. Django and FastAPI have up to 30 coroutines on the way to the endpoint. */
 #define POM_HEAP_FRAMES_MAX 30
 
-/* The part of a frame that is copied; whole words. */
-#define POM_HEAP_FRAME_HEAD ((POM_FRAME_HEAD + 7) & ~(size_t)7)
-
 typedef struct pom_heap_frames_s {
     size_t count; /* copied, each twice */
     size_t given; /* of these */
     uintptr_t at[POM_HEAP_FRAMES_MAX];
-    uintptr_t heads[2 * POM_HEAP_FRAMES_MAX][POM_HEAP_FRAME_HEAD / 8];
+    uintptr_t heads[2 * POM_HEAP_FRAMES_MAX][POM_FRAME_COPY / 8];
 } pom_heap_frames_t;
 
 void pom_heap_frames_begin(pom_heap_frames_t *h);
 
-/* The front of the frame, POM_HEAP_FRAME_HEAD bytes, until the next call; NULL: it cannot be read. The address is a multiple of 8. */
+/* The front of the frame, POM_FRAME_COPY bytes, until the next call; NULL: it cannot be read. The address is a multiple of 8. */
 const unsigned char *pom_heap_frame(pom_heap_frames_t *h, uintptr_t frame);
 
-/* Whether the frame's code and caller are what they are in `head`, after its caller, which was asked for just now, has been read: by the second
- * copy of both where they were copied together, else by one more. */
+/* Whether the frame's code and caller are still these after its caller, which was asked for just now, has been read: by the second
+ * copy where both were copied together, else by one more, or true when `anew` does not ask for that. */
 bool pom_heap_frame_holds(const pom_heap_frames_t *h, uintptr_t frame, uintptr_t code,
-                          uintptr_t caller);
+                          uintptr_t caller, bool anew);
 
 #endif

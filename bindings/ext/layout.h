@@ -67,6 +67,9 @@
 #define POM_FRAME_HEAD                                                                             \
     (POM_FRAME_OWNER + 1 > POM_FRAME_IP + 8 ? POM_FRAME_OWNER + 1 : POM_FRAME_IP + 8)
 
+/* The same as what is copied of a frame: whole words, so that no word of a copy beside it straddles two pages. */
+#define POM_FRAME_COPY ((POM_FRAME_HEAD + 7) & ~(size_t)7)
+
 /* The address of the thread's current frame pointer, two steps on 3.11 and 3.12 (the cframe lies on the C stack or in the thread
  * state). False when the first step reads nothing useful. Plain loads: the thread state stays while its slot is claimed. */
 static inline bool pom_layout_current(uintptr_t tstate, uintptr_t *where) {

@@ -31,7 +31,7 @@ typedef struct pom_memory_part_s {
 #define POM_MEMORY_PARTS_MAX 64
 
 /* Copies the parts in their order into out, one after the other, all in one system call; returns how many it could, up to the first that
- * is not there whole. All together cost little more than one pom_memory_read, and lie some 5 ns apart. [any] */
+ * is not there whole; 0 where any is an address of no program's. All together cost little more than one pom_memory_read, and lie some 5 ns apart. [any] */
 size_t pom_memory_gather(const pom_memory_part_t *parts, size_t count, void *out);
 
 /* Whether the kernel lets us (seccomp may not); asked once and again after a fork. [any] */

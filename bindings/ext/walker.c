@@ -327,8 +327,9 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
         }
         // A generator that is left forgets its caller, whose frame is soon another function's. Copying a frame from the heap takes as
         // long as some calls do, so it is looked at again once its caller has been read.
-        if (callee.owner == POM_OWNER_GENERATOR && depth <= GENERATORS_CHECKED && callee_at != 0 &&
-            !pom_heap_frame_holds(&reader.heap, callee_at, callee.code, callee.previous)) {
+        if (callee.owner == POM_OWNER_GENERATOR && callee_at != 0 &&
+            !pom_heap_frame_holds(&reader.heap, callee_at, callee.code, callee.previous,
+                                  depth <= GENERATORS_CHECKED)) {
             return POM_ETORN;
         }
         callee = head;
