@@ -51,7 +51,7 @@
 /* So many times as slow as the walker says a machine may be. */
 #define SLOWER_MAX 16
 
-/* Late walks in one look that are no interruptions any more: of these there is one in a thousand walks on a busy machine. */
+/* So many late walks in one look are taken for the pace of the machine, not for interruptions. */
 #define LATE_MAX 3
 
 /* Descriptors kept open, one a thread: most servers have fewer threads, and the usual limit is 1024 a process. */

@@ -38,10 +38,11 @@ static inline void rig_put(pom_profile_sink_t *sink, pom_profile_t *profile) {
 }
 
 /* False without memory; rig_fini is right in both cases. */
-static inline bool rig_try(rig_t *rig, const pom_registry_options_t *options) {
+static inline bool rig_try_with(rig_t *rig, const pom_registry_options_t *options,
+                                pom_code_resolver_t *resolver) {
     memset(rig, 0, sizeof *rig);
     rig->sink.put = rig_put;
-    rig->codes = pom_code_table_new(4096, &fake_resolver);
+    rig->codes = pom_code_table_new(4096, resolver);
     if (rig->codes != NULL) {
         rig->registry = pom_registry_new(options, rig->codes, &rig->sink);
     }
@@ -50,6 +51,10 @@ static inline bool rig_try(rig_t *rig, const pom_registry_options_t *options) {
     }
     rig->client = pom_registry_client(rig->registry);
     return true;
+}
+
+static inline bool rig_try(rig_t *rig, const pom_registry_options_t *options) {
+    return rig_try_with(rig, options, &fake_resolver);
 }
 
 static inline pom_registry_options_t rig_options(void) {

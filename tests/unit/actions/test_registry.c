@@ -755,12 +755,8 @@ static pom_code_t *resolve_while_one_dies(pom_code_resolver_t *self, uintptr_t k
 static void test_registry_drops_a_sample_whose_code_died(void **state) {
     static pom_code_resolver_t resolver = {.resolve = resolve_while_one_dies};
     rig_t rig;
-    memset(&rig, 0, sizeof rig);
-    rig.sink.put = rig_put;
-    rig.codes = pom_code_table_new(4096, &resolver);
     pom_registry_options_t options = rig_options();
-    rig.registry = pom_registry_new(&options, rig.codes, &rig.sink);
-    rig.client = pom_registry_client(rig.registry);
+    assert_true(rig_try_with(&rig, &options, &resolver));
     pom_action_t *a = rig_begin(&rig, 0);
     pom_anchor_t anchor = anchor_of(a, 0, 0);
     pom_sample_t s = {.at_ns = 100, .cpu_ns = 50, .running = true};
@@ -811,12 +807,8 @@ static pom_code_t *resolve_but_13(pom_code_resolver_t *self, uintptr_t key, bool
 static void test_registry_drops_a_stack_with_what_is_no_code(void **state) {
     static pom_code_resolver_t resolver = {.resolve = resolve_but_13};
     rig_t rig;
-    memset(&rig, 0, sizeof rig);
-    rig.sink.put = rig_put;
-    rig.codes = pom_code_table_new(4096, &resolver);
     pom_registry_options_t options = rig_options();
-    rig.registry = pom_registry_new(&options, rig.codes, &rig.sink);
-    rig.client = pom_registry_client(rig.registry);
+    assert_true(rig_try_with(&rig, &options, &resolver));
     pom_action_t *a = rig_begin(&rig, 0);
     pom_anchor_t anchor = anchor_of(a, 0, 0);
     pom_sample_t s = {.at_ns = 100};
@@ -838,12 +830,8 @@ static void test_registry_drops_a_stack_with_what_is_no_code(void **state) {
 static void test_registry_names_a_successor_at_a_dead_codes_address(void **state) {
     static pom_code_resolver_t resolver = {.resolve = resolve_by_turn};
     rig_t rig;
-    memset(&rig, 0, sizeof rig);
-    rig.sink.put = rig_put;
-    rig.codes = pom_code_table_new(4096, &resolver);
     pom_registry_options_t options = rig_options();
-    rig.registry = pom_registry_new(&options, rig.codes, &rig.sink);
-    rig.client = pom_registry_client(rig.registry);
+    assert_true(rig_try_with(&rig, &options, &resolver));
     pom_action_t *a = rig_begin(&rig, 0);
     pom_anchor_t anchor = anchor_of(a, 0, 0);
     pom_sample_t s = {.at_ns = 100};
