@@ -98,7 +98,7 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
     // Relaxed: ordered by the count of the first attach, which a view reads first.
     atomic_store_explicit(&slot->ended, false, memory_order_relaxed);
     slot->shed_count = 0;
-    slot->cpu_read_at_ns = 0;
+    slot->cpu = (pom_slot_cpu_t){0};
     return slot;
 }
 

@@ -93,6 +93,13 @@ typedef struct pom_shed_anchor_s {
 #define POM_SLOT_MARKED 16
 #define POM_SLOT_MARKS  16384
 
+/* What the owner knows of its thread's CPU clock. All 0: nothing yet, as those moments are long ago. */
+typedef struct pom_slot_cpu_s {
+    int64_t known_ns, known_at_ns; /* the clock, and when it said so, monotonic */
+    int64_t read_at_ns;            /* when the kernel was asked */
+    int64_t switches;              /* how often the thread had been switched out then */
+} pom_slot_cpu_t;
+
 typedef struct pom_slot_s {
     /* constant once linked */
     _Atomic(struct pom_slot_s *) next;
@@ -102,9 +109,8 @@ typedef struct pom_slot_s {
     uint64_t serial; /* [app] the owner's mark: tells a claim from the next one of the same slot */
     uint64_t attaches;   /* [app] ever: names an attach, and tells whether a stretch had company */
     uint32_t gaps;       /* [app] places among count whose anchor has been withdrawn */
-    int64_t cpu_read_ns; /* [app] the thread's CPU clock at the owner's last reading of it */
-    int64_t cpu_read_at_ns; /* [app] when that was, monotonic; 0 = not yet */
-    uint32_t shed_count;    /* [app], never looked at by the sampler, likewise shed */
+    pom_slot_cpu_t cpu;  /* [app] */
+    uint32_t shed_count; /* [app], never looked at by the sampler, likewise shed */
     pom_shed_anchor_t shed[POM_SHED_MAX];
     uint32_t *marks; /* [app] NULL = few anchors */
     /* seqlock: written by the owner thread */
