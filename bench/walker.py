@@ -91,6 +91,23 @@ def generators(stop):
             next(pong)
 
 
+def made_inner():
+    for i in (1,):
+        yield i
+
+
+def made_outer():
+    for i in made_inner():
+        yield i
+
+
+def remade(stop):
+    while not stop.is_set():
+        for _ in range(50):
+            for _ in made_outer():
+                pass
+
+
 def sort_key(value):
     return -value
 
@@ -116,7 +133,7 @@ def instances(stop):
 # Each function's only possible callers among the functions under test.
 CALLERS = {"leaf_a": {"middle_a"}, "leaf_b": {"middle_b"}, "leaf_b.<locals>.<listcomp>": {"leaf_b"}, "middle_a": {"ordinary"},
            "middle_b": {"ordinary"}, "tiny_a": {"hot_a"}, "tiny_b": {"hot_b"}, "hot_a": {"alternating"},
-           "hot_b": {"alternating"}, "gen_a": {"gen_b"}, "gen_b": {"generators"}, "sort_key": {"callbacks"},
+           "hot_b": {"alternating"}, "gen_a": {"gen_b"}, "gen_b": {"generators"}, "made_inner": {"made_outer"}, "made_outer": {"remade"}, "sort_key": {"callbacks"},
            "Thing.__init__": {"instances", "__init__"}, "__init__": {"instances"}, "deep": {"deep", "run"}}
 
 
@@ -167,7 +184,7 @@ def main():
           [[n, r["median_ns"], r["p99_ns"], "%.4f %%" % (100 * r["failed"]), {30: 500, 500: 4000}.get(n, "")]
            for n, r in depths.items()])
     codes = {}
-    for function in (ordinary, alternating, generators, callbacks, instances):
+    for function in (ordinary, alternating, generators, remade, callbacks, instances):
         n = (50000 if quick() else 1000000) if function is ordinary else count
         codes[function.__name__] = summary(walk(function, n, 1000))
     table("walks that fail, and stacks that cannot be", ["code", "walks", "failed", "torn", "no anchor", "unreadable", "wrong chains", "median ns"],

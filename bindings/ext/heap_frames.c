@@ -48,18 +48,15 @@ static uintptr_t caller_in(const uintptr_t *head) {
     return head[POM_FRAME_PREVIOUS / 8];
 }
 
-/* From this frame on, as far as is known; those that could be copied twice. A frame alone is not: it is looked at again later. */
+/* From this frame on, as far as is known, and with what called the last of them from a chunk or the C stack; those that could be copied
+ * twice. A frame alone is not: it is looked at again later. */
 static void copy_from(pom_heap_frames_t *h, uintptr_t frame) {
     pom_memory_part_t parts[2 * POM_HEAP_FRAMES_MAX];
     size_t count = 0;
     uintptr_t caller;
     h->at[count++] = frame;
-    while (is_known(frame, &caller) && count < POM_HEAP_FRAMES_MAX) {
-        uintptr_t next;
+    while (is_known(frame, &caller) && caller != 0 && count < POM_HEAP_FRAMES_MAX) {
         frame = caller;
-        if (frame == 0 || !is_known(frame, &next)) {
-            break; // nothing, or in a chunk, or on the C stack
-        }
         h->at[count++] = frame;
     }
     for (size_t i = 0; i < 2 * count; i++) {
@@ -76,10 +73,15 @@ void pom_heap_frames_begin(pom_heap_frames_t *h) {
     h->count = h->given = 0;
 }
 
+/* It was copied with the last one that was given, and is that one's caller. What else was copied was so before what is between them was
+ * read. */
+static bool is_next(const pom_heap_frames_t *h, uintptr_t frame) {
+    return h->given < h->count && h->at[h->given] == frame &&
+           (h->given == 0 || caller_in(h->heads[h->given - 1]) == frame);
+}
+
 const unsigned char *pom_heap_frame(pom_heap_frames_t *h, uintptr_t frame) {
-    // One that was copied with the last, but is not that one's caller, was copied before what is between them was read.
-    bool follows = h->given == 0 || caller_in(h->heads[h->given - 1]) == frame;
-    if (h->given == h->count || h->at[h->given] != frame || !follows) {
+    if (!is_next(h, frame)) {
         copy_from(h, frame);
         if (h->count == 0) {
             return NULL;
@@ -90,16 +92,25 @@ const unsigned char *pom_heap_frame(pom_heap_frames_t *h, uintptr_t frame) {
     return (const unsigned char *)head;
 }
 
-bool pom_heap_frame_holds(const pom_heap_frames_t *h, uintptr_t frame, uintptr_t code,
-                          uintptr_t caller, bool anew) {
-    uintptr_t copy[POM_FRAME_COPY / 8];
-    const uintptr_t *now = copy;
-    if (h->given >= 2 && h->at[h->given - 2] == frame && h->at[h->given - 1] == caller) {
-        now = h->heads[h->count + h->given - 2];
-    } else if (!anew) {
-        return true;
-    } else if (pom_memory_read(frame, copy, sizeof copy) != POM_OK) {
-        return false;
+const unsigned char *pom_heap_frame_caller(pom_heap_frames_t *h, uintptr_t frame) {
+    return h->given > 0 && is_next(h, frame) ? (const unsigned char *)h->heads[h->given++] : NULL;
+}
+
+bool pom_heap_frame_holds(const pom_heap_frames_t *h, const pom_heap_call_t *call, bool anew) {
+    bool together = h->given >= 2 && h->at[h->given - 2] == call->frame &&
+                    h->at[h->given - 1] == call->caller && call->next == call->caller;
+    if (together) {
+        const uintptr_t *now = h->heads[h->count + h->given - 2];
+        return code_in(now) == call->code && caller_in(now) == call->caller;
     }
-    return code_in(now) == code && caller_in(now) == caller;
+    if (!anew) {
+        return true;
+    }
+    // Both ends at one moment: a loop comes by here again within the time of a copy.
+    uintptr_t heads[3][POM_FRAME_COPY / 8];
+    const pom_memory_part_t parts[3] = {
+        {call->frame, POM_FRAME_COPY}, {call->next, POM_FRAME_COPY}, {call->frame, POM_FRAME_COPY}};
+    return pom_memory_gather(parts, 3, heads) == 3 && code_in(heads[0]) == call->code &&
+           caller_in(heads[0]) == call->caller && code_in(heads[1]) == call->next_code &&
+           code_in(heads[2]) == call->code && caller_in(heads[2]) == call->caller;
 }

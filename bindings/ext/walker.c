@@ -149,6 +149,14 @@ __attribute__((noinline)) static pom_status_t read_elsewhere(reader_t *r, uintpt
     return misplaced ? POM_ETORN : POM_OK;
 }
 
+static inline pom_status_t read_frame(reader_t *r, uintptr_t frame, frame_head_t *head) {
+    if (within(&r->chunk, frame, POM_FRAME_HEAD) && (frame & 7) == 0) {
+        load_head(frame, head);
+        return POM_OK;
+    }
+    return read_elsewhere(r, frame, head);
+}
+
 static bool current_frame(reader_t *r, uintptr_t *frame) {
     uintptr_t where;
     if (!pom_layout_current(r->tstate, &where)) {
@@ -234,18 +242,46 @@ static inline bool filter_may_hold(const filter_t *f, uintptr_t frame) {
 
 /* ---- the walk -------------------------------------------------------------------------------- */
 
-/* The leaf still runs, or called something: the current frame is the leaf or lies above it in the same chunk, and no other
- * function's frame has taken its place. Frames elsewhere (generators, a chunk boundary) cannot be compared by address: those pass here. */
-static bool leaf_holds(reader_t *r, uintptr_t leaf, uintptr_t code) {
+/* It is still a frame of this code and caller. One outside of the chunk at hand is not asked. */
+static bool head_holds(const reader_t *r, uintptr_t frame, const frame_head_t *head) {
+    return !within(&r->chunk, frame, POM_FRAME_HEAD) ||
+           ((load(frame + POM_FRAME_CODE) & POM_REF_MASK) == head->code &&
+            load(frame + POM_FRAME_PREVIOUS) == head->previous);
+}
+
+/* The leaf still runs, or called something: the current frame is the leaf or lies above it in the same chunk (or on the C stack: a
+ * call from C), and no other function's frame has taken its place. Where the leaf lies elsewhere (a generator, a chunk boundary) addresses
+ * say nothing: that passes here. So does a generator as the current frame when the leaf was called by one, which takes so long to read that
+ * short calls are over by then, and would never be seen; else it may be what makes a call at that place, and has yet to say that it
+ * is the caller. The caller is looked at once more as well: whether it or the current frame is stored first is the compiler's choice,
+ * and in between there stands the caller of the last frame in that place. Of a loop that makes calls at one place itself and by a
+ * generator 26 to 39 of a million stacks showed the one for the other. */
+static bool leaf_holds(reader_t *r, uintptr_t at, const frame_head_t *leaf,
+                       const frame_head_t *caller) {
     uintptr_t now;
     if (!current_frame(r, &now)) {
         return false;
     }
-    if (!within(&r->chunk, leaf, POM_FRAME_HEAD)) {
+    if (!within(&r->chunk, at, POM_FRAME_HEAD)) {
         return true;
     }
-    bool left = within(&r->chunk, now, 8) && now < leaf;
-    return !left && (load(leaf + POM_FRAME_CODE) & POM_REF_MASK) == code;
+    bool runs = within(&r->chunk, now, 8)
+                    ? now >= at
+                    : caller->owner == POM_OWNER_GENERATOR || within(&r->stack, now, 8);
+    return runs && head_holds(r, at, leaf);
+}
+
+/* A generator that is left forgets its caller, whose frame is soon another function's. Copying a frame from the heap takes as long as
+ * some calls do, so it is looked at again once its caller has been read; and the caller once more, which is to be there when its
+ * own is read. */
+static bool call_holds(reader_t *r, uintptr_t at, const frame_head_t *generator, uintptr_t next,
+                       const frame_head_t *head, bool anew) {
+    pom_heap_call_t call = {.frame = at,
+                            .code = generator->code,
+                            .caller = generator->previous,
+                            .next = next,
+                            .next_code = head->code};
+    return pom_heap_frame_holds(&r->heap, &call, anew) && head_holds(r, next, head);
 }
 
 /* What the frame at hand is among the anchors. */
@@ -289,13 +325,14 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     for (int step = 0; frame != 0; step++) {
         frame_head_t head;
         int32_t lasti;
-        if (within(&reader.chunk, frame, POM_FRAME_HEAD) && (frame & 7) == 0) {
-            load_head(frame, &head);
-        } else {
-            pom_status_t status = read_elsewhere(&reader, frame, &head);
-            if (status != POM_OK) {
-                return status;
-            }
+        pom_status_t status = read_frame(&reader, frame, &head);
+        if (status != POM_OK) {
+            return status;
+        }
+        const unsigned char *copied = pom_heap_frame_caller(&reader.heap, frame);
+        if (copied != NULL) {
+            load_head((uintptr_t)copied,
+                      &head); // of the moment at which it called what is in the heap
         }
         if (head.owner > POM_OWNER_GENERATOR) {
             if (head.owner < POM_OWNER_SHIM || head.owner > POM_OWNER_LAST || step >= STEPS_MAX) {
@@ -322,14 +359,11 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
             task = frame;
             task_depth = depth;
         }
-        if (depth == 2 && !leaf_holds(&reader, callee_at, callee.code)) {
+        if (depth == 2 && !leaf_holds(&reader, callee_at, &callee, &head)) {
             return POM_ETORN;
         }
-        // A generator that is left forgets its caller, whose frame is soon another function's. Copying a frame from the heap takes as
-        // long as some calls do, so it is looked at again once its caller has been read.
         if (callee.owner == POM_OWNER_GENERATOR && callee_at != 0 &&
-            !pom_heap_frame_holds(&reader.heap, callee_at, callee.code, callee.previous,
-                                  depth <= GENERATORS_CHECKED)) {
+            !call_holds(&reader, callee_at, &callee, frame, &head, depth <= GENERATORS_CHECKED)) {
             return POM_ETORN;
         }
         callee = head;

@@ -34,6 +34,25 @@ COLLECT = """
             for _ in range(20):
                 work()
 
+    def walks(count, function):
+        "The stacks that so many walks saw while another thread did nothing but call the function."
+        over, inside = threading.Event(), threading.Event()
+
+        def thread():
+            with profilomatic.action("walked"):
+                inside.set()
+                while not over.is_set():
+                    function()
+
+        other = threading.Thread(target=thread)
+        other.start()
+        inside.wait()
+        from profilomatic import _core
+        stacks = _core._probe_walks(count, 1000)["stacks"]
+        over.set()
+        other.join()
+        return stacks
+
     def finish():
         assert profilomatic.flush(60), profilomatic.stats()
         assert profilomatic.stop(60)
@@ -103,35 +122,48 @@ def test_recursion_to_the_limit():
     """)
 
 
-def test_a_frame_that_is_being_made_is_no_frame_yet(backend):
+@pytest.fixture
+def free_walks(backend):
     if backend != "c" or os.environ.get("PROFILOMATIC_ENGINE") == "gil":
         pytest.skip("nothing runs while the other engines look")
+
+
+def test_a_frame_that_is_being_made_is_no_frame_yet(free_walks):
     weather("""
     class Thing:
         def __init__(self):
             self.x = 1
 
     def making():
-        while not over.is_set():
-            for _ in range(200):
-                Thing()
+        for _ in range(200):
+            Thing()
 
-    def thread():
-        with profilomatic.action("made"):
-            inside.set()
-            making()
-
-    over, inside = threading.Event(), threading.Event()
-    other = threading.Thread(target=thread)
-    other.start()
-    inside.wait()
-    from profilomatic import _core
-    stacks = _core._probe_walks(300000, 0)["stacks"]
-    over.set()
-    other.join()
+    stacks = walks(300000, making)
     finish()
     assert not {function for stack in stacks for function, line in stack} & {"<unknown>"}, stacks
     assert any("Thing.__init__" in dict(stack) for stack in stacks)
+    """)
+
+
+def test_a_call_is_not_taken_for_that_of_the_last_frame_in_its_place(free_walks):
+    weather("""
+    def inner():
+        for i in (1,):
+            yield i
+
+    def outer():
+        for i in inner():  # inner's frame is made where outer's was, which the loop has called
+            yield i
+
+    def looping():  # soon over: what is called then takes its place
+        for _ in range(5):
+            for _ in outer():
+                pass
+
+    stacks = walks(300000, looping)
+    finish()
+    calls = {(caller[0], callee[0]) for stack in stacks for caller, callee in zip(stack, stack[1:])}
+    assert {call for call in calls if call[1] in ("inner", "outer")} == {("outer", "inner"), ("looping", "outer")}, calls
     """)
 
 
