@@ -348,6 +348,14 @@ static void expect_slower(pom_sampler_t *s, int64_t frame_ns) {
     s->frame_most_ns = 2 * frame_ns < limit_ns ? 2 * frame_ns : limit_ns;
 }
 
+/* A walk that was far quicker says that the machine is not so slow, or no longer: what takes longer may be an interruption again. Where slow
+ * stacks and quick ones take turns, the slow ones teach again, at the price of three tries. */
+static void expect_quicker(pom_sampler_t *s, int64_t took_ns) {
+    if (4 * frame_took(s, took_ns) < s->frame_most_ns) {
+        s->frame_most_ns -= (s->frame_most_ns - s->walker->frame_most_ns) / 8;
+    }
+}
+
 /* One stack of one thread, or a counted miss. May end with the walker's lock held. */
 static void look(pom_sampler_t *s, pom_slot_t *slot) {
     pom_slot_view_t view;
@@ -426,6 +434,7 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
             elsewhere = elsewhere && status == POM_ENOTFOUND;
             continue;
         }
+        expect_quicker(s, took_ns);
         const pom_anchor_t *anchor = &view.anchors[index];
         if (sample.at_ns < anchor->since_ns) {
             reason = POM_MISS_RACED;

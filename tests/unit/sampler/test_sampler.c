@@ -261,27 +261,62 @@ static pom_status_t take_time(fake_walker_t *self, const pom_slot_view_t *view, 
     return atomic_load(&self->walks) % 2 == 0 ? POM_ETORN : POM_OK;
 }
 
+/* A sampler that takes a walk for interrupted, as the fake one usually is not, and has met only such as take 4 us a frame. */
+static void rig_init_slow(rig_t *rig, int64_t *frame_us) {
+    rig_init(rig, FAST_NS, 1000000);
+    *frame_us = 4;
+    rig->walker.walker.frame_most_ns = POM_NS_PER_US;
+    rig->walker.script = take_time;
+    rig->walker.context = frame_us;
+    attach(rig, rig->slot, 1);
+    pom_sampler_free(rig->sampler);
+    pom_schedule_options_t options = {.granularity_ns = FAST_NS, .budget_ppm = 1000000};
+    rig->sampler = pom_sampler_new(&options, &rig->slots, rig->codes, &rig->walker.walker,
+                                   &rig->client.client);
+    start(rig);
+    assert_true(await(atomic_load(&rig->client.samples) > 0));
+    pom_sampler_stop(rig->sampler);
+}
+
 static void test_sampler_learns_how_slow_the_machine_is(void **state) {
     // Of walks that all take as long, none was interrupted, until that is longer than any machine takes.
-    int64_t slow_us = 4, interrupted_us = 40;
+    int64_t frame_us, interrupted_us = 40;
     rig_t rig;
-    rig_init(&rig, FAST_NS, 1000000);
-    rig.walker.walker.frame_most_ns = POM_NS_PER_US;
-    rig.walker.script = take_time;
-    rig.walker.context = &slow_us;
-    attach(&rig, rig.slot, 1);
-    pom_sampler_free(rig.sampler);
-    pom_schedule_options_t options = {.granularity_ns = FAST_NS, .budget_ppm = 1000000};
-    rig.sampler =
-        pom_sampler_new(&options, &rig.slots, rig.codes, &rig.walker.walker, &rig.client.client);
-    start(&rig);
-    assert_true(await(atomic_load(&rig.client.samples) > 0));
-    pom_sampler_stop(rig.sampler);
+    rig_init_slow(&rig, &frame_us);
     assert_int_equal(atomic_load(&rig.client.depth), WALK_FRAMES - 4);
     int64_t samples = atomic_load(&rig.client.samples);
     rig.walker.context = &interrupted_us;
     await_looks(&rig, samples + atomic_load(&rig.client.misses[POM_MISS_TORN]) + 5);
     assert_int_equal(atomic_load(&rig.client.samples), samples);
+    rig_fini(&rig);
+}
+
+/* The first walk of each two takes 6 us a frame, the second none. */
+static pom_status_t take_turns(fake_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
+                               uint32_t *anchor) {
+    (void)view;
+    bool quick = atomic_load(&self->walks) % 2 == 0;
+    int64_t until_ns = pom_now_ns() + (quick ? 0 : WALK_FRAMES * 6 * POM_NS_PER_US);
+    fake_stack(stack);
+    *anchor = 0;
+    while (pom_now_ns() < until_ns) {
+    }
+    return POM_OK;
+}
+
+static void test_sampler_forgets_that_the_machine_was_slow(void **state) {
+    int64_t frame_us;
+    rig_t rig;
+    rig_init_slow(&rig, &frame_us);
+    frame_us = 0;
+    await_looks(&rig, atomic_load(&rig.client.samples) + 100);
+    int64_t samples = atomic_load(&rig.client.samples);
+    rig.walker.script = take_turns;
+    atomic_store(&rig.walker.walks, 0);
+    await_looks(&rig, samples + 100);
+    samples = atomic_load(&rig.client.samples) - samples;
+    // Each sample is of a second walk. Not quite: a quick one may be interrupted in truth.
+    assert_true(atomic_load(&rig.walker.walks) > samples * 3 / 2);
     rig_fini(&rig);
 }
 
@@ -1355,6 +1390,7 @@ int main(void) {
         POM_TEST(test_sampler_counts_misses_by_reason),
         POM_TEST(test_sampler_tries_a_torn_stack_eight_times),
         POM_TEST(test_sampler_learns_how_slow_the_machine_is),
+        POM_TEST(test_sampler_forgets_that_the_machine_was_slow),
         POM_TEST(test_sampler_counts_a_stack_that_changed_as_raced),
         POM_TEST(test_sampler_misses_nothing_where_nothing_runs_any_more),
         POM_TEST(test_sampler_takes_no_stack_of_before_the_begin),
