@@ -34,7 +34,7 @@ def describe():
 
 
 def findings():
-    probes = (extension, free_threading, jit, remote_reads, thread_clock, gevent)
+    probes = (extension, free_threading, jit, guarded_reads, thread_clock, gevent)
     return [found for found in (probe() for probe in probes) if found is not None] + hosting()
 
 
@@ -85,39 +85,36 @@ def jit():
     )
 
 
-def remote_reads():
-    """process_vm_readv on our own process: seccomp filters of some containers refuse it."""
+def guarded_reads():
+    """The system calls of the engine's guarded reads, on our own process: seccomp filters of some containers refuse them."""
     if sys.platform != "linux":
         return None
     try:
         import ctypes
 
         libc = ctypes.CDLL(None, use_errno=True)
-        call = libc.process_vm_readv
+        calls = [libc.process_vm_readv, libc.process_vm_writev]
     except (ImportError, OSError, AttributeError):
-        return Finding("note", "process_vm_readv", "cannot be tried: ctypes or the C library lacks it")
+        return Finding("note", "guarded reads", "cannot be tried: ctypes or the C library lacks process_vm_readv")
 
     class Span(ctypes.Structure):
         _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
-    here, there = ctypes.create_string_buffer(8), ctypes.create_string_buffer(b"profilo", 8)
-    local, remote = Span(ctypes.addressof(here), 8), Span(ctypes.addressof(there), 8)
-    call.restype = ctypes.c_ssize_t
-    call.argtypes = [
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_ulong,
-        ctypes.c_void_p,
-        ctypes.c_ulong,
-        ctypes.c_ulong,
-    ]
-    if call(os.getpid(), ctypes.byref(local), 1, ctypes.byref(remote), 1, 0) == 8 and here.raw == there.raw:
-        return Finding("ok", "process_vm_readv", "this process may read its own memory safely")
+    refused = []
+    here, there = ctypes.create_string_buffer(8), ctypes.create_string_buffer(8)
+    local, remote = (ctypes.byref(Span(ctypes.addressof(buffer), 8)) for buffer in (here, there))
+    for call in calls:
+        call.restype = ctypes.c_ssize_t
+        call.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+        if call(os.getpid(), local, 1, remote, 1, 0) != 8:
+            refused.append(f"{call.__name__} ({os.strerror(ctypes.get_errno())})")
+    if not refused:
+        return Finding("ok", "guarded reads", "this process may read its own memory safely")
     return Finding(
         "note",
-        "process_vm_readv",
-        f"refused ({os.strerror(ctypes.get_errno())}): guarded reads are slower, or the engine takes the GIL",
-        "in a container allow the system call in the seccomp profile, or add the capability SYS_PTRACE",
+        "guarded reads",
+        f"refused: {' and '.join(refused)}; guarded reads are slower, or the engine takes the GIL",
+        "in a container allow the system calls in the seccomp profile, or add the capability SYS_PTRACE",
     )
 
 

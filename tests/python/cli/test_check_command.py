@@ -1,12 +1,13 @@
 """`profilomatic check`: the verdict, its reasons, and the exit status that scripts read."""
 
 import json
+import platform
 import subprocess
 import sys
 import types
 
 import pytest
-from pom_support import package_environment
+from pom_support import REFUSE, package_environment, run_python
 
 from profilomatic import _backend, _check_live, _check_platform, check
 
@@ -230,6 +231,17 @@ def test_probes_find_this_machine_usable():
     assert levels["thread CPU clock"] in ("ok", "note")
     assert "free-threaded build" not in levels
     assert "sub-interpreter" not in levels
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter names system calls by their numbers there")
+@pytest.mark.parametrize("refused", ["process_vm_readv", "process_vm_writev"])
+def test_a_system_call_of_guarded_reads_that_is_refused_is_named(refused):
+    done = run_python(REFUSE + f"""
+from profilomatic import _check_platform
+told = "refused: {refused} (Operation not permitted);" if refuse({refused.upper()}) else "this process may"
+assert told in _check_platform.guarded_reads().text, _check_platform.guarded_reads()
+""")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("on, level", [(True, "degraded"), (False, None)])
