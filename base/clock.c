@@ -35,7 +35,7 @@ int64_t pom_thread_cpu_ns(void) {
 }
 
 int64_t pom_thread_switches(void) {
-    struct rusage use;
+    struct rusage use = {0};
     (void)getrusage(RUSAGE_THREAD, &use); /* Cannot fail: of this thread, into valid memory. */
     return (int64_t)use.ru_nvcsw + (int64_t)use.ru_nivcsw;
 }
