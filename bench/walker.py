@@ -133,7 +133,8 @@ def instances(stop):
 # Each function's only possible callers among the functions under test.
 CALLERS = {"leaf_a": {"middle_a"}, "leaf_b": {"middle_b"}, "leaf_b.<locals>.<listcomp>": {"leaf_b"}, "middle_a": {"ordinary"},
            "middle_b": {"ordinary"}, "tiny_a": {"hot_a"}, "tiny_b": {"hot_b"}, "hot_a": {"alternating"},
-           "hot_b": {"alternating"}, "gen_a": {"gen_b"}, "gen_b": {"generators"}, "made_inner": {"made_outer"}, "made_outer": {"remade"}, "sort_key": {"callbacks"},
+           "hot_b": {"alternating"}, "gen_a": {"gen_b"}, "gen_b": {"generators"}, "made_inner": {"made_outer"},
+           "made_outer": {"remade"}, "sort_key": {"callbacks"},
            "Thing.__init__": {"instances", "__init__"}, "__init__": {"instances"}, "deep": {"deep", "run"}}
 
 

@@ -34,7 +34,7 @@ COLLECT = """
             for _ in range(20):
                 work()
 
-    def walks(count, function):
+    def walks(count, function, gap_ns=0):
         "The stacks that so many walks saw while another thread did nothing but call the function."
         over, inside = threading.Event(), threading.Event()
 
@@ -48,7 +48,7 @@ COLLECT = """
         other.start()
         inside.wait()
         from profilomatic import _core
-        stacks = _core._probe_walks(count, 1000)["stacks"]
+        stacks = _core._probe_walks(count, gap_ns)["stacks"]
         over.set()
         other.join()
         return stacks
@@ -138,7 +138,7 @@ def test_a_frame_that_is_being_made_is_no_frame_yet(free_walks):
         for _ in range(200):
             Thing()
 
-    stacks = walks(300000, making)
+    stacks = walks(1000000, making)
     finish()
     assert not {function for stack in stacks for function, line in stack} & {"<unknown>"}, stacks
     assert any("Thing.__init__" in dict(stack) for stack in stacks)
@@ -160,7 +160,7 @@ def test_a_call_is_not_taken_for_that_of_the_last_frame_in_its_place(free_walks)
             for _ in outer():
                 pass
 
-    stacks = walks(300000, looping)
+    stacks = walks(300000, looping, gap_ns=1000)
     finish()
     calls = {(caller[0], callee[0]) for stack in stacks for caller, callee in zip(stack, stack[1:])}
     assert {call for call in calls if call[1] in ("inner", "outer")} == {("outer", "inner"), ("looping", "outer")}, calls

@@ -64,7 +64,7 @@ static void test_clock_process_cpu_keeps_ended_threads(void **state) {
 
 static void test_clock_counts_the_switches_of_this_thread(void **state) {
     int64_t before = pom_thread_switches();
-    const struct timespec moment = {.tv_nsec = 1};
+    const struct timespec moment = {.tv_nsec = 1}; // not for its time: to be switched out
     assert_int_equal(nanosleep(&moment, NULL), 0);
     int64_t after = pom_thread_switches();
     assert_true(after > before);

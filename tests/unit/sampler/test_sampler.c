@@ -248,16 +248,20 @@ static void test_sampler_tries_a_torn_stack_eight_times(void **state) {
 
 #define WALK_FRAMES 7 /* as the sampler counts those of a fake stack */
 
-/* Takes as many microseconds a frame as the context says; every second walk is torn besides. */
-static pom_status_t take_time(fake_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
-                              uint32_t *anchor) {
-    (void)view;
-    const int64_t *frame_us = self->context;
-    int64_t until_ns = pom_now_ns() + WALK_FRAMES * *frame_us * POM_NS_PER_US;
+/* The fake stack, at so many microseconds a frame. */
+static void take_slowly(pom_stack_t *stack, uint32_t *anchor, int64_t frame_us) {
+    int64_t until_ns = pom_now_ns() + WALK_FRAMES * frame_us * POM_NS_PER_US;
     fake_stack(stack);
     *anchor = 0;
     while (pom_now_ns() < until_ns) {
     }
+}
+
+/* Takes as many microseconds a frame as the context says; every second walk is torn besides. */
+static pom_status_t take_time(fake_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
+                              uint32_t *anchor) {
+    (void)view;
+    take_slowly(stack, anchor, *(const int64_t *)self->context);
     return atomic_load(&self->walks) % 2 == 0 ? POM_ETORN : POM_OK;
 }
 
@@ -295,12 +299,7 @@ static void test_sampler_learns_how_slow_the_machine_is(void **state) {
 static pom_status_t take_turns(fake_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
                                uint32_t *anchor) {
     (void)view;
-    bool quick = atomic_load(&self->walks) % 2 == 0;
-    int64_t until_ns = pom_now_ns() + (quick ? 0 : WALK_FRAMES * 6 * POM_NS_PER_US);
-    fake_stack(stack);
-    *anchor = 0;
-    while (pom_now_ns() < until_ns) {
-    }
+    take_slowly(stack, anchor, atomic_load(&self->walks) % 2 == 0 ? 0 : 6);
     return POM_OK;
 }
 
