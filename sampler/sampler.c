@@ -21,9 +21,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -53,9 +50,6 @@
 
 /* So many late walks in one look are taken for the pace of the machine, not for interruptions. */
 #define LATE_MAX 3
-
-/* Descriptors kept open, one a thread: most servers have fewer threads, and the usual limit is 1024 a process. */
-#define STATS_OPEN_MAX 64
 
 /* Of the actions of one thread that wait at a time (asyncio tasks, greenlets), so many are looked at in one tick, in turn: each
  * costs 1-3 us, so this is about what a wake-up costs. */
@@ -91,7 +85,6 @@ struct pom_sampler_s {
     /* sampler thread only */
     pom_schedule_t schedule;
     uint32_t configured_seen;
-    int stats_open;        /* slots with a descriptor */
     bool locked;           /* the walker's lock is held */
     int64_t frame_most_ns; /* the walker's, until walks say that this machine is slower */
     bool parked_begun;     /* the walker knows that this tick looks at what waits */
@@ -162,51 +155,6 @@ void pom_sampler_after_fork(pom_sampler_t *s) {
 }
 
 /* ---- looking at one slot ------------------------------------------------------------------ */
-
-/* A field of /proc/.../stat, counted from the state, which is 0; NULL when there are not so many. See proc(5). */
-static const char *stat_field(const char *text, int number) {
-    const char *at = strrchr(text, ')'); // the name may have blanks and brackets
-    for (int blanks = number + 1; at != NULL && blanks > 0; blanks--) {
-        at = strchr(at + 1, ' ');
-    }
-    return at == NULL ? NULL : at + 1;
-}
-
-#define STAT_STATE 0
-#define STAT_CPU   36 /* that it runs on, or ran on last */
-
-/* It would be running were it not for us: it wants a CPU, and that one is ours. One that waits for another CPU is not to have the CPU
- * time: a thread that lets go of the interpreter's lock in order to sleep wakes the next one up, which often takes its place before it
- * sleeps; 2 ms later its sleep had the CPU of what came before, 8 % of all where 1 % was right. False when it cannot be read.
- * The first few slots keep their descriptor, which halves the cost; the program's limit of descriptors is the program's, so not all do. */
-static bool took_its_cpu(pom_sampler_t *s, pom_slot_t *slot, int32_t tid) {
-    if (slot->stat.fd >= 0 && (slot->stat_tid != tid || !pom_own_fd_holds(&slot->stat))) {
-        pom__slot_drop_stat(slot);
-        s->stats_open--;
-    }
-    if (slot->stat.fd < 0) {
-        char path[64];
-        (void)snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
-        slot->stat_tid = tid;
-        if (!pom_own_fd_open(&slot->stat, path)) {
-            return false;
-        }
-        s->stats_open++;
-    }
-    char text[512]; // 52 fields, of which the first 39 are some 200 bytes
-    ssize_t got = pread(slot->stat.fd, text, sizeof text - 1, 0);
-    if (got <= 0 || s->stats_open > STATS_OPEN_MAX) {
-        pom__slot_drop_stat(
-            slot); // the thread has ended, and its id may come again; or there are enough
-        s->stats_open--;
-    }
-    if (got <= 0) {
-        return false;
-    }
-    text[got] = '\0';
-    const char *state = stat_field(text, STAT_STATE), *cpu = stat_field(text, STAT_CPU);
-    return state != NULL && cpu != NULL && state[0] == 'R' && atoi(cpu) == sched_getcpu();
-}
 
 static pom_miss_t miss_of(pom_status_t status) {
     switch (status) {
@@ -330,6 +278,14 @@ __attribute__((no_sanitize("thread", "address"))) static int32_t cpu_of(const po
     return at != 0 ? *(const volatile int32_t *)at : -1;
 }
 
+/* It would be running were it not for us: it wants a CPU, and that one is ours. One that waits for another CPU is not to have the CPU
+ * time: a thread that lets go of the interpreter's lock in order to sleep wakes the next one up, which often takes its place before it
+ * sleeps; 2 ms later its sleep had the CPU of what came before, 8 % of all where 1 % was right. `cpu` is cpu_of it. */
+static bool took_its_cpu(pom_slot_t *slot, int32_t tid, int32_t cpu) {
+    int ours = sched_getcpu();
+    return (cpu < 0 || cpu == ours) && pom_thread_wants_cpu(&slot->files, tid, ours);
+}
+
 /* How long each frame of the walk just done took. */
 static int64_t frame_took(const pom_sampler_t *s, int64_t took_ns) {
     return took_ns / (4 + s->stack.depth);
@@ -448,7 +404,7 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
         if (sample.running) {
             slot->asked_cpu_ns = cpu_before;
         } else if (used_cpu(slot, &sample)) {
-            sample.running = (cpu < 0 || cpu == sched_getcpu()) && took_its_cpu(s, slot, view.tid);
+            sample.running = took_its_cpu(slot, view.tid, cpu);
             slot->asked_cpu_ns = cpu_before;
         }
         pom_sampler_leave();

@@ -58,7 +58,7 @@ void pom_slots_fini(pom_slots_t *slots) {
             pom_free(table);
             table = older;
         }
-        pom__slot_drop_stat(slot);
+        pom_thread_files_close(&slot->files);
         pom_free(slot->marks);
         pom_free(slot);
         slot = next;
@@ -83,7 +83,7 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
             return NULL;
         }
         atomic_init(&slot->table, table);
-        slot->stat = POM_OWN_FD_NONE;
+        slot->files = POM_THREAD_FILES_NONE;
         slot->who = *who;
         slot->claimed = true;
         atomic_init(&slot->next, atomic_load_explicit(&slots->first, memory_order_relaxed));
@@ -319,13 +319,9 @@ void pom_slots_withdraw(pom_slots_t *slots) {
 void pom_slots_after_fork(pom_slots_t *slots) {
     pom_slot_t *slot = atomic_load_explicit(&slots->first, memory_order_acquire);
     for (; slot != NULL; slot = atomic_load_explicit(&slot->next, memory_order_relaxed)) {
-        pom__slot_drop_stat(slot);
+        pom_thread_files_close(&slot->files);
         atomic_store_explicit(&slot->walking, false, memory_order_relaxed); // one thread: no order
     }
-}
-
-void pom__slot_drop_stat(pom_slot_t *slot) {
-    pom_own_fd_close(&slot->stat);
 }
 
 _Static_assert(sizeof(pom_anchor_t) % sizeof(uintptr_t) == 0, "an anchor is copied by words");

@@ -23,8 +23,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/own_fd.h"
 #include "base/status.h"
+#include "sampler/thread_files.h"
 
 /* Callers of the anchor frame that a lexical action remembers, nearest first: when the anchor has
  * returned, the nearest one still running owns the samples. Three covers __enter__ in a helper, an ExitStack and
@@ -131,8 +131,7 @@ typedef struct pom_slot_s {
     int32_t look_tid;    /* of which thread */
     uint32_t look_seq;   /* seq then, if one anchor was attached and met; odd = no such look */
     uint32_t parked_next; /* whose turn it is among the anchors that do not run */
-    pom_own_fd_t stat;    /* /proc/self/task/<tid>/stat */
-    int32_t stat_tid;     /* the thread that descriptor is of */
+    pom_thread_files_t files;
 } pom_slot_t;
 
 typedef struct pom_slots_s {
@@ -228,9 +227,6 @@ typedef struct pom_slot_view_s {
 
 /* Copies at most `room` anchors, newest first. False: not active, or it was changing (four tries). [sampler] */
 bool pom_slot_view(pom_slot_t *slot, pom_slot_view_t *view, pom_anchor_t *storage, uint32_t room);
-
-/* Closes the slot's descriptor, if it has one. [sampler] */
-void pom__slot_drop_stat(pom_slot_t *slot);
 
 /* True while nothing has changed since the view was taken, and the thread is there. [sampler] */
 bool pom_slot_view_holds(const pom_slot_view_t *view);

@@ -932,7 +932,7 @@ static void test_sampler_bounds_its_descriptors(void **state) {
     await_looks(&rig, 1000);
     int open = 0;
     for (pom_slot_t *s = atomic_load(&rig.slots.first); s != NULL; s = atomic_load(&s->next)) {
-        open += s->stat.fd >= 0;
+        open += s->files.stat.fd >= 0;
     }
     assert_in_range(open, 1, 64);
     worker_stop(&worker);
@@ -945,7 +945,7 @@ static void await_descriptor(rig_t *rig, pom_slot_t *slot, int32_t tid, int than
     for (int rounds = 0; rounds < 1000 && !has; rounds++) {
         slot->asked_cpu_ns = 0;
         await_looks(rig, atomic_load(&rig->client.samples) + 10);
-        has = slot->stat.fd >= 0 && slot->stat.fd != than && slot->stat_tid == tid;
+        has = slot->files.stat.fd >= 0 && slot->files.stat.fd != than && slot->files.tid == tid;
     }
     assert_true(has);
 }
@@ -960,7 +960,7 @@ static void test_sampler_gives_up_descriptors_of_threads_that_ended(void **state
     await_descriptor(&rig, slot, atomic_load(&first.tid), -1);
     /* Closed by the program, and its number a file of the program's by now: neither read nor closed. */
     int pipe_fds[2];
-    int number = slot->stat.fd;
+    int number = slot->files.stat.fd;
     assert_int_equal(pipe(pipe_fds), 0);
     assert_int_equal(dup2(pipe_fds[0], number), number);
     await_descriptor(&rig, slot, atomic_load(&first.tid), number);

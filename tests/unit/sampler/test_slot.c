@@ -398,18 +398,18 @@ static void test_slots_close_descriptors_after_a_fork(void **state) {
     pom_slots_init(&slots);
     pom_slot_t *slot = claim(&slots, 1);
     (void)claim(&slots, 2);
-    assert_true(pom_own_fd_open(&slot->stat, "/dev/null"));
-    int fd = slot->stat.fd;
+    assert_true(pom_own_fd_open(&slot->files.stat, "/dev/null"));
+    int fd = slot->files.stat.fd;
     pom_slots_after_fork(&slots);
-    assert_int_equal(slot->stat.fd, -1);
+    assert_int_equal(slot->files.stat.fd, -1);
     assert_int_equal(fcntl(fd, F_GETFD), -1);
     /* Closed by the program, and its number a file of the program's by now. */
-    assert_true(pom_own_fd_open(&slot->stat, "/dev/null"));
-    fd = slot->stat.fd;
+    assert_true(pom_own_fd_open(&slot->files.stat, "/dev/null"));
+    fd = slot->files.stat.fd;
     int other = open("/dev/zero", O_RDONLY);
     assert_int_equal(dup2(other, fd), fd);
     pom_slots_after_fork(&slots);
-    assert_int_equal(slot->stat.fd, -1);
+    assert_int_equal(slot->files.stat.fd, -1);
     assert_int_equal(close(fd), 0);
     assert_int_equal(close(other), 0);
     pom_slots_fini(&slots);

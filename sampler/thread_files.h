@@ -1,0 +1,37 @@
+/*
+ * What the kernel says of one thread of this process in /proc: whether it wants a CPU, and how often it has had one.
+ *
+ * Used by the sampler, for threads whose CPU time it has to place. A question costs two system calls of 1 to 3 us together while
+ * the descriptor is kept, twice that otherwise. The program's limit of descriptors is the program's, so not all threads keep theirs.
+ *
+ *     pom_thread_files_t files = POM_THREAD_FILES_NONE;
+ *     if (pom_thread_wants_cpu(&files, tid, cpu)) ...
+ *     pom_thread_files_close(&files);
+ *
+ * One thread at a time uses all of them: the sampler's, or whoever frees the slots when that one has ended.
+ */
+#ifndef POM_SAMPLER_THREAD_FILES_H
+#define POM_SAMPLER_THREAD_FILES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/own_fd.h"
+
+/* Descriptors kept open, one a question and thread: most servers have fewer threads, and the usual limit is 1024 a process. */
+#define POM_THREAD_FILES_MAX 64
+
+typedef struct pom_thread_files_s {
+    pom_own_fd_t stat; /* /proc/self/task/<tid>/stat */
+    int32_t tid;       /* whose it is */
+} pom_thread_files_t;
+
+#define POM_THREAD_FILES_NONE ((pom_thread_files_t){.stat = POM_OWN_FD_NONE})
+
+/* The thread runs on that CPU, or waits for it. False when nothing can be read. [sampler] */
+bool pom_thread_wants_cpu(pom_thread_files_t *files, int32_t tid, int cpu);
+
+/* [sampler, or the owner of the slots without one] */
+void pom_thread_files_close(pom_thread_files_t *files);
+
+#endif
