@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -863,6 +864,26 @@ static void test_sampler_does_not_wait_for_the_slices_of_others(void **state) {
     rig_fini(&rig);
 }
 
+static _Atomic(int) slack_ns;
+
+static void note_slack(fake_client_t *self) {
+    (void)self;
+    atomic_store(&slack_ns, prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)); // of the thread that calls
+}
+
+static void test_sampler_does_not_wait_for_the_timers_of_others(void **state) {
+    rig_t rig;
+    rig_init(&rig, FAST_NS, 1000000);
+    rig.client.on_tick = note_slack;
+    int before_ns = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    start(&rig);
+    assert_true(await(atomic_load(&rig.client.ticks) > 0));
+    pom_sampler_stop(rig.sampler);
+    assert_int_equal(atomic_load(&slack_ns), 1);
+    assert_int_equal(prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0), before_ns); // no more than that
+    rig_fini(&rig);
+}
+
 static void test_sampler_does_not_walk_a_thread_that_stands_still(void **state) {
     rig_t rig;
     worker_t worker;
@@ -1406,6 +1427,7 @@ int main(void) {
         POM_TEST(test_sampler_tells_running_threads_from_waiting_ones),
         POM_TEST(test_sampler_tells_running_threads_from_those_that_wait_for_a_cpu),
         POM_TEST(test_sampler_does_not_wait_for_the_slices_of_others),
+        POM_TEST(test_sampler_does_not_wait_for_the_timers_of_others),
         POM_TEST(test_sampler_does_not_walk_a_thread_that_stands_still),
         POM_TEST(test_sampler_walks_a_thread_that_runs_or_has_company_each_time),
         POM_TEST(test_sampler_bounds_its_descriptors),
