@@ -479,6 +479,23 @@ static int64_t earlier(int64_t before_ns, int64_t told_ns) {
     return before_ns > told_ns ? before_ns - told_ns : 0;
 }
 
+/* CPU time that no sample can meet goes to where the sleeps were that it comes from: the place of the last sample, or of this one. Where that
+ * is no longer known (a message has come in between) it stays with the rest, for the next stack that runs. */
+static void charge_unmet(pom_action_t *a, const pom_sample_t *sample, pom_weight_t *weight) {
+    int64_t unmet_ns =
+        sample->unmet_cpu_ns < a->pending_cpu_ns ? sample->unmet_cpu_ns : a->pending_cpu_ns;
+    pom_weight_t before = {.cpu_ns = unmet_ns, .at_ns = a->last_sample_ns};
+    if (unmet_ns <= 0) {
+        return;
+    }
+    if (!sample->unmet_before) {
+        weight->cpu_ns = unmet_ns;
+        a->pending_cpu_ns -= unmet_ns;
+    } else if (a->profile != NULL && pom_tree_add_again(&a->profile->tree, &before)) {
+        a->pending_cpu_ns -= unmet_ns;
+    }
+}
+
 /* What a sample of an action stands for, and with it when the next one's begins. */
 static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom_sample_t *sample) {
     bool same_stretch = a->last_sample_ns >= anchor->since_ns;
@@ -500,6 +517,7 @@ static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom
     if (sample->cpu_ns > base_cpu_ns) {
         a->pending_cpu_ns += sample->cpu_ns - base_cpu_ns;
     }
+    charge_unmet(a, sample, &weight);
     if (sample->running) {
         weight.cpu_ns = a->pending_cpu_ns;
         a->pending_cpu_ns = 0;

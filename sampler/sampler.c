@@ -56,6 +56,10 @@
  * costs 1-3 us, so this is about what a wake-up costs. */
 #define PARKED_LOOKS 16
 
+/* One sleep of ours in so many is measured. What takes longer than the other is taken to have taken as long: it was interrupted. */
+#define SLEEPS_MEASURED 8
+#define WAKE_MOST_NS    (100 * POM_NS_PER_US)
+
 #define X(name, text) text,
 static const char *const stage_names[] = {NULL, POM_SAMPLER_STAGE_LIST(X)};
 #undef X
@@ -88,7 +92,11 @@ struct pom_sampler_s {
     uint32_t configured_seen;
     bool locked;           /* the walker's lock is held */
     int64_t frame_most_ns; /* the walker's, until walks say that this machine is slower */
-    bool parked_begun;     /* the walker knows that this tick looks at what waits */
+    /* of this thread's own, running means; others are taken to be like it */
+    int64_t sleep_ns;  /* CPU time of a sleep, going and waking */
+    int64_t late_ns;   /* from the moment that a look is due to the look */
+    uint32_t sleeps;   /* how many, for the next to be measured */
+    bool parked_begun; /* the walker knows that this tick looks at what waits */
     pom_stack_t stack;
     int64_t window_active_ns, window_cost_ns, window_process_ns, window_sampler_ns, window_taken;
     bool window_used; /* something was attached or applied in it */
@@ -248,9 +256,33 @@ static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32
     return any;
 }
 
+/* What of the thread's CPU time since the last look was used where no look meets it: on the way to sleep and back, as much each time as this
+ * thread's own sleeps take; and, where it is woken on the CPU on which a look is about to be, as it runs only after that, for the time
+ * that we keep it waiting: each other time, as a wait for the interpreter's lock wakes up twice, to ask for it and to have it. Beside a thread that computes, one whose 70 us of work lie between two waits for the interpreter's lock had 40 us
+ * less of 117 than its clock said. `here`: its CPU is ours. Asked only while one action has the thread to itself; counted from the second
+ * such look on. */
+static void tell_unmet(const pom_sampler_t *s, pom_slot_t *slot, const pom_slot_view_t *view,
+                       bool here, pom_sample_t *sample) {
+    if (view->seq != slot->look_seq || view->tid != slot->look_tid) {
+        slot->look_turns = -1;
+        return;
+    }
+    int64_t before = slot->look_turns, turns = pom_thread_turns(&slot->files, view->tid);
+    slot->look_turns = turns;
+    int64_t used_ns = sample->cpu_ns - slot->look_cpu_ns;
+    if (before < 0 || turns <= before || used_ns <= 0 || (slot->look_running && sample->running)) {
+        return; // of one seen to run both times, the sleeps were in between, nobody knows where
+    }
+    turns -= before;
+    int64_t unmet_ns = turns * s->sleep_ns + (here ? (turns + 1) / 2 * s->late_ns : 0);
+    sample->unmet_cpu_ns = unmet_ns < used_ns ? unmet_ns : used_ns;
+    sample->unmet_before = !slot->look_running;
+}
+
 /* This look showed what the thread does: later ones count from here. */
 static void remember_look(pom_slot_t *slot, const pom_slot_view_t *view, const pom_sample_t *sample,
                           bool met) {
+    slot->look_running = sample->running;
     slot->look_ns = sample->at_ns;
     slot->look_cpu_ns = sample->cpu_ns;
     slot->look_tid = view->tid;
@@ -281,9 +313,8 @@ __attribute__((no_sanitize("thread", "address"))) static int32_t cpu_of(const po
 
 /* It would be running were it not for us: it wants a CPU, and that one is ours. One that waits for another CPU is not to have the CPU
  * time: a thread that lets go of the interpreter's lock in order to sleep wakes the next one up, which often takes its place before it
- * sleeps; 2 ms later its sleep had the CPU of what came before, 8 % of all where 1 % was right. `cpu` is cpu_of it. */
-static bool took_its_cpu(pom_slot_t *slot, int32_t tid, int32_t cpu) {
-    int ours = sched_getcpu();
+ * sleeps; 2 ms later its sleep had the CPU of what came before, 8 % of all where 1 % was right. `cpu` is cpu_of it, `ours` ours. */
+static bool took_its_cpu(pom_slot_t *slot, int32_t tid, int32_t cpu, int ours) {
     return (cpu < 0 || cpu == ours) && pom_thread_wants_cpu(&slot->files, tid, ours);
 }
 
@@ -402,12 +433,14 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
         pom_sampler_enter(POM_SAMPLER_STATE);
         (void)pom_tid_cpu_ns(view.tid, &cpu_after);
         sample.running = cpu_after > cpu_before;
+        int ours = sched_getcpu();
         if (sample.running) {
             slot->asked_cpu_ns = cpu_before;
         } else if (used_cpu(slot, &sample)) {
-            sample.running = took_its_cpu(slot, view.tid, cpu);
+            sample.running = took_its_cpu(slot, view.tid, cpu, ours);
             slot->asked_cpu_ns = cpu_before;
         }
+        tell_unmet(s, slot, &view, cpu == ours, &sample);
         pom_sampler_leave();
         pom_status_t resolved = resolve(s, &sample);
         give_lock(s);
@@ -596,6 +629,24 @@ static int64_t first_look(const pom_sampler_t *s, int64_t now_ns) {
     return now_ns + pom_schedule_first_delay(s->schedule.period_ns, pom_random_u64());
 }
 
+static void learn(int64_t *mean_ns, int64_t took_ns) {
+    *mean_ns += ((took_ns < WAKE_MOST_NS ? took_ns : WAKE_MOST_NS) - *mean_ns) / 8;
+}
+
+/* Sleeps until the moment, or until woken. Now and then the sleep itself is measured, as tell_unmet has to know what one takes. */
+static void sleep_until(pom_sampler_t *s, int64_t until_ns) {
+    pom_sampler_enter(POM_SAMPLER_WAIT);
+    if (s->sleeps++ % SLEEPS_MEASURED != 0) {
+        (void)pom_park_wait(&s->park, until_ns);
+    } else {
+        int64_t begin_ns = pom_thread_cpu_ns();
+        (void)pom_park_wait(&s->park, until_ns);
+        int64_t took_ns = pom_thread_cpu_ns() - begin_ns;
+        learn(&s->sleep_ns, took_ns);
+    }
+    pom_sampler_leave();
+}
+
 /* Sleeps until there is something to do; look_ns is when the next look would have been due, the answer when it is. What is
  * attached meanwhile wakes nobody: it sets the alarm, for its first look, and most requests are over by then. */
 static int64_t park(pom_sampler_t *s, int64_t look_ns) {
@@ -671,6 +722,7 @@ static void *run(void *arg) {
         bool attached;
         if (now_ns >= look_ns) {
             pom_sampler_enter(POM_SAMPLER_LOOK);
+            learn(&s->late_ns, now_ns - look_ns);
             attached = look_around(s);
             pom_sampler_leave();
             look_ns = look_after(s, look_ns, now_ns);
@@ -693,9 +745,7 @@ static void *run(void *arg) {
             look_ns = park(s, look_ns); // and a tick at once: what there is may be an ended action
         } else if (!is_awaited(s)) {
             int64_t tick_ns = pom_now_ns() + TICK_MAX_NS;
-            pom_sampler_enter(POM_SAMPLER_WAIT);
-            (void)pom_park_wait(&s->park, look_ns < tick_ns ? look_ns : tick_ns);
-            pom_sampler_leave();
+            sleep_until(s, look_ns < tick_ns ? look_ns : tick_ns);
         }
     }
     span_end(s);

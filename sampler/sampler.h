@@ -29,7 +29,10 @@ typedef struct pom_sample_s {
     int64_t
         since_ns; /* the look before at this thread, 0 = none: only the time from then on was surely this stack's */
     int64_t since_cpu_ns; /* the thread's CPU clock at that look */
-    uint64_t code_epoch;  /* deaths of code objects before the walk */
+    int64_t
+        unmet_cpu_ns; /* of the CPU time since then, what was used where no look meets a thread: in and after its sleeps */
+    bool unmet_before;   /* its sleeps were in what that look showed, rather than in this stack */
+    uint64_t code_epoch; /* deaths of code objects before the walk */
 } pom_sample_t;
 
 /* What one window of active time showed. */

@@ -130,6 +130,8 @@ typedef struct pom_slot_s {
     int64_t look_cpu_ns; /* CPU clock then */
     int32_t look_tid;    /* of which thread */
     uint32_t look_seq;   /* seq then, if one anchor was attached and met; odd = no such look */
+    bool look_running;   /* it was on a CPU then, or had to leave it to us */
+    int64_t look_turns;  /* how often it had been given a CPU by then, -1 = not asked */
     uint32_t parked_next; /* whose turn it is among the anchors that do not run */
     pom_thread_files_t files;
 } pom_slot_t;

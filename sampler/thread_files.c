@@ -19,6 +19,7 @@ static void drop(pom_own_fd_t *file) {
 
 void pom_thread_files_close(pom_thread_files_t *files) {
     drop(&files->stat);
+    drop(&files->schedstat);
 }
 
 /* The whole of a file of the thread, as much as there is room for; false when it cannot be read. A number of the program's by now, as it
@@ -71,4 +72,15 @@ bool pom_thread_wants_cpu(pom_thread_files_t *files, int32_t tid, int cpu) {
     }
     const char *state = stat_field(text, STAT_STATE), *on = stat_field(text, STAT_CPU);
     return state != NULL && on != NULL && state[0] == 'R' && atoi(on) == cpu;
+}
+
+int64_t pom_thread_turns(pom_thread_files_t *files, int32_t tid) {
+    char text
+        [96]; // three numbers: time on a CPU, time waiting for one, turns (Documentation/scheduler/sched-stats)
+    take_up(files, tid);
+    if (!read_file(&files->schedstat, tid, "schedstat", text, sizeof text)) {
+        return -1;
+    }
+    const char *last = strrchr(text, ' ');
+    return last == NULL ? -1 : strtoll(last + 1, NULL, 10);
 }

@@ -22,14 +22,18 @@
 #define POM_THREAD_FILES_MAX 64
 
 typedef struct pom_thread_files_s {
-    pom_own_fd_t stat; /* /proc/self/task/<tid>/stat */
-    int32_t tid;       /* whose it is */
+    pom_own_fd_t stat, schedstat; /* of /proc/self/task/<tid> */
+    int32_t tid;                  /* whose they are */
 } pom_thread_files_t;
 
-#define POM_THREAD_FILES_NONE ((pom_thread_files_t){.stat = POM_OWN_FD_NONE})
+#define POM_THREAD_FILES_NONE                                                                      \
+    ((pom_thread_files_t){.stat = POM_OWN_FD_NONE, .schedstat = POM_OWN_FD_NONE})
 
 /* The thread runs on that CPU, or waits for it. False when nothing can be read. [sampler] */
 bool pom_thread_wants_cpu(pom_thread_files_t *files, int32_t tid, int cpu);
+
+/* How often the thread has been given a CPU, ever; -1 = the kernel does not say. [sampler] */
+int64_t pom_thread_turns(pom_thread_files_t *files, int32_t tid);
 
 /* [sampler, or the owner of the slots without one] */
 void pom_thread_files_close(pom_thread_files_t *files);

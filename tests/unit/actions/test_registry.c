@@ -313,6 +313,44 @@ static void test_registry_weighs_samples_by_measured_time(void **state) {
     rig_fini(&rig);
 }
 
+/* What looks cannot meet is not carried to the next stack that runs. */
+static void test_registry_charges_sleeps_to_where_they_were(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    pom_sample_t s = {.at_ns = 100, .cpu_ns = 10};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20, 10))); // waits
+    s = (pom_sample_t){.at_ns = 200, .cpu_ns = 40, .unmet_cpu_ns = 25, .unmet_before = true};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(30, 10)));
+    s = (pom_sample_t){
+        .at_ns = 300, .cpu_ns = 90, .running = true, .unmet_cpu_ns = 20, .unmet_before = true};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(40, 10)));
+    s = (pom_sample_t){.at_ns = 400, .cpu_ns = 160, .unmet_cpu_ns = 30};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(50, 10))); // it went to sleep here
+    // Another thread's message: where the last sample was is not known any more.
+    assert_true(rig_post(&rig, a, 450, PATH(10), "elsewhere"));
+    s = (pom_sample_t){.at_ns = 500, .cpu_ns = 200, .unmet_cpu_ns = 30, .unmet_before = true};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(50, 10)));
+    s = (pom_sample_t){.at_ns = 600, .cpu_ns = 201, .running = true};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(60, 10)));
+    rig_end(&rig, a, 600);
+    const pom_profile_t *p = only_profile(&rig);
+    assert_int_equal(p->tree.root.total_cpu_ns, 201);
+    assert_int_equal(p->tree.root.total_wall_ns, 600);
+    const pom_node_t *ten = child(&p->tree.root, 0);
+    static const int64_t cpu_ns[] = {25, 20, 10 + 5 + 30, 30};
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(child(ten, i)->self_cpu_ns, cpu_ns[i]);
+        assert_int_equal(child(ten, i)->self_wall_ns, 100);
+        assert_int_equal(child(ten, i)->hits, 1); // no sample more
+    }
+    const pom_node_t *anew = child(&p->tree.root, 2); // behind the message
+    assert_int_equal(child(anew, 0)->self_cpu_ns, 0);
+    assert_int_equal(child(anew, 1)->self_cpu_ns, 40 + 40 + 1);
+    rig_fini(&rig);
+}
+
 static void test_registry_weighs_a_standing_thread_where_it_stood(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -1276,6 +1314,7 @@ int main(void) {
         POM_TEST(test_registry_weighs_samples_by_measured_time),
         POM_TEST(test_registry_gives_short_stretches_to_the_one_that_was_met),
         POM_TEST(test_registry_keeps_interleaved_actions_apart),
+        POM_TEST(test_registry_charges_sleeps_to_where_they_were),
         POM_TEST(test_registry_weighs_a_standing_thread_where_it_stood),
         POM_TEST(test_registry_charges_nobody_for_time_between_attaches),
         POM_TEST(test_registry_shares_a_thread_among_its_actions),

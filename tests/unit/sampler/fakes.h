@@ -118,6 +118,7 @@ struct fake_client_s {
     _Atomic(int64_t) misses[POM_MISS_COUNT];
     _Atomic(void *) sampled, missed; /* the last actions */
     _Atomic(int64_t) at_ns, cpu_ns, running, not_running, period_ns, sample_cost_ns, depth;
+    _Atomic(int64_t) unmet_ns, unmet_before;
     _Atomic(int64_t) early; /* samples of a moment before their anchor */
     /* by action number, which is its address over 16 */
     _Atomic(int64_t) parked, parked_by_action[64], by_action[64];
@@ -168,6 +169,10 @@ static inline void fake_sample(pom_sampler_client_t *client, const pom_anchor_t 
         atomic_fetch_add(&self->parked_by_action[((uintptr_t)anchor->action >> 4) % 64], 1);
         atomic_fetch_add(&self->faults, sample->running ? 1 : 0);
     }
+    atomic_fetch_add(&self->unmet_ns, sample->unmet_cpu_ns);
+    atomic_fetch_add(&self->unmet_before, sample->unmet_before ? 1 : 0);
+    atomic_fetch_add(&self->faults,
+                     sample->unmet_cpu_ns > sample->cpu_ns - sample->since_cpu_ns ? 1 : 0);
     atomic_store(&self->since_ns, sample->since_ns);
     atomic_fetch_add(&self->faults, sample->since_ns >= sample->at_ns ? 1 : 0);
     atomic_store(&self->sampled, anchor->action);

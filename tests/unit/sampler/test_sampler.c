@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -942,6 +943,46 @@ static void test_sampler_walks_a_thread_that_runs_or_has_company_each_time(void 
     }
 }
 
+static void *nap(void *arg) {
+    worker_t *w = arg;
+    struct timespec short_time = pom_timespec(100 * POM_NS_PER_US);
+    atomic_store(&w->tid, (int32_t)syscall(SYS_gettid));
+    while (!atomic_load(&w->done)) {
+        (void)nanosleep(&short_time, NULL);
+    }
+    return NULL;
+}
+
+/* A thread that does nothing but sleep, a short time each, has all of its CPU time from that. */
+static void test_sampler_tells_what_sleeps_cost(void **state) {
+    for (int company = 0; company < 2; company++) {
+        rig_t rig;
+        worker_t worker = {0};
+        assert_int_equal(pthread_create(&worker.thread, NULL, nap, &worker), 0);
+        assert_true(await(atomic_load(&worker.tid) != 0));
+        rig_init(&rig, POM_NS_PER_MS, 1000000);
+        pom_slot_t *slot = claim(&rig, atomic_load(&worker.tid));
+        for (int i = 0; i <= company; i++) {
+            attach(&rig, slot, (uintptr_t)i + 1);
+        }
+        start(&rig);
+        if (company) {
+            // Whose sleeps they were nobody knows.
+            assert_true(await(atomic_load(&rig.client.samples) > 50));
+            pom_sampler_stop(rig.sampler);
+            assert_int_equal(atomic_load(&rig.client.unmet_ns), 0);
+        } else {
+            assert_true(await(atomic_load(&rig.client.unmet_ns) > 50 * POM_NS_PER_US));
+            assert_true(atomic_load(&rig.client.unmet_before) > 0);
+            pom_sampler_stop(rig.sampler);
+        }
+        assert_int_equal(atomic_load(&rig.client.faults), 0); // never more than was used
+        atomic_store(&worker.done, true);
+        assert_int_equal(pthread_join(worker.thread, NULL), 0);
+        rig_fini(&rig);
+    }
+}
+
 static void test_sampler_bounds_its_descriptors(void **state) {
     rig_t rig;
     worker_t worker;
@@ -953,7 +994,7 @@ static void test_sampler_bounds_its_descriptors(void **state) {
     await_looks(&rig, 1000);
     int open = 0;
     for (pom_slot_t *s = atomic_load(&rig.slots.first); s != NULL; s = atomic_load(&s->next)) {
-        open += s->files.stat.fd >= 0;
+        open += (s->files.stat.fd >= 0) + (s->files.schedstat.fd >= 0);
     }
     assert_in_range(open, 1, 64);
     worker_stop(&worker);
@@ -1430,6 +1471,7 @@ int main(void) {
         POM_TEST(test_sampler_does_not_wait_for_the_timers_of_others),
         POM_TEST(test_sampler_does_not_walk_a_thread_that_stands_still),
         POM_TEST(test_sampler_walks_a_thread_that_runs_or_has_company_each_time),
+        POM_TEST(test_sampler_tells_what_sleeps_cost),
         POM_TEST(test_sampler_bounds_its_descriptors),
         POM_TEST(test_sampler_gives_up_descriptors_of_threads_that_ended),
         POM_TEST(test_sampler_parks_while_nothing_is_going_on),
