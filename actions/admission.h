@@ -1,7 +1,7 @@
 /*
  * Admission: whether a new outermost action is profiled or shed. Pure: no clock, no thread.
  *
- * Used by the registry. While the product is within its budget everything is admitted. While it is over, at most
+ * Used by the registry. While the product is within its budget, or a longer period may bring it there, everything is admitted. Else at most
  * `allowance` actions may be in flight, and at most as many be newly admitted per cycle (a schedule window); the allowance
  * starts at max_actions_per_run, grows by half each cheap cycle and is bounded, where the limit ends; a cycle over budget resets
  * it.

@@ -585,9 +585,7 @@ static int64_t on_other_cost(pom_sampler_client_t *self) {
 
 static void on_window(pom_sampler_client_t *self, const pom_window_t *window) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
-    // The first window over budget coarsens the period, which is enough for most; actions are refused when the next one is over
-    // too. A window has some 20 ticks, so one in ten is over by chance where the average is at the aim.
-    pom_admission_cycle(&r->admission, window->over_budget && r->window.over_budget);
+    pom_admission_cycle(&r->admission, window->helpless);
     r->window = *window;
 }
 

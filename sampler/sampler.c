@@ -553,7 +553,7 @@ static void window_end(pom_sampler_t *s) {
     bool over_budget = !within && s->schedule.over_budget;
     atomic_store_explicit(&s->over_budget, over_budget, memory_order_relaxed);
     pom_window_t window = {
-        .over_budget = over_budget,
+        .helpless = !within && s->schedule.helpless,
         .period_ns = s->schedule.period_ns,
         .overhead_ppm = s->schedule.overhead_ppm,
         .sample_cost_ns = samples > 0 ? s->window_sampler_ns / samples : 0,

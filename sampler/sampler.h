@@ -37,7 +37,7 @@ typedef struct pom_sample_s {
 
 /* What one window of active time showed. */
 typedef struct pom_window_s {
-    bool over_budget;
+    bool helpless;          /* over the budget, and a longer period has not mended it */
     int64_t period_ns;      /* in force from now on */
     int64_t overhead_ppm;   /* whole product's cost, millionths of the process's other CPU time */
     int64_t sample_cost_ns; /* sampler CPU a sample, wake-ups included */

@@ -69,6 +69,9 @@ void pom_schedule_update(pom_schedule_t *schedule, int64_t cost_ns, int64_t othe
     int64_t allowed_ns = other_ns / 1000 * schedule->budget_ppm / 1000;
     schedule->overhead_ppm = cost_ns * 1000 / (other_ns / 1000 + 1);
     schedule->over_budget = cost_ns > allowed_ns;
+    int32_t patience = schedule->period_ns < schedule->coarsest_ns ? POM_SCHEDULE_PATIENCE : 2;
+    schedule->over_windows = schedule->over_budget ? schedule->over_windows + 1 : 0;
+    schedule->helpless = schedule->over_windows >= patience;
     int64_t aim_ns = allowed_ns * AIM_PERCENT / 100;
     if (aim_ns < 1) {
         aim_ns = 1;

@@ -27,6 +27,10 @@
 #define POM_PERIOD_COARSEST_NS                                                                     \
     INT64_C(50000000) /* so that a slow request gets samples under any load */
 
+/* So many windows in a row over the budget, and the period is given up as the remedy; at its coarsest, which leaves nothing to try, two: one
+ * alone is chance. With the windows of the steps before it a load that costs three times as much is within the budget after 2 s. */
+#define POM_SCHEDULE_PATIENCE 5
+
 /* The share of active wall time that counts as other CPU time at least: a process that only waits for I/O uses next to no
  * CPU, and would otherwise never be sampled. At 2 % budget and 20 us a wake-up this floor alone affords a 20 ms period. */
 #define POM_SCHEDULE_FLOOR_DIV 20
@@ -42,6 +46,8 @@ typedef struct pom_schedule_s {
     int64_t period_ns;
     int64_t overhead_ppm; /* of the last window */
     bool over_budget;     /* the last window cost more than the budget */
+    int32_t over_windows; /* so many in a row did */
+    bool helpless; /* and a longer period has not mended it: fewer actions must be profiled */
 } pom_schedule_t;
 
 pom_schedule_options_t pom_schedule_options_default(void);

@@ -10,6 +10,7 @@ that only wait are sampled too.
 CYCLE_NS = 200000000  # of active time
 COARSEST_NS = 50000000
 FINEST_AUTO_NS = 500000
+PATIENCE = 5  # cycles in a row over the budget that a longer period may mend; at its coarsest two, as one alone is chance
 IDLE_SHARE = 0.05  # as in the extension: a process that only waits is still sampled some 20 times a second
 ALLOWANCE_MAX = 10000  # admission is off above it
 
@@ -22,7 +23,7 @@ class Schedule:
         self.fraction = 0.0  # of the whole run
         self.allowance = None  # new actions a cycle; None: no limit
         self.admitted = 0  # in this cycle
-        self._over = False  # the last cycle cost more than the budget
+        self._over_cycles = 0  # so many in a row cost more than the budget
         self._cycle = [0, 0, 0, 0, 0]  # cost, process, active, looks, their cost
         self._total = [0, 0, 0]  # cost, process, active of the run
 
@@ -65,15 +66,16 @@ class Schedule:
             self._total[index] += value
         self.fraction = self._total[0] / self._base(*self._total)
         base = self._base(cost, process, active)
+        self._over_cycles = self._over_cycles + 1 if cost > self.budget * base else 0
+        helpless = self._over_cycles >= (PATIENCE if self.period_ns < self.coarsest_ns else 2)
         if looks:
             # What the budget leaves to looks in a cycle like this one decides how many there may be.
             left = self.budget * base - (cost - looks_cost)
             wanted = active * max(looks_cost / looks, 1.0) / left if left > 0 else self.coarsest_ns
             self.period_ns = int(min(max(wanted, self.finest_ns), self.coarsest_ns))
-        was_over, self._over = self._over, cost > self.budget * base
         if not self.max_actions:
             self.allowance = None
-        elif self._over and was_over:  # one alone is chance, and the period's to mend
+        elif helpless:
             self.allowance = self.max_actions
         elif self.allowance is not None:
             self.allowance *= 2

@@ -112,7 +112,7 @@ struct fake_client_s {
     _Atomic(bool) knows; /* where the last sample was: takes it again */
     _Atomic(int64_t) again;
     _Atomic(int64_t) queued, applied;
-    _Atomic(int64_t) ticks, idles, samples, windows, over_windows, within_windows;
+    _Atomic(int64_t) ticks, idles, samples, windows, helpless_windows, other_windows;
     _Atomic(int64_t) cost_ns,
         cost_step_ns; /* of the rest of the product, and its growth a window */
     _Atomic(int64_t) misses[POM_MISS_COUNT];
@@ -215,7 +215,7 @@ static inline void fake_window(pom_sampler_client_t *client, const pom_window_t 
     fake_client_t *self = fake_client_of(client);
     atomic_store(&self->period_ns, window->period_ns);
     atomic_store(&self->sample_cost_ns, window->sample_cost_ns);
-    atomic_fetch_add(window->over_budget ? &self->over_windows : &self->within_windows, 1);
+    atomic_fetch_add(window->helpless ? &self->helpless_windows : &self->other_windows, 1);
     atomic_fetch_add(&self->cost_ns, atomic_load(&self->cost_step_ns));
     atomic_fetch_add(&self->windows, 1);
 }

@@ -126,6 +126,31 @@ static void test_schedule_keeps_its_bounds(void **state) {
     }
 }
 
+static void test_schedule_is_helpless_only_when_no_period_mends_it(void **state) {
+    const int64_t dear = WINDOW_NS / 20, cheap = WINDOW_NS / 1000; // of one core: 5 %, 0.1 %
+    pom_schedule_t s = schedule_of(0, 20000);
+    for (int i = 0; i < 20; i++) { // now and then over: chance, and the period's to mend
+        pom_schedule_update(&s, i % POM_SCHEDULE_PATIENCE == 0 ? cheap : dear, WINDOW_NS,
+                            WINDOW_NS);
+        assert_false(s.helpless);
+        assert_int_equal(s.over_budget, i % POM_SCHEDULE_PATIENCE != 0);
+        s.period_ns = 2 * POM_NS_PER_MS; // far from its bounds
+    }
+    pom_schedule_update(&s, cheap, WINDOW_NS, WINDOW_NS);
+    for (int i = 1; i <= POM_SCHEDULE_PATIENCE; i++) { // it has grown, to no avail
+        s.period_ns = 2 * POM_NS_PER_MS;
+        pom_schedule_update(&s, dear, WINDOW_NS, WINDOW_NS);
+        assert_int_equal(s.helpless, i == POM_SCHEDULE_PATIENCE);
+    }
+    pom_schedule_update(&s, cheap, WINDOW_NS, WINDOW_NS);
+    assert_false(s.helpless);
+    for (int i = 1; i <= 2; i++) { // it cannot grow
+        s.period_ns = s.coarsest_ns;
+        pom_schedule_update(&s, dear, WINDOW_NS, WINDOW_NS);
+        assert_int_equal(s.helpless, i == 2);
+    }
+}
+
 static void test_schedule_starts_at_the_wanted_period(void **state) {
     assert_int_equal(schedule_of(7 * POM_NS_PER_MS, 20000).period_ns, 7 * POM_NS_PER_MS);
     assert_int_equal(schedule_of(0, 20000).period_ns, 2 * POM_NS_PER_MS);
@@ -226,6 +251,7 @@ int main(void) {
         POM_TEST(test_schedule_converges_to_the_budget),
         POM_TEST(test_schedule_is_back_under_a_threefold_load_in_two_seconds),
         POM_TEST(test_schedule_keeps_its_bounds),
+        POM_TEST(test_schedule_is_helpless_only_when_no_period_mends_it),
         POM_TEST(test_schedule_starts_at_the_wanted_period),
         POM_TEST(test_schedule_keeps_a_period_that_still_fits),
         POM_TEST(test_schedule_steps_at_most_by_two),
