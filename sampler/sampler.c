@@ -258,20 +258,21 @@ static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32
 
 /* What of the thread's CPU time since the last look was used where no look meets it: on the way to sleep and back, as much each time as this
  * thread's own sleeps take; and, where it is woken on the CPU on which a look is about to be, as it runs only after that, for the time
- * that we keep it waiting: each other time, as a wait for the interpreter's lock wakes up twice, to ask for it and to have it. Beside a thread that computes, one whose 70 us of work lie between two waits for the interpreter's lock had 40 us
- * less of 117 than its clock said. `here`: its CPU is ours. Asked only while one action has the thread to itself; counted from the second
- * such look on. */
+ * that we keep it waiting: each other time, as a wait for the interpreter's lock wakes up twice, to ask for it and to have it. Beside a
+ * thread that computes, one whose 70 us of work lie between two such waits had 40 us less of 117 than its clock said. `here`: its CPU is
+ * ours. Asked only while one action has the thread to itself, and not of one that computes; counted from the second such look on. */
 static void tell_unmet(const pom_sampler_t *s, pom_slot_t *slot, const pom_slot_view_t *view,
                        bool here, pom_sample_t *sample) {
-    if (view->seq != slot->look_seq || view->tid != slot->look_tid) {
+    bool computes = slot->look_running && sample->running; // its sleeps, if any, nobody knows where
+    if (computes || view->seq != slot->look_seq || view->tid != slot->look_tid) {
         slot->look_turns = -1;
         return;
     }
     int64_t before = slot->look_turns, turns = pom_thread_turns(&slot->files, view->tid);
     slot->look_turns = turns;
     int64_t used_ns = sample->cpu_ns - slot->look_cpu_ns;
-    if (before < 0 || turns <= before || used_ns <= 0 || (slot->look_running && sample->running)) {
-        return; // of one seen to run both times, the sleeps were in between, nobody knows where
+    if (before < 0 || turns <= before || used_ns <= 0) {
+        return;
     }
     turns -= before;
     int64_t unmet_ns = turns * s->sleep_ns + (here ? (turns + 1) / 2 * s->late_ns : 0);
