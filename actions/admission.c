@@ -56,20 +56,20 @@ void pom_admission_leave(pom_admission_t *a) {
     set(&a->in_flight, get(&a->in_flight) - 1);
 }
 
-void pom_admission_cycle(pom_admission_t *a, bool over_budget) {
+void pom_admission_cycle(pom_admission_t *a, bool helpless) {
     int64_t limit = get(&a->limit);
     int64_t allowance = get(&a->allowance);
     if (limit == 0) {
-        over_budget = false;
+        helpless = false;
     }
     int64_t bound = limit * POM_ADMISSION_GROWTH;
     int64_t grown = allowance + (allowance + 1) / 2;
-    allowance = over_budget ? limit : grown < bound ? grown : bound;
+    allowance = helpless ? limit : grown < bound ? grown : bound;
     set(&a->allowance, allowance);
     bool was = atomic_load_explicit(&a->limited, memory_order_relaxed);
     // A cheap cycle grows the allowance first; the limit goes when it has grown to its bound, so that a load at the edge
     // does not flap between "all" and "ten".
-    bool limited = over_budget || (was && allowance < bound);
+    bool limited = helpless || (was && allowance < bound);
     atomic_store_explicit(&a->cycle, atomic_load_explicit(&a->cycle, memory_order_relaxed) + 1,
                           memory_order_relaxed);
     atomic_store_explicit(&a->limited, limited, memory_order_relaxed);

@@ -1,15 +1,15 @@
 /*
  * Admission: whether a new outermost action is profiled or shed. Pure: no clock, no thread.
  *
- * Used by the registry. While the product is within its budget, or a longer period may bring it there, everything is admitted. Else at most
- * `allowance` actions may be in flight, and at most as many be newly admitted per cycle (a schedule window); the allowance
- * starts at max_actions_per_run, grows by half each cheap cycle and is bounded, where the limit ends; a cycle over budget resets
- * it.
+ * Used by the registry. While the product is within its budget, or a longer period may bring it there, everything is
+ * admitted. Else at most `allowance` actions may be in flight, and at most as many be newly admitted per cycle (a schedule
+ * window); the allowance starts at max_actions_per_run, grows by half each other cycle and is bounded, where the limit ends;
+ * a cycle that the schedule calls helpless resets it.
  *
  *     pom_admission_init(&a, max_actions_per_run);
  *     if (pom_admission_admit(&a)) ...            per new outermost action   [app]
  *     pom_admission_leave(&a);                    per end of an admitted one [app]
- *     pom_admission_cycle(&a, over_budget);       per window                 [sampler]
+ *     pom_admission_cycle(&a, helpless);          per window                 [sampler]
  */
 #ifndef POM_ACTIONS_ADMISSION_H
 #define POM_ACTIONS_ADMISSION_H
@@ -43,7 +43,7 @@ bool pom_admission_admit(pom_admission_t *admission);
 void pom_admission_leave(pom_admission_t *admission); /* [app] */
 
 /* The end of a window. [sampler] */
-void pom_admission_cycle(pom_admission_t *admission, bool over_budget);
+void pom_admission_cycle(pom_admission_t *admission, bool helpless);
 
 /* Actions that may be in flight now; -1 = unlimited. For the metrics. [any] */
 int64_t pom_admission_allowed(const pom_admission_t *admission);

@@ -27,8 +27,8 @@
 #define POM_PERIOD_COARSEST_NS                                                                     \
     INT64_C(50000000) /* so that a slow request gets samples under any load */
 
-/* So many windows in a row over the budget, and the period is given up as the remedy; at its coarsest, which leaves nothing to try, two: one
- * alone is chance. With the windows of the steps before it a load that costs three times as much is within the budget after 2 s. */
+/* So many windows in a row over the budget, a second, and the period is given up as the remedy; at its coarsest, which leaves nothing to
+ * try, two: one alone is chance. Of the 2 s in which three times the cost must be within the budget again, that leaves one for admission. */
 #define POM_SCHEDULE_PATIENCE 5
 
 /* The share of active wall time that counts as other CPU time at least: a process that only waits for I/O uses next to no

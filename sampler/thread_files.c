@@ -75,8 +75,8 @@ bool pom_thread_wants_cpu(pom_thread_files_t *files, int32_t tid, int cpu) {
 }
 
 int64_t pom_thread_turns(pom_thread_files_t *files, int32_t tid) {
-    char text
-        [96]; // three numbers: time on a CPU, time waiting for one, turns (Documentation/scheduler/sched-stats)
+    // Three numbers: time on a CPU, time waiting for one, turns (Documentation/scheduler/sched-stats).
+    char text[96];
     take_up(files, tid);
     if (!read_file(&files->schedstat, tid, "schedstat", text, sizeof text)) {
         return -1;

@@ -1,7 +1,7 @@
 /*
  * What the kernel says of one thread of this process in /proc: whether it wants a CPU, and how often it has had one.
  *
- * Used by the sampler, for threads whose CPU time it has to place. A question costs two system calls of 1 to 3 us together while
+ * Used by the sampler, for threads whose CPU time it has to place. A question costs two system calls of 1 to 4 us together while
  * the descriptor is kept, twice that otherwise. The program's limit of descriptors is the program's, so not all threads keep theirs.
  *
  *     pom_thread_files_t files = POM_THREAD_FILES_NONE;

@@ -242,7 +242,8 @@ static void detach_shed(pom_work_t *work) {
 
 /* The CPU clock of the slot's thread, which is the calling one, at this moment. To read it makes the kernel account for the thread, and
  * take its CPU away if another waits and the slice is over, which else comes with the next tick, up to 4 ms later. Behind a server
- * of four threads, where one has the interpreter's lock and the others want it, the readings added 7 % to a request's switches. To count the switches asks for nothing of the kind, and costs less. */
+ * of four threads, where one has the interpreter's lock and the others want it, the readings added 7 % to a request's switches. To
+ * count the switches asks for nothing of the kind, and costs less. */
 static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
     pom_slot_cpu_t *cpu = &slot->cpu;
     int64_t since_ns = now_ns - cpu->known_at_ns;

@@ -956,6 +956,9 @@ static void *nap(void *arg) {
 /* A thread that does nothing but sleep, a short time each, has all of its CPU time from that. */
 static void test_sampler_tells_what_sleeps_cost(void **state) {
     for (int company = 0; company < 2; company++) {
+        if (access("/proc/self/schedstat", R_OK) != 0) {
+            skip(); // this kernel does not count the turns of a thread
+        }
         rig_t rig;
         worker_t worker = {0};
         assert_int_equal(pthread_create(&worker.thread, NULL, nap, &worker), 0);

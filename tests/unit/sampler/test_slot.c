@@ -399,10 +399,13 @@ static void test_slots_close_descriptors_after_a_fork(void **state) {
     pom_slot_t *slot = claim(&slots, 1);
     (void)claim(&slots, 2);
     assert_true(pom_own_fd_open(&slot->files.stat, "/dev/null"));
-    int fd = slot->files.stat.fd;
+    assert_true(pom_own_fd_open(&slot->files.schedstat, "/dev/null"));
+    int fd = slot->files.stat.fd, other_fd = slot->files.schedstat.fd;
     pom_slots_after_fork(&slots);
     assert_int_equal(slot->files.stat.fd, -1);
+    assert_int_equal(slot->files.schedstat.fd, -1);
     assert_int_equal(fcntl(fd, F_GETFD), -1);
+    assert_int_equal(fcntl(other_fd, F_GETFD), -1);
     /* Closed by the program, and its number a file of the program's by now. */
     assert_true(pom_own_fd_open(&slot->files.stat, "/dev/null"));
     fd = slot->files.stat.fd;
