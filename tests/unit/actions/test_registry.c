@@ -508,6 +508,23 @@ static void test_registry_shares_a_thread_among_its_actions(void **state) {
     rig_fini(&rig);
 }
 
+/* Of two that take turns, one was met only as its thread waited for a CPU, and then as it waited for its turn. */
+static void test_registry_keeps_the_time_of_what_is_never_met_running(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 1000);
+    pom_anchor_t anchor = anchor_of(a, 1000, 100);
+    pom_sample_t s = {.at_ns = 2000, .cpu_ns = 800};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
+    s = (pom_sample_t){.at_ns = 9000, .cpu_ns = 7300, .parked = true};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(30)));
+    rig_end(&rig, a, 10000);
+    const pom_profile_t *p = only_profile(&rig);
+    assert_int_equal(p->cpu_ns, 700);
+    assert_int_equal(p->tree.root.self_cpu_ns, 700); // which line used it nobody saw
+    rig_fini(&rig);
+}
+
 /* Looks in between that met no anchor: what the thread did then is not the next line's. */
 static void test_registry_gives_a_line_no_time_from_elsewhere(void **state) {
     rig_t rig;
@@ -1312,6 +1329,7 @@ int main(void) {
         POM_TEST(test_registry_weighs_a_standing_thread_where_it_stood),
         POM_TEST(test_registry_charges_nobody_for_time_between_attaches),
         POM_TEST(test_registry_shares_a_thread_among_its_actions),
+        POM_TEST(test_registry_keeps_the_time_of_what_is_never_met_running),
         POM_TEST(test_registry_gives_a_line_no_time_from_elsewhere),
         POM_TEST(test_registry_survives_a_clock_that_cannot_be_read),
         POM_TEST(test_registry_totals_are_never_below_what_was_sampled),
