@@ -81,25 +81,23 @@ def finish(**found):
         print(json.dumps({"stats": stats, "cpu": usage.ru_utime + usage.ru_stime, **found}), file=out)
 
 
-class Weights:
-    """How many samples of equal weight those since now are worth. On a busy machine one may stand for the CPU time of fifty, and
-    fifty for none, which were taken while their thread waited for its turn."""
+class Samples:
+    """How many there have been from now on, of the program at work; not more than there were periods of CPU time, since what waits is
+    sampled too. Asked between any two stretches of work, and told by a look each 50 ms: to read a CPU clock is a moment at which the
+    kernel likes to take the CPU away, and where each stretch ended with one, on a busy machine a fifth of all CPU time was of
+    stretches that no sample met at work."""
 
     def __init__(self):
-        self._taken, self._cpu = profilomatic.stats()["samples"]["taken"], time.process_time()
-        self._sum = self._squares = 0.0
+        self._count, self._next = 0, 0.0
+        self._begin_taken, self._begin_cpu = profilomatic.stats()["samples"]["taken"], time.process_time()
 
-    def look(self):
-        """Between any two stretches of work: of what was taken in one, no more count than there were periods of CPU time."""
-        stats, cpu = profilomatic.stats(), time.process_time()
-        taken, used = stats["samples"]["taken"] - self._taken, cpu - self._cpu
-        if taken:
-            self._sum += used
-            self._squares += used ** 2 / max(min(taken, used / stats["period"]), 1)
-            self._taken, self._cpu = stats["samples"]["taken"], cpu
-
-    def worth(self):
-        return self._sum ** 2 / self._squares if self._squares else 0
+    def count(self):
+        now = time.monotonic()
+        if now >= self._next:
+            stats, cpu = profilomatic.stats(), time.process_time() - self._begin_cpu
+            self._count = min(stats["samples"]["taken"] - self._begin_taken, int(cpu / stats["period"]))
+            self._next = now + 0.05
+        return self._count
 
 
 class Rounds:
@@ -107,10 +105,10 @@ class Rounds:
     machine the twin, which looks whenever it gets the GIL, had 95 in two rounds. All tasks work equally often: the first that is
     through asks, and takes the others along."""
 
-    ENOUGH = 250
+    ENOUGH = 500
 
     def __init__(self, least):
-        self._rounds, self.weights = least, Weights()
+        self._rounds, self._samples = least, Samples()
 
     def __iter__(self):
         done = 0
@@ -119,7 +117,7 @@ class Rounds:
             done += 1
 
     def _too_few(self, done):
-        too_few = self.weights.worth() < self.ENOUGH
+        too_few = self._samples.count() < self.ENOUGH
         self._rounds += too_few
         return too_few
 
@@ -143,11 +141,9 @@ def tasks(path, count=1000):
             await asyncio.sleep(0)  # see greenlets()
             for _ in rounds:
                 heavy()
-                rounds.weights.look()
                 await asyncio.sleep(0)
                 assert profilomatic.current_task_uuid() == action.task_uuid
                 light()
-                rounds.weights.look()
                 await asyncio.sleep(0)
 
     async def main():
@@ -160,7 +156,7 @@ def tasks(path, count=1000):
         await asyncio.gather(*waiting)
 
     asyncio.run(main())
-    finish(grown=grown, worth=rounds.weights.worth())
+    finish(grown=grown)
 
 
 def greenlets(path, count=1000):
@@ -178,11 +174,9 @@ def greenlets(path, count=1000):
             gevent.sleep(0)
             for _ in rounds:
                 heavy()
-                rounds.weights.look()
                 gevent.sleep(0)
                 assert profilomatic.current_task_uuid() == action.task_uuid
                 light()
-                rounds.weights.look()
                 gevent.sleep(0)
 
     before = resident()
@@ -191,7 +185,7 @@ def greenlets(path, count=1000):
         gevent.sleep(0)  # now all of them are open
     grown = resident() - before
     gevent.joinall(waiting, raise_error=True)
-    finish(grown=grown, worth=rounds.weights.worth())
+    finish(grown=grown)
 
 
 def requests(path, count=1000):
@@ -220,11 +214,9 @@ def requests(path, count=1000):
         await asyncio.sleep(0)  # see greenlets()
         for _ in rounds:
             heavy()
-            rounds.weights.look()
             await asyncio.sleep(0)
             assert profilomatic.current_task_uuid() == scope["profilomatic.task_uuid"]
             light()
-            rounds.weights.look()
             await asyncio.sleep(0)
         await measured(long_wait)
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -248,7 +240,7 @@ def requests(path, count=1000):
         grown = uvloop.run(main())
     else:
         grown = asyncio.run(main())
-    finish(waited=waited, grown=grown, worth=rounds.weights.worth())
+    finish(waited=waited, grown=grown)
 
 
 def children(path, count=40):
@@ -285,7 +277,7 @@ def children(path, count=40):
     finish()
 
 
-def chains(path, deep=20, wanted=400):
+def chains(path, deep=20, wanted=1000):
     """Requests of ASGI that await their endpoint through many coroutines, as those of frameworks do. It works for some 10 us at a time, and lets
     the others work."""
     import asyncio
@@ -293,9 +285,8 @@ def chains(path, deep=20, wanted=400):
     async def down(levels):
         if levels > 0:
             return await down(levels - 1)
-        while weights.worth() < wanted:
-            spin(400)
-            weights.look()
+        while samples.count() < wanted:
+            spin(500)
             await asyncio.sleep(0)
 
     async def app(scope, receive, send):
@@ -306,7 +297,7 @@ def chains(path, deep=20, wanted=400):
         await asyncio.gather(*(asyncio.create_task(wrapped({"type": "http", "path": "/a"}, None, None)) for _ in range(3)))
 
     begin(path)
-    weights = Weights()
+    samples = Samples()
     asyncio.run(main())
     finish()
 
@@ -323,29 +314,25 @@ def generators(path):
         with profilomatic.action("a"):
             while go_on:
                 heavy_a()
-                weights.look()
                 light_a()
-                weights.look()
                 yield
 
     begin(path)
-    weights = Weights()
+    samples = Samples()
     producers = [produce(), produce()]
     for producer in producers:
         next(producer)  # else their actions would begin inside the consumer's, and be part of it
     with profilomatic.action("b"):
-        while weights.worth() < wanted:
+        while samples.count() < wanted:
             for producer in producers:
                 UNIT = lengths.randrange(unit // 2, unit * 3 // 2)
                 next(producer)
             heavy_b()
-            weights.look()
             light_b()
-            weights.look()
     go_on = False
     for producer in producers:
         assert next(producer, "over") == "over"
-    finish(worth=weights.worth())
+    finish()
 
 
 def waiting(path, seconds=0.4):
