@@ -2,13 +2,15 @@
 
 The load knows what it did: each planted function adds its own wall and CPU time as it runs. The distance is the total variation
 distance between the shares of the truth and of the profile, by function and by line, on the wall and on the CPU clock; 0 is
-perfect, and n random samples of k classes leave a noise of about sqrt(k / (2 pi n)).
+perfect, and n random samples leave a noise, see noise(), which the CPU column is to be read against: of a thread that mostly waits few
+samples have any CPU time.
 
 pure: CPU only. mixed: sleeping, C code that holds the GIL, C code that releases it, Python. Each alone and with a bystander thread
 that computes without an action.
 """
 
 import hashlib
+import math
 import random
 import threading
 import time
@@ -118,6 +120,13 @@ def distance(truth, found):
     return sum(abs(truth.get(n, 0) / total_truth - found.get(n, 0) / total_found) for n in names) / 2
 
 
+def noise(truth, n):
+    """The distance to expect of n independent samples: of a share p it is sqrt(2 p (1 - p) / (pi n)), the mean absolute deviation of a binomial
+    one, and half their sum."""
+    total = sum(truth.values())
+    return sum(math.sqrt(2 * t / total * (1 - t / total) / (math.pi * n)) for t in truth.values()) / 2
+
+
 def collect(node, names, wall, cpu, lines, above=None):
     function = node.get("function")
     owner = above if above is not None else (function if function in names else None)
@@ -167,6 +176,7 @@ def measure(menu_name, menu, bystander, wanted, seconds):
     samples = stats["samples"]["taken"] - before
     return {"load": menu_name, "bystander": bystander, "seconds": took, "samples": samples,
             "delivered": samples / (took / stats["period"]), "wall": distance(truth.wall, wall), "cpu": distance(truth.cpu, cpus),
+            "cpu_noise": noise(truth.cpu, cpu / stats["period"]),
             "line": distance_of_lines(lines), "cpu_total_ratio": record["cpu_time"] / cpu, "missed": stats["samples"]["missed"],
             "classes": {name: {"truth": truth.wall[name] / sum(truth.wall.values()), "found": wall[name] / (sum(wall.values()) or 1)}
                         for name in sorted(truth.wall)}}
@@ -176,11 +186,12 @@ def main():
     wanted, seconds = (800, 8) if quick() else (10000, 90)
     rows = [measure(name, menu, bystander, wanted, seconds)
             for name, menu in (("pure", PURE), ("mixed", MIXED)) for bystander in (False, True)]
-    # Beside a bystander the mixed load has the interpreter's lock a twentieth of the time, so 10 000 samples have 500 of its CPU time, and
-    # these a noise of 0.04. Ten times as many tell what is noise.
+    # Beside a bystander the mixed load has the interpreter's lock a twentieth of the time, so 10 000 samples have 500 of its CPU time. Ten
+    # times as many tell what is noise.
     rows.append(measure("mixed", MIXED, True, 10 * wanted, 5 * seconds))
-    table("Total variation distance to the live truth", ["load", "bystander", "samples", "delivered", "wall, function", "CPU, function", "wall, line"],
-          [[r["load"], "yes" if r["bystander"] else "no", r["samples"], "%.3f" % r["delivered"], "%.4f" % r["wall"], "%.4f" % r["cpu"], "%.4f" % r["line"]]
+    table("Total variation distance to the live truth", ["load", "bystander", "samples", "delivered", "wall, function", "CPU, function", "its noise", "wall, line"],
+          [[r["load"], "yes" if r["bystander"] else "no", r["samples"], "%.3f" % r["delivered"], "%.4f" % r["wall"], "%.4f" % r["cpu"], "%.4f" % r["cpu_noise"],
+           "%.4f" % r["line"]]
            for r in rows])
     save("accuracy", rows)
 
