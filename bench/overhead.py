@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 
-from common import Paired, in_fresh_processes, percentile, profiler, quick, save, table
+from common import Paired, anywhere_on_the_stack, in_fresh_processes, percentile, profiler, quick, save, table
 
 # The budget is a share of the process's CPU, of which half is that of the windows without: half of the default, 0.02, bounds the
 # others as the default bounds a process that profiles all its requests.
@@ -90,6 +90,10 @@ def application(name):
 
 
 def serve(app, stop_at, latencies):
+    return anywhere_on_the_stack(serve_here, app, stop_at, latencies)
+
+
+def serve_here(app, stop_at, latencies):
     count = 0
     clock = time.perf_counter
     begin = clock()

@@ -26,6 +26,7 @@ APPLICATION = """
 import os
 import profilomatic
 import profilomatic.wsgi
+from common import anywhere_on_the_stack
 from overhead import application as make
 
 bare = make("flask-1ms")
@@ -36,7 +37,7 @@ profilomatic.add_destination(profilomatic.file_destination(os.environ["BENCH_REC
 def application(environ, start_response):
     app = wrapped if environ["PATH_INFO"].startswith("/on") else bare
     environ["PATH_INFO"] = "/"
-    return app(environ, start_response)
+    return anywhere_on_the_stack(app, environ, start_response)
 """
 
 COMMANDS = {
