@@ -49,8 +49,8 @@ def _at_depth(depth, function, *args):
 
 def anywhere_on_the_stack(function, *args):
     """function(*args), at least one, with more or less of the C stack in use below it. Where the interpreter's locals lie within a page, and
-    what else has the same place in its page, moves the CPU of the same work: of 16 places most within 0.3 %, one by 1 or 2 %, and
-    once by 12. A wrapper that does nothing but call moves them as any call does: what it seems to cost at one place is chance, the same in
+    what else has the same place in its page, moves the CPU of the same work: of 16 places most within 0.4 %, one or two by 1 %, and
+    on CPython 3.13 one by 12. A wrapper that does nothing but call moves them as any call does: what it seems to cost at one place is chance, the same in
     all processes."""
     return _at_depth(random.randrange(16), function, *args)
 

@@ -50,6 +50,18 @@ def wait_until(condition, seconds, what):
         time.sleep(0.02)
 
 
+def after_cut(line, at):
+    """What follows in a line at this place of its file that was cut: another process's record, or nothing. None: it was not. The kernel
+    gives up the write of a process that is killed at the end of a page (ext4 and tmpfs: 534 of 600 writes of 15 pages, each there)."""
+    for end in range(4096 - at % 4096, len(line) + 1, 4096):
+        rest = line[end:].strip()
+        try:
+            return [json.loads(rest)] if rest else []
+        except ValueError:
+            pass
+    return None
+
+
 class Server:
     """start -> requests -> stop (or kill_process) -> records; also a context manager."""
 
@@ -176,7 +188,7 @@ class Server:
 
     def records(self, torn=0):
         """The records in the file now. Fails on anything but whole lines of JSON objects; while the server runs, the last one may
-        be in the middle of its write. `torn`: so many may be none, each of a process that was killed."""
+        be in the middle of its write. `torn`: so many may be cut by the death of the process that wrote them."""
         if not self.records_path.exists():
             return []
         runs = self.process is not None and self.process.poll() is None  # before the reading
@@ -184,14 +196,17 @@ class Server:
         if runs:
             text = text[:text.rfind(b"\n") + 1]
         assert text == b"" or text.endswith(b"\n"), "the file ends inside a line"
-        records = []
-        for line in text.splitlines():
+        records, at = [], 0
+        for line in text.splitlines(keepends=True):
             try:
                 records.append(json.loads(line))
             except ValueError:
-                torn -= 1
-                if torn < 0:
+                rest = after_cut(line, at)
+                if torn == 0 or rest is None:
                     raise
+                torn -= 1
+                records += rest
+            at += len(line)
         return records
 
     def wait_for_records(self, enough, seconds=PATIENCE, torn=0):
