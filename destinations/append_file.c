@@ -5,7 +5,10 @@
  * next magic.
  *
  * A partial write is completed; if that fails in the middle of a line, the next write begins with a
- * newline: a reader meets one broken line. FIFOs and terminals are opened non-blocking, so a reader
+ * newline: a reader meets one broken line. So does the next write of a process that shares the file, since
+ * one that is killed in the middle of its write cannot: a file that has grown by others is looked at
+ * first. A write of theirs that is under way looks the same, and is given a few milliseconds; where
+ * a disk holds it up for longer, there is an empty line behind it. FIFOs and terminals are opened non-blocking, so a reader
  * that does not read is EAGAIN, not a hang.
  *
  * Fork: the child shares the descriptor. Daemons close descriptors they do not know, and the
@@ -38,6 +41,14 @@
 #include "base/clock.h"
 #include "destinations/rotate.h"
 
+/* So many looks at half a line that does not grow: its writer was killed, as a write takes microseconds. And so many in all, where one
+ * write follows on another. */
+#define LOOKS_STILL 5
+#define LOOKS_MOST  50
+#define BETWEEN_MS  1
+
+#define UNKNOWN (-1) /* the file's size */
+
 #define ROTATE_RETRY_NS (60 * POM_NS_PER_S) /* rights and folders change when people act */
 
 /* ---- the descriptor ---- */
@@ -60,6 +71,8 @@ static int open_path(pom__append_file_t *f, int flags) {
         return error;
     }
     f->fd = fd;
+    f->end = 0; /* what is in it others have written */
+    f->torn = false;
     f->dev = st.st_dev;
     f->ino = st.st_ino;
     f->type = st.st_mode & S_IFMT;
@@ -68,28 +81,49 @@ static int open_path(pom__append_file_t *f, int flags) {
     return 0;
 }
 
-/* A predecessor that was killed may have left half a line. Best effort: a file that may not be
- * read is taken to be whole. */
-static bool ends_inside_line(const pom__append_file_t *f) {
-    if (f->type != S_IFREG || !f->is_text) {
-        return false;
-    }
-    bool inside = false;
-    int fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd >= 0) {
-        struct stat st;
-        char last = '\n';
-        if (fstat(fd, &st) == 0 && st.st_size > 0 && pread(fd, &last, 1, st.st_size - 1) == 1) {
-            inside = last != '\n';
-        }
-        (void)close(fd); /* read only */
-    }
-    return inside;
+/* Of the file, for the descriptor as well as for its path. */
+static bool is_it(const pom__append_file_t *f, const struct stat *st) {
+    return st->st_dev == f->dev && st->st_ino == f->ino;
 }
 
 static bool is_ours(const pom__append_file_t *f) {
     struct stat st;
-    return f->fd >= 0 && fstat(f->fd, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino;
+    return f->fd >= 0 && fstat(f->fd, &st) == 0 && is_it(f, &st);
+}
+
+/* The last byte, and the size it was found at; a newline for none; -1 when it may not be read, or the path names another file by now. */
+static int last_byte(const pom__append_file_t *f, int64_t *size) {
+    int last = -1;
+    int fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd >= 0) {
+        struct stat st;
+        unsigned char byte = '\n'; /* it may be cut inside a character */
+        if (fstat(fd, &st) == 0 && is_it(f, &st) &&
+            (st.st_size == 0 || pread(fd, &byte, 1, st.st_size - 1) == 1)) {
+            last = byte;
+            *size = st.st_size;
+        }
+        (void)close(fd); /* read only */
+    }
+    return last;
+}
+
+/* Before a write: whether the file ends inside a line. It need not be asked where nobody else has written since our last write. */
+static void look_at_end(pom__append_file_t *f) {
+    struct stat st;
+    if (f->type != S_IFREG || !f->is_text || fstat(f->fd, &st) != 0 || st.st_size == f->end) {
+        return;
+    }
+    int64_t size = st.st_size;
+    int last = last_byte(f, &size);
+    for (int looks = 1, still = 1; last >= 0 && last != '\n' && still < LOOKS_STILL; looks++) {
+        int64_t before = size;
+        uv_sleep(BETWEEN_MS);
+        last = last_byte(f, &size);
+        still = size == before || looks >= LOOKS_MOST ? still + 1 : 1;
+    }
+    f->torn = last < 0 ? f->torn : last != '\n';
+    f->end = st.st_size;
 }
 
 /* ---- rotation ---- */
@@ -111,7 +145,7 @@ static void rotation_failed(pom__append_file_t *f, const char *doing, int error)
  * opened, the present one stays. */
 static void follow_path(pom__append_file_t *f) {
     struct stat st;
-    if (stat(f->path, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino) {
+    if (stat(f->path, &st) == 0 && is_it(f, &st)) {
         return;
     }
     int before = f->fd;
@@ -121,7 +155,6 @@ static void follow_path(pom__append_file_t *f) {
         return;
     }
     (void)close(before); /* each write to it was checked */
-    f->torn = ends_inside_line(f);
 }
 
 /* It is, for another `size` bytes. */
@@ -242,7 +275,6 @@ int pom__append_file_open(pom__append_file_t *f, const char *path,
         pom_free(f->path);
         return error;
     }
-    f->torn = ends_inside_line(f);
     return 0;
 }
 
@@ -254,13 +286,14 @@ int pom__append_file_write(pom__append_file_t *f, const char *data, size_t size,
         if (error != 0) {
             return error;
         }
-        f->torn = ends_inside_line(f);
     }
     if (rotates(f)) {
         turn(f, size);
     }
+    look_at_end(f);
     size_t newline = f->torn ? 1 : 0;
     int error = write_all(f, newline, data, size, written);
+    f->end += (int64_t)*written;
     if (*written > 0) {
         *written -= newline;
         f->torn = f->is_text && *written > 0 && data[*written - 1] != '\n';
@@ -270,6 +303,7 @@ int pom__append_file_write(pom__append_file_t *f, const char *data, size_t size,
 
 void pom__append_file_after_fork(pom__append_file_t *f) {
     f->torn = false;
+    f->end = UNKNOWN; /* it may lie within a write of the parent's */
 }
 
 void pom__append_file_close(pom__append_file_t *f) {

@@ -34,7 +34,8 @@ typedef struct pom__append_file_s {
     int64_t opened_ns;      /* this file */
     int64_t next_rotate_ns; /* after a failure: not before */
     int64_t rotate_failures;
-    bool torn; /* the file ends inside a line */
+    int64_t end; /* the file's size, where nobody else has written since */
+    bool torn;   /* it ends inside a line */
 } pom__append_file_t;
 
 /* On the caller's thread, here and now; pom_file_new() says what is refused. 0 or errno, with

@@ -3,7 +3,7 @@
  * pipes, lost descriptors.
  *
  * writev is wrapped: a plan says for each call on the file's descriptor how many bytes go, or
- * which errno comes.
+ * which errno comes. So is uv_sleep, for what another process does meanwhile.
  */
 #define _GNU_SOURCE // memmem
 #include "tests/unit/destinations/fake.h"
@@ -54,6 +54,19 @@ ssize_t __wrap_writev(int fd, const struct iovec *parts, int count) {
         written += (ssize_t)n;
     }
     return written;
+}
+
+static _Atomic(int) neighbour = -1; /* a descriptor, to which each sleep writes the end of a line */
+
+void __wrap_uv_sleep(unsigned ms);
+
+void __wrap_uv_sleep(unsigned ms) {
+    (void)ms;
+    int fd = atomic_load(&neighbour);
+    if (fd >= 0 && write(fd, "0}\n", 3) != 3) {
+        abort();
+    }
+    atomic_store(&neighbour, -1);
 }
 
 /* Ends with 0. */
@@ -245,6 +258,38 @@ static void test_file_append_after_half_a_line_begins_a_new_one(void **state) {
     assert_int_equal(check_lines(path, 0, &broken), 2);
     assert_int_equal(broken, 1);
     rig_down(&rig);
+}
+
+/* Another process that has the file open writes half a line, and is killed, or goes on while we look; then we write. Its line in the file is
+ * to be this one, between two of ours. */
+static void check_beside_a_neighbour(bool goes_on, const char *wanted) {
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    put(rig.e, 0, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    int fd = open(path, O_WRONLY | O_APPEND);
+    assert_int_equal(write(fd, "{\"torn\":", 8), 8);
+    atomic_store(&neighbour, goes_on ? fd : -1);
+    put(rig.e, 1, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    close(fd);
+    size_t size;
+    char *text = content(path, &size);
+    assert_non_null(strstr(text, wanted));
+    assert_null(strstr(text, "\n\n"));
+    free(text);
+    int broken;
+    assert_int_equal(check_lines(path, 0, &broken), 2);
+    assert_int_equal(broken, 1); /* the neighbour's */
+    rig_down(&rig);
+}
+
+static void test_file_line_of_a_killed_neighbour_takes_none_of_ours_with_it(void **state) {
+    check_beside_a_neighbour(false, "\n{\"torn\":\n");
+}
+
+static void test_file_write_of_a_neighbour_under_way_is_waited_for(void **state) {
+    check_beside_a_neighbour(true, "\n{\"torn\":0}\n");
 }
 
 static void test_file_without_flush_waits_for_64_kib(void **state) {
@@ -906,6 +951,8 @@ int main(void) {
         POM_TEST(test_file_batch_is_one_write),
         POM_TEST(test_file_overwrites_or_appends_as_told),
         POM_TEST(test_file_append_after_half_a_line_begins_a_new_one),
+        POM_TEST(test_file_line_of_a_killed_neighbour_takes_none_of_ours_with_it),
+        POM_TEST(test_file_write_of_a_neighbour_under_way_is_waited_for),
         POM_TEST(test_file_without_flush_waits_for_64_kib),
         POM_TEST(test_file_writes_the_wire_form),
         POM_TEST(test_file_batch_cut_by_a_full_disk_is_written_again),
