@@ -8,8 +8,10 @@
  * newline: a reader meets one broken line. So does the next write of a process that shares the file, since
  * one that is killed in the middle of its write cannot: a file that has grown by others is looked at
  * first. A write of theirs that is under way looks the same, and is given a few milliseconds; where
- * a disk holds it up for longer, there is an empty line behind it. FIFOs and terminals are opened non-blocking, so a reader
- * that does not read is EAGAIN, not a hang.
+ * a disk holds it up for longer, there is an empty line behind it.
+ *
+ * FIFOs and terminals are opened non-blocking, so a reader that does not read is EAGAIN, not a hang. A line that did not fit
+ * in goes on where it stopped: to begin it again would never end with one that is larger than the pipe.
  *
  * Fork: the child shares the descriptor. Daemons close descriptors they do not know, and the
  * number may then be a socket of theirs; so each write first checks (fstat, 0.3 us) that the
@@ -72,7 +74,7 @@ static int open_path(pom__append_file_t *f, int flags) {
     }
     f->fd = fd;
     f->end = 0; /* what is in it others have written */
-    f->torn = false;
+    f->torn = f->paused = false;
     f->dev = st.st_dev;
     f->ino = st.st_ino;
     f->type = st.st_mode & S_IFMT;
@@ -278,7 +280,8 @@ int pom__append_file_open(pom__append_file_t *f, const char *path,
     return 0;
 }
 
-int pom__append_file_write(pom__append_file_t *f, const char *data, size_t size, size_t *written) {
+int pom__append_file_write(pom__append_file_t *f, const char *data, size_t size, size_t begun,
+                           size_t *written) {
     *written = 0;
     if (!is_ours(f)) {
         f->fd = -1; /* not closed: the number is somebody else's now, or nobody's */
@@ -291,18 +294,21 @@ int pom__append_file_write(pom__append_file_t *f, const char *data, size_t size,
         turn(f, size);
     }
     look_at_end(f);
-    size_t newline = f->torn ? 1 : 0;
-    int error = write_all(f, newline, data, size, written);
+    size_t done = f->paused ? begun : 0;
+    size_t newline = f->torn && done == 0 ? 1 : 0;
+    int error = write_all(f, newline, data + done, size - done, written);
     f->end += (int64_t)*written;
     if (*written > 0) {
         *written -= newline;
-        f->torn = f->is_text && *written > 0 && data[*written - 1] != '\n';
+        f->torn = f->is_text && *written > 0 && data[done + *written - 1] != '\n';
     }
+    *written += done;
+    f->paused = error == EAGAIN;
     return error;
 }
 
 void pom__append_file_after_fork(pom__append_file_t *f) {
-    f->torn = false;
+    f->torn = f->paused = false;
     f->end = UNKNOWN; /* it may lie within a write of the parent's */
 }
 

@@ -36,6 +36,7 @@ typedef struct pom__append_file_s {
     int64_t rotate_failures;
     int64_t end; /* the file's size, where nobody else has written since */
     bool torn;   /* it ends inside a line */
+    bool paused; /* the last write met a full pipe: what it had begun can go on */
 } pom__append_file_t;
 
 /* On the caller's thread, here and now; pom_file_new() says what is refused. 0 or errno, with
@@ -45,9 +46,10 @@ POM_MUST_USE int pom__append_file_open(pom__append_file_t *f, const char *path,
 
 /* Appends whole lines (or batches), in one call of the system where it takes them in one. 0, or
  * errno with *written < size: so many bytes of the data are in the file; EAGAIN of a full pipe. Lines
- * that did not go whole are to be given again from their start. [loop] */
+ * that did not go whole are to be given again from their start. begun: so much of the first one went
+ * before EAGAIN, 0 for a new one; it goes on there if it can, else it is written again, whole. [loop] */
 POM_MUST_USE int pom__append_file_write(pom__append_file_t *f, const char *data, size_t size,
-                                        size_t *written);
+                                        size_t begun, size_t *written);
 
 /* In a forked child: what the parent has not finished is the parent's to finish. [app] */
 void pom__append_file_after_fork(pom__append_file_t *f);

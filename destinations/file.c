@@ -15,7 +15,7 @@
  *     failing again, they are dropped as `error`, and the next ones get the same chance. The
  *     batch is not ended meanwhile, so what piles up does so in the exporter's queue, within
  *     its budget.
- *   - a full pipe is no failure: it is tried again every 20 ms, for as long as it takes.
+ *   - a full pipe is no failure: the line goes on after 20 ms, for as long as it takes.
  *
  * Fork: lines that the parent has encoded are its own to write.
  *
@@ -64,6 +64,7 @@ typedef struct file_s {
     pom__append_file_t file;
     pom_buf_t line;     /* one record being encoded */
     pom_buf_t out;      /* whole lines, encoded, not written */
+    size_t begun;       /* of the first of them so many bytes are in a pipe that was full then */
     pom_buf_t units;    /* wire form: unit_t of each batch in `out` */
     pom_batch_t *batch; /* being encoded from `taken` on */
     bool failed;        /* the lines in `out` have been attempted */
@@ -120,6 +121,7 @@ static int64_t profiles_in_out(const file_t *f) {
 
 /* Removes the first `whole` bytes of `out`, whole lines. */
 static void remove_written(file_t *f, size_t whole) {
+    f->begun = 0;
     if (whole == f->out.len) {
         pom_buf_reset(&f->out);
         pom_buf_reset(&f->units);
@@ -141,9 +143,10 @@ static void remove_written(file_t *f, size_t whole) {
  * whole. */
 static int attempt(file_t *f) {
     size_t written, whole;
-    int error = pom__append_file_write(&f->file, f->out.data, f->out.len, &written);
+    int error = pom__append_file_write(&f->file, f->out.data, f->out.len, f->begun, &written);
     int64_t profiles = count_profiles(f, written, &whole);
     remove_written(f, whole);
+    f->begun = error == EAGAIN ? written - whole : 0;
     if (profiles > 0) {
         pom_destination_sent(&f->base, profiles, (int64_t)whole);
     }
@@ -182,7 +185,7 @@ static bool write_out(file_t *f, bool at_once) {
         if (error == 0) {
             break;
         }
-        if (error == EAGAIN || error == EWOULDBLOCK) {
+        if (error == EAGAIN) {
             wait_ms(f, FULL_PIPE_MS);
             return false;
         }
@@ -220,6 +223,7 @@ static bool make_room(file_t *f, pom_buf_t *buf, size_t size) {
     }
     pom_buf_reset(&f->out);
     pom_buf_reset(&f->units);
+    f->begun = 0;
     f->failed = false;
     pom_destination_dropped(&f->base, POM_DROP_SERIALIZE, had);
     return false;
@@ -365,6 +369,7 @@ static void file_after_fork(pom_destination_t *self) {
     pom_buf_init(&f->line, LINE_BYTES);
     pom_buf_init(&f->out, LINE_BYTES + WRITE_BYTES);
     pom_buf_init(&f->units, UNITS_BYTES);
+    f->begun = 0;
     f->batch = NULL;
     f->failed = false;
     f->waiting = false;

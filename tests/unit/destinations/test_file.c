@@ -461,39 +461,58 @@ static void test_file_closed_pipe_is_an_error_not_a_signal(void **state) {
     rig_down(&rig);
 }
 
-static void test_file_full_pipe_is_waited_for(void **state) {
-    int reader = reader_of(path);
-    rig_t rig;
-    rig_up(&rig, path, false, true);
-    for (int i = 0; i < 1000; i++) {
-        put(rig.e, i, 0);
-    }
-    assert_false(pom_exporter_flush(rig.e, pom_now_ns() + 50 * POM_NS_PER_MS));
-    assert_true(counters(rig.d).queued > 0); /* a pipe holds 64 KiB, that is some 100 of these */
-    size_t got = 0;
-    size_t newlines = 0;
+/* What a reader gets that comes when the pipe is full, and reads on until everything was sent, is in this file then. */
+static void read_all(rig_t *rig, int reader, const char *into) {
+    FILE *out = fopen(into, "w");
+    assert_non_null(out);
+    assert_false(pom_exporter_flush(rig->e, pom_now_ns() + 50 * POM_NS_PER_MS));
     char buffer[4096];
     int64_t end = soon();
-    while (counters(rig.d).queued > 0 && pom_now_ns() < end) {
-        ssize_t n = read(reader, buffer, sizeof buffer);
-        for (ssize_t i = 0; i < n; i++) {
-            newlines += buffer[i] == '\n';
+    bool over = false;
+    while (!over) {
+        over = counters(rig->d).queued == 0 || pom_now_ns() > end; /* all is in the pipe */
+        for (ssize_t n; (n = read(reader, buffer, sizeof buffer)) > 0;) {
+            assert_int_equal(fwrite(buffer, 1, (size_t)n, out), n);
         }
-        got += n > 0 ? (size_t)n : 0;
     }
-    for (ssize_t n = read(reader, buffer, sizeof buffer); n > 0;
-         n = read(reader, buffer, sizeof buffer)) {
-        for (ssize_t i = 0; i < n; i++) {
-            newlines += buffer[i] == '\n';
-        }
-        got += (size_t)n;
+    assert_int_equal(fclose(out), 0);
+}
+
+static void check_through_a_pipe(int records, uint32_t line) {
+    int reader = reader_of(path), broken;
+    char into[300];
+    (void)snprintf(into, sizeof into, "%s.read", path);
+    char *text = calloc(1, line + 1);
+    assert_non_null(text);
+    memset(text, 'x', line);
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    for (int i = 0; i < records; i++) {
+        pom_profile_t *profile = profile_new(i, 0);
+        assert_non_null(profile);
+        profile->source = (pom_text_t){.data = text, .size = line};
+        pom_exporter_put(rig.e, profile);
     }
-    pom_destination_counters_t c = counters(rig.d);
-    assert_int_equal(c.sent, 1000);
-    assert_true(got >= (size_t)c.bytes);
-    assert_true(newlines >= 1000);
+    read_all(&rig, reader, into);
+    assert_int_equal(counters(rig.d).sent, records);
+    assert_int_equal(check_lines(into, 0, &broken), records);
+    assert_int_equal(broken, 0);
+    struct stat st;
+    assert_int_equal(stat(into, &st), 0);
+    assert_int_equal(counters(rig.d).bytes, st.st_size);
+    assert_true(st.st_size > (64 << 10)); /* more than it holds */
+    (void)unlink(into);
     close(reader);
     rig_down(&rig);
+    free(text);
+}
+
+static void test_file_full_pipe_is_waited_for(void **state) {
+    check_through_a_pipe(1000, 0);
+}
+
+static void test_file_line_larger_than_a_pipe_goes_through_it_whole(void **state) {
+    check_through_a_pipe(3, 200 << 10);
 }
 
 static void test_file_full_pipe_does_not_hold_up_a_stop(void **state) {
@@ -963,6 +982,7 @@ int main(void) {
         POM_TEST(test_file_full_device_is_counted_and_profiling_goes_on),
         POM_TEST(test_file_closed_pipe_is_an_error_not_a_signal),
         POM_TEST(test_file_full_pipe_is_waited_for),
+        POM_TEST(test_file_line_larger_than_a_pipe_goes_through_it_whole),
         POM_TEST(test_file_full_pipe_does_not_hold_up_a_stop),
         POM_TEST(test_file_closed_under_it_is_opened_again),
         POM_TEST(test_file_relative_path_survives_chdir),
