@@ -67,6 +67,7 @@ struct pom_action_s {
     int32_t unkept_events;  /* messages that there was no memory for */
     int64_t pending_cpu_ns; /* CPU time seen while not running: goes to the next stack that runs */
     int64_t samples;        /* of this part, likewise missed */
+    int64_t wanted_ns;      /* the periods that were wanted at each of them, added up */
     int64_t missed[POM_MISS_COUNT];
     int64_t part_start_ns; /* where the last part was cut; 0 = there was none */
     int64_t parts_cpu_ns;  /* told by the parts so far */

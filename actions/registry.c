@@ -49,6 +49,8 @@
 #define EVENT_LARGEST      49152
 #define WAKE_AT            1024 /* waiting units of one action that make the sampler come early */
 
+#define SAMPLE_COST_NS (20 * POM_NS_PER_US) /* a guess, until the first window has ended */
+
 static const uint32_t event_class_bytes[EVENT_CLASSES] = {QUEUED_UNIT, 4096, EVENT_LARGEST};
 
 _Static_assert(sizeof(pom_event_t) + POM_EVENT_FRAMES_MAX * sizeof(pom_event_frame_t) +
@@ -358,7 +360,7 @@ static void hand_over(pom_registry_t *r, pom_action_t *a, pom_outcome_t outcome,
     profile->end_ns = end_ns;
     profile->outcome = outcome;
     pom__action_close(a, profile);
-    profile->period_ns = r->window.period_ns;
+    profile->period_ns = a->samples > 0 ? a->wanted_ns / a->samples : r->window.period_ns;
     profile->overhead_ppm = r->window.overhead_ppm;
     profile->overhead_cpu_ns += a->samples * r->window.sample_cost_ns;
     profile->shed = take_shed(r);
@@ -393,7 +395,7 @@ static void seal_part_if_due(pom_registry_t *r, pom_action_t *a, int64_t now_ns)
     a->parts++;
     a->part_start_ns = now_ns;
     a->parts_cpu_ns += cpu_ns;
-    a->samples = 0;
+    a->samples = a->wanted_ns = 0;
     memset(a->missed, 0, sizeof a->missed);
 }
 
@@ -497,7 +499,9 @@ static void charge_unmet(pom_action_t *a, const pom_sample_t *sample, pom_weight
 }
 
 /* What a sample of an action stands for, and with it when the next one's begins. */
-static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom_sample_t *sample) {
+static pom_weight_t weigh(const pom_registry_t *r, const pom_anchor_t *anchor,
+                          const pom_sample_t *sample) {
+    pom_action_t *a = anchor->action;
     bool same_stretch = a->last_sample_ns >= anchor->since_ns;
     int64_t base_ns = same_stretch ? a->last_sample_ns : anchor->since_ns;
     int64_t base_cpu_ns = same_stretch ? a->last_cpu_ns : anchor->since_cpu_ns;
@@ -528,6 +532,7 @@ static pom_weight_t weigh(pom_action_t *a, const pom_anchor_t *anchor, const pom
     a->told_ns = anchor->before_ns + sample->at_ns - anchor->since_ns;
     a->told_cpu_ns = anchor->before_cpu_ns + a->last_cpu_ns - anchor->since_cpu_ns;
     a->samples++;
+    a->wanted_ns += r->window.period_ns;
     return weight;
 }
 
@@ -540,7 +545,7 @@ static void on_sample(pom_sampler_client_t *self, const pom_anchor_t *anchor,
     if (profile == NULL) {
         return; // no memory now; the seal counts it if that lasts
     }
-    pom_weight_t weight = weigh(a, anchor, sample);
+    pom_weight_t weight = weigh(r, anchor, sample);
     if (stack->truncated) {
         profile->tree.cuts.depth++;
     }
@@ -556,7 +561,7 @@ static bool on_again(pom_sampler_client_t *self, const pom_anchor_t *anchor,
     if (a->profile == NULL || a->profile->tree.last_leaf == NULL) {
         return false; // another thread's message has come in between
     }
-    pom_weight_t weight = weigh(a, anchor, sample);
+    pom_weight_t weight = weigh(r, anchor, sample);
     bool added = pom_tree_add_again(&a->profile->tree, &weight);
     seal_part_if_due(r, a, sample->at_ns);
     return added;
@@ -585,8 +590,12 @@ static int64_t on_other_cost(pom_sampler_client_t *self) {
 
 static void on_window(pom_sampler_client_t *self, const pom_window_t *window) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
+    int64_t sample_cost_ns = r->window.sample_cost_ns;
     pom_admission_cycle(&r->admission, window->helpless);
     r->window = *window;
+    if (window->sample_cost_ns == 0) { // no samples: what they cost before stands
+        r->window.sample_cost_ns = sample_cost_ns;
+    }
 }
 
 pom_sampler_client_t *pom_registry_client(pom_registry_t *r) {
@@ -643,6 +652,7 @@ pom_registry_t *pom_registry_new(const pom_registry_options_t *options, pom_code
     r->engine = (pom_text_t){.data = options->engine, .size = (uint32_t)strlen(options->engine)};
     pom_admission_init(&r->admission, options->max_actions_per_run);
     r->window.period_ns = options->period_ns;
+    r->window.sample_cost_ns = SAMPLE_COST_NS;
     atomic_init(&r->source, "");
     pom_registry_configure(r, options);
     return r;

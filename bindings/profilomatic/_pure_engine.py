@@ -28,7 +28,7 @@ class Live:
     sampler's."""
 
     __slots__ = ("task_uuid", "type", "kind", "fields", "thread", "thread_name", "begin_ns", "begin_wall_ns", "spot",
-                 "cpu_ns", "last_ns", "last_cpu_ns", "last_tid", "tree", "samples", "missed", "cost_ns", "dropped",
+                 "cpu_ns", "last_ns", "last_cpu_ns", "last_tid", "tree", "samples", "wanted_ns", "missed", "cost_ns", "dropped",
                  "cut", "trace", "ended", "nested", "part_ns", "parts", "parts_cpu_ns", "attached_ns", "told_ns", "told_cpu_ns", "shared")
 
     def __init__(self, action_type, kind, fields, task_uuid):
@@ -47,7 +47,7 @@ class Live:
         self.last_ns = self.begin_ns
         self.last_cpu_ns = self.last_tid = 0
         self.tree = None
-        self.samples = 0
+        self.samples = self.wanted_ns = 0  # the second: the periods wanted at each sample, added up
         self.missed = {}
         self.cost_ns = 0
         self.dropped = 0
@@ -252,6 +252,7 @@ class Run:
         live.tree.add(stack_of(frames), wall_ns, cpu_ns, now_ns)
         live.last_ns = now_ns
         live.samples += 1
+        live.wanted_ns += self.schedule.period_ns
         self.samples += 1
         self.engine.samples += 1
         self._seal_part_if_due(live, now_ns)
@@ -266,7 +267,7 @@ class Run:
         live.parts += 1
         live.parts_cpu_ns += profile.total_cpu_ns()
         live.part_ns = now_ns
-        live.samples, live.missed = 0, {}
+        live.samples, live.wanted_ns, live.missed = 0, 0, {}
         live.tree = _pure_tree.Tree(self.engine.options["code_granularity"], now_ns)
 
     def _apply_events(self):
@@ -347,7 +348,7 @@ class Run:
         profile.outcome = outcome
         profile.fields = {**live.fields, **(fields or {})}
         profile.tree = live.tree
-        profile.period = self.schedule.period_ns / 1e9
+        profile.period = (live.wanted_ns / live.samples if live.samples else self.schedule.period_ns) / 1e9
         profile.samples = live.samples
         profile.missed = live.missed
         profile.overhead_cpu = cost_ns / 1e9

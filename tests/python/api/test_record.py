@@ -387,3 +387,18 @@ def test_many_messages_are_capped_and_counted(profiles):
     kept = messages(record)
     assert 0 < len(kept) < 15000
     assert len(kept) + sum(record["profiler"]["truncated"].values()) >= 15000
+
+
+@pytest.mark.acceptance("PM4")
+def test_the_period_of_a_record_is_the_mean_of_those_wanted(profiles):
+    """Each sample stands for the period that was wanted then, so all of them for `samples` times it."""
+    profilomatic.configure(time_granularity=0.005, max_overhead=0.5)
+    with profilomatic.action("slower"):
+        burn_until_sampled(40)
+        profilomatic.configure(time_granularity=0.02, max_overhead=0.5)
+        burn_until_sampled(30)
+    with profilomatic.action("slow"):
+        burn_until_sampled(2)
+    slower, slow = profiles.flushed(2)
+    assert 0.0052 < slower["profiler"]["period"] < 0.0199
+    assert slow["profiler"]["period"] == pytest.approx(0.02)

@@ -682,6 +682,47 @@ static void test_registry_bills_an_action(void **state) {
     rig_fini(&rig);
 }
 
+static const pom_profile_t *sampled_in_windows(rig_t *rig, const pom_window_t *windows, int count) {
+    pom_action_t *a = rig_begin(rig, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    for (int i = 0; i < count; i++) {
+        rig->client->window(rig->client, &windows[i]);
+        pom_sample_t s = {.at_ns = i + 1};
+        assert_true(rig_sample_path(rig, &anchor, &s, PATH(20)));
+    }
+    rig_end(rig, a, 10);
+    return only_profile(rig);
+}
+
+static void test_registry_tells_the_mean_of_the_periods_wanted(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    static const pom_window_t windows[] = {{.period_ns = 10}, {.period_ns = 20}, {.period_ns = 60}};
+    const pom_profile_t *p = sampled_in_windows(&rig, windows, 3);
+    assert_int_equal(p->period_ns, 30); // three samples, which stand for 90
+    rig_fini(&rig);
+}
+
+static void test_registry_bills_samples_at_the_last_known_price(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    static const pom_window_t windows[] = {{.sample_cost_ns = 7000}, {.sample_cost_ns = 0}};
+    assert_int_equal(sampled_in_windows(&rig, windows, 2)->overhead_cpu_ns, 2 * 7000);
+    rig_fini(&rig);
+}
+
+static void test_registry_guesses_the_price_before_the_first_window(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    pom_sample_t s = {.at_ns = 3};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
+    rig_end(&rig, a, 10);
+    assert_in_range(only_profile(&rig)->overhead_cpu_ns, POM_NS_PER_US, 100 * POM_NS_PER_US);
+    rig_fini(&rig);
+}
+
 /* A tree as large as it may get must not cost the record its name. */
 static void test_registry_names_an_action_whose_tree_is_full(void **state) {
     rig_t rig;
@@ -1338,6 +1379,9 @@ int main(void) {
         POM_TEST(test_registry_takes_the_granularity_of_the_begin),
         POM_TEST(test_registry_takes_a_new_source_without_growing),
         POM_TEST(test_registry_bills_an_action),
+        POM_TEST(test_registry_tells_the_mean_of_the_periods_wanted),
+        POM_TEST(test_registry_bills_samples_at_the_last_known_price),
+        POM_TEST(test_registry_guesses_the_price_before_the_first_window),
         POM_TEST(test_registry_names_an_action_whose_tree_is_full),
         POM_TEST(test_registry_orders_messages_among_samples),
         POM_TEST(test_registry_keeps_messages_without_a_stack),
