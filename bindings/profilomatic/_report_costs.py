@@ -1,20 +1,23 @@
 """What one record says about lines: its tree walked once, each line with what it cost.
 
-A sample stands for one period, so a line's wall time is estimated as hits x the profile's period, and its CPU
-time as that times the line's measured CPU share. Adding the measured weights up would be biased: the first sample of
-an action weighs only the time since the action began, so actions shorter than the period would count too little
-(half a length on average, and only when they are hit at all).
+A sample stands for one period, so a line's wall time is estimated as hits x the profile's period (the mean of those wanted
+at its samples), and its CPU time as that times the line's measured CPU share. Adding the measured weights up would be
+biased: the first sample of an action weighs only the time since the action began, so actions shorter than the period would
+count too little (half a length on average, and only when they are hit at all).
 
-Samples may come late, though: on a machine that is too busy, or because the period grew meanwhile. When an action
-has so many samples that the first one's weight matters little, and they weigh clearly more than a period each, the weights
-are believed, with the half period that the first one lacks on average made up for. Records without hits give
-their self time as it is.
+Samples may come late, though, on a machine that is too busy. When an action has so many that the first one's weight
+matters little, and they weigh clearly more than a period each, the weights are believed, with the half period that the
+first one lacks on average made up for. And during a long action the period may have grown, so that its later lines have fewer
+samples for the same time: where those of some lines weigh clearly more than those of others, the weights say how the sum is
+shared out. Where all weigh clearly less than a period, the action was attached for short stretches (a body of many chunks), and only its hits
+can be trusted. Records without hits give their self time as it is.
 
 Records may be hostile: nothing here recurses, every number is checked, every table has a cap.
 """
 
 _MANY_HITS = 5  # the first sample's missing half is then a tenth at most
-_LATE = 1.2  # weighing so much more than a period is no chance of the phase
+_OFF = 1.2  # weighing so much more or less than a period is no chance of the phase
+_UNEVEN = 1.5  # nor so much more than the samples of another line
 
 MAX_PLACES = 100_000
 _MAX_TEXT = 1024
@@ -166,7 +169,7 @@ class Walk:
     def self_costs(self, record):
         """Yields (chain, wall, cpu, hits, node) per node with a cost of its own; chain is (place, (caller, … None))."""
         period = period_of(record)
-        scale = 1.0 if self.measured or not has_hits(record) else _late_scale(record, period)
+        scale = 1.0 if self.measured or not has_hits(record) else _scale(record, period)
         # The root's own time is what no sample covers; only a sample without any Python frame is a cost there.
         hits = _self_hits(record, children_of(record))
         if hits > 0:
@@ -208,13 +211,34 @@ def _self_hits(node, children):
     return max(0, hits)
 
 
-def _late_scale(record, period):
+def _scale(record, period):
     """None when hits x period is to be used; else what the measured times are to be multiplied by."""
-    hits = integer(record.get("hits"))
-    sampled = number(record.get("time")) - number(record.get("self_time"))
-    if hits < _MANY_HITS or sampled * hits / (hits - 0.5) < _LATE * hits * period:
+    hits = integer(record.get("hits")) - _self_hits(record, children_of(record))
+    measured = number(record.get("time")) - number(record.get("self_time"))
+    if hits < _MANY_HITS or measured <= 0:
         return None
-    return hits / (hits - 0.5)
+    whole = hits / (hits - 0.5)
+    weighs = measured * whole / (hits * period)
+    if weighs > _OFF:
+        return whole
+    return hits * period / measured if weighs > 1 / _OFF and _is_uneven(record) else None
+
+
+def _is_uneven(record):
+    """Samples of some lines weigh clearly more than those of others: the period changed meanwhile."""
+    least, most = float("inf"), 0.0
+    todo = list(children_of(record))
+    while todo:
+        node = todo.pop()
+        if type(node) is not dict:
+            continue
+        below = children_of(node)
+        hits = _self_hits(node, below)
+        if hits >= _MANY_HITS:
+            weight = number(node.get("self_time")) / hits
+            least, most = min(least, weight), max(most, weight)
+        todo.extend(below)
+    return most > _UNEVEN * least
 
 
 def _cpu_share(node):

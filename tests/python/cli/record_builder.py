@@ -46,8 +46,9 @@ class Script:
         self.steps.append(("message", stack, kind, fields))
         return self
 
-    def record(self, period=0.010, phase=0.005, engine="native", source="shop", pid=4711, overhead=0.0031):
-        period_us, next_us = round(period * 1e6), round(phase * 1e6)
+    def record(self, period=0.010, phase=0.005, engine="native", source="shop", pid=4711, overhead=0.0031, later=None):
+        """later: (seconds, the period from then on)."""
+        period_us, next_us, wanted_us = round(period * 1e6), round(phase * 1e6), 0
         root = _Node(None, self.start_us)
         now = cpu_now = last = last_cpu = 0
         samples = 0
@@ -63,6 +64,9 @@ class Script:
                 cpu_at = cpu_now + (cpu * (next_us - now) // wall if wall else 0)
                 root.sample(stack, next_us - last, cpu_at - last_cpu, self.start_us + next_us)
                 last, last_cpu = next_us, cpu_at
+                if later is not None and next_us >= later[0] * 1e6:
+                    period_us = round(later[1] * 1e6)
+                wanted_us += period_us
                 next_us += period_us
                 samples += 1
             now += wall
@@ -81,7 +85,7 @@ class Script:
             "action": self.fields,
             "profiler": {
                 "engine": engine,
-                "period": period,
+                "period": wanted_us / samples / 1e6 if samples else period,
                 "samples": samples,
                 "missed": {},
                 "overhead": {"cpu": samples * 20e-6, "fraction": overhead},

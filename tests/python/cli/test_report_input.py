@@ -394,6 +394,30 @@ def test_late_samples_are_believed_by_their_weights(spacing, time):
     assert cost.wall == pytest.approx(time, rel=0.01)
 
 
+def wall_by_function(record):
+    return {place.function: cost.wall for place, cost in Walk(Places(lambda file: False)).costs(record).items()}
+
+
+def test_lines_keep_their_shares_while_the_period_grows():
+    """0.2 s looked at every 10 ms and 0.6 s every 50 ms: 20 samples and 12."""
+    script = build.Script("GET", "/", "grew").run([build.frame("/a.py", "early", 1)], 0.2).run([build.frame("/a.py", "late", 2)], 0.6)
+    record = script.record(later=(0.195, 0.050))
+    assert record["hits"] == 32 and record["profiler"]["period"] == pytest.approx(0.0263, rel=0.01)
+    assert wall_by_function(record) == {"early": pytest.approx(0.2, rel=0.05), "late": pytest.approx(0.6, rel=0.07)}
+
+
+def test_an_action_of_short_stretches_is_told_by_its_hits():
+    """What was attached for 3 ms at a time has 20 samples of 1.5 ms, and each stands for 10 ms of such stretches."""
+    record = build.Script("GET", "/", "chunks").run(build.HOME, 0.2).record()
+    record.update(time=10.0, self_time=10.0 - 0.03)
+    node = record["children"][0]
+    while node:
+        node["self_time"] *= 0.15
+        node = (node.get("children") or [None])[0]
+    (wall,) = wall_by_function(record).values()
+    assert wall == pytest.approx(0.2, rel=0.01)
+
+
 def cause_of(records, by="route"):
     model = Model(Places(lambda file: False), by)
     for record in records:
