@@ -528,11 +528,13 @@ static void span_resume(pom_sampler_t *s, int64_t from_ns) {
     s->span_start_ns = from_ns;
 }
 
-/* Moves the window to the totals and returns the CPU time of the rest of the process in it. */
+/* Moves the window to the totals and returns what its cost is a share of: the CPU time of the rest of the process, or, where that waits,
+ * what the schedule takes for it. */
 static int64_t window_settle(pom_sampler_t *s) {
     int64_t base = s->window_process_ns - s->window_cost_ns;
-    if (base < 0) {
-        base = 0;
+    int64_t floor = s->window_active_ns / POM_SCHEDULE_FLOOR_DIV;
+    if (base < floor) {
+        base = floor;
     }
     bump(&s->cost_ns, s->window_cost_ns);
     bump(&s->base_cpu_ns, base);

@@ -79,7 +79,7 @@ typedef struct pom_sampler_stats_s {
     int64_t cpu_ns;       /* the sampler thread's own CPU time */
     int64_t overhead_ppm; /* whole product, last window */
     int64_t cost_ns,
-        base_cpu_ns; /* whole product's cost and the process's other CPU time, up to the last window or stop */
+        base_cpu_ns; /* whole product's cost, and what it is a share of, up to the last window or stop */
     bool over_budget;
 } pom_sampler_stats_t;
 
