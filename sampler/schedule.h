@@ -32,8 +32,9 @@
 #define POM_SCHEDULE_PATIENCE 5
 
 /* The share of active wall time that counts as other CPU time at least: a process that only waits for I/O uses next to no
- * CPU, and would otherwise never be sampled. At 2 % budget and 20 us a wake-up this floor alone affords a 20 ms period. */
-#define POM_SCHEDULE_FLOOR_DIV 20
+ * CPU, and would otherwise never be sampled. At 2 % budget and 50 us a wake-up, which is what it takes where nothing else keeps the caches
+ * warm, this floor alone affords a period of 25 ms, and at the coarsest half of it is left to requests and delivery. */
+#define POM_SCHEDULE_FLOOR_DIV 10
 
 typedef struct pom_schedule_options_s {
     int64_t granularity_ns; /* finest period; 0 = "auto" */

@@ -11,7 +11,7 @@ CYCLE_NS = 200000000  # of active time
 COARSEST_NS = 50000000
 FINEST_AUTO_NS = 500000
 PATIENCE = 5  # cycles in a row over the budget that a longer period may mend; at its coarsest two, as one alone is chance
-IDLE_SHARE = 0.05  # as in the extension: a process that only waits is still sampled some 20 times a second
+IDLE_SHARE = 0.1  # as in the extension: a process that only waits is still sampled 20 times a second or more
 ALLOWANCE_MAX = 10000  # admission is off above it
 
 

@@ -48,10 +48,11 @@ static void test_schedule_converges_to_the_budget(void **state) {
         {0, 20000, 1, 1000, 400, 500000, 500000, false},
         // 100 threads of 8 us each: 820 us / 1.7 % = 48 ms.
         {10000000, 20000, 100, 8000, 100, 46000000, 50000000, false},
-        // A process that only waits has a floor of 1/20: 21 us / (0.05 x 1.7 %) = 24.7 ms.
-        {10000000, 20000, 1, 1000, 0, 22000000, 27500000, false},
-        // The same at 1 %: 49.4 ms.
-        {10000000, 10000, 1, 1000, 0, 45000000, 50000000, false},
+        // A process that only waits has a floor of 1/10: 21 us / (0.1 x 1.7 %) = 12.4 ms.
+        {10000000, 20000, 1, 1000, 0, 11000000, 14000000, false},
+        // The same at 1 %: 24.7 ms; at 0.5 %: 49.4 ms.
+        {10000000, 10000, 1, 1000, 0, 22000000, 27500000, false},
+        {10000000, 5000, 1, 1000, 0, 45000000, 50000000, false},
         // A tenth of a per cent cannot be kept: the coarsest period, and the limit on admission does the rest.
         {10000000, 100, 1, 1000, 100, 50000000, 50000000, true},
     };
@@ -184,7 +185,7 @@ static void test_schedule_ignores_idle_windows(void **state) {
     assert_true(s.over_budget);
     pom_schedule_t before = s;
     for (int i = 0; i < 1000; i++) {
-        pom_schedule_update(&s, 5000, 500, 10 * POM_NS_PER_US); // 500 ns of floor
+        pom_schedule_update(&s, 5000, 500, 5 * POM_NS_PER_US); // 500 ns of floor
     }
     assert_memory_equal(&s, &before, sizeof s);
 }
