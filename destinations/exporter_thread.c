@@ -15,6 +15,7 @@
 #endif
 
 #include "destinations/exporter_parts.h"
+#include "destinations/exporter_uv.h"
 #include "destinations/stages.h"
 
 #include <assert.h>
@@ -95,7 +96,7 @@ pom_status_t pom__exporter_start_locked(pom_exporter_t *e) {
         e->joinable = false;
     }
     memset(&e->loop, 0, sizeof e->loop);
-    int error = uv_loop_init(&e->loop);
+    int error = pom__uv_loop_init(&e->loop);
     if (error != 0) {
         return error == UV_ENOMEM ? POM_ENOMEM : POM_EIO;
     }
