@@ -11,7 +11,7 @@
 bool pom_own_fd_note(pom_own_fd_t *file, int fd) {
     struct stat st;
     *file = POM_OWN_FD_NONE;
-    if (fstat(fd, &st) != 0) {
+    if (fd < 0 || fstat(fd, &st) != 0) { /* -1: errno is that of the open() */
         return false;
     }
     *file = (pom_own_fd_t){.fd = fd, .device = st.st_dev, .inode = st.st_ino};
@@ -39,6 +39,6 @@ void pom_own_fd_close(pom_own_fd_t *file) {
      * file's. */
     *file = POM_OWN_FD_NONE;
     if (pom_own_fd_holds(&old)) {
-        (void)close(old.fd); /* read-only: nothing can be lost */
+        (void)close(old.fd); /* who writes has checked each write */
     }
 }

@@ -29,7 +29,8 @@ typedef struct pom_own_fd_s {
 /* For reading. Whatever was open before is not closed. False: it cannot be opened. [any] */
 bool pom_own_fd_open(pom_own_fd_t *file, const char *path);
 
-/* The same of a descriptor that is open, whatever it is of. False: it is not open. [any] */
+/* The same of a descriptor that is open, whatever it is of. False: it is not open; errno stays as it is
+ * when it is -1. [any] */
 bool pom_own_fd_note(pom_own_fd_t *file, int fd);
 
 /* Whether the number is still that file's: one system call. [any] */

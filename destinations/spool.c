@@ -29,6 +29,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/own_fd.h"
 
 #define SEGMENTS_MAX 512 /* twice the cap in full segments; adopted ones may be small */
 #define PATH_BYTES   1024
@@ -43,8 +44,8 @@ struct pom__spool_s {
     int64_t cap;
     /* loop thread, but for new, after_fork and free */
     char run[PATH_BYTES]; /* this process's folder; empty: not open */
-    int lock_fd;
-    int read_fd, write_fd; /* of the first and of the last segment; -1: not open */
+    pom_own_fd_t lock;
+    pom_own_fd_t reader, writer; /* of the first and of the last segment */
     uint32_t next_number;
     uint32_t count;
     pom__segment_t segments[SEGMENTS_MAX]; /* oldest first */
@@ -84,11 +85,12 @@ static bool segment_path(const pom__spool_t *s, uint32_t number, char out[PATH_B
     return make_path(out, "%s/%08u.seg", s->run, number);
 }
 
-static void close_fd(int *fd) {
-    if (*fd >= 0) {
-        (void)close(*fd); /* written data was checked at the write */
-        *fd = -1;
+/* A file that a program has closed without knowing it is opened anew where it is needed, by its name. */
+static bool is_open(pom_own_fd_t *file) {
+    if (!pom_own_fd_holds(file)) {
+        *file = POM_OWN_FD_NONE; /* the number may be of a file of the program's */
     }
+    return file->fd >= 0;
 }
 
 /* ---- segments ---- */
@@ -96,9 +98,9 @@ static void close_fd(int *fd) {
 static void forget_first(pom__spool_t *s) {
     s->count--;
     memmove(s->segments, s->segments + 1, s->count * sizeof s->segments[0]);
-    close_fd(&s->read_fd);
+    pom_own_fd_close(&s->reader);
     if (s->count == 0) {
-        close_fd(&s->write_fd);
+        pom_own_fd_close(&s->writer); /* written data was checked at the write */
     }
     s->taken = 0;
 }
@@ -204,7 +206,8 @@ static int lock_folder(const char *folder, int flags) {
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
     /* Without links it was removed by an adopter while we opened it. */
     if (fd >= 0 && (flock(fd, LOCK_EX | LOCK_NB) != 0 || fstat(fd, &st) != 0 || st.st_nlink == 0)) {
-        close_fd(&fd);
+        (void)close(fd); /* just opened, and nothing was written */
+        fd = -1;
     }
     return fd;
 }
@@ -241,7 +244,7 @@ static void adopt_folder(pom__spool_t *s, const char *folder) {
         (void)rmdir(folder); /* an empty folder that stays is no harm */
     }
     free_names(names, count);
-    close_fd(&fd);
+    (void)close(fd); /* nothing was written */
 }
 
 static void adopt(pom__spool_t *s) {
@@ -261,19 +264,19 @@ pom_status_t pom__spool_open(pom__spool_t *s, int64_t *adopted) {
     if (s->run[0] != '\0') {
         return POM_OK;
     }
-    for (int i = 0; i < 3 && s->lock_fd < 0; i++) {
+    for (int i = 0; i < 3 && s->lock.fd < 0; i++) {
         if (!make_path(s->run, "%s/%ld-%llx", s->root, (long)getpid(),
                        (unsigned long long)pom_wall_ns())) {
             errno = ENAMETOOLONG;
             break;
         }
         if (mkdir(s->run, 0700) == 0) {
-            s->lock_fd = lock_folder(s->run, O_CREAT);
+            (void)pom_own_fd_note(&s->lock, lock_folder(s->run, O_CREAT));
         } else if (errno != EEXIST) {
             break;
         }
     }
-    if (s->lock_fd < 0) {
+    if (s->lock.fd < 0) {
         pom_status_t status = failed(s, "make", s->run);
         s->run[0] = '\0';
         return status;
@@ -288,11 +291,11 @@ pom_status_t pom__spool_open(pom__spool_t *s, int64_t *adopted) {
 /* The last segment is open for writing and has room. */
 static bool writable(pom__spool_t *s) {
     char path[PATH_BYTES];
-    if (s->write_fd >= 0 && s->segments[s->count - 1].size >= POM__SPOOL_SEGMENT) {
-        (void)fsync(s->write_fd); /* the best that can be done has been done */
-        close_fd(&s->write_fd);
+    if (is_open(&s->writer) && s->segments[s->count - 1].size >= POM__SPOOL_SEGMENT) {
+        (void)fsync(s->writer.fd); /* the best that can be done has been done */
+        pom_own_fd_close(&s->writer);
     }
-    if (s->write_fd >= 0) {
+    if (s->writer.fd >= 0) {
         return true;
     }
     pom__segment_t segment = {.number = s->next_number};
@@ -300,8 +303,8 @@ static bool writable(pom__spool_t *s) {
         errno = ENOSPC;
         return false;
     }
-    s->write_fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (s->write_fd < 0) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (!pom_own_fd_note(&s->writer, fd)) {
         return false;
     }
     s->next_number++;
@@ -321,7 +324,7 @@ pom_status_t pom__spool_put(pom__spool_t *s, const pom__spool_entry_t *entry, co
         lost->evicted += s->segments[0].profiles;
         remove_first(s);
     }
-    if (!writable(s) || pom__segment_append(&s->segments[s->count - 1], s->write_fd, s->address,
+    if (!writable(s) || pom__segment_append(&s->segments[s->count - 1], s->writer.fd, s->address,
                                             entry, body, size) != POM_OK) {
         return failed(s, "write", s->run);
     }
@@ -332,10 +335,10 @@ pom_status_t pom__spool_put(pom__spool_t *s, const pom__spool_entry_t *entry, co
 
 static bool open_first(pom__spool_t *s) {
     char path[PATH_BYTES];
-    if (s->read_fd < 0 && segment_path(s, s->segments[0].number, path)) {
-        s->read_fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (!is_open(&s->reader) && segment_path(s, s->segments[0].number, path)) {
+        (void)pom_own_fd_note(&s->reader, open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW));
     }
-    return s->read_fd >= 0;
+    return s->reader.fd >= 0;
 }
 
 static pom__found_t read_first(pom__spool_t *s, pom__spool_entry_t *entry, pom_buf_t *body) {
@@ -344,7 +347,7 @@ static pom__found_t read_first(pom__spool_t *s, pom__spool_entry_t *entry, pom_b
         bool later = errno == EMFILE || errno == ENFILE || errno == ENOMEM;
         return later ? POM__ENTRY_NOT_NOW : POM__ENTRY_DAMAGED;
     }
-    return pom__segment_peek(first, s->read_fd, s->address, entry, body);
+    return pom__segment_peek(first, s->reader.fd, s->address, entry, body);
 }
 
 bool pom__spool_next(pom__spool_t *s, pom__spool_entry_t *entry, pom_buf_t *body,
@@ -379,7 +382,8 @@ bool pom__spool_ack(pom__spool_t *s) {
     if (s->taken == 0) {
         return false;
     }
-    pom__segment_ack(&s->segments[0], s->read_fd, s->taken, s->taken_size);
+    (void)open_first(s); /* if it cannot be: an acknowledgement that the disk did not take */
+    pom__segment_ack(&s->segments[0], s->reader.fd, s->taken, s->taken_size);
     s->taken = 0;
     if (s->segments[0].at >= s->segments[0].size) {
         remove_first(s);
@@ -410,15 +414,15 @@ const char *pom__spool_error(const pom__spool_t *s) {
 }
 
 void pom__spool_sync(pom__spool_t *s) {
-    if (s->write_fd >= 0) {
-        (void)fsync(s->write_fd); /* nobody is left to tell */
+    if (is_open(&s->writer)) {
+        (void)fsync(s->writer.fd); /* nobody is left to tell */
     }
 }
 
 static void forget(pom__spool_t *s) {
-    close_fd(&s->read_fd);
-    close_fd(&s->write_fd);
-    close_fd(&s->lock_fd);
+    pom_own_fd_close(&s->reader);
+    pom_own_fd_close(&s->writer);
+    pom_own_fd_close(&s->lock);
     s->run[0] = '\0';
     s->next_number = 1;
     s->count = s->taken = 0;
@@ -435,7 +439,7 @@ pom_status_t pom__spool_new(const char *directory, const char *address, int64_t 
     if (s == NULL) {
         return POM_ENOMEM;
     }
-    s->read_fd = s->write_fd = s->lock_fd = -1;
+    s->reader = s->writer = s->lock = POM_OWN_FD_NONE;
     forget(s);
     s->cap = cap;
     s->address = hash(address);

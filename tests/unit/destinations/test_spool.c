@@ -241,6 +241,63 @@ static void test_spool_of_the_living_is_left_alone(void **state) {
     pom__spool_free(b);
 }
 
+/* As a program does that closes what it does not know (os.closerange), and then opens files of its own,
+ * each with an old number of ours. Returns how many, below `end`. */
+static int take_numbers_of_others(int first, int end, const char *path) {
+    int taken = 0;
+    for (int fd = first; fd < end; fd++) {
+        if (close(fd) == 0) {
+            int own = open(path, O_RDWR | O_CREAT, 0600);
+            assert_int_equal(own, fd); /* the lowest that is free */
+            taken++;
+        }
+    }
+    return taken;
+}
+
+static void test_spool_leaves_the_files_of_a_program_alone(void **state) {
+    char path[64];
+    struct stat st;
+    (void)snprintf(path, sizeof path, "%s/program", directory);
+    for (int which = 0; which < 4; which++) {
+        int first = dup(1); /* what the spool opens has this number, and the next ones */
+        assert_int_equal(close(first), 0);
+        pom__spool_t *s = opened(0);
+        pom__spool_lost_t lost = {0};
+        put(s, 1, 100);
+        put(s, 2, 100);
+        assert_int_equal(next(s, &lost), 1);
+        assert_int_equal(take_numbers_of_others(first, first + 3, path), 3); /* lock, write, read */
+        if (which == 0) {
+            pom__spool_after_fork(s);
+        } else if (which == 1) { /* goes on with what it opens anew */
+            assert_true(pom__spool_ack(s));
+            put(s, 3, 100);
+            expect(s, 2);
+            expect(s, 3);
+            expect(s, 0);
+        } else if (which == 2) { /* was acknowledged on the disk */
+            assert_true(pom__spool_ack(s));
+            pom__spool_after_fork(s);
+            pom__spool_free(s);
+            s = opened(2);
+            expect(s, 2);
+        }
+        pom__spool_free(s);
+        for (int fd = first; fd < first + 3; fd++) {
+            assert_int_equal(fstat(fd, &st), 0);
+            assert_int_equal(st.st_size, 0);
+            assert_int_equal(close(fd), 0);
+        }
+        assert_int_equal(unlink(path), 0);
+        bool kept = which == 0 || which == 3;
+        s = opened(kept ? 3 : 0);
+        expect(s, kept ? 1 : 0);
+        expect(s, kept ? 2 : 0);
+        pom__spool_free(s);
+    }
+}
+
 static void test_spool_evicts_the_oldest_segment_at_its_cap(void **state) {
     const int64_t cap = 3 * POM__SPOOL_SEGMENT;
     pom__spool_t *s = spool_with(cap);
@@ -558,6 +615,7 @@ int main(void) {
         SPOOL_TEST(test_spool_is_adopted_after_a_crash),
         SPOOL_TEST(test_spool_is_kept_when_it_is_closed_in_order),
         SPOOL_TEST(test_spool_of_the_living_is_left_alone),
+        SPOOL_TEST(test_spool_leaves_the_files_of_a_program_alone),
         SPOOL_TEST(test_spool_evicts_the_oldest_segment_at_its_cap),
         SPOOL_TEST(test_spool_says_when_the_entry_being_sent_was_evicted),
         SPOOL_TEST(test_spool_counts_what_a_cut_takes),
