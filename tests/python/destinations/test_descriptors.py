@@ -27,3 +27,39 @@ def test_a_daemon_without_standard_streams_delivers_forks_and_stops(python, tmp_
         os._exit(0)  # the interpreter ends with status 120 when it cannot flush stdout
         """)
     assert out.read_text() == "[0, 1] stopped"
+
+
+def test_workers_of_a_daemon_that_closes_all_descriptors_keep_its_own(python, tmp_path, port):
+    """Loop, file and spool are at work when it closes them; each number is a socket of its own afterwards."""
+    printed = python(f"""if True:
+        import os, socket, sys, profilomatic
+        profilomatic.add_destination(profilomatic.file_destination({str(tmp_path / "profiles")!r}))
+        profilomatic.add_destination(profilomatic.RestDestination("127.0.0.1", {port}, send_every=0, report_every=None,
+                                                                  spool_dir={str(tmp_path)!r}))
+        with profilomatic.action("a"):
+            pass
+        profilomatic.flush(60)
+        assert profilomatic.stats()["destinations"][1]["spooled"] == 1
+        ours = [int(number) for number in os.listdir("/proc/self/fd") if int(number) < 250]
+        os.closerange(3, 256)
+        sockets = [socket.create_server(("127.0.0.1", 0)) for number in range(max(ours))]
+        inodes = {{held.fileno(): os.fstat(held.fileno()).st_ino for held in sockets}}
+        assert set(ours) - {{0, 1, 2}} <= set(inodes)
+
+        def lost():
+            return [number for number in inodes
+                    if not os.path.exists(f"/proc/self/fd/{{number}}") or os.fstat(number).st_ino != inodes[number]]
+
+        worker = os.fork()
+        if worker == 0:
+            print("worker", lost(), flush=True)
+            if os.fork() == 0:
+                print("worker's", lost(), flush=True)
+                os._exit(0)
+            os.wait()
+            os._exit(0)
+        os.waitpid(worker, 0)
+        print("daemon", lost(), flush=True)
+        os._exit(0)
+        """)
+    assert printed == "worker []\nworker's []\ndaemon []\n"

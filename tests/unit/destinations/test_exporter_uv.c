@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -110,9 +112,77 @@ static void test_uv_loop_says_when_descriptors_are_few(void **state) {
     }
 }
 
+/* ---- descriptors of the program's ---- */
+
+#define END 32 /* above what libuv opens */
+
+static ino_t inodes[END];
+
+static int flag_of(int fd) {
+    return fd % 2 == 0 ? FD_CLOEXEC : 0;
+}
+
+/* As os.closerange() does, and then opens files of its own with the same numbers. */
+static void own_all(int end) {
+    struct stat st;
+    for (int fd = 3; fd < END; fd++) {
+        (void)close(fd);
+    }
+    for (int fd = 3; fd < end; fd++) {
+        CHECK(socket(AF_UNIX, SOCK_STREAM, 0) == fd);
+        CHECK(fcntl(fd, F_SETFD, flag_of(fd)) == 0);
+        CHECK(fstat(fd, &st) == 0);
+        inodes[fd] = st.st_ino;
+    }
+}
+
+static void check_all(int end) {
+    struct stat st;
+    int others = 0;
+    for (int fd = 3; fd < END; fd++) {
+        if (fd < end) {
+            CHECK(fstat(fd, &st) == 0 && st.st_ino == inodes[fd]);
+            CHECK(fcntl(fd, F_GETFD) == flag_of(fd));
+        } else {
+            others += is_open(fd) ? 1 : 0;
+        }
+    }
+    CHECK(others <= 2); /* libuv's pipe of this process */
+}
+
+static void check_and_fork(int end) {
+    check_all(end);
+    CHECK(status_of(check_all, end) == 0);
+}
+
+static void own_all_again(int end) {
+    check_all(end);
+    own_all(END - 4); /* what libuv has opened in this process too */
+    CHECK(status_of(check_and_fork, END - 4) == 0);
+}
+
+static void loop_then_own_all(int end) {
+    uv_loop_t loop;
+    own_all(3); /* nothing */
+    CHECK(pom__uv_loop_init(&loop) == 0);
+    own_all(end);
+    CHECK(status_of(check_and_fork, end) == 0);
+    CHECK(status_of(own_all_again, end) == 0);
+    check_all(end);
+}
+
+static void test_uv_loop_leaves_a_daemons_descriptors_to_its_workers(void **state) {
+    (void)state;
+    for (int end = 3; end < END - 4;
+         end++) { /* the numbers of libuv's pipe are 4 and 5: none, one, both */
+        assert_int_equal(status_of(loop_then_own_all, end), 0);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_uv_loop_leaves_the_first_three_numbers_free),
+        POM_TEST(test_uv_loop_leaves_a_daemons_descriptors_to_its_workers),
         POM_TEST(test_uv_loop_says_when_descriptors_are_few),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
