@@ -1,5 +1,6 @@
 /*
- * What every kind of destination shares: the reference count, the counters, the last error.
+ * What every kind of destination shares: the reference count, the counters, the last error, the list
+ * of those that a forked child begins anew.
  *
  * Counters are plain atomics that only grow. `queued` is not one of them: it is what was
  * produced less what was settled, so the sum of fates is right at every moment without a lock
@@ -8,6 +9,10 @@
  *
  * Each fate counted is followed by a call to the exporter's listener. It costs one load while
  * nobody waits in a flush.
+ *
+ * The list is not the exporter's array of members: a destination that was removed is none of these,
+ * but its counters, its spool and the ids it reports by would be the parent's still when the child
+ * adds it again. It holds no reference; the last one to go takes the destination off it.
  */
 #include "destinations/destination.h"
 
@@ -60,6 +65,55 @@ void pom_destination_init(pom_destination_t *self, const pom_destination_ops_t *
     (void)pthread_mutex_init(&self->error_lock, NULL); /* cannot fail on Linux without attributes */
 }
 
+/* ---- the list ---- */
+
+static pthread_mutex_t enlisted_lock = PTHREAD_MUTEX_INITIALIZER;
+/* ---- under enlisted_lock ---- */
+static pom_destination_t *enlisted;
+
+void pom_destination_enlist(pom_destination_t *self) {
+    (void)pthread_mutex_lock(&enlisted_lock); /* cannot fail: plain, and never taken twice */
+    if (!self->is_enlisted) {
+        self->is_enlisted = true;
+        self->after = enlisted;
+        if (enlisted != NULL) {
+            enlisted->before = self;
+        }
+        enlisted = self;
+    }
+    (void)pthread_mutex_unlock(&enlisted_lock);
+}
+
+static void strike_off(pom_destination_t *self) {
+    (void)pthread_mutex_lock(&enlisted_lock);
+    if (self->is_enlisted) {
+        *(self->before != NULL ? &self->before->after : &enlisted) = self->after;
+        if (self->after != NULL) {
+            self->after->before = self->before;
+        }
+    }
+    (void)pthread_mutex_unlock(&enlisted_lock);
+}
+
+void pom_destinations_before_fork(void) {
+    /* Held across the fork, so that the child finds the list whole. */
+    (void)pthread_mutex_lock(&enlisted_lock);
+}
+
+void pom_destinations_after_fork_parent(void) {
+    (void)pthread_mutex_unlock(&enlisted_lock);
+}
+
+void pom_destinations_after_fork_child(void) {
+    (void)pthread_mutex_init(&enlisted_lock,
+                             NULL); /* the parent's waiters are not in this process */
+    for (pom_destination_t *d = enlisted; d != NULL; d = d->after) {
+        pom_destination_after_fork(d);
+    }
+}
+
+/* ---- references ---- */
+
 pom_destination_t *pom_destination_ref(pom_destination_t *self) {
     atomic_fetch_add_explicit(&self->refs, 1,
                               memory_order_relaxed); /* the caller's own keeps it alive */
@@ -70,6 +124,7 @@ void pom_destination_unref(pom_destination_t *self) {
     /* Release: what this thread did with it comes before the free; acquire: the free comes after
      * what all others did. */
     if (self != NULL && atomic_fetch_sub_explicit(&self->refs, 1, memory_order_acq_rel) == 1) {
+        strike_off(self);
         (void)pthread_mutex_destroy(&self->error_lock); /* nobody can hold it */
         self->ops->free(self);
     }

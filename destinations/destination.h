@@ -149,6 +149,9 @@ struct pom_destination_s {
     void (*on_settled)(void *context); /* after each fate counted; NULL: nobody listens */
     void (*on_closed)(void *context, pom_destination_t *self);
     void *context;
+    /* under the lock of enlisted destinations */
+    bool is_enlisted;
+    pom_destination_t *before, *after; /* NULL at the ends */
     /* under error_lock, a leaf */
     pthread_mutex_t error_lock;
     char last_error[POM_DESTINATION_ERROR_MAX];
@@ -193,5 +196,14 @@ void pom_destination_closed(pom_destination_t *self);
 /* In a forked child: counters at zero, locks anew, then the kind's after_fork. [app, the child's
  * only thread] */
 void pom_destination_after_fork(pom_destination_t *self);
+
+/* From now on forked children begin it anew, until it is freed. More than once is once. [app] */
+void pom_destination_enlist(pom_destination_t *self);
+
+/* Around a fork; in the child all that are enlisted begin anew. They may be taken within the
+ * exporter's lock. [app] */
+void pom_destinations_before_fork(void);
+void pom_destinations_after_fork_parent(void);
+void pom_destinations_after_fork_child(void);
 
 #endif

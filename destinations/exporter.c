@@ -286,6 +286,7 @@ pom_status_t pom_exporter_add(pom_exporter_t *e, pom_destination_t *d) {
     m->exporter = e;
     m->destination = pom_destination_ref(d);
     pom__backlog_init(&m->backlog);
+    pom_destination_enlist(d);
 
     pom_status_t status = POM_OK;
     lock(e);

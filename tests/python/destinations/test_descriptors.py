@@ -63,3 +63,46 @@ def test_workers_of_a_daemon_that_closes_all_descriptors_keep_its_own(python, tm
         os._exit(0)
         """)
     assert printed == "worker []\nworker's []\ndaemon []\n"
+
+
+def test_a_destination_added_again_after_a_fork_spools_apart_from_its_parent(python, tmp_path, port):
+    """It was removed before, so it is no destination of the process at the fork. Nobody answers at the port."""
+    program = f"""if True:
+        import os, signal, profilomatic
+        away = profilomatic.RestDestination("127.0.0.1", {port}, send_every=0, report_every=None, spool_dir={str(tmp_path)!r})
+
+        def act(name):
+            with profilomatic.action(name):
+                pass
+            assert profilomatic.flush(60)
+
+        def tell(name):
+            counters = profilomatic.stats()["destinations"][-1]
+            os.write(1, f"{{name}} {{counters['spooled']}}\\n".encode())
+
+        profilomatic.add_destination([].append)
+        profilomatic.add_destination(away)
+        """
+    printed = python(program + """
+        act("before")
+        profilomatic.remove_destination(away)
+        act("closes it")
+        act("closed")
+        go, gone = os.pipe()
+        child = os.fork()
+        profilomatic.add_destination(away)
+        if child == 0:
+            act("child")
+            act("child")
+            tell("child")
+            os.write(gone, b"x")
+            signal.pause()  # is killed
+        os.read(go, 1)
+        act("parent")
+        tell("parent")
+        os.kill(child, 9)
+        os.wait()
+        """)
+    assert printed == "child 2\nparent 2\n"
+    # 2 of the child's and 2 of the parent's are on the disk, whole.
+    assert python(program + "act('after'); tell('later')") == "later 5\n"

@@ -203,6 +203,45 @@ static void test_fork_with_a_removed_destination_leaves_it_behind(void **state) 
     pom_destination_unref(&gone->base);
 }
 
+/* Removed and closed at the fork, so it is none of the exporter's members, and added again in both. */
+static void test_fork_child_has_a_fresh_destination_that_was_away(void **state) {
+    skip_when_sanitized();
+    fake_t *f;
+    pom_exporter_t *e = exporter_with(&f, FAKE_SEND);
+    fake_t *away = fake_new("away", FAKE_SEND);
+    fake_t *never = fake_new("never", FAKE_SEND);
+    assert_int_equal(pom_exporter_add(e, &away->base), POM_OK);
+    put(e, 1, 0);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(pom_exporter_remove(e, &away->base), POM_OK);
+    wait_for(atomic_load(&away->base.refs) == 1); /* only the test's own */
+    pid_t pid = fork_with(e);
+    if (pid == 0) {
+        pom_destination_unref(&never->base);
+        CHECK(pom_exporter_remove(e, &f->base) == POM_OK);
+        CHECK(pom_exporter_add(e, &away->base) == POM_OK);
+        pom_exporter_put(e, profile_new(1000, 0));
+        CHECK(pom_exporter_flush(e, soon()));
+        pom_destination_counters_t c;
+        pom_destination_counters(&away->base, &c);
+        CHECK(c.produced == 1 && c.sent == 1 && atomic_load(&away->opens) == 1);
+        CHECK(pom_exporter_stop(e, soon()) == POM_OK);
+        free_exporter(e);
+        pom_destination_unref(&away->base); /* strikes it off the list in this process */
+        pom_test_child_ends(true);
+    }
+    expect_success(pid);
+    assert_int_equal(pom_exporter_add(e, &away->base), POM_OK);
+    put(e, 2, 0);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(counters(&away->base).sent, 2);
+    free_exporter(e);
+    assert_int_equal(atomic_load(&away->opens), 2);
+    pom_destination_unref(&f->base);
+    pom_destination_unref(&away->base);
+    pom_destination_unref(&never->base);
+}
+
 static void test_fork_child_has_a_fresh_handoff(void **state) {
     skip_when_sanitized();
     fake_t *f;
@@ -291,6 +330,7 @@ int main(void) {
         POM_TEST(test_fork_grandchild_works_too),
         POM_TEST(test_fork_after_stop_stays_stopped),
         POM_TEST(test_fork_with_a_removed_destination_leaves_it_behind),
+        POM_TEST(test_fork_child_has_a_fresh_destination_that_was_away),
         POM_TEST(test_fork_child_has_a_fresh_handoff),
         POM_TEST(test_fork_in_the_middle_of_everything),
     };
