@@ -6,6 +6,9 @@
  * Used by the sampler and by bindings/ext/memory.c, for files of /proc, and by destinations, for what
  * a forked child has to close.
  *
+ * Not for an epoll, an eventfd or a timerfd: all of these share one inode, so that another one would pass
+ * for ours (see destinations/loop_guard.c).
+ *
  *     pom_own_fd_t file = POM_OWN_FD_NONE;
  *     pom_own_fd_open(&file, path);                 -1 in file.fd: it cannot be
  *     if (pom_own_fd_holds(&file)) pread(file.fd, ...);

@@ -100,7 +100,9 @@ pom_status_t pom__exporter_start_locked(pom_exporter_t *e) {
     if (error != 0) {
         return error == UV_ENOMEM ? POM_ENOMEM : POM_EIO;
     }
-    error = uv_async_init(&e->loop, &e->async, pom__exporter_on_wake);
+    error = pom__loop_guard_begin(&e->guard, &e->loop)
+                ? uv_async_init(&e->loop, &e->async, pom__exporter_on_wake)
+                : UV_ENOSPC;
     if (error != 0) {
         goto fail_loop;
     }
@@ -109,7 +111,6 @@ pom_status_t pom__exporter_start_locked(pom_exporter_t *e) {
     (void)uv_prepare_start(&e->before_poll, on_before_poll);
     e->async.data = e;
     e->timer.data = e;
-    pom__loop_guard_begin(&e->guard, &e->loop);
     e->pumping = e->again = e->worked = e->due = false;
     error = start_thread(e);
     if (error != 0) {

@@ -16,16 +16,20 @@
 #include <uv.h>
 
 #include "base/own_fd.h"
+#include "base/status.h"
 
 /* Constant while the loop lives. */
 typedef struct pom__loop_guard_s {
-    pom_own_fd_t polled, woken;
+    int polled, woken;
+    pom_own_fd_t mark; /* what tells that they are ours */
 } pom__loop_guard_t;
 
-/* At the loop's birth, when it has an async handle; the loop's data is the guard from then on. */
-void pom__loop_guard_begin(pom__loop_guard_t *guard, uv_loop_t *loop);
+/* At the loop's birth; its data is the guard from then on. False: the kernel has no room for what the
+ * loop would poll. libuv would end the process at the first poll, so there must be none, hence no handle
+ * before this that needs one to be closed. */
+POM_MUST_USE bool pom__loop_guard_begin(pom__loop_guard_t *guard, uv_loop_t *loop);
 
-/* Two system calls. [any] */
+/* Three system calls. [any] */
 bool pom__loop_holds(const uv_loop_t *loop);
 
 /* False: it cannot be woken any more. The handle is not closing. [any] */

@@ -29,10 +29,11 @@ def test_a_daemon_without_standard_streams_delivers_forks_and_stops(python, tmp_
     assert out.read_text() == "[0, 1] stopped"
 
 
-def test_workers_of_a_daemon_that_closes_all_descriptors_keep_its_own(python, tmp_path, port):
-    """Loop, file and spool are at work when it closes them; each number is a socket of its own afterwards."""
+@pytest.mark.parametrize("make", ["socket.create_server(('127.0.0.1', 0))", "select.epoll()", "os.eventfd(0, os.EFD_NONBLOCK)"])
+def test_workers_of_a_daemon_that_closes_all_descriptors_keep_its_own(python, tmp_path, port, make):
+    """Loop, file and spool are at work when it closes them; each number is of a file of its own afterwards."""
     printed = python(f"""if True:
-        import os, socket, sys, profilomatic
+        import os, select, socket, profilomatic
         profilomatic.add_destination(profilomatic.file_destination({str(tmp_path / "profiles")!r}))
         profilomatic.add_destination(profilomatic.RestDestination("127.0.0.1", {port}, send_every=0, report_every=None,
                                                                   spool_dir={str(tmp_path)!r}))
@@ -42,13 +43,18 @@ def test_workers_of_a_daemon_that_closes_all_descriptors_keep_its_own(python, tm
         assert profilomatic.stats()["destinations"][1]["spooled"] == 1
         ours = [int(number) for number in os.listdir("/proc/self/fd") if int(number) < 250]
         os.closerange(3, 256)
-        sockets = [socket.create_server(("127.0.0.1", 0)) for number in range(max(ours))]
-        inodes = {{held.fileno(): os.fstat(held.fileno()).st_ino for held in sockets}}
-        assert set(ours) - {{0, 1, 2}} <= set(inodes)
+        made = [{make} for number in range(max(ours))]
+        numbers = [each if isinstance(each, int) else each.fileno() for each in made]
+        assert set(ours) - {{0, 1, 2}} <= set(numbers)
+
+        def names():
+            return {{number: os.path.lexists(f"/proc/self/fd/{{number}}") and os.readlink(f"/proc/self/fd/{{number}}")
+                    for number in numbers}}
+
+        before = names()
 
         def lost():
-            return [number for number in inodes
-                    if not os.path.exists(f"/proc/self/fd/{{number}}") or os.fstat(number).st_ino != inodes[number]]
+            return [number for number, name in names().items() if name != before[number]]
 
         worker = os.fork()
         if worker == 0:

@@ -671,8 +671,8 @@ static void test_exporter_without_its_descriptors_stops_without_waiting(void **s
             wait_for(atomic_load(&f->opens) == 1);
             /* A turn that reads the one or is about to poll the other would end the process. */
             wait_for(loop_sleeps(e));
-            (void)close(e->guard.polled.fd);
-            (void)close(e->guard.woken.fd);
+            (void)close(e->guard.polled);
+            (void)close(e->guard.woken);
             good = pom_exporter_stop(e, pom_now_ns() + HOUR_NS) == POM_ETIMEDOUT && good;
             pom_test_child_ends(good);
         }

@@ -48,7 +48,7 @@ static pom_exporter_t *robbed;
 static FILE *own_file;
 
 static void rob(fake_t *f) {
-    assert_int_not_equal(dup2(fileno(own_file), robbed->guard.woken.fd), -1);
+    assert_int_not_equal(dup2(fileno(own_file), robbed->guard.woken), -1);
 }
 
 /* It does so while "robbed.example" is looked up. "two.example" has two addresses, at the first of which
