@@ -1,6 +1,8 @@
 /*
  * The order of things: a request that failed goes again first, then a report that is due, then the
  * batch, then the spool's oldest entry. So after an outage new batches are not held up by old ones.
+ * A report that failed comes last of all until something else has had its turn: a server that takes
+ * call graphs and chokes on reports is to get the call graphs.
  *
  * A request is made once and repeated byte for byte with its key, whether from memory or from the
  * disk; only a report is made anew, since its counts have moved on. Each profile of a batch is in one
@@ -77,6 +79,7 @@ static void begin_request(pom__http_outbox_t *o, const pom_buf_t *body) {
     r->is_set = true;
     r->repeated = false;
     r->made_ns = pom_now_ns();
+    o->report_failed = false;
 }
 
 /* Makes a request of the next range. False: nothing is left to send. */
@@ -262,16 +265,19 @@ bool pom__http_outbox_next(pom__http_outbox_t *o) {
         pom_destination_retried(o->destination, o->request.count);
         return true;
     }
-    if ((pom__http_outbox_report_wait_ns(o) == 0 && next_report(o)) ||
-        (o->batch != NULL && next_request(o))) {
+    if (o->range_count == 0) {
+        end_batch(o); /* a report does not hold up the next one */
+    }
+    bool is_due = pom__http_outbox_report_wait_ns(o) == 0;
+    if ((is_due && !o->report_failed && next_report(o)) || (o->batch != NULL && next_request(o))) {
         return true;
     }
     end_batch(o);
-    if (!next_spooled(o)) {
-        return false;
+    if (next_spooled(o)) {
+        pom_destination_retried(o->destination, o->request.count);
+        return true;
     }
-    pom_destination_retried(o->destination, o->request.count);
-    return true;
+    return is_due && next_report(o);
 }
 
 const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o) {
@@ -313,6 +319,11 @@ bool pom__http_outbox_halve(pom__http_outbox_t *o) {
 }
 
 void pom__http_outbox_failed(pom__http_outbox_t *o) {
+    if (o->request.is_report) {
+        o->report.next_ns =
+            pom_now_ns() + o->report.every_ns; /* not oftener than one that arrives */
+        o->report_failed = true;
+    }
     if (o->request.spooled || o->request.is_report) {
         end_request(o); /* read, or made, again when its turn comes */
     } else if (!spool_request(o) && pom_now_ns() - o->request.made_ns > o->give_up_ns) {
@@ -349,6 +360,7 @@ void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason) {
 void pom__http_outbox_after_fork(pom__http_outbox_t *o) {
     o->batch = NULL;
     o->range_count = 0;
+    o->report_failed = false;
     end_request(o);
     pom__self_report_init(&o->report, o->report.every_ns);
     pom__http_body_init(&o->body, o->body.format, o->body.compress);

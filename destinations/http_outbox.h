@@ -61,6 +61,7 @@ typedef struct pom__http_outbox_s {
     pom__http_body_t body;
     pom_buf_t spooled_body;
     pom__self_report_t report;
+    bool report_failed;                /* the last one, and nothing else has been tried since */
     char source[POM__HTTP_SOURCE_MAX]; /* of the last batch */
     uint32_t source_size;
 } pom__http_outbox_t;
@@ -80,8 +81,8 @@ void pom__http_outbox_open(pom__http_outbox_t *o);
 /* Takes a batch; there must be none. It is ended when all of it has its fate, or is on the disk. */
 void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch);
 
-/* The present request once more, or a new one: reports first, then the batch, then the spool. False:
- * there is nothing to send, and the batch is ended. */
+/* The present request once more, or a new one: reports first, then the batch, then the spool; a report
+ * that failed after these. False: there is nothing to send, and the batch is ended. */
 bool pom__http_outbox_next(pom__http_outbox_t *o);
 
 const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o); /* of the present request */

@@ -794,6 +794,32 @@ static void test_http_tells_the_server_what_it_has_lost(void **state) {
 }
 
 /* acceptance: PM25 */
+static void test_http_goes_on_after_a_report_that_failed(void **state) {
+    static const char busy[] = "HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n";
+    static const char *const script[] = {busy, OK_REPLY, busy, NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.report_ns = POM_NS_PER_MS; /* due again at each attempt */
+    pom_destination_t *d = add(e, &o);
+    put(e, 1, 10);
+    (void)pom_exporter_flush(e, pom_now_ns());
+    wait_for(counters(d).last_error[0] != '\0'); /* there is something to report from now on */
+    put(e, 2, 10);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(counters(d).sent, 2);
+    wait_for(atomic_load(&s.count) >= 5); /* the report is made good */
+    for (int i = 0; i < 5; i++) {
+        bool is_report = strstr(s.requests[i].body, "\"kind\":\"report\"") != NULL;
+        assert_int_equal(is_report, i == 2 || i == 4);
+    }
+    free_exporter(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+/* acceptance: PM25 */
 static void test_http_works_in_a_forked_child(void **state) {
     skip_when_sanitized();
     static const char *const script[] = {NULL};
@@ -1007,6 +1033,7 @@ int main(void) {
         POM_TEST(test_http_spools_while_the_server_is_away),
         POM_TEST(test_http_stop_spools_what_is_queued_behind_a_request),
         POM_TEST(test_http_tells_the_server_what_it_has_lost),
+        POM_TEST(test_http_goes_on_after_a_report_that_failed),
         POM_TEST(test_http_works_in_a_forked_child),
         POM_TEST(test_http_does_not_wake_a_loop_whose_descriptor_is_gone),
         POM_TEST(test_http_leaves_no_socket_to_a_child_of_its_first_request),
