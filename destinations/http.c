@@ -63,8 +63,9 @@ typedef struct http_s {
     pom_own_fd_t socket;    /* the connection's, for a forked child */
     _Atomic(bool) is_noted; /* socket is whole */
     pom__tls_ticket_t *ticket;
-    bool ticket_tried; /* by the present connection */
-    uint32_t served;   /* replies on the present connection */
+    bool ticket_tried;              /* by the present connection */
+    uint32_t served;                /* replies on the present connection */
+    struct sockaddr_storage failed; /* where the last connection without a reply was; zero: none */
     pom__http_outbox_t outbox;
     pom__backoff_t backoff;
     bool busy;         /* an attempt is under way */
@@ -144,7 +145,8 @@ static void failed(http_t *h, int64_t at_least_ns) {
 static void attempt(http_t *h) {
     h->busy = true;
     if (h->connection == NULL) {
-        h->connection = pom__connection_new(h->loop, &h->target, h->ticket, &listener, h);
+        h->connection =
+            pom__connection_new(h->loop, &h->target, h->ticket, &h->failed, &listener, h);
         if (h->connection == NULL) {
             pom_destination_error(&h->base, "no memory or no descriptors");
             failed(h, -1);
@@ -226,6 +228,9 @@ static void on_lost(void *owner, const char *error, bool answered) {
     if (h->ticket_tried && h->served == 0) {
         pom__tls_ticket_free(h->ticket); /* perhaps it was the reason */
         h->ticket = NULL;
+    }
+    if (h->served == 0) {
+        pom__connection_address(h->connection, &h->failed);
     }
     if (!stale) {
         pom_destination_error(&h->base, "%s", error);

@@ -4,7 +4,9 @@
  *     RESOLVING -> CONNECTING -> HANDSHAKE -> IDLE <-> SENDING -> RECEIVING
  *          \___________\____________\__________\_________\___________\_____-> LOST
  *
- * Resolving and connecting share one timeout; the addresses of a name are tried in order. Sending
+ * Resolving and connecting share one timeout; the addresses of a name are tried in order, first the one
+ * behind that which failed last. An address that swallows everything takes the whole timeout for
+ * itself, as a part of it would be too short for a slow line: the next attempt is the others'. Sending
  * is in slices, so that a slow line is told from a dead one, and so that no more than one slice
  * is kept twice (plain, encrypted). The reply's timeout does not start again with each byte: a
  * server that trickles is cut off.
@@ -59,6 +61,7 @@ struct pom__connection_s {
     pom__lookup_t *lookup;
     pom__addresses_t addresses;
     uint32_t next_address;
+    struct sockaddr_storage failed; /* of the connection before */
     pom__tls_t *tls;
     const char *head, *body;
     size_t head_size, body_size, taken;
@@ -382,20 +385,21 @@ void pom__connection_send(pom__connection_t *c, const char *head, size_t head_si
 
 static void connect_next(pom__connection_t *c);
 
+static void not_connected(pom__connection_t *c, int error) {
+    if (c->next_address < c->addresses.count) {
+        connect_next(c);
+    } else {
+        lost_uv(c, "cannot connect", error);
+    }
+}
+
 static void on_connected(uv_connect_t *request, int status) {
     pom__connection_t *c = request->data;
     if (c->phase == LOST) {
         return;
     }
     if (status < 0) {
-        char text[128];
-        (void)snprintf(c->error, sizeof c->error, "cannot connect: %s",
-                       uv_strerror_r(status, text, sizeof text));
-        if (c->next_address < c->addresses.count) {
-            connect_next(c);
-        } else {
-            lost(c, c->error);
-        }
+        not_connected(c, status);
         return;
     }
     (void)uv_tcp_nodelay(&c->tcp, 1); /* these three only make it better */
@@ -428,7 +432,7 @@ static void try_address(pom__connection_t *c) {
         c->listener->socket(c->owner, fd);
     }
     if (error != 0) {
-        lost_uv(c, "cannot connect", error);
+        not_connected(c, error);
     }
 }
 
@@ -466,6 +470,7 @@ static void on_resolved(uv_async_t *async) {
                        c->addresses.error);
         lost(c, c->error);
     } else {
+        pom__addresses_begin_behind(&c->addresses, &c->failed);
         c->phase = CONNECTING; /* not enter(): the two share a timeout */
         connect_next(c);
     }
@@ -473,6 +478,7 @@ static void on_resolved(uv_async_t *async) {
 
 pom__connection_t *pom__connection_new(uv_loop_t *loop, const pom__target_t *target,
                                        const pom__tls_ticket_t *ticket,
+                                       const struct sockaddr_storage *failed,
                                        const pom__listener_t *listener, void *owner) {
     pom__connection_t *c = pom_calloc(1, sizeof *c);
     if (c == NULL) {
@@ -481,6 +487,7 @@ pom__connection_t *pom__connection_new(uv_loop_t *loop, const pom__target_t *tar
     c->target = target;
     c->listener = listener;
     c->owner = owner;
+    c->failed = *failed;
     if (target->tls != NULL && (c->tls = pom__tls_new(target->tls, target->host, ticket)) == NULL) {
         pom_free(c);
         return NULL;
@@ -506,6 +513,12 @@ pom__connection_t *pom__connection_new(uv_loop_t *loop, const pom__target_t *tar
         }
     }
     return c;
+}
+
+void pom__connection_address(const pom__connection_t *c, struct sockaddr_storage *out) {
+    if (c->next_address > 0) {
+        *out = c->addresses.all[c->next_address - 1];
+    }
 }
 
 pom__tls_ticket_t *pom__connection_take_ticket(pom__connection_t *c) {

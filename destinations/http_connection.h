@@ -4,7 +4,7 @@
  *
  * Used by destinations/http.c.
  *
- *     c = pom__connection_new(loop, &target, ticket, &listener, owner);
+ *     c = pom__connection_new(loop, &target, ticket, &failed, &listener, owner);
  *     pom__connection_send(c, head, head_size, body, body_size);    at once, or when it is idle
  *         -> listener->reply   or   listener->lost
  *     pom__connection_close(c);                                     always by the owner
@@ -13,6 +13,7 @@
 #ifndef POM_DESTINATIONS_HTTP_CONNECTION_H
 #define POM_DESTINATIONS_HTTP_CONNECTION_H
 
+#include <sys/socket.h>
 #include <uv.h>
 
 #include "destinations/http_parser.h"
@@ -40,15 +41,20 @@ typedef struct pom__listener_s {
     void (*gone)(void *owner);
 } pom__listener_t;
 
-/* Begins to connect. target and listener are borrowed as long as it lives. ticket is borrowed for
- * the call. NULL: no memory or descriptors, and nothing is called. [loop] */
+/* Begins to connect. target and listener are borrowed as long as it lives, ticket and failed for the
+ * call. failed: the address that is tried last; zero: none. NULL: no memory or descriptors, and
+ * nothing is called. [loop] */
 pom__connection_t *pom__connection_new(uv_loop_t *loop, const pom__target_t *target,
                                        const pom__tls_ticket_t *ticket,
+                                       const struct sockaddr_storage *failed,
                                        const pom__listener_t *listener, void *owner);
 
 /* One exchange. head and body are borrowed until reply, lost or close. [loop] */
 void pom__connection_send(pom__connection_t *c, const char *head, size_t head_size,
                           const char *body, size_t body_size);
+
+/* Where it is, or has last tried to get; nothing is written when it knows no address yet. [loop] */
+void pom__connection_address(const pom__connection_t *c, struct sockaddr_storage *out);
 
 /* What a later one can resume; NULL for plain ones. [loop] */
 pom__tls_ticket_t *pom__connection_take_ticket(pom__connection_t *c);

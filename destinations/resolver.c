@@ -71,6 +71,20 @@ static void resolve(const char *host, uint16_t port, int flags, pom__addresses_t
     freeaddrinfo(list);
 }
 
+/* By the address and not by its place: resolvers rotate their answers as well. */
+void pom__addresses_begin_behind(pom__addresses_t *a, const struct sockaddr_storage *failed) {
+    uint32_t at = 0;
+    while (at < a->count && memcmp(&a->all[at], failed, sizeof *failed) != 0) {
+        at++; /* what lies behind an address is zero in both */
+    }
+    if (at < a->count) {
+        pom__addresses_t old = *a;
+        for (uint32_t i = 0; i < a->count; i++) {
+            a->all[i] = old.all[(at + 1 + i) % a->count];
+        }
+    }
+}
+
 bool pom__resolve_numeric(const char *host, uint16_t port, pom__addresses_t *out) {
     resolve(host, port, AI_NUMERICHOST, out);
     return out->count > 0;

@@ -51,8 +51,13 @@ static void rob(fake_t *f) {
     assert_int_not_equal(dup2(fileno(own_file), robbed->guard.woken), -1);
 }
 
-/* It does so while "robbed.example" is looked up. "two.example" has two addresses, at the first of which
- * nobody listens. */
+/* It does so while "robbed.example" is looked up. The others have two addresses, of which the second is
+ * good. At the first nobody listens; or it is one that no socket may connect to; or a hole, if
+ * dig_hole() has been there. */
+static const char *const two_addresses[][2] = {{"two.example", "127.0.0.2"},
+                                               {"forbidden.example", "255.255.255.255"},
+                                               {"hole.example", "127.0.0.3"}};
+
 int __real_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                        struct addrinfo **out);
 int __wrap_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
@@ -63,11 +68,14 @@ int __wrap_getaddrinfo(const char *host, const char *service, const struct addri
         rob(NULL);
         return EAI_NONAME;
     }
-    if (strcmp(host, "two.example") != 0 || (hints->ai_flags & AI_NUMERICHOST) != 0) {
-        return __real_getaddrinfo(host, service, hints, out);
+    for (int i = 0; i < 3 && (hints->ai_flags & AI_NUMERICHOST) == 0; i++) {
+        if (strcmp(host, two_addresses[i][0]) == 0) {
+            int error = __real_getaddrinfo(two_addresses[i][1], service, hints, out);
+            return error != 0 ? error
+                              : __real_getaddrinfo("127.0.0.1", service, hints, &(*out)->ai_next);
+        }
     }
-    int error = __real_getaddrinfo("127.0.0.2", service, hints, out);
-    return error != 0 ? error : __real_getaddrinfo("127.0.0.1", service, hints, &(*out)->ai_next);
+    return __real_getaddrinfo(host, service, hints, out);
 }
 
 typedef struct request_s {
@@ -615,8 +623,8 @@ static void test_http_names_a_refused_connection_and_an_unknown_host(void **stat
 
 static void test_http_tries_each_address_of_a_name(void **state) {
     static const char *const script[] = {NULL};
-    static const char *const hosts[] = {"localhost", "two.example"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const hosts[] = {"localhost", "two.example", "forbidden.example"};
+    for (int i = 0; i < 3; i++) {
         server_t s;
         server_start(&s, script);
         pom_exporter_t *e = exporter();
@@ -633,6 +641,46 @@ static void test_http_tries_each_address_of_a_name(void **state) {
         pom_destination_unref(d);
         server_stop(&s);
     }
+}
+
+#define DIGGERS 3
+
+/* Connections to this port of 127.0.0.3 are not answered: there is a listener whose queue is full. */
+static void dig_hole(uint16_t port, int fds[1 + DIGGERS]) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    assert_int_equal(inet_pton(AF_INET, "127.0.0.3", &address.sin_addr), 1);
+    for (int i = 0; i <= DIGGERS; i++) {
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        if (i == 0) {
+            assert_int_equal(bind(fds[0], (struct sockaddr *)&address, sizeof address), 0);
+            assert_int_equal(listen(fds[0], 0), 0);
+        } else {
+            (void)connect(fds[i], (struct sockaddr *)&address, sizeof address); /* in progress */
+        }
+    }
+}
+
+static void test_http_begins_behind_the_address_that_timed_out(void **state) {
+    static const char *const script[] = {NULL};
+    server_t s;
+    int hole[1 + DIGGERS];
+    server_start(&s, script);
+    dig_hole(s.port, hole);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.host = "hole.example";
+    o.timeout_ns = 100 * POM_NS_PER_MS;
+    pom_destination_t *d = add(e, &o);
+    put(e, 1, 10);
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(counters(d).sent, 1);
+    assert_true(counters(d).retried >= 1);
+    free_exporter(e);
+    pom_destination_unref(d);
+    for (int i = 0; i <= DIGGERS; i++) {
+        close(hole[i]);
+    }
+    server_stop(&s);
 }
 
 /* acceptance: PM25 */
@@ -1030,6 +1078,7 @@ int main(void) {
         POM_TEST(test_http_gives_up_what_is_too_old),
         POM_TEST(test_http_names_a_refused_connection_and_an_unknown_host),
         POM_TEST(test_http_tries_each_address_of_a_name),
+        POM_TEST(test_http_begins_behind_the_address_that_timed_out),
         POM_TEST(test_http_spools_while_the_server_is_away),
         POM_TEST(test_http_stop_spools_what_is_queued_behind_a_request),
         POM_TEST(test_http_tells_the_server_what_it_has_lost),
