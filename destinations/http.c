@@ -18,8 +18,9 @@
  *
  * While a server is away the batch stays with us, and what comes after it piles up in the
  * exporter's queue, within its budget. With a spool it goes to the disk instead, and so do the
- * ones after it until an attempt succeeds; then new batches go first, and the spool's in between.
- * A disk that takes nothing is as if there were no spool.
+ * ones that come during the pause; else new batches go first, and the spool's in between. The spool has
+ * a pause of its own: an entry that fails is no reason to hold up new batches. A disk that takes nothing
+ * is as if there were no spool.
  *
  * What was lost or repeated is told to the server as well (self_report.c): a request like the
  * others, between them, that is never spooled and whose loss does not matter.
@@ -56,9 +57,9 @@ typedef struct http_s {
     pom__target_t target;
     /* loop thread, but for new, after_fork and free */
     uv_loop_t *loop;
-    uv_timer_t timer;        /* the back-off's */
-    uv_timer_t report_timer; /* until the next client report may go */
-    int handles;             /* the timers, and each connection that is not gone */
+    uv_timer_t timer;       /* the back-off's */
+    uv_timer_t later_timer; /* until a client report, or the spool, may have its turn */
+    int handles;            /* the timers, and each connection that is not gone */
     pom__connection_t *connection;
     pom_own_fd_t socket;    /* the connection's, for a forked child */
     _Atomic(bool) is_noted; /* socket is whole */
@@ -137,9 +138,12 @@ static void wait_and_retry(http_t *h, int64_t at_least_ns) {
 }
 
 static void failed(http_t *h, int64_t at_least_ns) {
+    bool rests = h->outbox.request.spooled && at_least_ns < 0;
     h->busy = false;
     pom__http_outbox_failed(&h->outbox);
-    wait_and_retry(h, at_least_ns);
+    if (!rests) {
+        wait_and_retry(h, at_least_ns);
+    }
 }
 
 static void attempt(http_t *h) {
@@ -150,6 +154,7 @@ static void attempt(http_t *h) {
         if (h->connection == NULL) {
             pom_destination_error(&h->base, "no memory or no descriptors");
             failed(h, -1);
+            work(h); /* ends: each failure makes something rest */
             return;
         }
         h->handles++;
@@ -161,16 +166,16 @@ static void attempt(http_t *h) {
     pom__connection_send(h->connection, r->head, r->head_size, body->data, body->len);
 }
 
-static void on_report_timer(uv_timer_t *timer) {
+static void on_later(uv_timer_t *timer) {
     work(timer->data);
 }
 
-/* Idle: if there is something to tell, but not yet, the timer comes back to it. */
-static void wait_for_report(http_t *h) {
-    int64_t wait_ns = pom__http_outbox_report_wait_ns(&h->outbox);
-    if (wait_ns > 0 && !uv_is_active((uv_handle_t *)&h->report_timer)) {
-        (void)uv_timer_start(&h->report_timer, on_report_timer,
-                             (uint64_t)(wait_ns / POM_NS_PER_MS) + 1,
+/* Idle: if there is something to tell, or to send from the disk, but not yet, the timer comes back to
+ * it. */
+static void wait_for_later(http_t *h) {
+    int64_t wait_ns = pom__http_outbox_wait_ns(&h->outbox);
+    if (wait_ns > 0) {
+        (void)uv_timer_start(&h->later_timer, on_later, (uint64_t)(wait_ns / POM_NS_PER_MS) + 1,
                              0); /* fails only without a callback */
     }
 }
@@ -187,7 +192,7 @@ static void work(http_t *h) {
     } else if (pom__http_outbox_next(&h->outbox)) {
         attempt(h);
     } else {
-        wait_for_report(h);
+        wait_for_later(h);
     }
 }
 
@@ -203,7 +208,7 @@ static void finish_close(http_t *h) {
     drop_connection(h);
     if (!uv_is_closing((uv_handle_t *)&h->timer)) {
         uv_close((uv_handle_t *)&h->timer, on_timer_closed);
-        uv_close((uv_handle_t *)&h->report_timer, on_timer_closed);
+        uv_close((uv_handle_t *)&h->later_timer, on_timer_closed);
     }
 }
 
@@ -317,8 +322,8 @@ static void on_reply(void *owner, const pom__http_parser_t *reply, bool reusable
 static pom_status_t http_open(pom_destination_t *self, struct uv_loop_s *loop) {
     http_t *h = http_of(self);
     (void)uv_timer_init(loop, &h->timer); /* cannot fail */
-    (void)uv_timer_init(loop, &h->report_timer);
-    h->timer.data = h->report_timer.data = h;
+    (void)uv_timer_init(loop, &h->later_timer);
+    h->timer.data = h->later_timer.data = h;
     h->loop = loop;
     h->handles = 2;
     h->closing = h->waiting = h->busy = false;

@@ -4,9 +4,16 @@
  * A report that failed comes last of all until something else has had its turn: a server that takes
  * call graphs and chokes on reports is to get the call graphs.
  *
+ * When an entry of the spool fails, the spool alone rests, and new batches go on: it may be the entry
+ * that the server, or a proxy, cannot take. If it has taken others since the entry failed before, it is
+ * the entry: it goes to the spool's end, with its key and age, so that those behind it have their turn.
+ * While nothing is taken, as in an outage, the order stays.
+ *
  * A request is made once and repeated byte for byte with its key, whether from memory or from the
  * disk; only a report is made anew, since its counts have moved on. Each profile of a batch is in one
  * of three places: the ranges that wait, the present request, or counted.
+ *
+ * Over 400 lines: every function moves a request between these places, on one state.
  */
 #include "destinations/http_outbox.h"
 
@@ -17,6 +24,8 @@
 #include "base/id.h"
 #include "destinations/stages.h"
 
+#define HEAD_ROOM 1024 /* an entry's head is less */
+
 void pom__http_outbox_init(pom__http_outbox_t *o, pom_destination_t *destination,
                            const pom__http_texts_t *texts, pom__spool_t *spool,
                            const pom_http_options_t *options) {
@@ -25,6 +34,7 @@ void pom__http_outbox_init(pom__http_outbox_t *o, pom_destination_t *destination
     o->texts = texts;
     o->spool = spool;
     o->give_up_ns = options->give_up_ns;
+    o->spool_room = options->spool_bytes - HEAD_ROOM;
     pom__http_body_init(&o->body, options->format, options->compress);
     pom_buf_init(&o->spooled_body, POM__SPOOL_BODY_MAX);
     pom__self_report_init(&o->report, options->report_ns);
@@ -207,8 +217,10 @@ bool pom__http_outbox_spool(pom__http_outbox_t *o) {
 /* Makes a request of the spool's oldest entry. */
 static bool next_spooled(pom__http_outbox_t *o) {
     pom__spool_lost_t lost = {0};
-    bool found =
-        o->spool != NULL && pom__spool_next(o->spool, &o->request.entry, &o->spooled_body, &lost);
+    if (o->spool == NULL || pom_now_ns() < o->spool_rest_ns) {
+        return false;
+    }
+    bool found = pom__spool_next(o->spool, &o->request.entry, &o->spooled_body, &lost);
     count_lost(o, &lost);
     if (found) {
         o->request.spooled = true;
@@ -217,12 +229,40 @@ static bool next_spooled(pom__http_outbox_t *o) {
     return found;
 }
 
+/* The present request, the spool's oldest entry, becomes its newest. A crash between the two steps is
+ * one of those after which a batch is sent twice. */
+static void move_to_end(pom__http_outbox_t *o) {
+    const pom__http_request_t *r = &o->request;
+    const pom_buf_t *body = &o->spooled_body;
+    pom__spool_lost_t lost = {0};
+    if (pom__spool_profiles(o->spool) <= r->count ||
+        pom__spool_bytes(o->spool) + (int64_t)body->len > o->spool_room) {
+        return; /* alone, or others would be evicted for it */
+    }
+    if (pom__spool_put(o->spool, &r->entry, body->data, body->len, &lost) != POM_OK) {
+        pom_destination_error(o->destination, "%s", pom__spool_error(o->spool));
+    } else if (!pom__spool_ack(o->spool)) {
+        lost.evicted -= r->count; /* with its segment all the same, but there is the copy */
+    }
+    count_lost(o, &lost);
+}
+
+static void rest_spool(pom__http_outbox_t *o) {
+    pom_id_t key = o->request.entry.key;
+    if (o->taken && key.hi == o->failed.hi && key.lo == o->failed.lo) {
+        move_to_end(o);
+    }
+    o->failed = key;
+    o->spool_rest_ns = pom_now_ns() + pom__backoff_next(&o->spool_backoff, pom_random_u64());
+}
+
 /* Ends the present request with a fate that is counted next: false when the spool has counted it
  * already. */
 static bool take_request(pom__http_outbox_t *o) {
     pom__http_request_t *r = &o->request;
     bool ours = true;
     if (r->spooled) {
+        pom__backoff_reset(&o->spool_backoff);
         ours = pom__spool_ack(o->spool);
         if (ours) {
             pom_destination_spooled(o->destination, -(int64_t)r->count);
@@ -237,6 +277,9 @@ static bool take_request(pom__http_outbox_t *o) {
 void pom__http_outbox_open(pom__http_outbox_t *o) {
     int64_t adopted = 0;
     pom__self_report_begin(&o->report, pom_now_ns(), pom_wall_ns());
+    pom__backoff_reset(&o->spool_backoff);
+    o->spool_rest_ns = 0;
+    o->taken = false;
     if (o->spool == NULL) {
         return;
     }
@@ -256,8 +299,17 @@ void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch) {
     push_range(o, 0, batch->count, false);
 }
 
-int64_t pom__http_outbox_report_wait_ns(const pom__http_outbox_t *o) {
+static int64_t report_wait_ns(const pom__http_outbox_t *o) {
     return pom__self_report_wait_ns(&o->report, o->destination, pom_now_ns());
+}
+
+int64_t pom__http_outbox_wait_ns(const pom__http_outbox_t *o) {
+    int64_t report_ns = report_wait_ns(o);
+    int64_t rest_ns = o->spool_rest_ns - pom_now_ns();
+    if (o->spool == NULL || pom__spool_profiles(o->spool) == 0 || rest_ns <= 0) {
+        return report_ns;
+    }
+    return report_ns > 0 && report_ns < rest_ns ? report_ns : rest_ns;
 }
 
 bool pom__http_outbox_next(pom__http_outbox_t *o) {
@@ -268,7 +320,7 @@ bool pom__http_outbox_next(pom__http_outbox_t *o) {
     if (o->range_count == 0) {
         end_batch(o); /* a report does not hold up the next one */
     }
-    bool is_due = pom__http_outbox_report_wait_ns(o) == 0;
+    bool is_due = report_wait_ns(o) == 0;
     if ((is_due && !o->report_failed && next_report(o)) || (o->batch != NULL && next_request(o))) {
         return true;
     }
@@ -289,6 +341,7 @@ const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o) {
 void pom__http_outbox_sent(pom__http_outbox_t *o) {
     uint32_t count = o->request.count;
     int64_t bytes = (int64_t)pom__http_outbox_body(o)->len;
+    o->taken = true;
     if (take_request(o)) {
         pom_destination_sent(o->destination, count, bytes);
     }
@@ -323,12 +376,16 @@ void pom__http_outbox_failed(pom__http_outbox_t *o) {
         o->report.next_ns =
             pom_now_ns() + o->report.every_ns; /* not oftener than one that arrives */
         o->report_failed = true;
+        end_request(o); /* made again when its turn comes */
+        return;
     }
-    if (o->request.spooled || o->request.is_report) {
-        end_request(o); /* read, or made, again when its turn comes */
+    if (o->request.spooled) {
+        rest_spool(o);
+        end_request(o); /* read again when its turn comes */
     } else if (!spool_request(o) && pom_now_ns() - o->request.made_ns > o->give_up_ns) {
         pom__http_outbox_dropped(o, POM_DROP_TOO_OLD);
     }
+    o->taken = false;
 }
 
 bool pom__http_outbox_leave(pom__http_outbox_t *o, pom_drop_t reason) {

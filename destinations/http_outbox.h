@@ -17,6 +17,7 @@
 #ifndef POM_DESTINATIONS_HTTP_OUTBOX_H
 #define POM_DESTINATIONS_HTTP_OUTBOX_H
 
+#include "destinations/backoff.h"
 #include "destinations/http_body.h"
 #include "destinations/http_options.h"
 #include "destinations/self_report.h"
@@ -53,6 +54,7 @@ typedef struct pom__http_outbox_s {
     const pom__http_texts_t *texts;
     pom__spool_t *spool; /* owned; NULL: none */
     int64_t give_up_ns;
+    int64_t spool_room; /* bytes that are on the disk at most before something is moved */
     /* loop thread */
     pom_batch_t *batch; /* being sent; NULL: none */
     pom__http_range_t ranges[POM__HTTP_RANGES_MAX];
@@ -60,6 +62,10 @@ typedef struct pom__http_outbox_s {
     pom__http_request_t request; /* the present one */
     pom__http_body_t body;
     pom_buf_t spooled_body;
+    pom__backoff_t spool_backoff; /* the spool's own */
+    int64_t spool_rest_ns;        /* nothing is sent from it before */
+    pom_id_t failed;              /* the entry of it that failed last */
+    bool taken;                   /* by the server, some batch, since the last failure of one */
     pom__self_report_t report;
     bool report_failed;                /* the last one, and nothing else has been tried since */
     char source[POM__HTTP_SOURCE_MAX]; /* of the last batch */
@@ -95,7 +101,8 @@ void pom__http_outbox_told(pom__http_outbox_t *o); /* a report has its answer */
 /* It was too large: its halves are sent, once. False: it cannot be halved, nothing has changed. */
 bool pom__http_outbox_halve(pom__http_outbox_t *o);
 
-/* It could not be sent now: to the disk, or dropped after give_up_ns, or it stays the present one. */
+/* It could not be sent now: to the disk, or dropped after give_up_ns, or it stays the present one. One
+ * that is from the disk stays there, and the spool rests for a while. */
 void pom__http_outbox_failed(pom__http_outbox_t *o);
 
 /* All of the batch that has not been sent goes to the disk. False: there is none that takes it. */
@@ -107,7 +114,8 @@ bool pom__http_outbox_leave(pom__http_outbox_t *o, pom_drop_t reason);
 /* The same, and the disk is synced. */
 void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason);
 
-/* Until next() may have a report to tell; -1: there is nothing to tell. */
-int64_t pom__http_outbox_report_wait_ns(const pom__http_outbox_t *o);
+/* After a false next(): until it may have a report, or something of the spool. 0, -1: not before
+ * something else happens. */
+int64_t pom__http_outbox_wait_ns(const pom__http_outbox_t *o);
 
 #endif

@@ -87,6 +87,7 @@ typedef struct request_s {
 
 typedef struct server_s {
     const char *const *script; /* NULL at its end: 200 from then on */
+    const char *poison;        /* a request with this in its body gets 504; NULL: none */
     int listener;
     uint16_t port;
     pthread_t thread;
@@ -146,7 +147,9 @@ static void serve(server_t *s, int fd) {
     while (n < REQUESTS_MAX && read_request(fd, &s->requests[n])) {
         s->requests[n].connection = s->connections;
         const char *reply = OK_REPLY;
-        if (*s->script != NULL) {
+        if (s->poison != NULL && strstr(s->requests[n].body, s->poison) != NULL) {
+            reply = "HTTP/1.1 504 x\r\nContent-Length: 0\r\n\r\n";
+        } else if (*s->script != NULL) {
             reply = *s->script++;
         }
         atomic_store(&s->count, ++n);
@@ -749,6 +752,53 @@ static void test_http_spools_while_the_server_is_away(void **state) {
     assert_int_equal(system(command), 0);
 }
 
+static int refused(const server_t *s, char key[37]) {
+    int n = 0;
+    for (int i = 0; i < atomic_load(&s->count); i++) {
+        if (strstr(s->requests[i].body, s->poison) != NULL) {
+            key_of(&s->requests[i], key);
+            n++;
+        }
+    }
+    return n;
+}
+
+/* acceptance: PM25 */
+static void test_http_passes_by_a_batch_in_the_spool_that_is_never_taken(void **state) {
+    static const char *const script[] = {NULL};
+    char folder[] = "/tmp/pom-http-XXXXXX";
+    char command[128], first[37], last[37];
+    assert_non_null(mkdtemp(folder));
+    server_t s;
+    server_start(&s, script);
+    s.poison = "\"thread\":13,";
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.spool_dir = folder;
+    pom_destination_t *d = add(e, &o);
+    put(e, 13, 10);
+    put(e, 13, 10);
+    assert_true(pom_exporter_flush(e, soon()));
+    put(e, 1, 10); /* behind it, in the spool */
+    assert_true(pom_exporter_flush(e, soon()));
+    assert_int_equal(refused(&s, first), 1);
+    wait_for(refused(&s, last) == 2);
+    put(e, 2, 10);
+    assert_true(pom_exporter_flush(e, soon()));
+    wait_for(counters(d).sent == 2);
+    wait_for(refused(&s, last) > 3); /* tried on, the same as ever */
+    assert_string_equal(first, last);
+    assert_int_equal(counters(d).sent, 2);
+    assert_int_equal(counters(d).spooled, 2);
+    assert_int_equal(counters(d).produced, 4);
+    free_exporter(e);
+    assert_int_equal(counters(d).spooled, 2);
+    pom_destination_unref(d);
+    server_stop(&s);
+    (void)snprintf(command, sizeof command, "rm -rf %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
 /* acceptance: PM25 */
 static void test_http_stop_spools_what_is_queued_behind_a_request(void **state) {
     static const char *const script[] = {HANG, NULL};
@@ -1080,6 +1130,7 @@ int main(void) {
         POM_TEST(test_http_tries_each_address_of_a_name),
         POM_TEST(test_http_begins_behind_the_address_that_timed_out),
         POM_TEST(test_http_spools_while_the_server_is_away),
+        POM_TEST(test_http_passes_by_a_batch_in_the_spool_that_is_never_taken),
         POM_TEST(test_http_stop_spools_what_is_queued_behind_a_request),
         POM_TEST(test_http_tells_the_server_what_it_has_lost),
         POM_TEST(test_http_goes_on_after_a_report_that_failed),
