@@ -124,6 +124,14 @@ static void on_timer(uv_timer_t *timer) {
     work(h);
 }
 
+/* From now on, not from the beginning of the loop's turn, in which another destination may have been
+ * slow. */
+static void start_timer(uv_timer_t *timer, uv_timer_cb call, int64_t wait_ns) {
+    uv_update_time(timer->loop);
+    (void)uv_timer_start(timer, call, (uint64_t)(wait_ns / POM_NS_PER_MS) + 1,
+                         0); /* fails only without a callback */
+}
+
 /* The attempt failed in a way that time may cure. */
 static void wait_and_retry(http_t *h, int64_t at_least_ns) {
     int64_t wait_ns = pom__backoff_next(&h->backoff, pom_random_u64());
@@ -133,8 +141,7 @@ static void wait_and_retry(http_t *h, int64_t at_least_ns) {
     }
     h->waiting = true;
     h->tried_ns = pom_now_ns();
-    (void)uv_timer_start(&h->timer, on_timer, (uint64_t)(wait_ns / POM_NS_PER_MS) + 1,
-                         0); /* fails only without a callback */
+    start_timer(&h->timer, on_timer, wait_ns);
 }
 
 static void failed(http_t *h, int64_t at_least_ns) {
@@ -175,8 +182,7 @@ static void on_later(uv_timer_t *timer) {
 static void wait_for_later(http_t *h) {
     int64_t wait_ns = pom__http_outbox_wait_ns(&h->outbox);
     if (wait_ns > 0) {
-        (void)uv_timer_start(&h->later_timer, on_later, (uint64_t)(wait_ns / POM_NS_PER_MS) + 1,
-                             0); /* fails only without a callback */
+        start_timer(&h->later_timer, on_later, wait_ns);
     }
 }
 

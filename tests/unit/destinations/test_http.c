@@ -561,6 +561,44 @@ static void test_http_times_out_and_stop_counts_the_rest(void **state) {
     server_stop(&s);
 }
 
+/* Longer than the timeout below. */
+static void be_slow(fake_t *f) {
+    (void)f;
+    int64_t end = pom_now_ns() + POM_NS_PER_S;
+    while (pom_now_ns() < end) {
+        sched_yield();
+    }
+}
+
+/* A disk that hangs in the same turn of the loop, before or after the request is begun. */
+static void test_http_blames_no_server_for_a_loop_that_was_held_up(void **state) {
+    static const char *const script[] = {NULL};
+    for (int after = 0; after < 2; after++) {
+        server_t s;
+        server_start(&s, script);
+        pom_exporter_t *e = exporter();
+        pom_http_options_t o = options_for(&s);
+        o.timeout_ns = POM_NS_PER_S / 2;
+        fake_t *f = fake_new("slow", FAKE_SEND);
+        f->on_deliver = be_slow;
+        pom_destination_t *d = after ? add(e, &o) : NULL;
+        assert_int_equal(pom_exporter_add(e, &f->base), POM_OK);
+        d = after ? d : add(e, &o);
+        wait_for_the_loop(e);
+        put(e, 1, 10);
+        assert_true(pom_exporter_flush(e, soon()));
+        assert_int_equal(atomic_load(&f->delivered), 1);
+        pom_destination_counters_t c = counters(d);
+        assert_int_equal(c.sent, 1);
+        assert_int_equal(c.retried, 0);
+        assert_string_equal(c.last_error, "");
+        free_exporter(e);
+        pom_destination_unref(d);
+        pom_destination_unref(&f->base);
+        server_stop(&s);
+    }
+}
+
 static void test_http_remove_lets_the_request_finish(void **state) {
     static const char *const script[] = {HANG, NULL};
     server_t s;
@@ -1124,6 +1162,7 @@ int main(void) {
         POM_TEST(test_http_repeats_at_once_when_an_idle_connection_was_closed),
         POM_TEST(test_http_believes_no_server_that_has_not_got_the_request),
         POM_TEST(test_http_times_out_and_stop_counts_the_rest),
+        POM_TEST(test_http_blames_no_server_for_a_loop_that_was_held_up),
         POM_TEST(test_http_remove_lets_the_request_finish),
         POM_TEST(test_http_gives_up_what_is_too_old),
         POM_TEST(test_http_names_a_refused_connection_and_an_unknown_host),
