@@ -86,7 +86,7 @@ static void work(http_t *h);
 /* ---- the connection ---- */
 
 static void on_reply(void *owner, const pom__http_parser_t *reply, bool reusable);
-static void on_lost(void *owner, const char *error, bool answered);
+static void on_lost(void *owner, const char *error, bool unheard);
 
 static void on_gone(void *owner) {
     http_t *h = owner;
@@ -229,13 +229,13 @@ static void go_on(http_t *h) {
 
 /* ---- what came of an attempt ---- */
 
-static void on_lost(void *owner, const char *error, bool answered) {
+static void on_lost(void *owner, const char *error, bool unheard) {
     http_t *h = owner;
     if (!h->busy) {
         drop_connection(h); /* idle: the server's right; the next request makes a new one */
         return;
     }
-    bool stale = h->served > 0 && !answered;
+    bool stale = h->served > 0 && unheard;
     if (h->ticket_tried && h->served == 0) {
         pom__tls_ticket_free(h->ticket); /* perhaps it was the reason */
         h->ticket = NULL;

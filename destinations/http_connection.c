@@ -63,6 +63,7 @@ struct pom__connection_s {
     bool mute;    /* a write failed: nothing more is sent */
     bool waiting; /* a request is to be sent when idle */
     bool told;    /* the loss */
+    bool timed_out;
     pom__lookup_t *lookup;
     pom__addresses_t addresses;
     uint32_t next_address;
@@ -95,7 +96,7 @@ static void lost(pom__connection_t *c, const char *text) {
     }
     if (!c->told && !c->closed) {
         c->told = true;
-        c->listener->lost(c->owner, text, c->parser.begun);
+        c->listener->lost(c->owner, text, !c->parser.begun && !c->timed_out);
     }
 }
 
@@ -130,6 +131,7 @@ static void on_timeout(uv_timer_t *timer) {
     if (c->phase != LOST && c->phase != IDLE) {
         (void)snprintf(c->error, sizeof c->error, "%s within %lld.%03lld s", doing[c->phase],
                        (long long)(ms / 1000), (long long)(ms % 1000));
+        c->timed_out = true;
         lost(c, c->error);
     }
 }

@@ -34,9 +34,10 @@ typedef struct pom__listener_s {
     void (*socket)(void *owner, int fd);
     /* The reply is whole; it is valid during the call. reusable: another send may follow. */
     void (*reply)(void *owner, const pom__http_parser_t *reply, bool reusable);
-    /* The connection is useless, whether idle or in an exchange; error is one clause. answered:
-     * a part of a reply had come. */
-    void (*lost)(void *owner, const char *error, bool answered);
+    /* The connection is useless, whether idle or in an exchange; error is one clause. unheard: so
+     * ends what the server had closed before it saw the request: no part of a reply had come, and
+     * it did not let us wait either. */
+    void (*lost)(void *owner, const char *error, bool unheard);
     /* After close(): nothing of it is left on the loop. */
     void (*gone)(void *owner);
 } pom__listener_t;

@@ -29,6 +29,7 @@
 #define REQUESTS_MAX 16
 #define HANG         "hang"  /* read the request, answer nothing until the test ends */
 #define CUT          ""      /* read it, close without an answer */
+#define MUTE         "mute"  /* read it, answer nothing until the client closes */
 #define EARLY        "early" /* say yes, and read nothing until the destination has judged that */
 
 /* How often a destination began to wait before another attempt. */
@@ -155,6 +156,11 @@ static void serve(server_t *s, int fd) {
         atomic_store(&s->count, ++n);
         if (strcmp(reply, HANG) == 0) {
             wait_for_end(s);
+            return;
+        }
+        if (strcmp(reply, MUTE) == 0) {
+            char rest;
+            (void)!recv(fd, &rest, 1, 0); /* the end */
             return;
         }
         if (strcmp(reply, CUT) == 0) {
@@ -505,6 +511,26 @@ static void test_http_repeats_at_once_when_an_idle_connection_was_closed(void **
     assert_int_equal(c.retried, 1);
     assert_string_equal(c.last_error, ""); /* nothing was wrong */
     assert_int_equal(s.connections, 2);
+    free_exporter(e);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+/* That the server is slow, or dead, is no sign of a connection that it had closed before. */
+static void test_http_waits_after_a_timeout_on_a_kept_connection(void **state) {
+    static const char *const script[] = {OK_REPLY, MUTE, NULL};
+    server_t s;
+    server_start(&s, script);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.timeout_ns = 200 * POM_NS_PER_MS;
+    pom_destination_t *d = add(e, &o);
+    for (int i = 0; i < 2; i++) {
+        put(e, i, 10);
+        assert_true(pom_exporter_flush(e, soon()));
+    }
+    assert_int_equal(counters(d).sent, 2);
+    assert_non_null(strstr(counters(d).last_error, "no answer within 0.200 s"));
     free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
@@ -1160,6 +1186,7 @@ int main(void) {
         POM_TEST(test_http_compresses),
         POM_TEST(test_http_judges_each_answer),
         POM_TEST(test_http_repeats_at_once_when_an_idle_connection_was_closed),
+        POM_TEST(test_http_waits_after_a_timeout_on_a_kept_connection),
         POM_TEST(test_http_believes_no_server_that_has_not_got_the_request),
         POM_TEST(test_http_times_out_and_stop_counts_the_rest),
         POM_TEST(test_http_blames_no_server_for_a_loop_that_was_held_up),
