@@ -64,6 +64,7 @@ struct pom__connection_s {
     bool waiting; /* a request is to be sent when idle */
     bool told;    /* the loss */
     bool timed_out;
+    bool all_out; /* the last of the request has been given to a write */
     pom__lookup_t *lookup;
     pom__addresses_t addresses;
     uint32_t next_address;
@@ -188,8 +189,7 @@ void pom__connection_close(pom__connection_t *c) {
 
 /* The system has taken the whole request; that we have heard of it or not. */
 static bool is_sent(const pom__connection_t *c) {
-    return !c->mute && c->taken == c->head_size + c->body_size &&
-           (c->tls == NULL || pom__tls_pending(c->tls) == 0) &&
+    return !c->mute && c->all_out &&
            uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) == 0;
 }
 
@@ -364,6 +364,9 @@ static void push(pom__connection_t *c) {
         return;
     }
     size_t n = fill(c);
+    /* Noted here: what TLS has to say later, to a server that asks, is not the request's. */
+    c->all_out = c->all_out || (c->taken == c->head_size + c->body_size &&
+                                (c->tls == NULL || pom__tls_pending(c->tls) == 0));
     if (n > 0) {
         uv_buf_t buffer = uv_buf_init(c->out, (unsigned)n);
         c->write.data = c;
@@ -386,6 +389,7 @@ static void go_on(pom__connection_t *c) {
     if (c->phase == IDLE && c->waiting) {
         c->waiting = false;
         c->taken = 0;
+        c->all_out = false;
         pom__http_parser_start(&c->parser);
         enter(c, SENDING);
         push(c);

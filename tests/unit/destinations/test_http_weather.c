@@ -1,6 +1,7 @@
 /*
  * The HTTP destination in bad weather that needs more than a scripted answer: a large spool, peers
- * that are there and say nothing, budgets while nobody answers, and a wall clock that jumps.
+ * that are there and say nothing, or more than was asked, budgets while nobody answers, and a wall
+ * clock that jumps.
  *
  * The server reads requests and throws them away, so that its memory does not count. The wall clock
  * is the real one plus `jump_ns`; no monotonic clock can jump, so none does here.
@@ -10,6 +11,11 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
+#include <openssl/evp.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -416,6 +422,98 @@ static void test_http_survives_a_wall_clock_that_jumps(void **state) {
     }
 }
 
+/* ---- TLS ---- */
+
+static SSL_CTX *tls_1_2_context(void) {
+    SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+    EVP_PKEY *key = EVP_EC_gen("P-256");
+    X509 *cert = X509_new(); /* of nobody, by nobody: it is not verified */
+    assert_true(context != NULL && key != NULL && cert != NULL);
+    X509_set_version(cert, 2);
+    X509_gmtime_adj(X509_getm_notBefore(cert), -60);
+    X509_gmtime_adj(X509_getm_notAfter(cert), 3600);
+    X509_set_pubkey(cert, key);
+    assert_true(X509_sign(cert, key, EVP_sha256()) > 0);
+    assert_int_equal(SSL_CTX_use_certificate(context, cert), 1);
+    assert_int_equal(SSL_CTX_use_PrivateKey(context, key), 1);
+    assert_int_equal(SSL_CTX_set_max_proto_version(context, TLS1_2_VERSION), 1);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+    return context;
+}
+
+/* One request, which is small and comes in one record or two. */
+static bool swallow_tls(SSL *ssl) {
+    char text[8192];
+    size_t size = 0;
+    for (;;) {
+        int n = SSL_read(ssl, text + size, (int)(sizeof text - 1 - size));
+        if (n <= 0) {
+            return false;
+        }
+        size += (size_t)n;
+        text[size] = '\0';
+        const char *end = strstr(text, "\r\n\r\n");
+        const char *length = strstr(text, "Content-Length: ");
+        if (end != NULL && text + size >= end + 4 + strtoul(length + 16, NULL, 10)) {
+            return true;
+        }
+    }
+}
+
+/* Before each answer it asks for a new handshake, in one segment with it. */
+static void *asking_main(void *arg) {
+    static const char reply[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    sink_t *s = arg;
+    SSL_CTX *context = tls_1_2_context();
+    int fd;
+    while ((fd = accept(s->listener, NULL, NULL)) >= 0) {
+        atomic_store(&s->fd, fd);
+        SSL *ssl = SSL_new(context);
+        SSL_set_fd(ssl, fd);
+        if (SSL_accept(ssl) == 1) {
+            while (swallow_tls(ssl)) {
+                atomic_fetch_add(&s->requests, 1);
+                int corked = 1;
+                (void)setsockopt(fd, IPPROTO_TCP, TCP_CORK, &corked, sizeof corked);
+                (void)SSL_renegotiate(ssl);
+                (void)SSL_do_handshake(ssl);
+                (void)SSL_write(ssl, reply, (int)strlen(reply));
+                corked = 0;
+                (void)setsockopt(fd, IPPROTO_TCP, TCP_CORK, &corked, sizeof corked);
+            }
+        }
+        atomic_store(&s->fd, -1);
+        SSL_free(ssl);
+        close(fd);
+    }
+    SSL_CTX_free(context);
+    return NULL;
+}
+
+/* What we have to say to that waits to be sent when the answer is judged, and is no part of the
+ * request. */
+static void test_http_believes_a_server_that_asks_for_a_handshake(void **state) {
+    sink_t s;
+    (void)signal(SIGPIPE, SIG_IGN); /* OpenSSL writes to sockets that are closed */
+    sink_listen(&s);
+    s.serving = true;
+    assert_int_equal(pthread_create(&s.thread, NULL, asking_main, &s), 0);
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    o.use_tls = true;
+    o.tls.verify = false;
+    pom_destination_t *d = make(&o);
+    assert_int_equal(pom_exporter_add(e, d), POM_OK);
+    put(e, 1, 10);
+    wait_for(counters(d).sent == 1 || counters(d).last_error[0] != '\0');
+    assert_string_equal(counters(d).last_error, "");
+    assert_int_equal(atomic_load(&s.requests), 1);
+    free_exporter(e);
+    pom_destination_unref(d);
+    sink_stop(&s);
+}
+
 #define WEATHER_TEST(function) cmocka_unit_test_setup_teardown(function, make_folder, drop_folder)
 
 int main(void) {
@@ -424,6 +522,7 @@ int main(void) {
         WEATHER_TEST(test_http_stop_does_not_wait_for_a_removed_ones_replay),
         WEATHER_TEST(test_http_half_open_peers_time_out_and_nothing_is_lost),
         WEATHER_TEST(test_http_keeps_its_budgets_while_nobody_answers),
+        WEATHER_TEST(test_http_believes_a_server_that_asks_for_a_handshake),
         WEATHER_TEST(test_http_survives_a_wall_clock_that_jumps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
