@@ -4,7 +4,7 @@
  *
  *     batch -> ranges -> one request -> sent
  *                 ^          |  429, 502, 503, 504, lost, no connection: back-off, the same again
- *                 |          |  413: halved once
+ *                 |          |  413: halved once, if it is not from the spool
  *                 +----------+  every other answer, redirects too: rejected for good
  *
  * One request at a time on one connection that is kept. A request that meets a connection which
