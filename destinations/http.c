@@ -16,8 +16,8 @@
  * gzip stream of its own, which cost some 900 bytes, and that is a quarter of what 50 requests come
  * to. There are also fewer requests, for either side.
  *
- * While a server is away the batch stays with us, and what comes after it piles up in the
- * exporter's queue, within its budget. With a spool it goes to the disk instead, and so do the
+ * While a server is away the batch stays with us, and the next one, in case that it was the batch's
+ * fault; what comes after them piles up in the exporter's queue, within its budget. With a spool it goes to the disk instead, and so do the
  * ones that come during the pause; else new batches go first, and the spool's in between. The spool has
  * a pause of its own: an entry that fails is no reason to hold up new batches. A disk that takes nothing
  * is as if there were no spool.
@@ -58,7 +58,7 @@ typedef struct http_s {
     /* loop thread, but for new, after_fork and free */
     uv_loop_t *loop;
     uv_timer_t timer;       /* the back-off's */
-    uv_timer_t later_timer; /* until a client report, or the spool, may have its turn */
+    uv_timer_t later_timer; /* until a client report, or what rests, may have its turn */
     int handles;            /* the timers, and each connection that is not gone */
     pom__connection_t *connection;
     pom_own_fd_t socket;    /* the connection's, for a forked child */
@@ -72,7 +72,7 @@ typedef struct http_s {
     bool busy;         /* an attempt is under way */
     bool waiting;      /* for the timer */
     bool told_to_wait; /* by the server */
-    int64_t tried_ns;  /* the last attempt's end */
+    int64_t tried_ns;  /* the last failure */
     bool closing;
     pom_drop_t reason; /* for what is left when closing */
 } http_t;
@@ -140,13 +140,14 @@ static void wait_and_retry(http_t *h, int64_t at_least_ns) {
         wait_ns = at_least_ns;
     }
     h->waiting = true;
-    h->tried_ns = pom_now_ns();
     start_timer(&h->timer, on_timer, wait_ns);
 }
 
 static void failed(http_t *h, int64_t at_least_ns) {
-    bool rests = h->outbox.request.spooled && at_least_ns < 0;
+    const pom__http_request_t *r = &h->outbox.request;
+    bool rests = (r->spooled || r->is_aside) && at_least_ns < 0;
     h->busy = false;
+    h->tried_ns = pom_now_ns();
     pom__http_outbox_failed(&h->outbox);
     if (!rests) {
         wait_and_retry(h, at_least_ns);
@@ -177,7 +178,7 @@ static void on_later(uv_timer_t *timer) {
     work(timer->data);
 }
 
-/* Idle: if there is something to tell, or to send from the disk, but not yet, the timer comes back to
+/* Idle: if there is something to tell, or to try again, but not yet, the timer comes back to
  * it. */
 static void wait_for_later(http_t *h) {
     int64_t wait_ns = pom__http_outbox_wait_ns(&h->outbox);
@@ -349,8 +350,8 @@ static void http_deliver(pom_destination_t *self, pom_batch_t *batch) {
 
 static void http_flush(pom_destination_t *self) {
     http_t *h = http_of(self);
-    if (h->waiting && h->outbox.batch != NULL && !h->told_to_wait &&
-        pom_now_ns() - h->tried_ns >= FLUSH_PAUSE_NS) {
+    if (!h->busy && !(h->waiting && h->told_to_wait) &&
+        pom_now_ns() - h->tried_ns >= FLUSH_PAUSE_NS && pom__http_outbox_hurry(&h->outbox)) {
         (void)uv_timer_stop(&h->timer); /* cannot fail */
         h->waiting = false;
         work(h);

@@ -9,9 +9,13 @@
  * the entry: it goes to the spool's end, with its key and age, so that those behind it have their turn.
  * While nothing is taken, as in an outage, the order stays.
  *
+ * Without a spool there is one place for that, in memory: a request that fails the second time is put
+ * aside, encoded as it is, its batch is ended, and the next one has its turn. When that fails as well it
+ * is the server, and nothing is gained by a third: one body is what we hold beyond the queue's budget.
+ *
  * A request is made once and repeated byte for byte with its key, whether from memory or from the
  * disk; only a report is made anew, since its counts have moved on. Each profile of a batch is in one
- * of three places: the ranges that wait, the present request, or counted.
+ * of these places: the ranges that wait, the present request, aside, or counted.
  *
  * Over 400 lines: every function moves a request between these places, on one state.
  */
@@ -36,12 +40,14 @@ void pom__http_outbox_init(pom__http_outbox_t *o, pom_destination_t *destination
     o->give_up_ns = options->give_up_ns;
     o->spool_room = options->spool_bytes - HEAD_ROOM;
     pom__http_body_init(&o->body, options->format, options->compress);
+    pom_buf_init(&o->aside.body, o->body.out.cap);
     pom_buf_init(&o->spooled_body, POM__SPOOL_BODY_MAX);
     pom__self_report_init(&o->report, options->report_ns);
 }
 
 void pom__http_outbox_fini(pom__http_outbox_t *o) {
     pom__http_body_fini(&o->body);
+    pom_buf_fini(&o->aside.body);
     pom_buf_fini(&o->spooled_body);
     pom__spool_free(o->spool);
 }
@@ -49,7 +55,7 @@ void pom__http_outbox_fini(pom__http_outbox_t *o) {
 /* ---- requests of a batch ---- */
 
 static void end_request(pom__http_outbox_t *o) {
-    o->request.is_set = o->request.is_report = false;
+    o->request.is_set = o->request.is_report = o->request.is_aside = false;
     o->request.repeated = false;
 }
 
@@ -89,6 +95,7 @@ static void begin_request(pom__http_outbox_t *o, const pom_buf_t *body) {
     r->is_set = true;
     r->repeated = false;
     r->made_ns = pom_now_ns();
+    r->failures = 0;
     o->report_failed = false;
 }
 
@@ -256,6 +263,43 @@ static void rest_spool(pom__http_outbox_t *o) {
     o->spool_rest_ns = pom_now_ns() + pom__backoff_next(&o->spool_backoff, pom_random_u64());
 }
 
+/* ---- aside ---- */
+
+static void put_aside(pom__http_outbox_t *o) {
+    pom_buf_t spare = o->aside.body;
+    o->aside.request = o->request;
+    o->aside.body = o->body.out;
+    o->body.out = spare;
+    o->aside.is_set = true;
+    o->aside.request.repeated = false;
+    pom__backoff_reset(&o->aside.backoff);
+    end_request(o);
+    if (o->range_count == 0) {
+        end_batch(o); /* so that the next one is there when the pause is over */
+    }
+}
+
+static void rest_aside(pom__http_outbox_t *o) {
+    o->aside.rest_ns = pom_now_ns() + pom__backoff_next(&o->aside.backoff, pom_random_u64());
+}
+
+/* A copy is the present request until it has a fate; the body stays where it is. */
+static bool next_aside(pom__http_outbox_t *o) {
+    if (!o->aside.is_set || pom_now_ns() < o->aside.rest_ns) {
+        return false;
+    }
+    o->request = o->aside.request;
+    o->request.is_aside = true;
+    return true;
+}
+
+bool pom__http_outbox_hurry(pom__http_outbox_t *o) {
+    o->aside.rest_ns = 0;
+    return o->batch != NULL || o->aside.is_set;
+}
+
+/* ---- what is next ---- */
+
 /* Ends the present request with a fate that is counted next: false when the spool has counted it
  * already. */
 static bool take_request(pom__http_outbox_t *o) {
@@ -268,11 +312,12 @@ static bool take_request(pom__http_outbox_t *o) {
             pom_destination_spooled(o->destination, -(int64_t)r->count);
         }
     }
+    if (r->is_aside) {
+        o->aside.is_set = false;
+    }
     end_request(o);
     return ours;
 }
-
-/* ---- what is next ---- */
 
 void pom__http_outbox_open(pom__http_outbox_t *o) {
     int64_t adopted = 0;
@@ -303,13 +348,21 @@ static int64_t report_wait_ns(const pom__http_outbox_t *o) {
     return pom__self_report_wait_ns(&o->report, o->destination, pom_now_ns());
 }
 
+/* The shorter of two waits; 0 and less are none. */
+static int64_t sooner(int64_t a, int64_t b) {
+    return b > 0 && (a <= 0 || b < a) ? b : a;
+}
+
 int64_t pom__http_outbox_wait_ns(const pom__http_outbox_t *o) {
-    int64_t report_ns = report_wait_ns(o);
-    int64_t rest_ns = o->spool_rest_ns - pom_now_ns();
-    if (o->spool == NULL || pom__spool_profiles(o->spool) == 0 || rest_ns <= 0) {
-        return report_ns;
+    int64_t wait_ns = report_wait_ns(o);
+    int64_t now_ns = pom_now_ns();
+    if (o->aside.is_set) {
+        wait_ns = sooner(wait_ns, o->aside.rest_ns - now_ns);
     }
-    return report_ns > 0 && report_ns < rest_ns ? report_ns : rest_ns;
+    if (o->spool != NULL && pom__spool_profiles(o->spool) > 0) {
+        wait_ns = sooner(wait_ns, o->spool_rest_ns - now_ns);
+    }
+    return wait_ns;
 }
 
 bool pom__http_outbox_next(pom__http_outbox_t *o) {
@@ -325,7 +378,7 @@ bool pom__http_outbox_next(pom__http_outbox_t *o) {
         return true;
     }
     end_batch(o);
-    if (next_spooled(o)) {
+    if (next_aside(o) || next_spooled(o)) {
         pom_destination_retried(o->destination, o->request.count);
         return true;
     }
@@ -333,7 +386,9 @@ bool pom__http_outbox_next(pom__http_outbox_t *o) {
 }
 
 const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o) {
-    return o->request.spooled ? &o->spooled_body : &o->body.out;
+    return o->request.spooled    ? &o->spooled_body
+           : o->request.is_aside ? &o->aside.body
+                                 : &o->body.out;
 }
 
 /* ---- fates ---- */
@@ -362,13 +417,26 @@ void pom__http_outbox_told(pom__http_outbox_t *o) {
 bool pom__http_outbox_halve(pom__http_outbox_t *o) {
     const pom__http_request_t *r = &o->request;
     uint32_t size = r->range.to - r->range.from;
-    if (r->spooled || size < 2 || r->range.halved || r->count != size) {
+    if (r->spooled || r->is_aside || size < 2 || r->range.halved || r->count != size) {
         return false;
     }
     pom_destination_retried(o->destination, size);
     halve(o, r->range, true);
     end_request(o);
     return true;
+}
+
+static void failed_in_memory(pom__http_outbox_t *o) {
+    bool is_second = ++o->request.failures > 1;
+    if (pom_now_ns() - o->request.made_ns > o->give_up_ns) {
+        pom__http_outbox_dropped(o, POM_DROP_TOO_OLD);
+    } else if (o->request.is_aside) {
+        end_request(o);
+        rest_aside(o);
+    } else if (is_second && o->spool == NULL && !o->aside.is_set) {
+        put_aside(o);
+        rest_aside(o);
+    }
 }
 
 void pom__http_outbox_failed(pom__http_outbox_t *o) {
@@ -382,8 +450,8 @@ void pom__http_outbox_failed(pom__http_outbox_t *o) {
     if (o->request.spooled) {
         rest_spool(o);
         end_request(o); /* read again when its turn comes */
-    } else if (!spool_request(o) && pom_now_ns() - o->request.made_ns > o->give_up_ns) {
-        pom__http_outbox_dropped(o, POM_DROP_TOO_OLD);
+    } else if (!spool_request(o)) {
+        failed_in_memory(o);
     }
     o->taken = false;
 }
@@ -395,7 +463,9 @@ bool pom__http_outbox_leave(pom__http_outbox_t *o, pom_drop_t reason) {
     if (pom__http_outbox_spool(o)) {
         return true;
     }
-    int64_t rest = o->request.is_set ? o->request.count : 0;
+    int64_t rest = o->request.is_set && !o->request.is_aside ? o->request.count : 0;
+    rest += o->aside.is_set ? o->aside.request.count : 0;
+    o->aside.is_set = false;
     end_request(o);
     while (o->range_count > 0) {
         pom__http_range_t range = o->ranges[--o->range_count];
@@ -417,10 +487,11 @@ void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason) {
 void pom__http_outbox_after_fork(pom__http_outbox_t *o) {
     o->batch = NULL;
     o->range_count = 0;
-    o->report_failed = false;
+    o->report_failed = o->aside.is_set = false;
     end_request(o);
     pom__self_report_init(&o->report, o->report.every_ns);
     pom__http_body_init(&o->body, o->body.format, o->body.compress);
+    pom_buf_init(&o->aside.body, o->body.out.cap);
     pom_buf_init(&o->spooled_body, POM__SPOOL_BODY_MAX);
     if (o->spool != NULL) {
         pom__spool_after_fork(o->spool);

@@ -39,14 +39,25 @@ typedef struct pom__http_request_s {
     bool
         repeated; /* on a new connection at once, after an idle one had been closed; set by http.c */
     bool spooled;   /* it is the spool's oldest entry */
+    bool is_aside;  /* it is the one that was put aside */
     bool is_report; /* no profiles; fails without a trace */
     pom__http_range_t range;
     uint32_t count; /* profiles in the body */
     pom__spool_entry_t entry;
     int64_t made_ns;
+    uint32_t failures;
     size_t head_size;
     char head[POM__HTTP_REQUEST_HEAD];
 } pom__http_request_t;
+
+/* A request that failed and makes room for the next batch. */
+typedef struct pom__http_aside_s {
+    bool is_set;
+    pom__http_request_t request;
+    pom_buf_t body;
+    pom__backoff_t backoff;
+    int64_t rest_ns; /* not before */
+} pom__http_aside_t;
 
 typedef struct pom__http_outbox_s {
     /* constant after init */
@@ -61,6 +72,7 @@ typedef struct pom__http_outbox_s {
     int range_count;
     pom__http_request_t request; /* the present one */
     pom__http_body_t body;
+    pom__http_aside_t aside; /* without a spool */
     pom_buf_t spooled_body;
     pom__backoff_t spool_backoff; /* the spool's own */
     int64_t spool_rest_ns;        /* nothing is sent from it before */
@@ -84,11 +96,12 @@ void pom__http_outbox_after_fork(pom__http_outbox_t *o);
 /* Sending begins; the spool takes over what others have left. */
 void pom__http_outbox_open(pom__http_outbox_t *o);
 
-/* Takes a batch; there must be none. It is ended when all of it has its fate, or is on the disk. */
+/* Takes a batch; there must be none. It is ended when all of it has its fate, or is on the disk, or
+ * aside. */
 void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch);
 
-/* The present request once more, or a new one: reports first, then the batch, then the spool; a report
- * that failed after these. False: there is nothing to send, and the batch is ended. */
+/* The present request once more, or a new one: reports first, then the batch, then what rested, aside
+ * or in the spool; a report that failed after these. False: there is nothing to send, and the batch is ended. */
 bool pom__http_outbox_next(pom__http_outbox_t *o);
 
 const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o); /* of the present request */
@@ -101,9 +114,12 @@ void pom__http_outbox_told(pom__http_outbox_t *o); /* a report has its answer */
 /* It was too large: its halves are sent, once. False: it cannot be halved, nothing has changed. */
 bool pom__http_outbox_halve(pom__http_outbox_t *o);
 
-/* It could not be sent now: to the disk, or dropped after give_up_ns, or it stays the present one. One
- * that is from the disk stays there, and the spool rests for a while. */
+/* It could not be sent now: to the disk, or dropped after give_up_ns, or aside, or it stays the present
+ * one. One that is from the disk or was aside stays there, and rests for a while. */
 void pom__http_outbox_failed(pom__http_outbox_t *o);
+
+/* Somebody waits: what is aside rests no longer. False: nothing is in memory. */
+bool pom__http_outbox_hurry(pom__http_outbox_t *o);
 
 /* All of the batch that has not been sent goes to the disk. False: there is none that takes it. */
 bool pom__http_outbox_spool(pom__http_outbox_t *o);
@@ -114,7 +130,7 @@ bool pom__http_outbox_leave(pom__http_outbox_t *o, pom_drop_t reason);
 /* The same, and the disk is synced. */
 void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason);
 
-/* After a false next(): until it may have a report, or something of the spool. 0, -1: not before
+/* After a false next(): until it may have a report, or what rests. 0, -1: not before
  * something else happens. */
 int64_t pom__http_outbox_wait_ns(const pom__http_outbox_t *o);
 

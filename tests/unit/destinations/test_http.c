@@ -864,6 +864,35 @@ static void test_http_passes_by_a_batch_in_the_spool_that_is_never_taken(void **
 }
 
 /* acceptance: PM25 */
+static void test_http_passes_by_a_batch_in_memory_that_is_never_taken(void **state) {
+    static const char *const script[] = {NULL};
+    char first[37], last[37];
+    server_t s;
+    server_start(&s, script);
+    s.poison = "\"thread\":13,";
+    pom_exporter_t *e = exporter();
+    pom_http_options_t o = options_for(&s);
+    pom_destination_t *d = add(e, &o);
+    put(e, 13, 10);
+    put(e, 13, 10);
+    assert_false(pom_exporter_flush(e, pom_now_ns()));
+    wait_for(refused(&s, first) == 1);
+    for (int i = 1; i <= 3; i++) {
+        put(e, i, 10);
+        assert_false(pom_exporter_flush(e, pom_now_ns())); /* it goes on, though nobody waits */
+        wait_for(counters(d).sent == i);
+    }
+    wait_for(refused(&s, last) > 3); /* tried on, the same as ever */
+    assert_string_equal(first, last);
+    assert_int_equal(counters(d).queued, 2);
+    free_exporter(e);
+    assert_int_equal(counters(d).dropped[POM_DROP_SHUTDOWN], 2);
+    assert_int_equal(counters(d).sent, 3);
+    pom_destination_unref(d);
+    server_stop(&s);
+}
+
+/* acceptance: PM25 */
 static void test_http_stop_spools_what_is_queued_behind_a_request(void **state) {
     static const char *const script[] = {HANG, NULL};
     for (int room = 0; room < 2; room++) {
@@ -1197,6 +1226,7 @@ int main(void) {
         POM_TEST(test_http_begins_behind_the_address_that_timed_out),
         POM_TEST(test_http_spools_while_the_server_is_away),
         POM_TEST(test_http_passes_by_a_batch_in_the_spool_that_is_never_taken),
+        POM_TEST(test_http_passes_by_a_batch_in_memory_that_is_never_taken),
         POM_TEST(test_http_stop_spools_what_is_queued_behind_a_request),
         POM_TEST(test_http_tells_the_server_what_it_has_lost),
         POM_TEST(test_http_goes_on_after_a_report_that_failed),
