@@ -55,8 +55,9 @@ class Reader:
                 self._resume(head)
                 continue
             body = self._take(size) if len(head) == _HEAD else b""
+            whole = len(head) == _HEAD and len(body) == size  # of less than a head the length is not known
             try:
-                records = self._decode(head + body) if len(body) == size and len(head) == _HEAD else None
+                records = self._decode(head + body) if whole else None
             except ValueError:
                 records = None
             if records is not None:
@@ -64,7 +65,7 @@ class Reader:
                     if not self.clients.take(record):
                         self.records += 1
                         yield record
-            elif self._resume(head + body) or len(body) == size:
+            elif self._resume(head + body) or whole:
                 self._note_bad()
             else:
                 self.torn = 1

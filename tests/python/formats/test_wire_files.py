@@ -1,6 +1,7 @@
 """A file in the wire form holds the same records as a file of JSON lines, and convert and report read it."""
 
 import datetime
+import io
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import pytest
 from pom_support import burn_until_sampled
 
 import profilomatic
+from profilomatic import _wire
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 WIRE = pathlib.Path(__file__).resolve().parents[2] / "data" / "wire"
@@ -123,6 +125,14 @@ def test_report_passes_over_damaged_batches_and_says_so(both, tmp_path):
     (tmp_path / "empty").write_bytes((WIRE / "empty.msgpack").read_bytes())
     done = command("report", tmp_path / "empty")
     assert done.returncode == 1 and b"has no record yet" in done.stderr
+
+
+@pytest.mark.parametrize("kept", [1, 6, 8, 9, 11, 12, 13, 40])
+def test_a_batch_that_the_end_of_the_file_cuts_is_torn(kept):
+    """Inside the twelve bytes that tell its length, too."""
+    batch = (WIRE / "batch.msgpack").read_bytes()
+    reader = _wire.Reader(io.BytesIO(batch + batch[:kept]), "x", decode=lambda batch: [{}])
+    assert (len(list(reader)), reader.bad, reader.torn) == (1, 0, 1)
 
 
 @pytest.mark.acceptance("PM9")
