@@ -323,6 +323,13 @@ void pom__tls_context_free(pom__tls_context_t *c) {
 
 /* ---- an SSL for a connection ---- */
 
+/* How names are compared. A borrowed context may ask for more, that no common name counts, say; read
+ * from the context, since before OpenSSL 1.1.1l its SSLs do not inherit that. */
+static unsigned host_flags(const pom__tls_context_t *c) {
+    unsigned own = X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
+    return c->borrowed ? own | X509_VERIFY_PARAM_get_hostflags(SSL_CTX_get0_param(c->ctx)) : own;
+}
+
 static bool set_host(SSL *ssl, const pom__tls_context_t *c, const char *host) {
     X509_VERIFY_PARAM *param = SSL_get0_param(ssl); /* borrowed */
     /* An address is recognised by OpenSSL's own reading of it. */
@@ -332,7 +339,7 @@ static bool set_host(SSL *ssl, const pom__tls_context_t *c, const char *host) {
     ERR_clear_error();
     bool good = true;
     if (c->verify && c->check_hostname) {
-        X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+        X509_VERIFY_PARAM_set_hostflags(param, host_flags(c));
         good = is_address ? X509_VERIFY_PARAM_set1_ip_asc(param, host) == 1
                           : SSL_set1_host(ssl, host) == 1;
     }

@@ -57,6 +57,9 @@ class TlsOptions:
         if context.maximum_version not in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3):
             raise ValueError("ssl_context has a maximum_version of %s and cannot be used as it is (%s): leave that at the default"
                              % (context.maximum_version.name, problem))
+        if self.check_hostname and not context.hostname_checks_common_name:
+            raise ValueError("ssl_context ignores common names (hostname_checks_common_name) and cannot be used as it is (%s): "
+                             "leave that at the default" % problem)
         if context.minimum_version == ssl.TLSVersion.TLSv1_3:
             self.min_version = 3
         self.verify_flags = int(context.verify_flags)

@@ -159,6 +159,7 @@ class Certificates:
         self.ca = self._new("ca", "/CN=test authority", "-addext", "keyUsage=critical,keyCertSign", days="10")
         self.good = self._signed("good", "DNS:localhost,IP:127.0.0.1")
         self.other = self._signed("other", "DNS:other.example")
+        self.common_name = self._signed("localhost", None)  # and no other
         self.expired = self._signed("expired", "DNS:localhost,IP:127.0.0.1", expired=True)
         self.self_signed = self._new("self", "/CN=self", "-addext", "subjectAltName=IP:127.0.0.1", days="10")
 
@@ -177,8 +178,10 @@ class Certificates:
                  "-keyout", self.key(name), "-out", request)
         with open(extensions, "w") as file:
             # What VERIFY_X509_STRICT, Python 3.13's default, asks for.
-            file.write("subjectAltName=%s\nbasicConstraints=critical,CA:FALSE\nkeyUsage=digitalSignature\n"
-                       "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n" % alternatives)
+            file.write("basicConstraints=critical,CA:FALSE\nkeyUsage=digitalSignature\n"
+                       "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
+            if alternatives is not None:
+                file.write("subjectAltName=%s\n" % alternatives)
         _openssl("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.key("ca"), "-set_serial",
                  str(len(name) + 1000 * expired), "-days", "-1" if expired else "5", "-extfile", extensions, "-out", path)
         return path

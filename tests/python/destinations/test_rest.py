@@ -499,6 +499,21 @@ def test_a_context_used_as_it_is_verifies(sender, certificates, only_c, name, wo
         assert server.requests == []
 
 
+@pytest.mark.acceptance("PM25")
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_common_name_counts_only_if_the_context_lets_it(sender, certificates, asked):
+    """Of a certificate that has no other name; as Python's own connections have it."""
+    context = ssl.create_default_context(cafile=certificates.ca)
+    context.hostname_checks_common_name = asked
+    with Server(context=certificates.server("localhost")) as server:
+        one = sender("localhost", server.port, ssl_context=context)
+        if asked:
+            assert one.flushed()["sent"] == 1
+        else:
+            assert one.failed()["last_error"]
+        assert bool(server.requests) is asked
+
+
 class Changed(ssl.SSLContext):
     def get_ca_certs(self, binary_form=False):
         return super().get_ca_certs(binary_form)
@@ -552,6 +567,8 @@ def test_which_contexts_are_used_as_they_are(certificates, only_c, monkeypatch):
     assert "ssl_context" not in given.pop()
     with pytest.raises(ValueError, match="maximum_version of TLSv1_2 and cannot be used as it is"):
         profilomatic.RestDestination("h.example", ssl_context=context_with(maximum_version=ssl.TLSVersion.TLSv1_2))
+    with pytest.raises(ValueError, match="ignores common names .* and cannot be used as it is"):
+        profilomatic.RestDestination("h.example", ssl_context=context_with(hostname_checks_common_name=False))
     for thing in (object(), 1, "text"):
         assert "not a context" in core.ssl_context_problem(thing)
 
