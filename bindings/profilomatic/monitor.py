@@ -15,6 +15,7 @@ on the way of a request.
     profilomatic_...                        the counters of stats(), by their names there
 """
 
+import os
 import threading
 
 try:
@@ -28,6 +29,9 @@ from . import _backend
 
 __all__ = ["enable_prometheus"]
 
+# Where set, prometheus_client keeps values in files, one a process, which MultiProcessCollector adds up.
+_MULTIPROCESS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+
 _lock = threading.Lock()
 _registries = []
 
@@ -36,13 +40,21 @@ def enable_prometheus(registry=None):
     """Registers the metrics with a registry of prometheus_client, by default the library's own. Idempotent.
 
     Starts nothing: the application exposes the registry as it does for its other metrics. Where several processes serve
-    one application, each has its own figures; a scrape sees those of the process that answers.
+    one application, each has its own figures; a scrape sees those of the process that answers. RuntimeWarning where
+    PROMETHEUS_MULTIPROC_DIR is set: the library's default registry is not what is scraped there.
     """
     registry = REGISTRY if registry is None else registry
     with _lock:
-        if not any(known is registry for known in _registries):
+        known = any(known is registry for known in _registries)
+        if not known:
             registry.register(_Collector())
             _registries.append(registry)
+    if not known and registry is REGISTRY and any(name in os.environ for name in _MULTIPROCESS):
+        import warnings
+
+        warnings.warn("profilomatic: PROMETHEUS_MULTIPROC_DIR is set, and a scrape that gathers the files there has none of the "
+                      "profiler's metrics, which are in no file: give enable_prometheus() a registry that each process exposes "
+                      "by itself", RuntimeWarning, stacklevel=2)
 
 
 class _Collector:

@@ -156,6 +156,23 @@ def test_a_scrape_before_the_start_and_after_the_stop_works(registry):
 
 
 @pytest.mark.acceptance("PM28")
+@pytest.mark.parametrize("variable, told", [("PROMETHEUS_MULTIPROC_DIR", True), ("X", False)])
+def test_files_of_many_processes_have_no_such_metrics_and_that_is_told(python, tmp_path, variable, told):
+    """Once, and not of a registry that is the caller's own."""
+    python("""
+import warnings, prometheus_client, profilomatic.monitor
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    profilomatic.monitor.enable_prometheus(prometheus_client.CollectorRegistry())
+    assert not caught
+    profilomatic.monitor.enable_prometheus()
+    profilomatic.monitor.enable_prometheus()
+assert [(each.category, each.filename) for each in caught] == [(RuntimeWarning, "<string>")] * %d, caught
+assert all("PROMETHEUS_MULTIPROC_DIR" in str(each.message) for each in caught)
+""" % told, **{variable: str(tmp_path)})
+
+
+@pytest.mark.acceptance("PM28")
 def test_without_the_library_the_import_says_which_one_is_missing(python):
     python("""
 import sys
