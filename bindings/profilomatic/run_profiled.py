@@ -27,7 +27,7 @@ def make_parser():
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
-        "-o", "--output-file", metavar="FILE", help="write profiles there (default: standard error)"
+        "-o", "--output-file", metavar="FILE", help="write profiles there (default, and -: standard error)"
     )
     output.add_argument(
         "-i", "--output-socket", metavar="HOST:PORT", help="send profiles over TCP, one JSON record a line"
@@ -201,7 +201,9 @@ def _start(options):
         profilomatic.configure(**given)
     observer = _observer(options.profile_profiler) if options.profile_profiler is not None else None
     flush = not options.no_flush
-    if options.output_file is not None:
+    if options.output_file == "-":
+        destination = profilomatic.file_destination(sys.stderr, flush=flush)
+    elif options.output_file is not None:
         destination = profilomatic.file_destination(options.output_file, flush=flush)
     elif options.output_socket is not None:
         destination = profilomatic.file_destination(_connect(options.output_socket), flush=flush)

@@ -196,9 +196,12 @@ def actions(tmp_path):
 
 
 @pytest.mark.acceptance("PM26")
-def test_profiles_go_to_standard_error_by_default(command, actions):
-    run = command("-m", "profilomatic", "run", "actions.py", cwd=actions)
-    assert (run.returncode, run.stdout) == (0, b"")
+@pytest.mark.parametrize("output", [[], ["-o", "-"]], ids=str)
+def test_profiles_go_to_standard_error_by_default(command, actions, output):
+    """And where that is asked for, as PROFILOMATIC_DESTINATION has it; there is no file of that name."""
+    env = {"PROFILOMATIC_DESTINATION": "elsewhere"} if output else {}
+    run = command("-m", "profilomatic", "run", *output, "actions.py", cwd=actions, env=env)
+    assert (run.returncode, run.stdout, os.listdir(actions)) == (0, b"", ["actions.py"])
     records = records_of(run.stderr)
     assert [r["action"]["type"] for r in records] == ["job"]
     assert records[0]["hits"] >= 2
