@@ -121,7 +121,7 @@ def _check_destination():
     import profilomatic
 
     if not profilomatic.stats()["destinations"] and not _named.failed:
-        _named.complain("PROFILOMATIC_DESTINATION says where to")
+        _named.complain("PROFILOMATIC_DESTINATION is not set: name a file, http://HOST:PORT, or - for standard error")
 
 
 # where servers take it

@@ -333,6 +333,19 @@ def test_a_bad_destination_leaves_the_application_served_bare(python, tmp_path):
             """, PROFILOMATIC_DESTINATION=text)
 
 
+def test_a_destination_that_is_not_named_is_told(python):
+    python("""if True:
+        import sys
+        from profilomatic import auto
+        said = sys.stderr = __import__("io").StringIO()
+        auto.install()
+        def app(environ, start_response): return []
+        auto.wrapped(app), auto.wrapped(app)
+        assert said.getvalue() == ("profilomatic: not profiled: PROFILOMATIC_DESTINATION is not set: "
+                                   "name a file, http://HOST:PORT, or - for standard error\\n"), said.getvalue()
+        """)
+
+
 def test_destinations_by_their_text(tmp_path):
     from profilomatic import auto
 
