@@ -4,11 +4,12 @@
 """
 
 import argparse
-import os
+
+from ._site import FOLDER
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="profilomatic auto", description=__doc__.partition("\n")[0].partition(": ")[2])
     parser.parse_args(argv)
-    print(os.path.join(os.path.dirname(os.path.abspath(__file__)), "_site"))
+    print(FOLDER)
     return 0

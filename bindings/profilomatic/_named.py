@@ -9,6 +9,13 @@ import sys
 
 failed = False  # it was named, and could not be had
 _settled = False
+_said = None  # by `profilomatic run`, to an interpreter that serves for its program: it goes before the environment
+
+
+def name(text):
+    """Names the destination in the environment's place."""
+    global _said
+    _said = text
 
 
 def add():
@@ -17,7 +24,7 @@ def add():
     if _settled:
         return
     _settled = True
-    text = os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+    text = _said if _said is not None else os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
     if not text:
         return
     import profilomatic
@@ -26,7 +33,7 @@ def add():
         profilomatic.add_destination(destination(text))
     except Exception as error:
         failed = True
-        complain("PROFILOMATIC_DESTINATION=%r: %s" % (text, error))
+        complain(("%r: %s" if _said is not None else "PROFILOMATIC_DESTINATION=%r: %s") % (text, error))
 
 
 def settle():
@@ -36,7 +43,8 @@ def settle():
 
 
 def destination(text):
-    """The destination that a text names: http://host[:port][/path] or https://, "-" for standard error, else a file.
+    """The destination that a text names: http://host[:port][/path] or https://, tcp://host:port, "-" for standard error, else
+    a file.
 
     A file is appended to, as several processes share it. A server gets PROFILOMATIC_TOKEN as its token. ValueError and
     OSError say what is wrong.
@@ -50,11 +58,27 @@ def destination(text):
     from urllib.parse import urlsplit
 
     url = urlsplit(text)
+    if url.scheme == "tcp" and url.hostname and url.port and url.netloc == text[len("tcp://"):] and url.username is None:
+        return profilomatic.file_destination(connect(url.hostname, url.port))
     if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username is not None:
-        raise ValueError("a destination is a file, - or http[s]://host[:port][/path], not %r" % (text,))
+        raise ValueError("a destination is a file, -, tcp://host:port or http[s]://host[:port][/path], not %r" % (text,))
     path = url.path if url.path not in ("", "/") else "/api/data"
     token = os.environ.get("PROFILOMATIC_TOKEN") or None
     return profilomatic.RestDestination(url.hostname, url.port, path=path, tls=url.scheme == "https", token=token)
+
+
+def lasting(text):
+    """The same destination for a process in another folder."""
+    return text if text == "-" or "://" in text else os.path.abspath(text)
+
+
+def connect(host, port):
+    """A text file object over a TCP connection. OSError."""
+    import socket
+
+    connection = socket.create_connection((host, port), timeout=5)
+    connection.settimeout(30)  # a receiver that stops reading holds up the delivery thread only, and not for ever
+    return connection.makefile("w", encoding="utf-8", newline="\n")
 
 
 def complain(error):

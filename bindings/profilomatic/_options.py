@@ -17,7 +17,7 @@ ALIASES = {"simultaneous_tasks_profiled": "max_actions_per_run"}
 GRANULARITIES = ("file", "method", "line")
 
 # Variables that are no options, without the prefix.
-OTHER_VARIABLES = frozenset({"AUTO", "DB_DIR", "DESTINATION", "ENGINE", "PURE", "TOKEN"})
+OTHER_VARIABLES = frozenset({"AUTO", "DB_DIR", "DESTINATION", "ENGINE", "PURE", "RUN", "TOKEN"})
 
 _configured = {}
 _environment = None

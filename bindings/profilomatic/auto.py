@@ -45,7 +45,7 @@ def install(from_environment=True):
     if not from_environment:
         _named.settle()
     for module, hook in _HOOKS.items():
-        _after_import.call(module, _guarded(hook))
+        _after_import.call(module, guarded(hook))
 
 
 # the application
@@ -126,7 +126,7 @@ def _check_destination():
 
 # where servers take it
 
-def _guarded(hook):
+def guarded(hook):
     def guarded(module):
         try:
             hook(module)

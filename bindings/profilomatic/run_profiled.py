@@ -12,7 +12,7 @@ import atexit
 import os
 import sys
 
-from . import _named, _target, auto
+from . import _hand_on, _named, _target, auto
 
 _DESCRIPTION = """Run a Python program and profile its actions: requests of the WSGI application that it serves,
 profilomatic.action() blocks, Eliot actions (-e), or the whole program as one action (--whole). Profiles go to standard
@@ -200,20 +200,11 @@ def _start(options):
     if given:
         profilomatic.configure(**given)
     observer = _observer(options.profile_profiler) if options.profile_profiler is not None else None
-    flush = not options.no_flush
-    if options.output_file == "-":
-        destination = profilomatic.file_destination(sys.stderr, flush=flush)
-    elif options.output_file is not None:
-        destination = profilomatic.file_destination(options.output_file, flush=flush)
-    elif options.output_socket is not None:
-        destination = profilomatic.file_destination(_connect(options.output_socket), flush=flush)
-    elif os.environ.get("PROFILOMATIC_DESTINATION", "").strip():
-        destination = _named.destination(os.environ["PROFILOMATIC_DESTINATION"].strip())
-    else:
-        destination = profilomatic.file_destination(sys.stderr, flush=flush)
+    destination, name = _destination(options)
     _named.settle()
     if not options.no_wrap:
         auto.install(from_environment=False)
+    _hand_on.offer(name, given, not options.no_wrap, options.eliot, options.monitor)
     if options.eliot:
         _need("profilomatic.eliot", "eliot", "-e").patch()
     if options.monitor:
@@ -226,6 +217,25 @@ def _start(options):
     atexit.register(_finish, observer)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_parent=_note_fork)
+
+
+def _destination(options):
+    """Where to, and the name by which another process finds the same place."""
+    from profilomatic import file_destination
+
+    flush = not options.no_flush
+    named = os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+    if options.output_socket is not None:
+        host, port = _address(options.output_socket)
+        name = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        return file_destination(_named.connect(host, port), flush=flush), name
+    if options.output_file is None and named:
+        return _named.destination(named), _named.lasting(named)
+    if options.output_file in (None, "-"):
+        return file_destination(sys.stderr, flush=flush), "-"
+    # A reloader may repeat this command in the interpreter that it starts: the file is the one of the command above.
+    destination = file_destination(options.output_file, flush=flush, append=_hand_on.received)
+    return destination, os.path.abspath(options.output_file)
 
 
 _forked = False
@@ -245,21 +255,33 @@ def _observer(path):
     def append(name, flags):
         return os.open(name, flags | os.O_APPEND, 0o666)  # it may be the file of the profiles, too
 
-    return _self_profile.Observer(_backend.load(), open(path, "w", encoding="ascii", opener=append))
+    mode = "a" if _hand_on.received else "w"  # as for the profiles
+    return _self_profile.Observer(_backend.load(), open(path, mode, encoding="ascii", opener=append))
 
 
 def _finish(observer):
     import profilomatic
 
-    # A process that has forked says nothing: a server's master begins no action, its workers do.
-    if sys.stderr is not None and sys.stderr.isatty() and not _forked and not profilomatic.stats()["actions"]["started"]:
+    # A process with workers says nothing: a server's master begins no action, they do. Nor does one that a reloader started.
+    with_workers = _forked or _hand_on.gave or _hand_on.received
+    if sys.stderr is not None and sys.stderr.isatty() and not with_workers and not profilomatic.stats()["actions"]["started"]:
         print(
-            "profilomatic run: the program began no action, so there is no profile; --whole profiles it as one",
+            "profilomatic run: the program began no action, so there is no profile; --whole profiles it as one"
+            + (", and PROFILOMATIC_AUTO=1 servers that it starts in interpreters of their own" if _had_children() else ""),
             file=sys.stderr,
         )
     profilomatic.stop()
     if observer is not None:
         observer.finish()
+
+
+def _had_children():
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt > 0
+    except (ImportError, OSError):  # not on this system
+        return False
 
 
 def _whole(program, target):
@@ -297,18 +319,11 @@ def _need(module, library, option):
         ) from None
 
 
-def _connect(text):
-    """A text file object over a TCP connection."""
-    import socket
-
+def _address(text):
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise _target.Fail(f"--output-socket {text!r} is not HOST:PORT")
-    connection = socket.create_connection((host.strip("[]"), int(port)), timeout=5)
-    connection.settimeout(
-        30
-    )  # a receiver that stops reading holds up the delivery thread only, and not for ever
-    return connection.makefile("w", encoding="utf-8", newline="\n")
+    return host.strip("[]"), int(port)
 
 
 if __name__ == "__main__":

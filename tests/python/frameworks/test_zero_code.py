@@ -96,6 +96,16 @@ SERVERS = {
     "uvicorn": (["uvicorn", "fastapi"], "run", ["-m", "uvicorn", "--port", "{port}", "asgi:app"], "/item/{{number}}", False),
     "hypercorn": (["hypercorn", "fastapi"], "auto", ["-m", "hypercorn", "--bind", "127.0.0.1:{port}", "asgi:app"],
                   "/item/{{number}}", False),
+    "runserver with its reloader": (["django"], "run -o", ["-m", "django", "runserver", "--settings", "site_settings",
+                                                           "127.0.0.1:{port}"], "/item/<int:number>", True),
+    "flask with its reloader": (["flask"], "run -o", ["-m", "flask", "--app", "shop", "run", "--reload", "--port", "{port}"],
+                                "/item/<int:number>", True),
+    "uvicorn with workers": (["uvicorn", "fastapi"], "run -o", ["-m", "uvicorn", "--workers", "2", "--port", "{port}", "asgi:app"],
+                             "/item/{{number}}", False),
+    "uvicorn with its reloader": (["uvicorn", "fastapi"], "run -o", ["-m", "uvicorn", "--reload", "--port", "{port}", "asgi:app"],
+                                  "/item/{{number}}", False),
+    "hypercorn with workers": (["hypercorn", "fastapi"], "run -o", ["-m", "hypercorn", "--workers", "2", "--bind",
+                                                                    "127.0.0.1:{port}", "asgi:app"], "/item/{{number}}", False),
     "cheroot": (["cheroot"], "auto", ["-m", "cheroot", "--bind", "127.0.0.1:{port}", "plain:app"], "/item/<id>", False),
 }
 
@@ -158,6 +168,9 @@ def test_a_server_serves_profiled_without_a_line_of_code(shop, name):
            "PROFILOMATIC_DESTINATION": str(records), "PROFILOMATIC_MAX_ACTIONS_PER_RUN": "0", "PYTHONWARNINGS": "ignore"}
     if way == "run":
         command = ["-m", "profilomatic", "run", *command]
+    elif way == "run -o":  # whoever serves is in an interpreter that the server starts: options reach it, too
+        del env["PROFILOMATIC_DESTINATION"], env["PROFILOMATIC_MAX_ACTIONS_PER_RUN"]
+        command = ["-m", "profilomatic", "run", "-o", records.name, "-n0", "-s", "shop", *command]
     else:
         env["PYTHONPATH"] = os.pathsep.join([site, PACKAGE, str(shop)])
         env["PROFILOMATIC_AUTO"] = "1"
@@ -193,6 +206,7 @@ def test_a_server_serves_profiled_without_a_line_of_code(shop, name):
         process.wait()
     found = [json.loads(line) for line in lines]
     assert len(found) == expected  # each request once
+    assert way != "run -o" or {record["source"] for record in found} == {"shop"}
     kind = "asgi" if "asgi:app" in command else "wsgi"
     assert all(record["action"]["kind"] == kind and messages(record) == [] for record in found)
     routes = [record["action"]["route"] for record in found]
@@ -319,7 +333,7 @@ def test_a_function_is_called_after_an_import_whatever_loads_the_module(python, 
 
 
 def test_a_bad_destination_leaves_the_application_served_bare(python, tmp_path):
-    for text in (str(tmp_path / "absent" / "file"), "ftp://x/y", "http://", "http://a@b/", "http://h:99999/"):
+    for text in (str(tmp_path / "absent" / "file"), "ftp://x/y", "tcp://x", "tcp://x:1/y", "http://", "http://a@b/", "http://h:99999/"):
         python("""if True:
             import sys
             from profilomatic import auto
