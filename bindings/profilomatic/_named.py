@@ -42,6 +42,10 @@ def settle():
     _settled = True
 
 
+def is_file(text):
+    return text != "-" and "://" not in text
+
+
 def destination(text):
     """The destination that a text names: http://host[:port][/path] or https://, tcp://host:port, "-" for standard error, else
     a file.
@@ -51,25 +55,33 @@ def destination(text):
     """
     import profilomatic
 
-    if text == "-":
-        return profilomatic.file_destination(sys.stderr)
-    if "://" not in text:
+    if is_file(text):
         return profilomatic.file_destination(text, append=True)
+    return look(text)()
+
+
+def look(text):
+    """A function that makes the destination, if the text is one of what is no file: nothing is connected to here. ValueError."""
+    import profilomatic
+
+    if text == "-":
+        return lambda: profilomatic.file_destination(sys.stderr)
     from urllib.parse import urlsplit
 
     url = urlsplit(text)
     if url.scheme == "tcp" and url.hostname and url.port and url.netloc == text[len("tcp://"):] and url.username is None:
-        return profilomatic.file_destination(connect(url.hostname, url.port))
+        return lambda: profilomatic.file_destination(connect(url.hostname, url.port))
     if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username is not None:
         raise ValueError("a destination is a file, -, tcp://host:port or http[s]://host[:port][/path], not %r" % (text,))
     path = url.path if url.path not in ("", "/") else "/api/data"
     token = os.environ.get("PROFILOMATIC_TOKEN") or None
-    return profilomatic.RestDestination(url.hostname, url.port, path=path, tls=url.scheme == "https", token=token)
+    made = profilomatic.RestDestination(url.hostname, url.port, path=path, tls=url.scheme == "https", token=token)
+    return lambda: made
 
 
 def lasting(text):
     """The same destination for a process in another folder."""
-    return text if text == "-" or "://" in text else os.path.abspath(text)
+    return os.path.abspath(text) if is_file(text) else text
 
 
 def connect(host, port):

@@ -55,7 +55,7 @@ def examine(file=None, self_test=True):
     """Everything that the command shows, as a dict."""
     values, option_findings = _options()
     engine, engine_findings = _engine()
-    found = engine_findings + findings() + option_findings
+    found = engine_findings + findings() + option_findings + _zero_code()
     test = None
     if self_test and engine["engine"] is not None:
         from . import _check_live
@@ -150,6 +150,51 @@ def _options():
     return rows, found
 
 
+def _zero_code():
+    """What PROFILOMATIC_AUTO and PROFILOMATIC_DESTINATION will do, in the environment of this command."""
+    from . import _options as options
+
+    topic, text = "PROFILOMATIC_AUTO", os.environ.get("PROFILOMATIC_AUTO", "").strip()
+    try:
+        asked = bool(text) and options._text_boolean(text)
+    except options.Bad:
+        asked = False
+        found = [Finding("note", topic, f"PROFILOMATIC_AUTO={text!r} is ignored: must be 1")]
+    else:
+        found = [_auto(topic)] if asked else []
+    return found + _destination(asked)
+
+
+def _auto(topic):
+    from ._site import FOLDER
+
+    # What our sitecustomize does; it leaves no other trace, and an interpreter's folders may be others later than at its start.
+    if getattr(sys.modules.get("profilomatic.auto"), "_installed", False):
+        return Finding("ok", topic, "what is served is wrapped")
+    text = "PROFILOMATIC_AUTO is set and nothing will be wrapped, because "
+    others = getattr(sys.modules.get("sitecustomize"), "__file__", None)
+    if FOLDER in map(os.path.abspath, sys.path) and others:
+        return Finding("broken", topic, text + f"{others} hides our sitecustomize", f"put {FOLDER} first on PYTHONPATH")
+    remedy = 'export PYTHONPATH="$(profilomatic auto)${PYTHONPATH:+:$PYTHONPATH}"'
+    return Finding("broken", topic, text + f"the folder {FOLDER} is not on PYTHONPATH", remedy)
+
+
+def _destination(needed):
+    from . import _named
+
+    topic, text = "PROFILOMATIC_DESTINATION", os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+    if not text:
+        said = "it is not set, so profiles go only where the application's own code adds a destination"
+        return [Finding("note", topic, said)] if needed else []
+    if _named.is_file(text):
+        return [_unwritable(text, topic) or Finding("ok", topic, f"{text} can be written")]
+    try:
+        _named.look(text)
+    except (ValueError, TypeError, OSError) as error:
+        return [Finding("broken", topic, str(error))]
+    return [Finding("ok", topic, f"{text} can be used; whether somebody answers there was not tried")]
+
+
 def _self_test_finding(test):
     if test.problem:
         return Finding("broken", "self-test", test.problem, test.remedy)
@@ -165,26 +210,28 @@ def _self_test_finding(test):
     return Finding("ok", "self-test", text)
 
 
-def file_findings(path):
-    """Whether profiles can be written to a path, and whether some are there."""
+def _unwritable(path, topic):
+    """Why profiles cannot be written to a path, or None."""
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
-        return [Finding("broken", "file", f"{path} is a folder", "name a file")]
+        return Finding("broken", topic, f"{path} is a folder", "name a file")
     if not os.path.isdir(folder):
-        return [Finding("broken", "file", f"the folder {folder} does not exist", f"mkdir -p {folder}")]
+        return Finding("broken", topic, f"the folder {folder} does not exist", f"mkdir -p {folder}")
     target = path if os.path.exists(path) else folder
     if not os.access(target, os.W_OK):
-        return [
-            Finding(
-                "broken",
-                "file",
-                f"{target} may not be written by user {_user()}",
-                "file_destination() fails there: choose another path, or change its owner",
-            )
-        ]
+        text = f"{target} may not be written by user {_user()}"
+        return Finding("broken", topic, text, "file_destination() fails there: choose another path, or change its owner")
     status = os.statvfs(folder)
     if status.f_bavail * status.f_frsize < 1 << 20:
-        return [Finding("broken", "file", f"the file system of {folder} is full")]
+        return Finding("broken", topic, f"the file system of {folder} is full")
+    return None
+
+
+def file_findings(path):
+    """Whether profiles can be written to a path, and whether some are there."""
+    wrong = _unwritable(path, "file")
+    if wrong is not None:
+        return [wrong]
     if not os.path.exists(path):
         return [Finding("ok", "file", f"{path} does not exist yet and can be made")]
     from ._report_records import NotRecords, Reader

@@ -1,6 +1,8 @@
 """`profilomatic check`: the verdict, its reasons, and the exit status that scripts read."""
 
 import json
+import os
+import pathlib
 import platform
 import subprocess
 import sys
@@ -175,6 +177,53 @@ def test_file_argument_is_looked_at(tmp_path, prepare, level, words):
 def test_file_in_no_folder_is_broken(tmp_path):
     (finding,) = check.file_findings(str(tmp_path / "no" / "file"))
     assert (finding.level, finding.remedy) == ("broken", f"mkdir -p {tmp_path / 'no'}")
+
+
+def told_of_zero_code(command, **env):
+    """{topic: finding} of what the zero-code variables say, and the exit status."""
+    run = command("-m", "profilomatic", "check", "--json", "--no-self-test", env=env)
+    found = json.loads(run.stdout)["findings"]
+    return {finding["topic"]: finding for finding in found if finding["topic"].startswith("PROFILOMATIC_")}, run.returncode
+
+
+@pytest.mark.parametrize("text, words", [
+    ("/no/such/folder/x", "the folder /no/such/folder does not exist"), ("/", "is a folder"), ("ftp://x", "a destination is a file"),
+    ("http://h:99999/", "ort"), ("tcp://h", "a destination is a file"),
+])
+def test_a_destination_of_the_environment_that_cannot_be_had_is_broken(command, text, words):
+    found, status = told_of_zero_code(command, PROFILOMATIC_DESTINATION=text)
+    assert found["PROFILOMATIC_DESTINATION"]["level"] == "broken" and status == 2
+    assert words in found["PROFILOMATIC_DESTINATION"]["text"]
+
+
+@pytest.mark.parametrize("text", ["out.jsonl", "http://127.0.0.1:1/in", "tcp://127.0.0.1:1", "-"])
+def test_a_destination_of_the_environment_is_looked_at_and_not_used(command, tmp_path, text):
+    """Nothing is made or connected to, and an old file of whatever size is not read."""
+    (tmp_path / "old").write_text("no records\n")
+    for text in (str(tmp_path / text) if text == "out.jsonl" else text, str(tmp_path / "old")):
+        found, status = told_of_zero_code(command, PROFILOMATIC_DESTINATION=text)
+        assert found["PROFILOMATIC_DESTINATION"]["level"] == "ok" and status != 2
+    assert [each.name for each in tmp_path.iterdir()] == ["old"]
+
+
+def test_zero_code_without_its_folder_is_broken_and_says_what_to_do(command, tmp_path):
+    parent, site = pathlib.Path(check.__file__).parent.parent, pathlib.Path(check.__file__).parent / "_site"
+    (tmp_path / "sitecustomize.py").touch()
+
+    def told(*path, auto="1", **env):
+        return told_of_zero_code(command, PROFILOMATIC_AUTO=auto, PYTHONPATH=os.pathsep.join(map(str, path)), **env)
+
+    found, status = told(parent)
+    assert (found["PROFILOMATIC_AUTO"]["level"], status) == ("broken", 2)
+    assert "profilomatic auto" in found["PROFILOMATIC_AUTO"]["remedy"]
+    found, status = told(tmp_path, site, parent)
+    assert status == 2 and str(tmp_path / "sitecustomize.py") in found["PROFILOMATIC_AUTO"]["text"]
+    found, status = told(site, tmp_path, parent)
+    assert status != 2 and (found["PROFILOMATIC_AUTO"]["level"], found["PROFILOMATIC_DESTINATION"]["level"]) == ("ok", "note")
+    assert "is not set" in found["PROFILOMATIC_DESTINATION"]["text"]
+    found, status = told(parent, auto="please")
+    assert status != 2 and "'please' is ignored" in found["PROFILOMATIC_AUTO"]["text"]
+    assert told(parent, auto="0")[0] == {} == told(parent, auto="")[0]
 
 
 def stats(**change):
