@@ -187,7 +187,7 @@ static bool begin(action_t *self, const pom_action_kind_t *kind,
         keep_details(self);
     }
     pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE, pom_now_ns());
-    return self->work.kind != POM_WORK_NONE;
+    return pom_work_is_live(&self->work); // else a field's text or a thread's name has stopped it
 }
 
 /* Puts it into a task from elsewhere. */

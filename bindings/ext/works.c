@@ -205,7 +205,7 @@ void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
     }
     work->task_id = id;
     Py_XSETREF(work->task_uuid, plain);
-    if (work->kind == POM_WORK_OUTERMOST) {
+    if (work->kind == POM_WORK_OUTERMOST && pom_work_is_live(work)) {
         work->action->task_id = id;
         Py_ssize_t size = 0;
         const char *utf8 = text == NULL ? NULL : pom_py_utf8(text, &size);

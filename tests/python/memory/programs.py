@@ -619,6 +619,32 @@ def stop_from_everywhere():
     done(current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(60))
 
 
+def stop_in_a_begin():
+    """The engine is stopped by a field's text, and for good, in an action that then goes into a task from elsewhere."""
+    class Stops:
+        def __str__(self):
+            profilomatic.stop(5)
+            return "stopped"
+
+    class Restarts:
+        def __str__(self):
+            profilomatic.stop(5)
+            profilomatic.start()
+            return "restarted"
+
+    ids = []
+    for field in (Stops(), Restarts()) * 5:
+        profilomatic.start()
+        with profilomatic.action("entered", parent="order-7", field=field) as action:
+            ids.append(action.task_uuid)
+        profilomatic.start()
+        opened = _backend.load().Action("opened", {"field": field})
+        opened.open("order-7")
+        ids.append(opened.task_uuid)
+        opened.close("succeeded")
+    done(ids=ids, current=profilomatic.current_task_uuid(), stopped=profilomatic.stop(60))
+
+
 def small_stacks():
     """Everything an application can ask, on the smallest stack a thread can have."""
     ready()

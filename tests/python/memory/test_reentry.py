@@ -31,6 +31,11 @@ def test_the_engine_may_be_stopped_by_any_code_of_the_users():
     assert run("stop_from_everywhere") == {"current": None, "stopped": True}
 
 
+def test_an_action_whose_begin_stopped_the_engine_is_of_no_task(monkeypatch):
+    monkeypatch.setenv("MALLOC_PERTURB_", "165")  # memory that has been freed is not what it was
+    assert run("stop_in_a_begin") == {"ids": [None] * 20, "current": None, "stopped": True}
+
+
 def test_threads_with_the_smallest_stack():
     assert run("small_stacks")["actions"]["finished"] == 4
 
