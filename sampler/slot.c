@@ -141,7 +141,8 @@ static void mark(pom_slot_t *slot, const pom_anchor_t *anchor, bool add) {
         return;
     }
     mark_one(slot, anchor->at.frame, add);
-    for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0; i++) {
+    int stand_ins = anchor->called_at == 0 ? POM_ANCHOR_CALLERS : 0;
+    for (int i = 0; i < stand_ins && anchor->callers[i].frame != 0; i++) {
         mark_one(slot, anchor->callers[i].frame, add);
     }
 }

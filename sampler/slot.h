@@ -28,7 +28,7 @@
 
 /* Callers of the anchor frame that a lexical action remembers, nearest first: when the anchor has
  * returned, the nearest one still running owns the samples. Three covers __enter__ in a helper, an ExitStack and
- * one decorator in between. */
+ * one decorator in between. Or, of an anchor that is a generator's, what that has called. */
 #define POM_ANCHOR_CALLERS 3
 
 /* An anchor's frame counts only while it still runs this code: frame addresses are reused. */
@@ -51,7 +51,26 @@ typedef struct pom_anchor_s {
     int64_t since_cpu_ns;                       /* thread CPU clock then */
     int64_t before_ns, before_cpu_ns;           /* wall and CPU time of its earlier attaches */
     pom_anchor_kind_t kind;
+    /* 0: the callers stand in for the frame. Else it is a generator's or a coroutine's, which has called them: they are no anchors,
+     * but where the stack begins, nearest to its leaf first, as long as the frame stands where it stood then. */
+    uint32_t called_at;
 } pom_anchor_t;
+
+/* What called_at is of a frame that stands at an instruction, -1 = before its first one. [any] */
+static inline uint32_t pom_anchor_called_at(int32_t instruction) {
+    return (uint32_t)instruction + 2;
+}
+
+/* The frame is among the anchor's callers. [any] */
+static inline bool pom_anchor_remembers(const pom_anchor_t *anchor, uintptr_t frame,
+                                        uintptr_t code) {
+    for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0; i++) {
+        if (anchor->callers[i].frame == frame && anchor->callers[i].code == code) {
+            return true;
+        }
+    }
+    return false;
+}
 
 /* Actions one thread can have attached at once (asyncio tasks, greenlets). The table grows by doubling up to this; an
  * action that finds no room runs unsampled, counted. 4096 anchors are 480 KiB. */
@@ -192,7 +211,7 @@ static inline uint32_t pom_slot_attached(const pom_slot_t *slot) {
     return atomic_load_explicit(&slot->count, memory_order_relaxed) - slot->gaps;
 }
 
-/* False: no anchor of the slot is at this frame, nor remembers it as a caller. [app] */
+/* False: no anchor of the slot is at this frame, nor has it as a caller that stands in for it. [app] */
 static inline bool pom_slot_may_anchor(const pom_slot_t *slot, uintptr_t frame) {
     if (slot->marks == NULL) {
         return true;

@@ -1,11 +1,9 @@
 /*
  * Action: the object behind `with profilomatic.action(...)`.
  *
- * Its anchor is the frame with the block, which is the frame that calls __enter__. Two frames that call __enter__ are not
- * the block's: contextlib's, when a generator-based context manager enters the action (then the block is in contextlib's caller), and the
- * decorator's wrapper (which is of this package, so it never shows).
+ * Its anchor is the frame with the block, which is the frame that calls __enter__, or stands in for that (anchors.c).
  *
- * Over 400 lines: the Python type, which is declared at the end, and the search for its frame.
+ * Over 400 lines: a Python type, which is declared at the end.
  */
 #include "bindings/ext/layout.h"
 
@@ -14,7 +12,7 @@
 #include <string.h>
 
 #include "bindings/engine/engine.h"
-#include "bindings/ext/asyncio.h"
+#include "bindings/ext/anchors.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/meter.h"
 #include "bindings/ext/values.h"
@@ -39,9 +37,6 @@ static const pom_action_kind_t eliot_kind = {.name = "eliot", .describe = pom_tr
 static PyObject *s_head[3];
 static const char *const head_keys[] = {"action_type", "action_status", "task_uuid"};
 
-static PyObject
-    *contextlib_file; // of contextlib.__file__'s code, found at first use; NULL = not yet
-
 static PyObject *action_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *name, *fields, *parent = Py_None;
     static char *names[] = {"type", "fields", "parent", NULL};
@@ -58,57 +53,6 @@ static PyObject *action_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         self->parent = Py_NewRef(parent);
     }
     return (PyObject *)self;
-}
-
-/* ---- the anchor --------------------------------------------------------------------------------- */
-
-static bool is_contextlib(uintptr_t code_address) {
-    if (contextlib_file == NULL) {
-        PyObject *module = PyImport_ImportModule("contextlib");
-        contextlib_file = module == NULL ? NULL : PyObject_GetAttrString(module, "__file__");
-        Py_XDECREF(module);
-        if (contextlib_file == NULL) {
-            PyErr_Clear(); // frozen away: then nothing is contextlib's
-            contextlib_file = Py_NewRef(Py_None);
-        }
-    }
-    PyObject *file =
-        ((PyCodeObject *)code_address)->co_filename; // borrowed; the frame runs this code
-    return PyUnicode_Check(contextlib_file) && PyUnicode_Compare(file, contextlib_file) == 0;
-}
-
-/* The frame whose block this is. */
-static bool block_frame(pom_own_frame_t *frame) {
-    if (!pom_work_caller(frame)) {
-        return false;
-    }
-    if (!frame->generator) {
-        return true;
-    }
-    pom_own_frame_t driver = *frame;
-    bool driven = false;
-    while (driver.previous != 0 && pom_work_frame(driver.previous, &driver) &&
-           is_contextlib(driver.code)) {
-        driven = true;
-    }
-    if (driven && !is_contextlib(driver.code)) {
-        *frame = driver;
-    }
-    return true;
-}
-
-/* The frame that an action outlives nothing of: the asyncio task's coroutine, else the first frame of the thread or greenlet. */
-static bool context_frame(pom_own_frame_t *frame) {
-    uintptr_t coroutine = pom_asyncio_task_frame();
-    if (coroutine != 0) {
-        return pom_work_frame(coroutine, frame);
-    }
-    bool found = pom_work_caller(frame);
-    pom_own_frame_t next = *frame;
-    while (found && next.previous != 0 && pom_work_frame(next.previous, &next)) {
-        *frame = next;
-    }
-    return found;
 }
 
 /* ---- enter and exit ---------------------------------------------------------------------------------- */
@@ -237,7 +181,7 @@ static PyObject *action_enter(PyObject *op, PyObject *unused) {
     }
     PyObject *task_uuid =
         parents_task(self); // may run code of others: before anything of ours begins
-    bool begun = begin(self, &code_kind, block_frame);
+    bool begun = begin(self, &code_kind, pom_anchors_block);
     if (!begun) {
         Py_XDECREF(task_uuid);
         return Py_NewRef(op);
@@ -325,7 +269,7 @@ static PyObject *action_open(PyObject *op, PyObject *task_uuid) {
     if (self->work.kind != POM_WORK_NONE) {
         return PyErr_Format(PyExc_RuntimeError, "this action is open already: %U", self->type);
     }
-    bool begun = begin(self, &eliot_kind, context_frame);
+    bool begun = begin(self, &eliot_kind, pom_anchors_context);
     if (begun) {
         take_task(self, task_uuid);
     }

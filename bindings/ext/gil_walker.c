@@ -30,24 +30,24 @@
 typedef struct match_s {
     int anchor; /* -1 = none */
     bool outside;
+    bool remembered; /* it may be where the stack of an anchor further up begins */
 } match_t;
 
 /* Which of the view's anchors a frame is; else which one remembers it as a caller, and so owns
  * the samples once its own frame has returned. */
 static match_t match(const pom_slot_view_t *view, uintptr_t frame, uintptr_t code) {
-    int caller = -1;
+    match_t found = {.anchor = -1};
     for (uint32_t i = 0; i < view->count; i++) {
         const pom_anchor_t *a = &view->anchors[i];
         if (a->at.frame == frame && (a->at.code == 0 || a->at.code == code)) {
             return (match_t){.anchor = (int)i, .outside = a->kind == POM_ANCHOR_OUTSIDE};
         }
-        for (int c = 0; caller < 0 && c < POM_ANCHOR_CALLERS && a->callers[c].frame != 0; c++) {
-            if (a->callers[c].frame == frame && a->callers[c].code == code) {
-                caller = (int)i;
-            }
+        if (pom_anchor_remembers(a, frame, code)) {
+            found.remembered = found.remembered || a->called_at != 0;
+            found.anchor = found.anchor < 0 && a->called_at == 0 ? (int)i : found.anchor;
         }
     }
-    return (match_t){.anchor = caller};
+    return found;
 }
 
 /* Borrowed: the frame keeps its code. */
@@ -67,7 +67,9 @@ static pom_status_t walk_frames(const pom_slot_view_t *view, pom_stack_t *stack,
     PyThreadState *state = (PyThreadState *)view->slot->who.state;
     PyFrameObject *frame = PyThreadState_GetFrame(state); // owned
     match_t found = {.anchor = -1};
+    pom_noted_t noted;
     int steps = 0;
+    noted.count = 0;
     stack->depth = 0;
     stack->truncated = false;
     for (; frame != NULL && steps < STEPS_MAX; steps++) {
@@ -83,7 +85,12 @@ static pom_status_t walk_frames(const pom_slot_view_t *view, pom_stack_t *stack,
             stack->truncated = true;
         }
         if (found.anchor >= 0) {
+            stack->depth = pom_noted_depth(&noted, &view->anchors[found.anchor], lasti_of(frame),
+                                           stack->depth);
             break;
+        }
+        if (found.remembered) {
+            pom_noted_add(&noted, (uintptr_t)frame, code, stack->depth);
         }
         Py_SETREF(frame, PyFrame_GetBack(frame));
     }

@@ -187,10 +187,8 @@ static int anchor_at(const pom_slot_view_t *view, uintptr_t frame, uintptr_t cod
 static int caller_at(const pom_slot_view_t *view, uintptr_t frame, uintptr_t code) {
     for (uint32_t i = 0; i < view->count; i++) {
         const pom_anchor_t *a = &view->anchors[i];
-        for (int c = 0; c < POM_ANCHOR_CALLERS && a->callers[c].frame != 0; c++) {
-            if (a->callers[c].frame == frame && a->callers[c].code == code) {
-                return (int)i;
-            }
+        if (a->called_at == 0 && pom_anchor_remembers(a, frame, code)) {
+            return (int)i;
         }
     }
     return -1;
@@ -309,6 +307,21 @@ __attribute__((noinline)) static match_t match(const pom_slot_view_t *view, uint
     return (match_t){.anchor = caller_at(view, frame, code)};
 }
 
+int32_t pom_noted_depth(const pom_noted_t *noted, const pom_anchor_t *anchor, int32_t lasti,
+                        int32_t depth) {
+    uint32_t first = noted->count > POM_NOTED_MAX ? noted->count - POM_NOTED_MAX : 0;
+    if (anchor->called_at == 0 || anchor->called_at != pom_anchor_called_at(lasti)) {
+        return depth;
+    }
+    for (uint32_t i = first; i < noted->count; i++) {
+        const pom_noted_frame_t *met = &noted->last[i % POM_NOTED_MAX];
+        if (pom_anchor_remembers(anchor, met->frame, met->code)) {
+            return met->depth;
+        }
+    }
+    return depth;
+}
+
 static void prefetch(reader_t *r, uintptr_t leaf) {
     if (is_plain(r, leaf, POM_FRAME_HEAD)) {
         for (uintptr_t down = 0; down <= PREFETCH_DOWN; down += 64) {
@@ -325,6 +338,8 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     frame_head_t callee = {0};
     int32_t depth = 0, task_depth = 0;
     match_t found = {.anchor = -1};
+    pom_noted_t noted;
+    noted.count = 0;
     stack->truncated = false;
     reader_start(&reader, &view->slot->who);
     uintptr_t newest_chunk = reader.next_chunk, context = load(reader.tstate + POM_TSTATE_CONTEXT);
@@ -351,7 +366,8 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
             frame = head.previous;
             continue;
         }
-        if (filter_may_hold(filter, frame)) {
+        bool may_be = filter_may_hold(filter, frame);
+        if (may_be) {
             found = match(view, frame, head.code);
             if (found.outside) {
                 break;
@@ -382,7 +398,11 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
         callee = head;
         callee_at = frame;
         if (found.anchor >= 0) {
+            depth = pom_noted_depth(&noted, &view->anchors[found.anchor], lasti, depth);
             break;
+        }
+        if (may_be) {
+            pom_noted_add(&noted, frame, head.code, depth);
         }
         frame = head.previous;
     }

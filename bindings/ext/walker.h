@@ -19,6 +19,31 @@ typedef struct pom_own_frame_s {
     bool generator; /* lives in a generator or coroutine, not on the thread's stack */
 } pom_own_frame_t;
 
+/* The last frames of a walk that some anchor may remember: when its own is met, they tell where its stack begins. More than
+ * these lie between the two only by chance. */
+#define POM_NOTED_MAX 8
+
+typedef struct pom_noted_frame_s {
+    uintptr_t frame, code;
+    int32_t depth; /* of the stack down to it */
+} pom_noted_frame_t;
+
+typedef struct pom_noted_s {
+    uint32_t count; /* ever */
+    pom_noted_frame_t last[POM_NOTED_MAX];
+} pom_noted_t;
+
+/* [any] */
+static inline void pom_noted_add(pom_noted_t *noted, uintptr_t frame, uintptr_t code,
+                                 int32_t depth) {
+    noted->last[noted->count++ % POM_NOTED_MAX] =
+        (pom_noted_frame_t){.frame = frame, .code = code, .depth = depth};
+}
+
+/* How much of a stack is the action's whose anchor has been met as its last frame, at this instruction. [any] */
+int32_t pom_noted_depth(const pom_noted_t *noted, const pom_anchor_t *anchor, int32_t lasti,
+                        int32_t depth);
+
 /* The innermost Python frame of the calling thread at or above `frame` (0 = current), shims skipped; false: none. [app] with
  * the GIL */
 bool pom_own_frame(uintptr_t tstate, uintptr_t frame, pom_own_frame_t *out);

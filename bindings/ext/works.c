@@ -23,6 +23,7 @@
 
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
+#include "bindings/ext/anchors.h"
 #include "bindings/ext/context.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/gil_walker.h"
@@ -77,12 +78,7 @@ static bool is_anchor(const pom_anchor_t *anchor, const pom_own_frame_t *frame) 
         (anchor->at.code == 0 || anchor->at.code == frame->code)) {
         return true;
     }
-    for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0; i++) {
-        if (anchor->callers[i].frame == frame->frame && anchor->callers[i].code == frame->code) {
-            return true;
-        }
-    }
-    return false;
+    return anchor->called_at == 0 && pom_anchor_remembers(anchor, frame->frame, frame->code);
 }
 
 /* The slot's anchors as its own thread sees them. */
@@ -215,9 +211,9 @@ void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
     }
 }
 
-static void attach_shed(pom_work_t *work, pom_slot_t *slot, const pom_own_frame_t *frame) {
+static void attach_shed(pom_work_t *work, pom_slot_t *slot, uintptr_t frame) {
     if (slot->shed_count < POM_SHED_MAX) {
-        slot->shed[slot->shed_count++] = (pom_shed_anchor_t){.frame = frame->frame, .holder = work};
+        slot->shed[slot->shed_count++] = (pom_shed_anchor_t){.frame = frame, .holder = work};
         work->slot = slot;
         work->slot_serial = slot->serial;
     }
@@ -263,39 +259,28 @@ static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
     return cpu->known_ns;
 }
 
-static void attach(pom_work_t *work, pom_slot_t *slot, const pom_own_frame_t *frame,
-                   pom_anchor_kind_t kind, int64_t now_ns) {
+/* The anchor comes with its frames and its kind. */
+static void attach(pom_work_t *work, pom_slot_t *slot, pom_anchor_t *anchor, int64_t now_ns) {
     if (work->kind == POM_WORK_SHED) {
-        attach_shed(work, slot, frame);
+        attach_shed(work, slot, anchor->at.frame);
         return;
     }
     if (work->slot != NULL || !pom_work_is_live(work)) {
         return;
     }
-    pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code},
-                           .action = work->action,
-                           .since_ns = now_ns,
-                           .since_cpu_ns = cpu_at(slot, now_ns),
-                           .before_ns = work->action->attached_ns,
-                           .before_cpu_ns = work->action->cpu_ns,
-                           .kind = kind};
-    if (kind == POM_ANCHOR_INSIDE && !frame->generator) {
-        pom_own_frame_t caller = *frame;
-        for (int i = 0; i < POM_ANCHOR_CALLERS && caller.previous != 0; i++) {
-            if (!frame_of(slot, caller.previous, &caller)) {
-                break;
-            }
-            anchor.callers[i] = (pom_frame_id_t){.frame = caller.frame, .code = caller.code};
-        }
-    }
-    if (pom_slot_attach(slot, &anchor) != POM_OK) {
+    anchor->action = work->action;
+    anchor->since_ns = now_ns;
+    anchor->since_cpu_ns = cpu_at(slot, now_ns);
+    anchor->before_ns = work->action->attached_ns;
+    anchor->before_cpu_ns = work->action->cpu_ns;
+    if (pom_slot_attach(slot, anchor) != POM_OK) {
         return; // runs unsampled: its times are right, its tree is bare
     }
     work->slot = slot;
     work->slot_serial = slot->serial;
     work->attached_on = pom_threads_this();
     work->attached_at_ns = now_ns;
-    work->attached_cpu_ns = anchor.since_cpu_ns;
+    work->attached_cpu_ns = anchor->since_cpu_ns;
     work->attached_as = slot->attaches;
     work->attached_alone = pom_slot_attached(slot) == 1;
     pom_sampler_notify(pom_engine_sampler());
@@ -307,10 +292,16 @@ static bool is_attached_itself(const pom_work_t *work) {
 
 void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
                      int64_t now_ns) {
-    // First: a thread's first slot may be claimed here, and that can run code of the user's, which may stop the engine.
-    pom_slot_t *slot = is_attached_itself(work) ? pom_threads_slot() : NULL;
+    if (!is_attached_itself(work)) {
+        return;
+    }
+    // Both first: a thread's first slot may be claimed here, and contextlib imported, and that can run code of the user's, which may
+    // stop the engine. The slot last, as it goes with the engine.
+    pom_anchor_t anchor = {.kind = kind};
+    pom_anchors_fill(&anchor, frame);
+    pom_slot_t *slot = pom_threads_slot();
     if (slot != NULL) {
-        attach(work, slot, frame, kind, now_ns);
+        attach(work, slot, &anchor, now_ns);
     }
 }
 
@@ -321,7 +312,9 @@ void pom_work_attach_caller(pom_work_t *work, int64_t now_ns) {
         if (!frame_of(slot, 0, &caller)) {
             caller = (pom_own_frame_t){0}; // a server in C: the anchor is the end of the chain
         }
-        attach(work, slot, &caller, POM_ANCHOR_OUTSIDE, now_ns);
+        pom_anchor_t anchor = {.at = {.frame = caller.frame, .code = caller.code},
+                               .kind = POM_ANCHOR_OUTSIDE};
+        attach(work, slot, &anchor, now_ns);
     }
 }
 
@@ -505,7 +498,9 @@ static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames,
     int32_t depth = raised, task_depth = 0; // up to the last frame in the heap: of an asyncio task
     bool handled = raised == 0, anchored = false;
     pom_own_frame_t frame;
+    pom_noted_t noted;
     bool more = pom_work_frame(0, &frame);
+    noted.count = 0;
     while (more && depth < POM_EVENT_FRAMES_MAX) {
         anchored = anchor != NULL && is_anchor(anchor, &frame);
         if (anchored && anchor->kind == POM_ANCHOR_OUTSIDE) {
@@ -518,7 +513,12 @@ static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames,
             frames[depth++] = (pom_raw_frame_t){.code = frame.code, .lasti = frame.lasti};
         }
         if (anchored) {
+            depth = pom_noted_depth(&noted, anchor, frame.lasti, depth);
             break;
+        }
+        if (anchor != NULL && pom_anchor_remembers(anchor, frame.frame, frame.code)) {
+            // An exception that is handled only above it is handled outside of the block.
+            pom_noted_add(&noted, frame.frame, frame.code, handled ? depth : 0);
         }
         task_depth = frame.generator ? depth : task_depth;
         more = frame.previous != 0 && pom_work_frame(frame.previous, &frame);

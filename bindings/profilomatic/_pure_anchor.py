@@ -3,8 +3,9 @@
 Frames are known by id and code and never held, so that nothing lives longer for being profiled. A lexical
 action is anchored at the frame that entered it, which is part of its stack; a request at our own frame that
 called the application, which is not. Where the anchor has returned (an `__enter__` in a helper, an
-ExitStack), the nearest remembered caller stands in for it, except for generators: a consumer's work is not
-the producer's.
+ExitStack), the nearest remembered caller stands in for it. One that a generator or coroutine has called is
+anchored at that instead, since a consumer's work is not the producer's, nor one task's another's; the frames
+in between say where the stack begins. Reasons in ext/anchors.c.
 """
 
 import os
@@ -17,6 +18,7 @@ OWN = os.path.dirname((lambda: 0).__code__.co_filename) + os.sep
 stripped = None  # a logging library's folder, likewise at the leaf of message stacks
 STACK_MAX = 2048  # frames of one walk
 CALLERS_MAX = 4  # remembered above an anchor
+NEAR_MAX = 64  # frames above it in which a generator is looked for
 
 GENERATOR_FLAGS = 0x20 | 0x80 | 0x100 | 0x200  # generator, coroutine, iterable coroutine, async generator
 
@@ -24,27 +26,24 @@ GENERATOR_FLAGS = 0x20 | 0x80 | 0x100 | 0x200  # generator, coroutine, iterable 
 class Spot:
     """Where an action is attached: a thread, and the frame at which a walk stops. Immutable, replaced as a whole."""
 
-    __slots__ = ("thread", "tid", "frame_id", "code", "inclusive", "callers", "at_ns", "cpu_ns", "before_ns",
+    __slots__ = ("thread", "tid", "frame_id", "code", "inclusive", "callers", "called_at", "at_ns", "cpu_ns", "before_ns",
                  "before_cpu_ns")
 
     def __init__(self, frame, inclusive, at_ns, before_ns=0, before_cpu_ns=0):
         self.thread = _pure_native.get_ident()
         self.tid = _pure_native.native_id()
-        if frame.f_code.co_flags & GENERATOR_FLAGS:
-            driven_by = _contextlib_caller(frame)
-            if driven_by is not frame:
-                frame, inclusive = driven_by, True
+        while _is_generator(frame):
+            driver = _past_contextlib(frame)
+            if driver is None:
+                break
+            frame, inclusive = driver, True
+        generator, self.callers = _callers(frame) if inclusive else (None, ())
+        self.called_at = None  # the instruction at which a generator has called its callers
+        if generator is not None:
+            frame, self.called_at = generator, generator.f_lasti
         self.frame_id = id(frame)
         self.code = frame.f_code
         self.inclusive = inclusive
-        self.callers = ()
-        if inclusive and not frame.f_code.co_flags & GENERATOR_FLAGS:
-            callers = []
-            above = frame.f_back
-            while above is not None and len(callers) < CALLERS_MAX:
-                callers.append((id(above), above.f_code))
-                above = above.f_back
-            self.callers = tuple(callers)
         self.at_ns = at_ns
         self.before_ns = before_ns  # time and CPU time of the action's earlier stretches
         self.before_cpu_ns = before_cpu_ns
@@ -55,22 +54,52 @@ class Spot:
         has returned, one of its callers is among them."""
         for index, frame in enumerate(frames):
             if id(frame) == self.frame_id and frame.f_code is self.code:
+                if self.called_at == frame.f_lasti:
+                    index = self._first_caller(frames[:index], index)
                 return frames[:index + 1] if self.inclusive else frames[:index]
+        own = self._first_caller(frames, None) if self.called_at is None else None
+        return frames[:own + 1] if own is not None else None
+
+    def _first_caller(self, frames, otherwise):
+        """Where the nearest of the remembered ones is that runs."""
         for frame_id, code in self.callers:
             for index, frame in enumerate(frames):
                 if id(frame) == frame_id and frame.f_code is code:
-                    return frames[:index + 1]
-        return None
+                    return index
+        return otherwise
 
 
-def _contextlib_caller(frame):
-    """Where the block of a generator-based context manager runs; the frame itself when contextlib does not drive it."""
-    above = frame.f_back
-    if above is None or not _is_contextlib(above):
-        return frame
-    while above is not None and _is_contextlib(above):
+def _is_generator(frame):
+    return bool(frame.f_code.co_flags & GENERATOR_FLAGS)
+
+
+def _callers(frame):
+    """The generator or coroutine that has called the frame, and the frames from this one up to it; None and those above
+    the frame where there is none near."""
+    callers, above = [], frame.f_back
+    if _is_generator(frame):
+        return None, ()
+    for _ in range(NEAR_MAX):
+        while above is not None and _is_generator(above):
+            driver = _past_contextlib(above)
+            if driver is None:
+                return above, ((id(frame), frame.f_code), *callers)
+            above = driver
+        if above is None:
+            break
+        if len(callers) < CALLERS_MAX:
+            callers.append((id(above), above.f_code))
         above = above.f_back
-    return above if above is not None else frame
+    return None, tuple(callers)
+
+
+def _past_contextlib(generator):
+    """Where the block of a generator-based context manager runs, from its generator, or a coroutine of contextlib's own; None
+    when contextlib does not drive it."""
+    above, driven = generator.f_back, _is_contextlib(generator)
+    while above is not None and _is_contextlib(above):
+        above, driven = above.f_back, True
+    return above if driven else None
 
 
 def _is_contextlib(frame):

@@ -17,10 +17,11 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from pom_support import burn_until_sampled, messages, walk
+from pom_support import PATIENCE, burn_until_sampled, messages, walk
 
 import profilomatic
 
@@ -265,6 +266,262 @@ def test_an_exit_stack_holds_actions(profiles):
         assert profilomatic.current_task_uuid() == a.task_uuid
         in_the_block()
     assert profilomatic.current_task_uuid() is None
+    assert "in_the_block" in names(profiles.one())
+
+
+class Entered:
+    """A class of the user's that enters an action by itself, as a transaction or a timer does: its __enter__ has returned when the
+    block runs."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def __enter__(self):
+        return self.action.__enter__()
+
+    def __exit__(self, *error):
+        return self.action.__exit__(*error)
+
+
+@contextlib.contextmanager
+def by_a_stack(action):
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(action)
+
+
+@contextlib.contextmanager
+def by_a_class(action):
+    with Entered(action) as entered:
+        yield entered
+
+
+@contextlib.contextmanager
+def by_classes(action):
+    with Entered(Entered(Entered(Entered(Entered(action))))) as entered:
+        yield entered
+
+
+HELPERS = [contextlib.ExitStack, Entered, by_a_stack, by_a_class, by_classes]
+
+
+def held(helper, action):
+    """A context manager that enters the action in a frame that has returned when the block runs."""
+    if helper is contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        stack.enter_context(action)
+        return stack
+    return helper(action)
+
+
+helpers = pytest.mark.parametrize("helper", HELPERS, ids=lambda helper: helper.__name__)
+
+
+@helpers
+def test_an_action_that_a_helper_enters_in_a_task_is_that_tasks(profiles, helper):
+    async def job(number, entered):
+        with held(helper, profilomatic.action("job", number=number)) as action:
+            own = profilomatic.current_task_uuid()
+            assert helper is contextlib.ExitStack or own == action.task_uuid
+            entered.append(own)
+            for _ in range(3):
+                await asyncio.sleep(0)
+                assert profilomatic.current_task_uuid() == own
+        assert profilomatic.current_task_uuid() is None
+
+    async def bystander():
+        for _ in range(3):
+            await asyncio.sleep(0)
+            assert profilomatic.current_task_uuid() is None
+
+    async def main():
+        entered = []
+        await asyncio.gather(*(job(number, entered) for number in range(5)), bystander())
+        assert len(set(entered)) == 5 and None not in entered
+
+    asyncio.run(main())
+    assert sorted(record["action"]["number"] for record in profiles.flushed(5)) == [0, 1, 2, 3, 4]
+
+
+@helpers
+def test_work_of_other_tasks_is_not_a_helpers_actions(profiles, helper):
+    def in_the_block():
+        burn_until_sampled(2)
+
+    def of_another():
+        burn_until_sampled(5)
+
+    async def job(entered, over):
+        with held(helper, profilomatic.action("job")):
+            in_the_block()
+            entered.set()
+            await over.wait()
+
+    async def other(entered, over):
+        await entered.wait()
+        with profilomatic.action("other"):
+            of_another()
+        over.set()
+
+    async def main():
+        entered, over = asyncio.Event(), asyncio.Event()
+        await asyncio.gather(job(entered, over), other(entered, over))
+
+    asyncio.run(main())
+    records = {record["action"]["type"]: record for record in profiles.flushed(2)}
+    assert "of_another" in names(records["other"])
+    assert "in_the_block" in names(records["job"]) and "of_another" not in names(records["job"])
+
+
+@pytest.mark.parametrize("helper", [contextlib.ExitStack, Entered, by_a_class], ids=lambda helper: helper.__name__)
+def test_a_consumers_work_is_not_a_helpers_actions(profiles, helper):
+    def in_the_producer():
+        burn_until_sampled(2)
+
+    def in_the_consumer():
+        burn_until_sampled(5)
+
+    def produce():
+        with held(helper, profilomatic.action("producer")):
+            in_the_producer()
+            yield
+
+    producer = produce()
+    next(producer)
+    assert profilomatic.current_task_uuid() is None
+    with profilomatic.action("consumer"):
+        in_the_consumer()
+    assert next(producer, None) is None
+    records = {record["action"]["type"]: record for record in profiles.flushed(2)}
+    assert "in_the_consumer" in names(records["consumer"])
+    assert "in_the_producer" in names(records["producer"]) and "in_the_consumer" not in names(records["producer"])
+
+
+def test_a_stack_begins_with_the_block_wherever_the_coroutine_below_it_stands(profiles):
+    def plain():
+        with profilomatic.action("plain") as action:
+            action.message(at="block")
+            burn_until_sampled(2)
+
+    def entered(name):
+        return Entered(profilomatic.action(name))
+
+    async def awaited():
+        with entered("inside") as action:
+            action.message(at="awaited")
+
+    def handling():
+        with profilomatic.action("handling") as action:
+            action.message(at="unhandled")
+            try:
+                raise KeyError
+            except KeyError:
+                action.message(at="handled")
+
+    async def job():
+        plain()
+        try:
+            raise ValueError
+        except ValueError:
+            handling()
+        with entered("helped") as action:
+            action.message(at="job")
+            await awaited()
+            with entered("again"):
+                burn_until_sampled(2)
+
+    asyncio.run(job())
+    records = {record["action"]["type"]: record for record in profiles.flushed(3)}
+    # In a function that a coroutine calls: it is the root, as where no coroutine is.
+    assert {node["function"].rsplit(".", 1)[-1] for node in records["plain"]["children"]} == {"plain"}
+    # Entered by a helper: what the coroutine does, and what it awaits, is below it, the same helper's next call too.
+    helped = records["helped"]
+    assert {node["function"].rsplit(".", 1)[-1] for node in helped["children"]} == {"job"}
+    chains = {}
+
+    def collect(node, above):
+        if "message" in node:
+            chains.setdefault(node["message"].get("at") or node["message"]["action_type"], []).append(above)
+        for child in node.get("children", ()):
+            collect(child, above + [child["function"].rsplit(".", 1)[-1]] if "function" in child else above)
+
+    collect(helped, [])
+    collect(records["handling"], [])
+    assert chains["unhandled"] == chains["handled"] == [["handling"]]
+    assert chains["job"] == [["job"]] and chains["awaited"] == [["job", "awaited"]]
+    assert chains["inside"][0] == ["job", "awaited", "__enter__"]
+    assert chains["again"][0] == ["job", "__enter__"]
+
+
+def enter(action):
+    action.__enter__()
+    return action
+
+
+def enter_and_exit(action):
+    with action:
+        pass
+
+
+@pytest.mark.parametrize("begin", [enter, enter_and_exit], ids=["the same helper", "another function"])
+def test_a_refused_action_that_a_helper_enters_is_its_tasks(profiles, begin):
+    # A budget that nothing can keep: what is admitted is limited once a window has been over it.
+    profilomatic.configure(max_overhead=0.000001, max_actions_per_run=1, time_granularity=0.001)
+
+    def started():
+        assert profilomatic.flush(PATIENCE)
+        return profilomatic.stats()["actions"]["started"]
+
+    async def refused(held, over):
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            action = enter(profilomatic.action("a"))
+            if action.task_uuid is None:
+                break
+            burn_until_sampled(0)
+            action.__exit__(None, None, None)
+            assert time.monotonic() < deadline, profilomatic.stats()
+        before = started()
+        enter_and_exit(profilomatic.action("inside"))
+        assert started() == before  # what begins inside it follows its decision
+        held.set()
+        await over.wait()
+        action.__exit__(None, None, None)
+
+    async def other(held, over):
+        await held.wait()
+        before = started()
+        for _ in range(20):
+            action = profilomatic.action("b")
+            begin(action)
+            if begin is enter:
+                action.__exit__(None, None, None)
+        assert started() == before + 20
+        over.set()
+
+    async def main():
+        held, over = asyncio.Event(), asyncio.Event()
+        await asyncio.gather(refused(held, over), other(held, over))
+
+    asyncio.run(main())
+
+
+def test_a_managers_manager_holds_actions(profiles):
+    @contextlib.contextmanager
+    def inner():
+        with profilomatic.action("held") as action:
+            yield action
+
+    @contextlib.contextmanager
+    def outer():
+        with inner() as action:
+            yield action
+
+    def in_the_block():
+        burn_until_sampled(3)
+
+    with outer() as action:
+        assert profilomatic.current_task_uuid() == action.task_uuid
+        in_the_block()
     assert "in_the_block" in names(profiles.one())
 
 

@@ -110,6 +110,12 @@ static void test_slot_marks_where_anchors_may_be(void **state) {
     with_caller.callers[0] = (pom_frame_id_t){.frame = 6000, .code = 1};
     assert_int_equal(pom_slot_attach(slot, &with_caller), POM_OK);
     assert_true(pom_slot_may_anchor(slot, 6000));
+    pom_anchor_t with_callee = anchor_of(7000);
+    with_callee.callers[0] = (pom_frame_id_t){.frame = 8000, .code = 1};
+    with_callee.called_at = pom_anchor_called_at(-1);
+    assert_int_equal(pom_slot_attach(slot, &with_callee), POM_OK);
+    assert_true(pom_slot_may_anchor(slot, 7000));
+    assert_false(pom_slot_may_anchor(slot, 8000));
     for (uintptr_t i = 2; i <= 1000; i++) {
         assert_true(detach_action(slot, action_of(i)));
         assert_true(pom_slot_may_anchor(slot, 1));
