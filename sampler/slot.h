@@ -95,15 +95,9 @@ typedef struct pom_anchor_table_s {
     pom_anchor_t anchors[];
 } pom_anchor_table_t;
 
-/* Shed actions open on one thread at a time; more than this many interleave only on greenlets, and then the rest is taken for
- * outermost and asks admission itself. */
+/* Shed actions open on one thread at a time; more than this many interleave only on greenlets and asyncio tasks, and then the rest is
+ * taken for outermost and asks admission itself. */
 #define POM_SHED_MAX 16
-
-/* The anchor of an action that is not profiled: what begins inside it follows its decision. */
-typedef struct pom_shed_anchor_s {
-    uintptr_t frame;
-    const void *holder;
-} pom_shed_anchor_t;
 
 /* With more anchors than this, app threads look at marks before they look at anchors, 120 bytes each: a frame's address falls
  * on one of 16384, four times the largest table. A mark says how many frames fell on it, and of a single one enough to tell it
@@ -130,7 +124,8 @@ typedef struct pom_slot_s {
     uint32_t gaps;       /* [app] places among count whose anchor has been withdrawn */
     pom_slot_cpu_t cpu;  /* [app] */
     uint32_t shed_count; /* [app], never looked at by the sampler, likewise shed */
-    pom_shed_anchor_t shed[POM_SHED_MAX];
+    pom_anchor_t shed
+        [POM_SHED_MAX]; /* frames, and the holder for the action: what begins inside it follows its decision */
     uint32_t *marks; /* [app] NULL = few anchors */
     /* seqlock: written by the owner thread */
     _Atomic(uint32_t) seq;   /* odd while changing; pairs with the fences in pom_slot_view */
@@ -181,7 +176,7 @@ static inline uint32_t pom__mark_count(uint32_t mark) {
     return mark / POM__MARK_ONE;
 }
 
-#define POM_SLOTS_MAX 4096 /* threads with actions at once; 256 bytes each */
+#define POM_SLOTS_MAX 4096 /* threads with actions at once; 3 KiB each */
 
 void pom_slots_init(pom_slots_t *slots);
 /* No thread may use a slot any more. */

@@ -87,9 +87,9 @@ static const pom_anchor_t *anchors_of(const pom_slot_t *slot, uint32_t *count) {
     return atomic_load_explicit(&slot->table, memory_order_relaxed)->anchors;
 }
 
-static bool shed_at(const pom_slot_t *slot, uintptr_t frame) {
+static bool shed_at(const pom_slot_t *slot, const pom_own_frame_t *frame) {
     for (uint32_t i = 0; i < slot->shed_count; i++) {
-        if (slot->shed[i].frame == frame) {
+        if (is_anchor(&slot->shed[i], frame)) {
             return true;
         }
     }
@@ -113,7 +113,7 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed, bool ask_conte
                 return anchors[i].action;
             }
         }
-        if (shed_at(slot, frame.frame)) {
+        if (shed_at(slot, &frame)) {
             *is_shed = true;
             return NULL;
         }
@@ -129,7 +129,7 @@ static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed, bool ask_conte
     if (request != NULL && request->slot == slot) {
         return request->action;
     }
-    *is_shed = shed_at(slot, 0);
+    *is_shed = shed_at(slot, &(pom_own_frame_t){0}); // outside of all Python, likewise
     return NULL;
 }
 
@@ -211,9 +211,11 @@ void pom_work_set_task(pom_work_t *work, pom_id_t id, PyObject *text) {
     }
 }
 
-static void attach_shed(pom_work_t *work, pom_slot_t *slot, uintptr_t frame) {
+static void attach_shed(pom_work_t *work, pom_slot_t *slot, const pom_anchor_t *anchor) {
     if (slot->shed_count < POM_SHED_MAX) {
-        slot->shed[slot->shed_count++] = (pom_shed_anchor_t){.frame = frame, .holder = work};
+        pom_anchor_t *shed = &slot->shed[slot->shed_count++];
+        *shed = *anchor;
+        shed->action = work;
         work->slot = slot;
         work->slot_serial = slot->serial;
     }
@@ -227,7 +229,7 @@ static void detach_shed(pom_work_t *work) {
         return; // the slot has been released, by the thread's end or the engine's
     }
     for (uint32_t i = slot->shed_count; i-- > 0;) {
-        if (slot->shed[i].holder == work) {
+        if (slot->shed[i].action == work) {
             slot->shed_count--;
             memmove(&slot->shed[i], &slot->shed[i + 1],
                     (slot->shed_count - i) * sizeof slot->shed[0]);
@@ -262,7 +264,7 @@ static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
 /* The anchor comes with its frames and its kind. */
 static void attach(pom_work_t *work, pom_slot_t *slot, pom_anchor_t *anchor, int64_t now_ns) {
     if (work->kind == POM_WORK_SHED) {
-        attach_shed(work, slot, anchor->at.frame);
+        attach_shed(work, slot, anchor);
         return;
     }
     if (work->slot != NULL || !pom_work_is_live(work)) {

@@ -462,24 +462,69 @@ def enter_and_exit(action):
         pass
 
 
-@pytest.mark.parametrize("begin", [enter, enter_and_exit], ids=["the same helper", "another function"])
-def test_a_refused_action_that_a_helper_enters_is_its_tasks(profiles, begin):
+def down(levels, function, action):
+    return function(action) if levels == 0 else down(levels - 1, function, action)
+
+
+def deep(levels, function, action):
+    return function(action) if levels == 0 else deep(levels - 1, function, action)
+
+
+def started():
+    assert profilomatic.flush(PATIENCE)
+    return profilomatic.stats()["actions"]["started"]
+
+
+def refused_by(helper):
+    """An action that has been refused, entered by a helper."""
     # A budget that nothing can keep: what is admitted is limited once a window has been over it.
     profilomatic.configure(max_overhead=0.000001, max_actions_per_run=1, time_granularity=0.001)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        action = helper(profilomatic.action("a"))
+        if action.task_uuid is None:
+            return action
+        burn_until_sampled(0)
+        action.__exit__(None, None, None)
+        assert time.monotonic() < deadline, profilomatic.stats()
 
-    def started():
-        assert profilomatic.flush(PATIENCE)
-        return profilomatic.stats()["actions"]["started"]
 
+def test_what_begins_inside_a_refused_action_that_a_helper_enters_follows_it(profiles):
+    def block():
+        action = refused_by(enter)
+        before = started()
+        enter_and_exit(profilomatic.action("inside"))
+        with profilomatic.action("inside"):
+            pass
+        assert started() == before
+        action.__exit__(None, None, None)
+        for _ in range(20):
+            enter_and_exit(profilomatic.action("after"))
+        assert started() == before + 20
+
+    block()
+
+
+def test_a_refused_action_is_not_at_every_frame_of_its_address(profiles, backend):
+    if backend == "pure":
+        pytest.skip("goes by the context, which is this one")
+    refused_by(enter).__exit__(None, None, None)
+    action = down(6, enter, profilomatic.action("a"))
+    while action.task_uuid is not None:
+        burn_until_sampled(0)
+        action.__exit__(None, None, None)
+        action = down(6, enter, profilomatic.action("a"))
+    before = started()
+    for _ in range(20):
+        deep(6, enter_and_exit, profilomatic.action("b"))  # its frames are as large as those of the other one
+    assert started() == before + 20
+    action.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("begin", [enter, enter_and_exit], ids=["the same helper", "another function"])
+def test_a_refused_action_that_a_helper_enters_is_its_tasks(profiles, begin):
     async def refused(held, over):
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            action = enter(profilomatic.action("a"))
-            if action.task_uuid is None:
-                break
-            burn_until_sampled(0)
-            action.__exit__(None, None, None)
-            assert time.monotonic() < deadline, profilomatic.stats()
+        action = refused_by(enter)
         before = started()
         enter_and_exit(profilomatic.action("inside"))
         assert started() == before  # what begins inside it follows its decision
