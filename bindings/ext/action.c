@@ -130,7 +130,7 @@ static bool begin(action_t *self, const pom_action_kind_t *kind,
     if (self->work.kind == POM_WORK_OUTERMOST) {
         keep_details(self);
     }
-    pom_work_attach(&self->work, &frame, POM_ANCHOR_INSIDE, pom_now_ns());
+    pom_work_attach_block(&self->work, &frame, pom_now_ns());
     return pom_work_is_live(&self->work); // else a field's text or a thread's name has stopped it
 }
 
@@ -403,7 +403,8 @@ int pom_action_init(PyObject *module) {
         }
     }
     PyObject *type = PyType_FromSpec(&action_spec);
-    int status = type == NULL ? -1 : PyModule_AddObjectRef(module, "Action", type);
+    int status =
+        type == NULL || pom_work_init() < 0 ? -1 : PyModule_AddObjectRef(module, "Action", type);
     Py_XDECREF(type);
     return status;
 }

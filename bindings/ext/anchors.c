@@ -97,21 +97,29 @@ static void fill_below(pom_anchor_t *anchor, const pom_own_frame_t *generator) {
     anchor->called_at = pom_anchor_called_at(generator->lasti);
 }
 
-void pom_anchors_fill(pom_anchor_t *anchor, const pom_own_frame_t *frame) {
+/* New reference: its frame runs, so it is there. */
+static PyObject *generator_of(const pom_own_frame_t *frame) {
+    return pom_core_gil_mode()
+               ? PyFrame_GetGenerator((PyFrameObject *)frame->frame)
+               : Py_NewRef((PyObject *)(frame->frame - offsetof(PyCoroObject, cr_iframe)));
+}
+
+PyObject *pom_anchors_fill(pom_anchor_t *anchor, const pom_own_frame_t *frame) {
     pom_own_frame_t above = *frame;
     anchor->at = id_of(frame);
     if (frame->generator) {
-        return; // a consumer's work is not the producer's
+        return generator_of(frame); // a consumer's work is not the producer's
     }
     for (int i = 0; i < NEAR_MAX && next_above(&above); i++) {
         while (above.generator) {
             if (!past_contextlib(&above)) {
                 fill_below(anchor, &above);
-                return;
+                return generator_of(&above);
             }
         }
         if (i < POM_ANCHOR_CALLERS) {
             anchor->callers[i] = id_of(&above);
         }
     }
+    return NULL;
 }

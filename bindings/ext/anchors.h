@@ -7,6 +7,8 @@
 #ifndef POM_EXT_ANCHORS_H
 #define POM_EXT_ANCHORS_H
 
+#include <Python.h>
+
 #include "bindings/ext/walker.h"
 
 /* The frame whose block an action is that the calling frame enters; false: no Python below. */
@@ -15,7 +17,8 @@ bool pom_anchors_block(pom_own_frame_t *frame);
 /* The frame that an action outlives nothing of: the asyncio task's coroutine, else the first frame of the thread or greenlet. */
 bool pom_anchors_context(pom_own_frame_t *frame);
 
-/* Fills in at, callers and called_at for an action whose block the frame has. */
-void pom_anchors_fill(pom_anchor_t *anchor, const pom_own_frame_t *frame);
+/* Fills in at, callers and called_at for an action whose block the frame has. A new reference to the generator or coroutine that the
+ * anchor's frame is of; NULL = of none. */
+PyObject *pom_anchors_fill(pom_anchor_t *anchor, const pom_own_frame_t *frame);
 
 #endif

@@ -261,14 +261,14 @@ static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
     return cpu->known_ns;
 }
 
-/* The anchor comes with its frames and its kind. */
-static void attach(pom_work_t *work, pom_slot_t *slot, pom_anchor_t *anchor, int64_t now_ns) {
+/* The anchor comes with its frames and its kind. True: it is there now. */
+static bool attach(pom_work_t *work, pom_slot_t *slot, pom_anchor_t *anchor, int64_t now_ns) {
+    if (work->slot != NULL || !pom_work_is_live(work)) {
+        return false;
+    }
     if (work->kind == POM_WORK_SHED) {
         attach_shed(work, slot, anchor);
-        return;
-    }
-    if (work->slot != NULL || !pom_work_is_live(work)) {
-        return;
+        return work->slot != NULL;
     }
     anchor->action = work->action;
     anchor->since_ns = now_ns;
@@ -276,7 +276,7 @@ static void attach(pom_work_t *work, pom_slot_t *slot, pom_anchor_t *anchor, int
     anchor->before_ns = work->action->attached_ns;
     anchor->before_cpu_ns = work->action->cpu_ns;
     if (pom_slot_attach(slot, anchor) != POM_OK) {
-        return; // runs unsampled: its times are right, its tree is bare
+        return false; // runs unsampled: its times are right, its tree is bare
     }
     work->slot = slot;
     work->slot_serial = slot->serial;
@@ -286,6 +286,7 @@ static void attach(pom_work_t *work, pom_slot_t *slot, pom_anchor_t *anchor, int
     work->attached_as = slot->attaches;
     work->attached_alone = pom_slot_attached(slot) == 1;
     pom_sampler_notify(pom_engine_sampler());
+    return true;
 }
 
 static bool is_attached_itself(const pom_work_t *work) {
@@ -294,16 +295,11 @@ static bool is_attached_itself(const pom_work_t *work) {
 
 void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
                      int64_t now_ns) {
-    if (!is_attached_itself(work)) {
-        return;
-    }
-    // Both first: a thread's first slot may be claimed here, and contextlib imported, and that can run code of the user's, which may
-    // stop the engine. The slot last, as it goes with the engine.
-    pom_anchor_t anchor = {.kind = kind};
-    pom_anchors_fill(&anchor, frame);
-    pom_slot_t *slot = pom_threads_slot();
+    // First: a thread's first slot may be claimed here, and that can run code of the user's, which may stop the engine.
+    pom_slot_t *slot = is_attached_itself(work) ? pom_threads_slot() : NULL;
     if (slot != NULL) {
-        attach(work, slot, &anchor, now_ns);
+        pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code}, .kind = kind};
+        (void)attach(work, slot, &anchor, now_ns); // unsampled else
     }
 }
 
@@ -316,9 +312,83 @@ void pom_work_attach_caller(pom_work_t *work, int64_t now_ns) {
         }
         pom_anchor_t anchor = {.at = {.frame = caller.frame, .code = caller.code},
                                .kind = POM_ANCHOR_OUTSIDE};
-        attach(work, slot, &anchor, now_ns);
+        (void)attach(work, slot, &anchor, now_ns); // likewise
     }
 }
+
+/* ---- actions that outlive the generator they are anchored in ------------------------------------- */
+
+static pom_work_t *watched; // newest first
+static PyObject *gone;
+
+/* The callback of weak references. Such an end is rare, so the work is looked for. */
+static PyObject *generator_gone(PyObject *module, PyObject *reference) {
+    (void)module;
+    pom_work_t *work = watched;
+    while (work != NULL && work->watch != reference) {
+        work = work->watched_after;
+    }
+    if (work != NULL) {
+        (void)pom_work_detach(work); // the end comes later, and asks for the moment itself
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef gone_def = {"_generator_gone", generator_gone, METH_O, NULL};
+
+int pom_work_init(void) {
+    gone = PyCFunction_New(&gone_def, NULL);
+    return gone == NULL ? -1 : 0;
+}
+
+/* Takes ownership of the reference. */
+static void watch(pom_work_t *work, PyObject *reference) {
+    work->watch = reference;
+    work->watched_before = NULL;
+    work->watched_after = watched;
+    if (watched != NULL) {
+        watched->watched_before = work;
+    }
+    watched = work;
+}
+
+static void unwatch(pom_work_t *work) {
+    if (work->watch == NULL) {
+        return;
+    }
+    if (work->watched_before != NULL) {
+        work->watched_before->watched_after = work->watched_after;
+    } else {
+        watched = work->watched_after;
+    }
+    if (work->watched_after != NULL) {
+        work->watched_after->watched_before = work->watched_before;
+    }
+    Py_CLEAR(work->watch);
+}
+
+void pom_work_attach_block(pom_work_t *work, const pom_own_frame_t *frame, int64_t now_ns) {
+    if (!is_attached_itself(work)) {
+        return;
+    }
+    // All that may run code of the user's comes first (contextlib is imported, an object is made, a thread's first slot claimed): it may
+    // stop the engine, and the slot goes with that.
+    pom_anchor_t anchor = {.kind = POM_ANCHOR_INSIDE};
+    PyObject *generator = pom_anchors_fill(&anchor, frame);
+    PyObject *reference = generator == NULL ? NULL : PyWeakref_NewRef(generator, gone);
+    if (generator != NULL && reference == NULL) {
+        PyErr_Clear(); // no memory: it stays where it is attached
+    }
+    Py_XDECREF(generator); // runs
+    pom_slot_t *slot = pom_threads_slot();
+    if (slot != NULL && attach(work, slot, &anchor, now_ns) && reference != NULL) {
+        watch(work, reference);
+    } else {
+        Py_XDECREF(reference);
+    }
+}
+
+/* ---- attached no more ---------------------------------------------------------------------------- */
 
 int64_t pom_work_detach(pom_work_t *work) {
     if (work->kind == POM_WORK_SHED) {
@@ -426,6 +496,7 @@ void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception) 
     }
     work->kind = POM_WORK_NONE;
     work->action = NULL;
+    unwatch(work);
     Py_CLEAR(work->task_uuid);
     Py_XDECREF(name);
     Py_XDECREF(text);

@@ -42,6 +42,8 @@ struct pom_work_s {
     int64_t attached_cpu_ns;
     uint64_t attached_as; /* the slot's count of attaches then, which names it */
     bool attached_alone;  /* else others were attached, so the CPU time is not its own */
+    PyObject *watch;      /* owned weak reference to the generator it is anchored in; NULL = none */
+    pom_work_t *watched_before, *watched_after; /* its place among those that have one */
 };
 
 /* What a message or a nested action's start says, before the user's own fields. */
@@ -51,6 +53,9 @@ typedef struct pom_work_head_s {
     const char *outcome; /* NULL = the status says it */
     PyObject *exception; /* borrowed; NULL = none */
 } pom_work_head_t;
+
+/* Once, at the module's start; -1 with an exception. */
+int pom_work_init(void);
 
 /* Finds out what a new action here is: outermost (an action from the registry, whose kind's data the caller fills), nested (the
  * caller posts its start message) or shed. The engine must be running. The id is new, or that of the work around it. */
@@ -72,6 +77,10 @@ bool pom_work_frame(uintptr_t at, pom_own_frame_t *frame);
  * unless outermost or shed. */
 void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
                      int64_t now_ns);
+
+/* The same in a block of the frame's, which may be left without an end, and its generator or coroutine be freed: then nothing is the
+ * action's any more, as the next one may have the same frame. */
+void pom_work_attach_block(pom_work_t *work, const pom_own_frame_t *frame, int64_t now_ns);
 
 /* The same below the frame that called into C, which is none of the application's: a server's. */
 void pom_work_attach_caller(pom_work_t *work, int64_t now_ns);

@@ -54,21 +54,10 @@ class Work:
         self.spreads = False  # to the asyncio tasks that inherit its context: a request of ASGI
 
 
-def _running_task():
-    """The asyncio task that runs, or None."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return None
-    try:
-        return asyncio.current_task()
-    except (RuntimeError, AttributeError):
-        return None
-
-
 def _asyncio_task():
     """Which asyncio task runs, as an id, or 0. A new task inherits its creator's context variables, but is
     a context of its own here."""
-    task = _running_task()
+    task = _pure_anchor.running_task()
     return id(task) if task is not None else 0
 
 
@@ -286,7 +275,7 @@ class Action:
         if self._work is not None:
             raise RuntimeError("this action is open already: %s" % _values.as_text(self.type))
         try:
-            task = _running_task()
+            task = _pure_anchor.running_task()
             frame = _pure_anchor.context_frame(task.get_coro() if task is not None else None)
             work = begin(_values.text(self.type), "eliot", self.fields, _values.text(task_uuid), None, frame, True, False)
             if work is not None:

@@ -10,6 +10,7 @@ in between say where the stack begins. Reasons in ext/anchors.c.
 
 import os
 import sys
+import weakref
 
 from . import _pure_native
 
@@ -27,9 +28,11 @@ class Spot:
     """Where an action is attached: a thread, and the frame at which a walk stops. Immutable, replaced as a whole."""
 
     __slots__ = ("thread", "tid", "frame_id", "code", "inclusive", "callers", "called_at", "at_ns", "cpu_ns", "before_ns",
-                 "before_cpu_ns")
+                 "before_cpu_ns", "watch")
 
-    def __init__(self, frame, inclusive, at_ns, before_ns=0, before_cpu_ns=0):
+    def __init__(self, frame, inclusive, at_ns, before_ns=0, before_cpu_ns=0, gone=None):
+        """gone: called with this when the generator or coroutine that the frame is of is no more, as far as that can be known;
+        the next one may have a frame of the same id."""
         self.thread = _pure_native.get_ident()
         self.tid = _pure_native.native_id()
         while _is_generator(frame):
@@ -41,6 +44,8 @@ class Spot:
         self.called_at = None  # the instruction at which a generator has called its callers
         if generator is not None:
             frame, self.called_at = generator, generator.f_lasti
+        generator = _object_of(frame) if gone is not None else None
+        self.watch = weakref.ref(generator, lambda _: gone(self)) if generator is not None else None
         self.frame_id = id(frame)
         self.code = frame.f_code
         self.inclusive = inclusive
@@ -71,6 +76,28 @@ class Spot:
 
 def _is_generator(frame):
     return bool(frame.f_code.co_flags & GENERATOR_FLAGS)
+
+
+def _object_of(frame):
+    """The generator or coroutine that a frame is of: what the interpreter says, from 3.14 on, else the asyncio task's."""
+    if not _is_generator(frame):
+        return None
+    generator = getattr(frame, "f_generator", None)
+    if generator is None:
+        coroutine = getattr(running_task(), "get_coro", lambda: None)()
+        generator = coroutine if getattr(coroutine, "cr_frame", None) is frame else None
+    return generator
+
+
+def running_task():
+    """The asyncio task that runs, or None."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return None
+    try:
+        return asyncio.current_task()
+    except (RuntimeError, AttributeError):
+        return None
 
 
 def _callers(frame):

@@ -61,7 +61,12 @@ class Live:
         self.shared = False  # others were seen to run on its thread meanwhile
 
     def attach(self, frame, inclusive):
-        self.spot = Spot(frame, inclusive, _ns(), self.attached_ns, self.cpu_ns)
+        # A request's own generator ends it.
+        self.spot = Spot(frame, inclusive, _ns(), self.attached_ns, self.cpu_ns, None if self.kind in ("wsgi", "asgi") else self._gone)
+
+    def _gone(self, spot):
+        if self.spot is spot:
+            self.detach()
 
     def detach(self):
         spot, self.spot = self.spot, None

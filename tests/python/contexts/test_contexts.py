@@ -18,12 +18,15 @@ import sys
 import sysconfig
 import threading
 import time
+import types
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pom_support import PATIENCE, burn_until_sampled, messages, walk
 
 import profilomatic
+from profilomatic import _backend
 
 HERE = pathlib.Path(__file__).parent
 
@@ -548,6 +551,74 @@ def test_a_refused_action_that_a_helper_enters_is_its_tasks(profiles, begin):
         await asyncio.gather(refused(held, over), other(held, over))
 
     asyncio.run(main())
+
+
+def opened(name):
+    """As an integration opens it: it may outlive the asyncio task that it is opened in."""
+    action = _backend.load().Action(name, {})
+    assert action.open("0af76519-16cd-43dd-8448-eb211c80319c")
+    return action
+
+
+def entered(name):
+    return enter(profilomatic.action(name))
+
+
+def of_a_later_one():
+    burn_until_sampled(3)
+
+
+@pytest.mark.parametrize("begin", [opened, entered])
+def test_an_action_that_outlives_its_task_is_of_no_later_one(profiles, begin):
+    async def handle(kept):
+        action = begin("later" if kept else "first")
+        if kept:
+            of_a_later_one()
+            finish(action)
+        else:
+            kept.append(action)
+
+    def finish(action):
+        return action.close("succeeded") if begin is opened else action.__exit__(None, None, None)
+
+    async def main():
+        kept = []
+        for _ in range(5):
+            await asyncio.create_task(handle(kept))
+        finish(*kept)
+
+    asyncio.run(main())
+    records = profiles.flushed(5)
+    assert [record["action"]["type"] for record in records] == ["later"] * 4 + ["first"]
+    assert [record["action"]["outcome"] for record in records] == ["succeeded"] * 5
+    assert ["of_a_later_one" in names(record) for record in records] == [True] * 4 + [False]
+
+
+def test_an_action_keeps_no_task_alive(profiles):
+    def finalized(coroutine, said):
+        gone = []
+        weakref.finalize(coroutine, gone.append, True)
+        action = coroutine.send(None)
+        del coroutine
+        gc.collect()
+        assert gone == [True] and said == ["closed"]
+        return action
+
+    async def waits(said):
+        try:
+            await parked(enter(profilomatic.action("left")))
+        finally:
+            said.append("closed")
+
+    @types.coroutine
+    def parked(action):
+        yield action
+
+    said = []
+    action = finalized(waits(said), said)
+    assert profilomatic.current_task_uuid() is None
+    action.__exit__(None, None, None)
+    assert profiles.one()["action"]["outcome"] == "succeeded"
 
 
 def test_a_managers_manager_holds_actions(profiles):
