@@ -127,9 +127,14 @@ static PyObject *wrapped_call(PyObject *callable, PyObject *const *args, size_t 
                                                : call_profiled(app, args, nargs, request, timed_ns);
 }
 
+static bool is_wrapped(PyObject *app) {
+    return Py_IS_TYPE(app, wrapped_type) ||
+           (PyMethod_Check(app) && Py_IS_TYPE(PyMethod_GET_FUNCTION(app), wrapped_type));
+}
+
 static PyObject *wrap(PyObject *module, PyObject *app) {
     (void)module;
-    if (Py_IS_TYPE(app, wrapped_type)) {
+    if (is_wrapped(app)) {
         return Py_NewRef(app);
     }
     if (!PyCallable_Check(app)) {
@@ -170,9 +175,21 @@ static int wrapped_setattr(PyObject *op, PyObject *name, PyObject *value) {
     return PyObject_SetAttr(((wrapped_t *)op)->app, name, value);
 }
 
+/* As a class attribute it is what the application would be: a function becomes a method, an object stays as it is. */
 static PyObject *wrapped_get(PyObject *op, PyObject *object, PyObject *type) {
-    (void)type;
-    return object == NULL || object == Py_None ? Py_NewRef(op) : PyMethod_New(op, object);
+    PyObject *app = ((wrapped_t *)op)->app;
+    descrgetfunc get = Py_TYPE(app)->tp_descr_get;
+    PyObject *bound = get == NULL ? Py_NewRef(app) : get(app, object, type);
+    PyObject *ours = NULL;
+    if (bound == app) {
+        ours = Py_NewRef(op);
+    } else if (bound != NULL && PyMethod_Check(bound) && PyMethod_GET_FUNCTION(bound) == app) {
+        ours = PyMethod_New(op, PyMethod_GET_SELF(bound)); // equal each time, as methods are
+    } else if (bound != NULL) {
+        ours = PyCallable_Check(bound) ? wrap(NULL, bound) : Py_NewRef(bound);
+    }
+    Py_XDECREF(bound);
+    return ours;
 }
 
 static PyObject *wrapped_repr(PyObject *op) {
