@@ -35,7 +35,9 @@ class WrappedApplication(_stand_in.StandIn):
     def __repr__(self):
         return "<profilomatic.wsgi.wrap of %r>" % (self.__wrapped__,)
 
-    def __call__(self, environ, start_response):
+    def __call__(self, environ, start_response, *more):
+        if more:
+            return self._bound_to(environ)(start_response, *more)
         request = _begin(environ)
         if request is None:
             return self.__wrapped__(environ, start_response)

@@ -1,12 +1,37 @@
-"""What stands where an application stood: attributes are the application's.
+"""What stands where an application stood: attributes are the application's, and it is bound as the application would be.
 
 Frameworks and users read, set and delete attributes of `app` after it was wrapped (`app.config`, `app.secret_key = ...`,
 `app.wsgi_app = ...`). All of it reaches the application, as if it were bare; bindings/ext/wsgi.c does the same in C.
 """
 
+import types
+
 
 class StandIn:
     __slots__ = ("__wrapped__", "__weakref__")
+
+    def __get__(self, instance, owner=None):
+        """As a class attribute it is what the application would be: a function becomes a method, an object stays as it is."""
+        app = self.__wrapped__
+        bind = getattr(type(app), "__get__", None)
+        bound = bind(app, instance, owner) if bind is not None else app
+        if bound is app:
+            return self
+        return type(self)(bound) if callable(bound) and not issubclass(type(bound), StandIn) else bound
+
+    def _bound_to(self, first):
+        """For a call with one argument too many: a classmethod of Python 3.13 and later asks nobody how to bind."""
+        return type(self)(types.MethodType(self.__wrapped__, first))
+
+    @property
+    def __signature__(self):
+        """The application's: inspect takes what can be bound for a descriptor in C."""
+        import inspect
+
+        try:
+            return inspect.signature(self.__wrapped__)
+        except (TypeError, ValueError):
+            raise AttributeError("__signature__") from None
 
     def __getattr__(self, name):
         if name == "__wrapped__":  # not set yet: a copy in the making

@@ -54,7 +54,9 @@ class WrappedApplication(_stand_in.StandIn):
         self.__wrapped__ = app
         self._begin = _backend.load().asgi_begin
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope, receive, send, *more):
+        if more:
+            return await self._bound_to(scope)(receive, send, *more)
         request = self._begin(scope)
         if request is None:
             try:
