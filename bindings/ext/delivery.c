@@ -11,6 +11,11 @@
  * thread asks after each call whether it is still the one in force (`run`; a fork inside a callable
  * leaves a copy of it in the child).
  *
+ * A callable of ours that holds back what it is given (a file object with flush=False) has a method
+ * _profilomatic_flush, which is called here, on the thread, when flush() asks, at the end and after
+ * a removal. Who asks "knocks": the handoff is closed for the moment that it takes the thread to
+ * look.
+ *
  * A destination is freed by whoever drops its last reference, which may be the loop thread without
  * the GIL. Its callable is dropped earlier, by the removal, which has the GIL.
  *
@@ -50,10 +55,14 @@
  * threading.enumerate(). */
 #define JOIN_MIN_S 0.05
 
+/* Not "flush", which a callable of the user's may have and mean something else by. */
+#define FLUSH "_profilomatic_flush"
+
 /* The context of a handoff destination, in raw memory: freed without the GIL. */
 typedef struct client_s {
     PyObject *callable; /* owned; NULL = removed */
     bool logged;        /* its first failure */
+    bool holds;         /* has FLUSH */
 } client_t;
 
 typedef struct entry_s {
@@ -61,22 +70,32 @@ typedef struct entry_s {
     pom_destination_t *destination; /* owned reference */
 } entry_t;
 
+/* What a flush needs while the table changes: owned references. */
+typedef struct held_s {
+    PyObject *callable;
+    pom_destination_t *destination;
+} held_t;
+
 static pom_handoff_t *handoff; // made once
 static PyObject *thread_main;
 
 /* ---- under the GIL ---- */
 static entry_t entries[POM_EXPORTER_DESTINATIONS_MAX];
 static int count;
-static bool wanted;      // the thread is to go on
-static uint64_t run;     // which thread is in force
+static bool wanted;                                   // the thread is to go on
+static uint64_t run;                                  // which thread is in force
+static held_t leaving[POM_EXPORTER_DESTINATIONS_MAX]; // removed, to be flushed once more
+static int leaving_count;
+static uint64_t knocks;  // how often a flush was asked for
 static PyObject *thread; // its threading.Thread; NULL: none, or a bare native one
 
 /* ---- under delivery_lock, a leaf; `running` is written with the GIL too: either may read ---- */
 static pthread_mutex_t delivery_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t ended_cond;
-static bool running;        // from the decision to start until its last deed
-static int32_t tid;         // 0 = not begun, or ended
-static int64_t past_cpu_ns; // of threads that ended
+static pthread_cond_t ended_cond; // also: answered
+static uint64_t answered;         // the knocks whose flush is done; written with the GIL too
+static bool running;              // from the decision to start until its last deed
+static int32_t tid;               // 0 = not begun, or ended
+static int64_t past_cpu_ns;       // of threads that ended
 
 static _Thread_local bool is_delivery;
 
@@ -153,7 +172,16 @@ static int raise_status(pom_status_t status) {
     return -1;
 }
 
+/* Asked of the type: an instance of the user's may make attributes up. */
+static bool holds_back(PyObject *callable) {
+    PyObject *method = PyObject_GetAttrString((PyObject *)Py_TYPE(callable), FLUSH);
+    PyErr_Clear();
+    Py_XDECREF(method);
+    return method != NULL;
+}
+
 static int insert(PyObject *callable, const char *name) {
+    bool holds = holds_back(callable);
     if (index_of(callable) >= 0) {
         return 0; // its own name or == added it
     }
@@ -176,12 +204,29 @@ static int insert(PyObject *callable, const char *name) {
         pom_destination_unref(destination);
         return raise_status(status);
     }
+    client->holds = holds;
     client->callable = Py_NewRef(callable); // in time: what comes is served with the GIL
     entries[count++] = (entry_t){.client = client, .destination = destination};
     return 0;
 }
 
+static void knock(void) {
+    knocks++;
+    pom_handoff_stop(handoff); // the thread opens it again, unless a stop has closed it for good
+}
+
+/* The last flush, on the thread, which may be writing to it just now. Without a thread all has been
+ * flushed. Nobody removes more of them than there is room for before the thread comes to it. */
+static void take_leave(const entry_t *entry) {
+    if (running && entry->client->holds && leaving_count < POM_EXPORTER_DESTINATIONS_MAX) {
+        leaving[leaving_count++] = (held_t){.callable = Py_NewRef(entry->client->callable),
+                                            .destination = pom_destination_ref(entry->destination)};
+        knock();
+    }
+}
+
 static void remove_at(int at) {
+    take_leave(&entries[at]);
     pom_destination_t *destination = entries[at].destination;
     PyObject *callable = entries[at].client->callable;
     entries[at].client->callable = NULL;
@@ -305,6 +350,84 @@ static void serve(pom_handoff_item_t *item) {
     }
 }
 
+/* ---- flushing ---- */
+
+/* How many profiles a flush that failed has lost: the callable knows. Counted as sent until now. */
+static void count_lost(const held_t *held) {
+    PyObject *number = PyObject_GetAttrString(held->callable, "lost");
+    long lost = number == NULL ? 0 : PyLong_AsLong(number);
+    PyErr_Clear();
+    Py_XDECREF(number);
+    if (lost > 0) {
+        pom_destination_sent(held->destination, -lost, 0);
+        pom_destination_dropped(held->destination, POM_DROP_ERROR, lost);
+    }
+}
+
+/* Its client, NULL when it has been removed: the first failure is told once. */
+static client_t *client_of(const held_t *held) {
+    int at = index_of(held->callable);
+    return at >= 0 ? entries[at].client : NULL;
+}
+
+/* Consumes the references. */
+static void flush_held(held_t *held) {
+    PyObject *result = PyObject_CallMethod(held->callable, FLUSH, NULL);
+    if (result == NULL) {
+        char error[POM_DESTINATION_ERROR_MAX];
+        describe_failure(error, sizeof error);
+        client_t *client = client_of(held);
+        bool first = client == NULL || !client->logged;
+        if (client != NULL) {
+            client->logged = true;
+            pom_destination_error(held->destination, "%s", error);
+            count_lost(held);
+        }
+        if (first) {
+            log_failure(held->destination->name, error);
+        }
+    }
+    Py_XDECREF(result);
+    Py_DECREF(held->callable);
+    pom_destination_unref(held->destination);
+}
+
+static int take_held(held_t *held) {
+    int taken = leaving_count;
+    memcpy(held, leaving, (size_t)taken * sizeof *held);
+    leaving_count = 0;
+    for (int i = 0; i < count; i++) {
+        if (entries[i].client->holds) {
+            held[taken++] = (held_t){.callable = Py_NewRef(entries[i].client->callable),
+                                     .destination = pom_destination_ref(entries[i].destination)};
+        }
+    }
+    return taken;
+}
+
+static void flush_all(void) {
+    held_t held[2 * POM_EXPORTER_DESTINATIONS_MAX];
+    int taken = take_held(held); // a copy: what is called may change the table
+    for (int i = 0; i < taken; i++) {
+        flush_held(&held[i]);
+    }
+}
+
+/* The handoff was closed, by a knock or for good. */
+static void answer(uint64_t mine) {
+    uint64_t heard = knocks;
+    if (wanted) {
+        pom_handoff_start(handoff);
+    }
+    flush_all();
+    lock();
+    if (mine == run) { // else a child, forked by what was called, whose knocks are others
+        answered = heard;
+        (void)pthread_cond_broadcast(&ended_cond);
+    }
+    unlock();
+}
+
 /* ---- the thread ---- */
 
 /* False: nobody asked for this thread. */
@@ -366,9 +489,12 @@ static PyObject *delivery_main(PyObject *module, PyObject *unused) {
         Py_END_ALLOW_THREADS;
         if (status == POM_OK) {
             serve(&item);
-        } else if (status == POM_ECLOSED && !wanted) {
-            leave();
-            break;
+        } else if (status == POM_ECLOSED) {
+            answer(mine);
+            if (mine == run && !wanted && knocks == answered) {
+                leave();
+                break;
+            }
         }
     }
     Py_RETURN_NONE;
@@ -456,10 +582,13 @@ int pom_delivery_ensure(void) {
         return 0;
     }
     wanted = true;
-    pom_handoff_start(handoff);
-    if (running) {
-        return 0; // stopped while in a callable: it goes on after that
+    if (running) { // stopped while in a callable: it goes on after that, and then looks for knocks
+        if (knocks == answered) {
+            pom_handoff_start(handoff);
+        }
+        return 0;
     }
+    pom_handoff_start(handoff);
     run++;
     set_running(true);
     if (spawn() < 0) {
@@ -488,6 +617,32 @@ bool pom_delivery_stop(int64_t deadline_ns) {
     unlock();
     Py_END_ALLOW_THREADS;
     return ended;
+}
+
+static bool anyone_holds(void) {
+    bool holds = leaving_count > 0;
+    for (int i = 0; i < count; i++) {
+        holds = holds || entries[i].client->holds;
+    }
+    return holds;
+}
+
+bool pom_delivery_flush(int64_t deadline_ns) {
+    if (!running || !anyone_holds()) {
+        return true;
+    }
+    bool done, in_time = true;
+    knock();
+    uint64_t mine = knocks;
+    Py_BEGIN_ALLOW_THREADS;
+    lock();
+    while (running && answered < mine && in_time) {
+        in_time = pom_cond_wait(&ended_cond, &delivery_lock, deadline_ns);
+    }
+    done = !running || answered >= mine;
+    unlock();
+    Py_END_ALLOW_THREADS;
+    return done;
 }
 
 /* So that threading.enumerate() shows it no more. */
@@ -528,6 +683,9 @@ void pom_delivery_after_fork_child(void) {
     init_locks();
     run++; // a copy of the thread that forked inside a callable ends after it
     wanted = running = false;
+    knocks = answered = 0;
+    leaving_count =
+        0; // the parent's to flush; the references stay, as there may be no GIL to drop them with
     tid = 0;
     past_cpu_ns = 0;
     is_delivery = false;

@@ -38,6 +38,11 @@ bool pom_delivery_is_current(void);
  * [any], no GIL needed */
 int64_t pom_delivery_cpu_ns(void);
 
+/* What callables of ours hold back is handed on, on the delivery thread. False: the deadline came
+ * first. [app], called with the GIL, which is free while it waits, and no lock a callable could
+ * want */
+bool pom_delivery_flush(int64_t deadline_ns);
+
 /* Ends the thread once the callable it is in returns; true when it has ended before the
  * deadline. On that thread itself it does not wait, and says false. [app], called with the GIL
  * and no lock a callable could want; the GIL is free while it waits, and no Python runs */

@@ -259,5 +259,5 @@ int pom_lifecycle_flush(double timeout) {
         done = pom_exporter_flush(pom_engine_exporter(), deadline_ns);
         Py_END_ALLOW_THREADS;
     }
-    return done;
+    return done && pom_delivery_flush(deadline_ns);
 }

@@ -67,7 +67,8 @@ def file_destination(path_or_file, format="json", flush=True, append=False, rota
 
     path_or_file: a path (text or os.PathLike), opened now and overwritten unless append=True; OSError names the
     path. Or an open file object, text or binary, which stays the caller's to close; `append` says nothing about it.
-    flush: hand every record to the operating system at once; else when a buffer is full, at flush() and at stop().
+    flush: hand every record to the operating system at once; else when a buffer is full, at flush(), at stop() and
+    when it is removed.
     format: "json", or "msgpack" (docs/wire-format.md; a path only, and only with the extension); ValueError for another.
     rotate_bytes, rotate_seconds: before a write that would make the file larger, or finds it older, it is renamed to
     PATH.1, what was PATH.1 to PATH.2, and so on; `keep` of them stay. A path of a regular file only, which any number of

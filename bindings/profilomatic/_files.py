@@ -5,6 +5,7 @@ asking it, else by trying.
 """
 
 import json
+import os
 
 
 class FileObjectDestination:
@@ -14,6 +15,9 @@ class FileObjectDestination:
         self.file = file
         self._flush = flush
         self._binary = self._is_binary(file)
+        self._held = 0  # records since the last flush, of this process
+        self._pid = os.getpid()
+        self.lost = 0  # of a flush that failed: how many records went with it
         self.__qualname__ = "file object %s" % getattr(file, "name", type(file).__name__)
 
     @staticmethod
@@ -34,9 +38,35 @@ class FileObjectDestination:
         else:
             self.file.write(line)
         if self._flush:
-            flush = getattr(self.file, "flush", None)
-            if flush is not None:
-                flush()
+            self._flush_file()
+        else:
+            self._notice_fork()
+            self._held += 1
+
+    def _flush_file(self):
+        flush = getattr(self.file, "flush", None)
+        if flush is not None:
+            flush()
+
+    def _notice_fork(self):
+        if self._pid != os.getpid():  # what the parent had not flushed is the parent's
+            self._pid = os.getpid()
+            self._held = 0
+
+    def _profilomatic_flush(self):
+        """Hands on what the file holds back. Both backends call it on the delivery thread, at flush(), stop() and removal;
+        by this name, as a callable of the user's may have a `flush` that means something else."""
+        self._notice_fork()
+        held, self._held = self._held, 0
+        if not held or getattr(self.file, "closed", False) is True:
+            return  # closing has flushed
+        self.lost = held
+        try:
+            self._flush_file()
+        except ValueError:
+            if getattr(self.file, "closed", False) is not True:
+                raise  # not just closed, by the caller
+        self.lost = 0
 
     def __repr__(self):
         return "<profilomatic destination: %s>" % self.__qualname__

@@ -84,12 +84,20 @@ def _name_of(destination):
     return type(destination).__qualname__
 
 
+def _flush_of(callable_):
+    """Of a callable of ours that holds back what it is given; None of any other."""
+    if hasattr(type(callable_), "_profilomatic_flush"):
+        return callable_._profilomatic_flush
+    return None
+
+
 class Entry:
     """A registered destination and its counters. The sampler appends to the queue, the delivery thread takes."""
 
     def __init__(self, destination):
         self.destination = destination
         self.is_file = isinstance(destination, FileDestination)
+        self.flushing = destination.flush if self.is_file else _flush_of(destination)
         self.name = destination.path if self.is_file else _name_of(destination)
         self.forget()
         self.sent = self.bytes = 0
@@ -176,17 +184,17 @@ class Entry:
 
     def flush(self):
         """Hands buffered lines to the operating system."""
-        if not self.is_file:
+        if self.flushing is None:
             return
         try:
-            self.destination.flush()
-        except OSError as error:
+            self.flushing()
+        except BaseException as error:  # a file object is the user's
             self.failed(error, 0)
 
     def failed(self, error, uncounted):
         """uncounted: 1 when a profile was under way that nobody has counted yet."""
         lost = uncounted
-        if self.is_file:  # the others in its buffer were counted as sent when they went there
+        if self.flushing is not None:  # the others in its buffer were counted as sent when they went there
             lost, self.destination.lost = self.destination.lost or lost, 0
             self.sent -= lost - uncounted
         if lost:
@@ -210,6 +218,8 @@ class Destinations:
 
     def __init__(self):
         self.entries = ()  # replaced as a whole: readers need no lock
+        self.leaving = collections.deque()  # removed, to be flushed once more
+        self.thread = None  # the DeliveryThread that serves them
 
     @staticmethod
     def _is(entry, destination):
@@ -227,8 +237,24 @@ class Destinations:
         for entry in self.entries:
             if self._is(entry, destination):
                 self.entries = tuple(other for other in self.entries if other is not entry)
-                entry.flush()
+                self._take_leave(entry)
                 return
+
+    def _take_leave(self, entry):
+        """The last flush is the delivery thread's, which may be writing to it just now."""
+        if entry.flushing is None:
+            return
+        self.leaving.append(entry)
+        if self.thread is None or not self.thread.wake():
+            self.flush_leaving()
+
+    def flush_leaving(self):
+        while self.leaving:
+            try:
+                entry = self.leaving.popleft()
+            except IndexError:
+                return  # another thread's
+            entry.flush()
 
     def put(self, profile):
         for entry in self.entries:
@@ -252,13 +278,16 @@ class DeliveryThread:
         self._ended = False
         self._tickets = collections.deque()
         self.cpu_ns = 0
+        destinations.thread = self
         self._thread = _pure_native.NativeThread("Profilomatic Thread", self._run)
 
     def is_current(self):
         return _pure_native.get_ident() == self._thread.ident
 
     def wake(self):
+        """False when it has ended."""
         self._wake.set()
+        return not self._ended
 
     def ticket(self, passed):
         """passed: a WakeUp, set when everything queued before is delivered and flushed."""
@@ -269,17 +298,19 @@ class DeliveryThread:
 
     def _run(self):
         while True:
-            while not self._abandoned and self._round():
+            closing = self._closing  # before the round: what closes after it has not been flushed
+            while not self._abandoned and self._round(closing):
                 pass
             self.cpu_ns = _pure_native.own_cpu_ns()
-            if self._ends():
+            if self._ends(closing):
+                self._destinations.flush_leaving()
                 for passed in list(self._tickets):
                     passed.set()  # what they wait for has been given up
                 return
             if not self._tickets:
                 self._wake.wait()
 
-    def _round(self):
+    def _round(self, closing):
         """One profile of each destination, so that a slow one does not starve the rest. False when all are empty."""
         tickets = [self._tickets.popleft() for _ in range(len(self._tickets))]
         entries = self._destinations.entries
@@ -287,15 +318,17 @@ class DeliveryThread:
         if any(delivered) and not self._abandoned:
             self._tickets.extendleft(reversed(tickets))
             return True
-        for entry in entries:
-            entry.flush()
+        if tickets or closing:
+            for entry in entries:
+                entry.flush()
+        self._destinations.flush_leaving()
         for passed in tickets:
             passed.set()
         return False
 
-    def _ends(self):
+    def _ends(self, closing):
         with self._end_lock:
-            self._ended = self._abandoned or (self._closing and not self._tickets)
+            self._ended = self._abandoned or (closing and self._closing and not self._tickets)
             return self._ended
 
     def take_on(self):

@@ -502,6 +502,8 @@ class Engine:
         self._restart_in_child = self.run is not None or self._restart_in_child
         self.run = self.last_run = self._delivery = None
         self._reset_counters()
+        self.destinations.thread = None
+        self.destinations.leaving.clear()
         for entry in self.destinations.entries:
             entry.forget()
             entry.sent = entry.bytes = 0

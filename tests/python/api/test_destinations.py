@@ -386,7 +386,7 @@ class CountingFile(io.StringIO):
 
 
 @pytest.mark.acceptance("PM23")
-@pytest.mark.parametrize("make, flushes", [(profilomatic.file_destination, 2), (profilomatic.no_flush_destination, 0)])
+@pytest.mark.parametrize("make, flushes", [(profilomatic.file_destination, 2), (profilomatic.no_flush_destination, 1)])
 def test_file_object_is_written_a_line_a_record_and_flushed_or_not(added, make, flushes):
     file = CountingFile()
     added(make(file))
@@ -395,6 +395,68 @@ def test_file_object_is_written_a_line_a_record_and_flushed_or_not(added, make, 
     assert profilomatic.flush(60)
     assert [json.loads(line)["action"]["type"] for line in file.getvalue().splitlines()] == ["one", "two"]
     assert file.flushes == flushes
+
+
+@pytest.mark.acceptance("PM23")
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_what_a_file_object_holds_back_is_written_at_flush_stop_and_removal(added, tmp_path, mode):
+    path = tmp_path / "profiles"
+    written = lambda: len(path.read_bytes().splitlines())
+    with open(path, mode) as file:
+        destination = added(profilomatic.no_flush_destination(file))
+        act()
+        assert profilomatic.flush(PATIENCE)
+        assert written() == 1
+        act()
+        assert profilomatic.stop(PATIENCE)
+        assert written() == 2
+        profilomatic.start()
+        other = added(Collector())
+        act()
+        wait_until(lambda: other.records and counters(destination.__qualname__)["sent"] == 3, "its delivery")
+        assert written() == 2, "held back"
+        profilomatic.remove_destination(destination)
+        wait_until(lambda: written() == 3, "what was left at its removal")
+
+
+class FailingFlush(io.StringIO):
+    def flush(self):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_flush_that_fails_is_counted_as_a_write_is(added, caplog):
+    destination = added(profilomatic.no_flush_destination(FailingFlush()))
+    for _ in range(2):
+        act()
+        act()
+        assert profilomatic.flush(PATIENCE)
+    entry = counters(destination.__qualname__)
+    assert entry["dropped"] == {"error": 4} and entry["sent"] == 0 and entry["queued"] == 0
+    assert "No space left" in entry["last_error"]
+    assert len([line for line in caplog.records if "No space left" in line.getMessage()]) == 1
+
+
+def test_a_callables_own_flush_is_its_own_business(added):
+    class Mine(Collector):
+        def flush(self):
+            raise AssertionError("not asked for")
+
+    mine = added(Mine())
+    act()
+    mine.flushed(1)
+    assert profilomatic.stats()["destinations"][0]["last_error"] is None
+
+
+@pytest.mark.acceptance("PM23")
+def test_a_file_object_that_was_closed_has_been_flushed(added, tmp_path):
+    with open(tmp_path / "profiles", "w") as file:
+        destination = added(profilomatic.no_flush_destination(file))
+        act()
+        wait_until(lambda: counters(destination.__qualname__)["sent"] == 1, "its delivery")
+    assert profilomatic.flush(PATIENCE)
+    assert len((tmp_path / "profiles").read_text().splitlines()) == 1
+    entry = counters(destination.__qualname__)
+    assert entry["dropped"] == {} and entry["last_error"] is None
 
 
 def test_binary_file_objects_work_too(added, tmp_path):

@@ -286,7 +286,8 @@ def test_source_name_stands_in_the_profile(command, actions):
 
 
 @pytest.mark.acceptance("PM26")
-def test_profiles_go_to_a_socket(command, actions):
+@pytest.mark.parametrize("flush", [[], ["--no-flush"]], ids=str)
+def test_profiles_go_to_a_socket(command, actions, flush):
     received = []
 
     def serve():
@@ -299,7 +300,7 @@ def test_profiles_go_to_a_socket(command, actions):
         thread.start()
         port = server.getsockname()[1]
         run = command(
-            "-m", "profilomatic", "run", "-i", f"127.0.0.1:{port}", "actions.py", "exit", cwd=actions
+            "-m", "profilomatic", "run", *flush, "-i", f"127.0.0.1:{port}", "actions.py", "exit", cwd=actions
         )
         thread.join(10)
     assert (run.returncode, run.stderr) == (0, b"")
