@@ -91,12 +91,13 @@ struct pom_action_s {
     int64_t cost_ns; /* what begin, events and end took */
     int64_t end_ns;
     uint32_t text_used;
-    uint32_t text_cut; /* pieces that did not fit */
+    uint32_t text_cut; /* pieces that did not fit; cut values, too */
     /* the kind's own data (a struct of the floor above), written by the app side */
     _Alignas(8) unsigned char kind_data[POM_ACTION_KIND_DATA];
     /* likewise, by few actions */
     pom_outcome_t outcome; /* 0 = succeeded */
     int32_t dropped_events;
+    uint32_t cut_values;            /* of its fields and messages */
     _Atomic(int32_t) events_queued; /* KiB of events; app adds, sampler subtracts */
     uint32_t fields_size;
     const void *fields;           /* a value stream of the user's fields, in text; NULL = none */

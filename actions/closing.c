@@ -77,6 +77,8 @@ static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
     }
     pom_value_map_end(&writer);
     size_t size = pom_value_finish(&writer);
+    // Those of the app side, which may be writing while the action is open, are told by its last record.
+    profile->cut_values = writer.cut + (open ? 0 : (int64_t)a->cut_values + a->text_cut);
     profile->fields = pom_arena_copy(&profile->arena, storage, size);
     profile->fields_size = profile->fields == NULL ? 0 : (uint32_t)size;
 }

@@ -84,6 +84,7 @@ typedef struct pom_profile_s {
     int64_t overhead_cpu_ns; /* CPU that this action cost: its samples, begin, events and end */
     int64_t overhead_ppm;    /* the process's overhead fraction now, in millionths */
     int64_t dropped_events;  /* messages that found the event queue full, or no memory */
+    int64_t cut_values;      /* of fields and messages that were cut or left out for want of room */
     int64_t shed;            /* actions refused in this process since its profile before this one */
 } pom_profile_t;
 

@@ -79,7 +79,7 @@ static bool may_put(pom_value_writer_t *w) {
         return false;
     }
     if (in_map(w) ? w->key_at == NO_KEY : w->depth == 0 && w->size > 0) {
-        w->cut = true;
+        w->cut++;
         return false;
     }
     return true;
@@ -87,7 +87,7 @@ static bool may_put(pom_value_writer_t *w) {
 
 /* The value does not fit: its key goes as well. */
 static void drop_value(pom_value_writer_t *w) {
-    w->cut = true;
+    w->cut++;
     if (w->key_at != NO_KEY) {
         w->size = w->key_at;
         w->key_at = NO_KEY;
@@ -134,7 +134,7 @@ static bool put_bytes(pom_value_writer_t *w, unsigned char tag, const char *text
             return false;
         }
         size = cut_at_character(text, most - ELLIPSIS_SIZE);
-        w->cut = true;
+        w->cut++;
     }
     unsigned char *to = w->data + w->size;
     *to++ = tag;
@@ -162,7 +162,7 @@ static void container_begin(pom_value_writer_t *w, unsigned char tag) {
     }
     if (w->depth == POM_VALUE_DEPTH_MAX) {
         pom_value_text(w, "...", 3);
-        w->cut = true;
+        w->cut++;
         w->skipping = 1;
         return;
     }
@@ -224,9 +224,7 @@ void pom_value_key(pom_value_writer_t *w, const char *text, size_t size) {
     size_t at = w->size;
     if (put_bytes(w, TAG_KEY, text, size)) {
         w->key_at = at;
-    } else {
-        w->cut = true; /* its value finds no key and is dropped too */
-    }
+    } /* else its value finds no key, is dropped too, and is what counts */
 }
 
 void pom_value_text(pom_value_writer_t *w, const char *text, size_t size) {
@@ -437,7 +435,7 @@ void pom_value_entries(pom_value_writer_t *w, const void *data, size_t size,
     }
     size_t entries = size - 2; /* without the map's own tag and end */
     if (entries > room_left(w)) {
-        w->cut = true;
+        w->cut++;
         return;
     }
     reader_t r = {.at = stream + 1, .end = stream + 1 + entries};
@@ -446,7 +444,7 @@ void pom_value_entries(pom_value_writer_t *w, const void *data, size_t size,
         const char *key;
         size_t key_size;
         if (*entry != TAG_KEY || !get_bytes(&r, &key, &key_size) || !skip_value(&r)) {
-            w->cut = true; /* malformed: what could be read stands */
+            w->cut++; /* malformed: what could be read stands */
             return;
         }
         if (!is_one_of(key, key_size, without)) {

@@ -16,7 +16,7 @@
  *     pom_value_emit(storage, size, emitter);
  *
  * A writer that runs out of room drops what does not fit (whole entries, cut texts), closes what is
- * open and sets `cut`; it never fails.
+ * open and counts it in `cut`; it never fails.
  */
 #ifndef POM_PROFILES_VALUE_H
 #define POM_PROFILES_VALUE_H
@@ -35,7 +35,7 @@ typedef struct pom_value_writer_s {
     int depth;
     int skipping;  /* depth of containers being dropped for want of room */
     size_t key_at; /* where the key without a value yet begins; SIZE_MAX = none */
-    bool cut;
+    uint32_t cut;  /* values cut or dropped */
     unsigned char open[POM_VALUE_DEPTH_MAX + 1]; /* container kinds, to close them */
 } pom_value_writer_t;
 

@@ -113,6 +113,7 @@ static void keep_details(action_t *self) {
     }
     action->fields = pom_action_text(action, (const char *)encoded, size).data;
     action->fields_size = size;
+    action->cut_values += writer.cut;
     action->type = pom_action_text(action, type, (size_t)type_size);
 }
 

@@ -36,7 +36,7 @@ static void write_key(pom_value_writer_t *w, PyObject *str) {
     char utf8[POM_PY_UTF8_BYTES(POM_PY_KEY_MAX)];
     bool cut;
     Py_ssize_t size = pom_py_text_shown(str, POM_PY_KEY_MAX, utf8, &cut);
-    w->cut = w->cut || cut;
+    w->cut += cut;
     pom_value_key(w, utf8, size > 0 ? (size_t)size : 0);
 }
 
@@ -162,7 +162,7 @@ static void write_scrubbed(pom_value_writer_t *w) {
 /* False: the cap of items is reached. */
 static bool take_item(encoder_t *e) {
     if (e->items_left <= 0) {
-        e->w->cut = true;
+        e->w->cut++;
         return false;
     }
     e->items_left--;
@@ -192,7 +192,7 @@ static void write_entries_copied(encoder_t *e, PyObject *dict, Py_ssize_t at, in
     }
     PyObject **copy = PyMem_Calloc(2 * (size_t)room, sizeof *copy);
     if (copy == NULL) {
-        e->w->cut = true;
+        e->w->cut++;
         return;
     }
     while (count < room && PyDict_Next(dict, &at, &key, &value)) {
@@ -223,7 +223,7 @@ static void write_entries(encoder_t *e, PyObject *dict, int depth) {
             return;
         }
         if (e->items_left <= 0) {
-            e->w->cut = true;
+            e->w->cut++;
             return;
         }
         e->items_left--;
@@ -300,7 +300,7 @@ static void write_bytes(pom_value_writer_t *w, PyObject *value) {
     const char *data =
         PyBytes_Check(value) ? PyBytes_AS_STRING(value) : PyByteArray_AS_STRING(value);
     Py_ssize_t size = Py_SIZE(value) < POM_PY_BYTES_MAX ? Py_SIZE(value) : POM_PY_BYTES_MAX;
-    w->cut = w->cut || size < Py_SIZE(value);
+    w->cut += size < Py_SIZE(value);
     PyObject *copy = PyBytes_FromStringAndSize(data, size);
     PyObject *text = copy == NULL
                          ? NULL
@@ -338,7 +338,7 @@ static void write_slowly(encoder_t *e, PyObject *value, int depth) {
     if (is_dict || PyList_Check(value) || PyTuple_Check(value) || PyAnySet_Check(value)) {
         if (depth >= POM_PY_DEPTH_MAX) {
             pom_value_text(e->w, "...", 3); // also where a cycle ends
-            e->w->cut = true;
+            e->w->cut++;
         } else if (is_dict) {
             pom_value_map_begin(e->w);
             write_entries(e, value, depth + 1);

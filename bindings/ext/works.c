@@ -678,6 +678,7 @@ void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *f
     if (event == NULL) {
         return; // counted
     }
+    work->action->cut_values += writer.cut;
     pom_code_table_t *codes = pom_engine_codes();
     pom_event_frame_t *frames = pom_event_frames(event);
     for (int32_t i = 0; i < depth; i++) {

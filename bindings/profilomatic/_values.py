@@ -11,6 +11,7 @@ import time
 from . import _scrub
 
 TEXT_MAX = 4096  # characters of one text
+KEY_MAX = 256
 DEPTH_MAX = 8  # nesting of fields: a record nests 2 x 120 levels at most, and orjson fails at 254
 ITEMS_MAX = 1000  # entries of all containers of one message together
 QUERY_MAX = 2048
@@ -106,6 +107,7 @@ def _encode(value, depth, room):
         if issubclass(kind, float):
             return float(value)
         if issubclass(kind, (bytes, bytearray)):
+            room.cut += len(value) > TEXT_MAX
             return text(bytes(value[:TEXT_MAX]).decode("utf-8", "backslashreplace"))
     except Exception:
         pass  # its class overrides what we called; str() is the last try
@@ -121,8 +123,9 @@ def _encode_container(value, kind, depth, room):
                 break
             room.left -= 1
             key = key if type(key) is str else as_text(key)
+            room.cut += len(key) > KEY_MAX
             secret = room.secrets.is_secret(key)
-            result[text(key, 256)] = _scrub.MASK if secret else _encode(item, depth + 1, room)
+            result[text(key, KEY_MAX)] = _scrub.MASK if secret else _encode(item, depth + 1, room)
         return result
     result = []
     for item in list(value):

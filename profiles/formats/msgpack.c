@@ -508,6 +508,7 @@ static void put_profiler(batch_t *b, const pom_profile_t *profile) {
         {"messages", cuts->messages},
         {"timeline", cuts->timeline},
         {"events", profile->dropped_events},
+        {"values", profile->cut_values},
     };
     put_losses(b, POM_WIRE_TRUNCATED, truncated, sizeof truncated / sizeof *truncated);
     if (profile->shed > 0) {

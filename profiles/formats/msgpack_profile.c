@@ -222,9 +222,14 @@ static pom_status_t read_profiler(pom_msgpack_reader_t *reader, pom__pull_t pull
         }
         case POM_WIRE_TRUNCATED: {
             pom_tree_cuts_t *cuts = &profile->tree.cuts;
-            static const char *const names[] = {"nodes", "depth", "messages", "timeline", "events"};
-            int64_t *const counts[] = {&cuts->nodes, &cuts->depth, &cuts->messages, &cuts->timeline,
-                                       &profile->dropped_events};
+            static const char *const names[] = {"nodes",    "depth",  "messages",
+                                                "timeline", "events", "values"};
+            int64_t *const counts[] = {&cuts->nodes,
+                                       &cuts->depth,
+                                       &cuts->messages,
+                                       &cuts->timeline,
+                                       &profile->dropped_events,
+                                       &profile->cut_values};
             good = read_losses(reader, value, names, counts, sizeof names / sizeof *names);
             break;
         }

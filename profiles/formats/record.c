@@ -339,6 +339,7 @@ static void put_profiler(pom_emitter_t *e, const pom_profile_t *profile, const s
     put_loss(e, "messages", cuts->messages);
     put_loss(e, "timeline", cuts->timeline);
     put_loss(e, "events", profile->dropped_events);
+    put_loss(e, "values", profile->cut_values);
     put_loss(e, "elided", shape->elided);
     e->ops->map_end(e);
     put_loss(e, "shed", profile->shed);

@@ -379,6 +379,30 @@ def test_nothing_is_truncated_in_an_ordinary_record(profiles):
     assert check(profiles.one())["profiler"]["truncated"] == {}
 
 
+def test_what_is_cut_of_fields_and_messages_is_counted(profiles):
+    cases = [dict(text="x" * 9000), dict(raw=b"x" * 5000), dict(many=list(range(2000))), {"k" * 300: 1},
+             dict(deep=[[[[[[[[[1]]]]]]]]])]
+    for number, fields in enumerate(cases):
+        with profilomatic.action("action", **fields):
+            pass
+        with profilomatic.action("message") as a:
+            a.message(**fields)
+        for record in profiles.flushed(2 * number + 2)[-2:]:
+            truncated = check(record)["profiler"]["truncated"]
+            assert list(truncated) == ["values"] and truncated["values"] >= 1, (fields.keys(), truncated)
+
+
+def test_a_field_that_evicts_others_is_told(profiles, backend):
+    if backend != "c":
+        pytest.skip("the twin has room for all")
+    with profilomatic.action("a", big=["x" * 50] * 40, order=17) as a:
+        a.message(big=["x" * 400] * 21, user="bob", step=2)
+    record = check(profiles.one())
+    assert "order" not in record["action"] and "user" not in messages(record)[0]
+    # Of 40 texts of 52 bytes 39 fit, of 21 of 403 bytes 20; one of each is cut; then there is no room for what comes behind.
+    assert record["profiler"]["truncated"]["values"] == 2 + 3
+
+
 def test_many_messages_are_capped_and_counted(profiles):
     with profilomatic.action("chatty") as a:
         for number in range(15000):

@@ -191,6 +191,7 @@ static void test_record_by_line_is_golden(void **state) {
     profile.missed[POM_MISS_RACED] = 2;
     profile.tree.cuts = (pom_tree_cuts_t){.nodes = 1, .messages = 2, .timeline = 3, .depth = 4};
     profile.dropped_events = 5;
+    profile.cut_values = 6;
     profile.shed = 14;
     profile.tree.root.self_wall_ns = 40000000;
     profile.tree.root.self_cpu_ns = 1000000;
@@ -215,7 +216,8 @@ static void test_record_by_line_is_golden(void **state) {
         "\"profiler\":{\"engine\":\"native\",\"period\":0.01,\"samples\":9,\"missed\":{\"raced\":2}"
         ","
         "\"overhead\":{\"cpu\":0.000123,\"fraction\":0.0015},"
-        "\"truncated\":{\"nodes\":1,\"depth\":4,\"messages\":2,\"timeline\":3,\"events\":5},"
+        "\"truncated\":{\"nodes\":1,\"depth\":4,\"messages\":2,\"timeline\":3,\"events\":5,"
+        "\"values\":6},"
         "\"shed\":14},"
         "\"children\":["
         "{\"instruction\":\"/srv/app.py:App.__call__:12\",\"file\":\"/srv/"

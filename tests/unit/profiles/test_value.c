@@ -169,19 +169,20 @@ static void test_value_drops_whole_entries_without_room(void **state) {
     static const struct {
         size_t room;
         const char *shown;
+        uint32_t cut; /* what goes with a container counts once */
     } cases[] = {
-        {0, "null"},
-        {1, "null"},
-        {2, "{}"}, /* the map and its end */
-        {9, "{}"},
-        {10,
-         "{tags:[]}"}, /* key 6, list and its end: an entry that fits stays though others went */
-        {11, "{step:300}"}, /* key 6 and 300 in 3 bytes */
+        {0, "null", 1},
+        {1, "null", 1},
+        {2, "{}", 4}, /* the map and its end */
+        {9, "{}", 4},
+        {10, "{tags:[]}",
+         5}, /* key 6, list and its end: an entry that fits stays though others went */
+        {11, "{step:300}", 3}, /* key 6 and 300 in 3 bytes */
         /* 11, key 6, tag and length 3, stump: 7 bytes would be too short to tell anything, 8 are
          * cut to 5 and ellipsis */
-        {27, "{step:300 tags:[true null]}"},
-        {28, "{step:300 name:\"check\xe2\x80\xa6\"}"},
-        {400, "{step:300 name:\"checkout of the whole basket\" tags:[true null] ratio:0.5}"},
+        {27, "{step:300 tags:[true null]}", 2},
+        {28, "{step:300 name:\"check\xe2\x80\xa6\"}", 3},
+        {400, "{step:300 name:\"checkout of the whole basket\" tags:[true null] ratio:0.5}", 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         unsigned char *storage = malloc(cases[i].room > 0 ? cases[i].room : 1);
@@ -189,7 +190,7 @@ static void test_value_drops_whole_entries_without_room(void **state) {
         pom_value_begin(&w, storage, cases[i].room);
         put_sample_message(&w);
         assert_string_equal(replay(storage, pom_value_finish(&w), POM_OK), cases[i].shown);
-        assert_int_equal(w.cut, cases[i].room < 400);
+        assert_int_equal(w.cut, cases[i].cut);
         free(storage);
     }
 }
@@ -206,7 +207,7 @@ static void test_value_fits_any_room(void **state) {
         put_sample_message(&w);
         size_t size = pom_value_finish(&w);
         assert_true(size <= room);
-        assert_int_equal(w.cut, size < needed);
+        assert_int_equal(w.cut > 0, size < needed);
         (void)replay(storage, size, POM_OK);
         free(storage);
     }
