@@ -217,7 +217,7 @@ def stop(timeout=2.0):
 
     Waits up to `timeout` seconds. True when everything was delivered and every thread has ended, also when it
     did not run; False when the time was over first or when called from a destination. start() begins anew.
-    TypeError when `timeout` is no number; a negative one is 0.
+    TypeError when `timeout` is no number; a negative one is 0, and infinity waits for as long as it takes.
     """
     return _backend.load().stop(_seconds(timeout))
 
@@ -235,6 +235,8 @@ def _seconds(timeout):
     """What is left of a deadline may be negative: then nothing is waited for."""
     try:
         seconds = None if isinstance(timeout, str) else float(timeout)
+    except OverflowError:  # an integer beyond all floats
+        seconds = float("inf") if timeout > 0 else 0.0
     except (TypeError, ValueError):
         seconds = None
     if seconds is None or seconds != seconds:

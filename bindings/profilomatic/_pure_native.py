@@ -35,6 +35,11 @@ def new_lock():
     return _original("_thread", "allocate_lock")()
 
 
+def _bounded(timeout):
+    """What the interpreter can wait for: 292 years at most, where a caller may say infinity."""
+    return min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+
+
 class WakeUp:
     """A binary semaphore: set() any number of times is one wait() passed. set() may be called from a finalizer."""
 
@@ -54,7 +59,7 @@ class WakeUp:
         """True when it was set, False when the time was over."""
         if timeout is None:
             return self._lock.acquire()
-        return self._lock.acquire(True, max(timeout, 0.0))
+        return self._lock.acquire(True, _bounded(timeout))
 
 
 class NativeThread:
@@ -92,7 +97,7 @@ class NativeThread:
         if not self._over and self._done.wait(timeout):
             self._done.set()  # others may wait for the same end
         if self._over and self._thread is not None:
-            self._thread.join(max(deadline - time.monotonic(), 0.05))
+            self._thread.join(_bounded(max(deadline - time.monotonic(), 0.05)))
             return not self._thread.is_alive()
         return self._over
 

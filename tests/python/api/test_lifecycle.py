@@ -543,3 +543,12 @@ def test_a_timeout_is_a_number_of_seconds_and_what_is_left_may_be_negative(call)
         with pytest.raises(TypeError, match="timeout is a number of seconds, not "):
             call(wrong)
     assert call(-0.5) in (True, False) and call(0) in (True, False)
+
+
+@pytest.mark.parametrize("forever", [float("inf"), 1e10, 1e300, 10**400], ids=["inf", "1e10", "1e300", "10**400"])
+def test_a_timeout_may_be_as_long_as_one_likes(profiles, forever):
+    act()
+    assert profilomatic.flush(forever) is True
+    assert len(profiles.records) == 1
+    assert profilomatic.stop(forever) is True
+    assert profilomatic.stop(-forever) is True
