@@ -216,7 +216,8 @@ def stop(timeout=2.0):
     """Stops the engine: open actions are sealed as "lost", finished profiles are delivered, its threads end.
 
     Waits up to `timeout` seconds. True when everything was delivered and every thread has ended, also when it
-    did not run; False when the time was over first or when called from a destination. start() begins anew.
+    did not run; False when the time was over first. Called from a destination it does nothing and is False. start()
+    begins anew.
     TypeError when `timeout` is no number; a negative one is 0, and infinity waits for as long as it takes.
     """
     return _backend.load().stop(_seconds(timeout))

@@ -343,8 +343,6 @@ class DeliveryThread:
         with self._end_lock:
             self._closing = True
         self._wake.set()
-        if self.is_current():
-            return False
         if self._thread.join(deadline - time.monotonic()):
             return not any(entry.queue for entry in self._destinations.entries)
         with self._end_lock:

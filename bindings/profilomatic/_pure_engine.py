@@ -468,6 +468,8 @@ class Engine:
 
     def stop(self, timeout):
         self.notice_fork()
+        if self._delivery is not None and self._delivery.is_current():
+            return False  # a destination: its thread would wait for itself
         with self._lock:
             self._restart_in_child = False
             run, self.run = self.run, None

@@ -136,6 +136,21 @@ def test_flush_from_a_destination_is_false_at_once(added):
     assert answers == [False]
 
 
+def test_stop_from_a_destination_does_nothing(added):
+    answers = []
+
+    def weary(record):
+        answers.append(profilomatic.stop(60))
+
+    added(weary)
+    good = added(Collector())
+    for count in (1, 2):
+        act()
+        good.flushed(count)
+    assert answers == [False, False]
+    assert profilomatic.stats()["running"] is True
+
+
 def test_actions_of_a_destination_are_not_profiled(added):
     seen = []
 
