@@ -20,9 +20,9 @@ def read(command, path, work):
         return 0
     except KeyboardInterrupt:
         return 130
-    except IsADirectoryError:
-        return fail(command, f"{path} is a folder; name a file written by profilomatic.file_destination(PATH)")
     except OSError as error:
+        if isinstance(error, IsADirectoryError) and error.filename == path:
+            return fail(command, f"{path} is a folder; name a file written by profilomatic.file_destination(PATH)")
         return fail(command, f"{error.filename or path}: {error.strerror or error}")
 
 

@@ -19,11 +19,17 @@ def make_parser():
         description="Write profile records in the format of another tool.", epilog="formats:\n" + formats)
     parser.add_argument("file", metavar="FILE", help="a file of profile records; - reads standard input")
     parser.add_argument("--to", required=True, choices=tuple(_formats.FORMATS), metavar="FORMAT", help="see below")
-    parser.add_argument("-o", "--output", metavar="OUT", help="write there instead of standard output")
+    parser.add_argument("-o", "--output", metavar="OUT", type=_file_name, help="write there instead of standard output")
     parser.add_argument("--task", metavar="ID", type=task_id, help="only the actions of one task; the first characters of its id do")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
                         help="the time that is shown, or shown first where a format takes both (default wall)")
     return parser
+
+
+def _file_name(text):
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text; give a file name")
+    return text
 
 
 def main(argv=None, out=None):
@@ -100,6 +106,37 @@ def _tell_losses(reader):
 
 
 @contextlib.contextmanager
+def _named(name):
+    """What fails in here is the output: an error of an open file names none, and the input is read meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = name
+        raise
+
+
+class _Target:
+    """An open stream, whose errors name it."""
+
+    def __init__(self, stream, name):
+        self._stream = stream
+        self._name = name
+
+    def write(self, data):
+        with _named(self._name):
+            return self._stream.write(data)
+
+    def flush(self):
+        with _named(self._name):
+            self._stream.flush()
+
+    def close(self):
+        with _named(self._name):
+            self._stream.close()
+
+
+@contextlib.contextmanager
 def _output(options, writer, out):
     """A binary stream; None for a binary format on a terminal. A file appears whole or not at all."""
     if out is not None:
@@ -110,12 +147,13 @@ def _output(options, writer, out):
         if writer.BINARY and sys.stdout.isatty():
             yield None
             return
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        target = _Target(sys.stdout.buffer, "standard output")
+        yield target
+        target.flush()
         return
     if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as stream:  # a pipe, /dev/null
-            yield stream
+        with contextlib.closing(_Target(open(path, "wb"), path)) as target:  # a pipe, /dev/null
+            yield target
         return
     path = os.path.realpath(path)
     try:
@@ -124,8 +162,8 @@ def _output(options, writer, out):
         error.filename = options.output  # the user has not heard of the other one
         raise
     try:
-        with open(descriptor, "wb") as stream:
-            yield stream
+        with contextlib.closing(_Target(open(descriptor, "wb"), options.output)) as target:
+            yield target
         os.chmod(temporary, _mode(path))
         os.replace(temporary, path)
     except BaseException:

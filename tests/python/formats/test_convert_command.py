@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import random_records as rr
+from pom_support import package_environment
 
 from profilomatic import _formats, _wire, convert
 
@@ -99,6 +100,24 @@ def test_wrong_use_is_status_2(lines, tmp_path, capsys):
 def test_a_folder_as_output_is_named_and_not_the_input(lines, tmp_path, capsys):
     assert convert.main([str(lines), "--to", "chrome", "-o", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"profilomatic convert: {tmp_path} is a folder; name a file in it with -o\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+@pytest.mark.parametrize("form", _formats.FORMATS)
+def test_an_output_that_is_full_is_named_and_not_the_input(form, lines, capsys):
+    assert convert.main([str(lines), "--to", form, "-o", "/dev/full"]) == 2
+    assert capsys.readouterr().err == "profilomatic convert: /dev/full: No space left on device\n"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "profilomatic", "convert", str(lines), "--to", form], stdout=full,
+                              stderr=subprocess.PIPE, env=package_environment(), timeout=60)
+    assert (done.returncode, done.stderr) == (2, b"profilomatic convert: standard output: No space left on device\n")
+
+
+def test_an_output_without_a_name_is_refused(lines, capsys):
+    with pytest.raises(SystemExit) as stop:
+        convert.main([str(lines), "--to", "chrome", "-o", ""])
+    assert stop.value.code == 2
+    assert "-o/--output: an empty text; give a file name" in capsys.readouterr().err
 
 
 def test_lines_that_are_no_records_are_counted(lines, capsys):
