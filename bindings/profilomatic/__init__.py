@@ -49,11 +49,12 @@ def add_destination(destination):
     destination: what file_destination() and its like return, or any callable that takes one dict per finished
     action. Callables run on the thread named "Profilomatic Thread", one at a time, and get a dict of their own;
     one that raises is counted in stats() and logged once, and the others are still served. Adding one twice
-    is adding it once. TypeError for anything else.
+    is adding it once. TypeError for anything else. When the interpreter is ending already and the engine does not run,
+    it may be too late to start it: then nothing is recorded, and a RuntimeWarning says so.
     """
     if isinstance(destination, str) or any(destination is maker for maker in _MAKERS):
         raise TypeError("%r is no destination, what profilomatic.file_destination(...) and its like return is" % (destination,))
-    _backend.load().add_destination(destination)
+    _start_in_time(_backend.load().add_destination, destination)
 
 
 def remove_destination(destination):
@@ -66,7 +67,7 @@ def file_destination(path_or_file, format="json", flush=True, append=False, rota
     """A destination that writes profiles to a file: one JSON record a line, or batches of the wire form.
 
     path_or_file: a path (text or os.PathLike), opened now and overwritten unless append=True; OSError names the
-    path. Or an open file object, text or binary, which stays the caller's to close; `append` says nothing about it.
+    path, ValueError an empty one. Or an open file object, text or binary, which stays the caller's to close; `append` says nothing about it.
     flush: hand every record to the operating system at once; else when a buffer is full, at flush(), at stop() and
     when it is removed.
     format: "json", or "msgpack" (docs/wire-format.md; a path only, and only with the extension); ValueError for another.
@@ -81,6 +82,8 @@ def file_destination(path_or_file, format="json", flush=True, append=False, rota
 
     if isinstance(path_or_file, (str, os.PathLike)):
         path, backend = os.fsdecode(path_or_file), _backend.load()
+        if not path:
+            raise ValueError("path_or_file=%r: must name a file" % (path_or_file,))
         if format == "json" or (format == "msgpack" and backend.NAME == "c"):
             return backend.FileDestination(path, bool(flush), bool(append), format,
                                            *rotation(rotate_bytes, rotate_seconds, keep))
@@ -209,7 +212,30 @@ def stats():
 
 def start():
     """Starts the engine. Nothing happens if it runs. The first add_destination() does it by itself."""
-    _backend.load().start()
+    _start_in_time(_backend.load().start)
+
+
+def _is_ending():
+    import sys
+
+    threading = sys.modules.get("threading")
+    return threading is not None and not threading.main_thread().is_alive()  # it has been waited for, as all threads have
+
+
+def _start_in_time(start, *arguments):
+    """Calls what starts the engine. In a handler of atexit an interpreter may have no new threads any more, or ours has run already."""
+    if not _is_ending():
+        start(*arguments)
+        return
+    try:
+        start(*arguments)
+        too_late = not _backend.load().stats()["running"]
+    except RuntimeError:
+        too_late = True
+    if too_late:
+        import warnings
+
+        warnings.warn("the interpreter is ending: it is too late to start profiling, and nothing is recorded", RuntimeWarning, 3)
 
 
 def stop(timeout=2.0):

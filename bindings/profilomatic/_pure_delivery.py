@@ -278,8 +278,8 @@ class DeliveryThread:
         self._ended = False
         self._tickets = collections.deque()
         self.cpu_ns = 0
-        destinations.thread = self
         self._thread = _pure_native.NativeThread("Profilomatic Thread", self._run)
+        destinations.thread = self
 
     def is_current(self):
         return _pure_native.get_ident() == self._thread.ident

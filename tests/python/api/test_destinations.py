@@ -319,6 +319,12 @@ def test_unwritable_path_is_an_error_at_once_that_names_it(tmp_path):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [profilomatic.file_destination, profilomatic.no_flush_destination])
+def test_a_path_without_a_name_is_a_value_error_that_says_so(make):
+    with pytest.raises(ValueError, match="path_or_file='': must name a file"):
+        make("")
+
+
 def test_write_errors_are_counted_and_profiling_goes_on(added):
     added(profilomatic.file_destination("/dev/full"))
     good = added(Collector())

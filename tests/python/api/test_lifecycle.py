@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from pom_support import PATIENCE, Collector, burn_until_sampled, threads_of_ours, wait_until
+from pom_support import PATIENCE, Collector, burn_until_sampled, run_python, threads_of_ours, wait_until
 from wsgi_server import Server, generated
 
 import profilomatic
@@ -552,3 +553,24 @@ def test_a_timeout_may_be_as_long_as_one_likes(profiles, forever):
     assert len(profiles.records) == 1
     assert profilomatic.stop(forever) is True
     assert profilomatic.stop(-forever) is True
+
+
+@pytest.mark.parametrize("kind", ["file", "callable"])
+def test_a_start_that_comes_too_late_is_a_warning(kind, tmp_path):
+    done = run_python(textwrap.dedent("""
+        import atexit, profilomatic
+
+        def late():
+            profilomatic.add_destination(%s)
+            with profilomatic.action("late"):
+                pass
+            print("running" if profilomatic.stats()["running"] else "not running")
+
+        atexit.register(late)
+        profilomatic.add_destination(print)  # what stops the engine at exit is registered last, and so called first
+        profilomatic.remove_destination(print)
+        """ % {"file": "profilomatic.file_destination(%r)" % str(tmp_path / "out"), "callable": "lambda record: None"}[kind]))
+    assert done.returncode == 0, done.stderr
+    told = "RuntimeWarning: the interpreter is ending: it is too late to start profiling, and nothing is recorded" in done.stderr
+    assert told == ("not running" in done.stdout), (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
