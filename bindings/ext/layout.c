@@ -44,6 +44,8 @@ static bool offsets_match(char *why, size_t size) {
                 offsetof(_PyInterpreterFrame, stackpointer)) &&
            same(why, size, "generator: gi_iframe", o->gen_object.gi_iframe,
                 offsetof(PyCoroObject, cr_iframe)) &&
+           same(why, size, "generator: gi_frame_state", o->gen_object.gi_frame_state,
+                offsetof(PyCoroObject, cr_frame_state)) &&
 #endif
            same(why, size, "code: co_code_adaptive", o->code_object.co_code_adaptive,
                 POM_CODE_START) &&

@@ -143,6 +143,17 @@ static inline uintptr_t pom_layout_awaited(uintptr_t frame, const unsigned char 
     return slots < down || slots > most ? 0 : first + (uintptr_t)(slots - down) * sizeof(uintptr_t);
 }
 
+/* A coroutine or generator is suspended, by a copy of its object up to its frame. It has ended, or was freed, when neither this nor its
+ * frame's `previous` says that it runs. */
+static inline bool pom_layout_is_suspended(const unsigned char *object) {
+    signed char state = (signed char)object[offsetof(PyCoroObject, cr_frame_state)];
+#if PY_VERSION_HEX >= 0x030d0000
+    return FRAME_STATE_SUSPENDED(state);
+#else
+    return state == FRAME_SUSPENDED;
+#endif
+}
+
 #define POM_TSTATE_CHUNK   offsetof(PyThreadState, datastack_chunk)
 #define POM_TSTATE_TOP     offsetof(PyThreadState, datastack_top)
 #define POM_TSTATE_LIMIT   offsetof(PyThreadState, datastack_limit)

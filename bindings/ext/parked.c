@@ -4,7 +4,8 @@
  * Runs on the sampler thread. Such an action is not on its thread's stack, so a walk cannot meet it, yet its time passes: under
  * the line that waits. The anchor frame still lies where it was: in the coroutine or generator object, or in the stack chunks that
  * a greenlet took with it. From a coroutine the chain of awaits is followed down (what `cr_await` says: it lies on the
- * suspended frame's stack), so that the leaf is the innermost await. Of a greenlet only the anchor frame itself can be found.
+ * suspended frame's stack), so that the leaf is the innermost await. Where the anchor is over, a caller stands in for it. Of a greenlet
+ * only the anchor frame itself can be found.
  *
  * Threads that work for a request of ASGI while it waits stand below its chain (helpers.c).
  *
@@ -28,6 +29,10 @@
 
 /* The front of a frame, as much as is looked at. */
 #define FRONT (offsetof(_PyInterpreterFrame, localsplus))
+
+/* Of a coroutine or generator: from its object to its frame, and as much as is looked at. */
+#define INSIDE offsetof(PyCoroObject, cr_iframe)
+#define OBJECT (INSIDE + FRONT)
 
 typedef struct parked_frame_s {
     uintptr_t code, previous, ip;
@@ -58,15 +63,37 @@ static bool read_frame(uintptr_t at, parked_frame_t *frame) {
     return true;
 }
 
-/* The frame is suspended where it was, now and not at the moment of the copies. */
+static bool is_resumable(uintptr_t type) {
+    return type == (uintptr_t)&PyCoro_Type || type == (uintptr_t)&PyGen_Type ||
+           type == (uintptr_t)&PyAsyncGen_Type;
+}
+
+/* The frame in a copy of a coroutine or generator; false: it is not suspended. One that has ended links to nothing either, and what was
+ * freed keeps its bytes for a while, so its state and its references are asked as well. */
+static bool parse_object(uintptr_t object, const unsigned char *copy, parked_frame_t *frame) {
+    PyObject head;
+    memcpy(&head, copy, sizeof head);
+    parse_frame(object + INSIDE, copy + INSIDE, frame);
+    return Py_REFCNT(&head) > 0 && is_resumable((uintptr_t)head.ob_type) &&
+           pom_layout_is_suspended(copy) && frame->owner == POM_OWNER_GENERATOR &&
+           frame->previous == 0;
+}
+
+/* The frame of a coroutine or generator that is suspended in this code. */
+static bool read_suspended(uintptr_t at, uintptr_t code, parked_frame_t *frame) {
+    unsigned char copy[OBJECT];
+    uintptr_t object = at - INSIDE;
+    return (at & 7) == 0 && pom_replay_read(object, copy, sizeof copy) == POM_OK &&
+           parse_object(object, copy, frame) && frame->code == code;
+}
+
+/* It is suspended where it was, now and not at the moment of the copies. */
 static bool stands(uintptr_t at, const parked_frame_t *before) {
-    unsigned char front[FRONT];
+    unsigned char copy[OBJECT];
     parked_frame_t now;
-    if (pom_memory_read(at, front, sizeof front) != POM_OK) {
-        return false;
-    }
-    parse_frame(at, front, &now);
-    return now.ip == before->ip && now.previous == 0 && now.code == before->code;
+    return pom_memory_read(at - INSIDE, copy, sizeof copy) == POM_OK &&
+           parse_object(at - INSIDE, copy, &now) && now.ip == before->ip &&
+           now.code == before->code;
 }
 
 static bool push(pom_stack_t *stack, const parked_frame_t *frame) {
@@ -88,7 +115,7 @@ static uintptr_t read_object(uintptr_t object, unsigned char *copy, size_t size)
 /* What a suspended coroutine awaits, when that is a suspended coroutine too, or an exchange of ours that stands for one. */
 static bool awaited(parked_frame_t *frame) {
     uintptr_t object;
-    unsigned char copy[offsetof(PyCoroObject, cr_iframe) + FRONT];
+    unsigned char copy[OBJECT];
     if (frame->awaited == 0 || pom_replay_read(frame->awaited, &object, sizeof object) != POM_OK) {
         return false;
     }
@@ -99,16 +126,11 @@ static bool awaited(parked_frame_t *frame) {
         object = word(copy + inner);
         type = read_object(object, copy, sizeof copy);
     }
-    if (type != (uintptr_t)&PyCoro_Type) {
-        return false;
-    }
-    size_t inside = offsetof(PyCoroObject, cr_iframe);
-    parse_frame(object + inside, copy + inside, frame);
-    return frame->owner == POM_OWNER_GENERATOR && frame->previous == 0;
+    return type == (uintptr_t)&PyCoro_Type && parse_object(object, copy, frame);
 }
 
 bool pom_frame_is_coroutine(uintptr_t frame) {
-    uintptr_t object = frame - offsetof(PyCoroObject, cr_iframe);
+    uintptr_t object = frame - INSIDE;
     return pom_memory_word(object + offsetof(PyObject, ob_type)) == (uintptr_t)&PyCoro_Type;
 }
 
@@ -142,28 +164,41 @@ static void leaf_first(pom_stack_t *stack, int32_t from) {
     }
 }
 
+/* The suspended frame that the action waits in or below; 0 = none. Its anchor, or once that has ended or returned the nearest of the callers that
+ * stand in for it: a coroutine whose helper has begun the action. */
+static uintptr_t suspended_at(const pom_anchor_t *anchor, parked_frame_t *frame) {
+    if (read_suspended(anchor->at.frame, anchor->at.code, frame)) {
+        return anchor->at.frame;
+    }
+    for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0; i++) {
+        if (read_suspended(anchor->callers[i].frame, anchor->callers[i].code, frame)) {
+            return anchor->callers[i].frame;
+        }
+    }
+    return 0;
+}
+
+/* Of a greenlet: not among the thread's chunks, so the greenlet has them. Among them it runs, or it has returned. */
+static bool in_greenlet(const pom_slot_view_t *view, const pom_anchor_t *anchor,
+                        parked_frame_t *frame) {
+    return read_frame(anchor->at.frame, frame) && frame->owner == POM_OWNER_THREAD &&
+           frame->code == anchor->at.code && !in_chunks(view->slot->who.state, anchor->at.frame);
+}
+
 pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, uint32_t index,
                              pom_stack_t *stack) {
     (void)self;
     const pom_anchor_t *anchor = &view->anchors[index];
-    uintptr_t at = anchor->at.frame;
     parked_frame_t first, frame;
     stack->depth = 0;
     stack->truncated = false;
-    if (anchor->kind != POM_ANCHOR_INSIDE || at == 0) {
+    if (anchor->kind != POM_ANCHOR_INSIDE || anchor->at.frame == 0) {
         return POM_ENOTFOUND;
     }
-    pom_replay_begin(at);
-    if (!read_frame(at, &frame) || frame.code != anchor->at.code) {
-        return POM_ENOTFOUND;
-    }
-    if (frame.owner == POM_OWNER_THREAD) {
-        // Not among the thread's chunks: a greenlet has them. Among them: it runs, or it has returned.
-        return push(stack, &frame) && !in_chunks(view->slot->who.state, at) ? POM_OK
-                                                                            : POM_ENOTFOUND;
-    }
-    if (frame.owner != POM_OWNER_GENERATOR || frame.previous != 0) {
-        return POM_ENOTFOUND; // it runs
+    pom_replay_begin(anchor->at.frame);
+    uintptr_t at = suspended_at(anchor, &frame);
+    if (at == 0) {
+        return in_greenlet(view, anchor, &frame) && push(stack, &frame) ? POM_OK : POM_ENOTFOUND;
     }
     first = frame;
     int32_t helped = pom_helpers_stack(anchor, stack);
@@ -175,5 +210,5 @@ pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, ui
         }
     }
     leaf_first(stack, helped);
-    return stands(anchor->at.frame, &first) ? POM_OK : POM_ENOTFOUND;
+    return stands(at, &first) ? POM_OK : POM_ENOTFOUND;
 }

@@ -200,6 +200,18 @@ def test_waiting_stands_under_the_line_that_waits(tmp_path):
     assert waits["cpu_time"] < 0.5 * works["cpu_time"]
 
 
+def test_what_has_ended_is_not_where_an_action_waits(tmp_path):
+    found, records = run("c", "entered", tmp_path / "profiles.jsonl")
+    assert len(records) == 4
+    for record in records:
+        assert not names(record) & {"begin_it", "__aenter__"}, record
+    for record in records:
+        if record["action"]["type"] == "b":  # its caller stands in for it
+            top, = record["children"]
+            assert top["function"].endswith("in_a_method") and top["line"] == found["line"]
+            assert top["time"] > 0.8 * record["time"] > 0.3
+
+
 def test_a_thousand_waiting_actions_stay_within_budget_and_memory(tmp_path):
     found, records = run("c", "parked", tmp_path / "profiles.jsonl")
     waited = [record for record in records if record["action"]["type"] == "a"]
