@@ -1,7 +1,7 @@
 /*
  * Where CPython keeps what a walk needs: the only place with an #if on its version.
  *
- * Used by walker.c, parked.c, copied_stack.c, helpers.c, works.c and code_reader.c. Everything is an offset or a tiny accessor, so the code that reads is
+ * Used by walker.c, parked.c, greenlets.c, copied_stack.c, helpers.c, works.c and code_reader.c. Everything is an offset or a tiny accessor, so the code that reads is
  * the same for every version. Offsets come from the headers the extension is built with; layout.c compares them at start with
  * what the running interpreter says of itself, since structs do change within a minor version.
  *
@@ -69,6 +69,13 @@
 
 /* The same as what is copied of a frame: whole words, so that no word of a copy beside it straddles two pages. */
 #define POM_FRAME_COPY ((POM_FRAME_HEAD + 7) & ~(size_t)7)
+
+/* Of a frame, all that comes before its variables. */
+#define POM_FRAME_FRONT  offsetof(_PyInterpreterFrame, localsplus)
+#define POM_FRAME_OBJECT offsetof(_PyInterpreterFrame, frame_obj)
+
+/* From a coroutine's or generator's object to its frame. */
+#define POM_FRAME_INSIDE offsetof(PyCoroObject, cr_iframe)
 
 /* The address of the thread's current frame pointer, two steps on 3.11 and 3.12 (the cframe lies on the C stack or in the thread
  * state). False when the first step reads nothing useful. Plain loads: the thread state stays while its slot is claimed. */
@@ -141,6 +148,36 @@ static inline uintptr_t pom_layout_awaited(uintptr_t frame, const unsigned char 
 #endif
     const int down = PY_VERSION_HEX >= 0x030f0000 ? 2 : 1;
     return slots < down || slots > most ? 0 : first + (uintptr_t)(slots - down) * sizeof(uintptr_t);
+}
+
+/* How long the frames of a code are in their chunk, by a copy of the code's front; 0 = it cannot be. */
+static inline uintptr_t pom_layout_frame_size(const unsigned char *code) {
+    const int most = 1 << 20; // words of one frame
+    int words;
+#if PY_VERSION_HEX >= 0x030c0000
+    memcpy(&words, code + offsetof(PyCodeObject, co_framesize), sizeof words);
+#else
+    int variables, stack;
+    memcpy(&variables, code + offsetof(PyCodeObject, co_nlocalsplus), sizeof variables);
+    memcpy(&stack, code + offsetof(PyCodeObject, co_stacksize), sizeof stack);
+    words = variables < 0 || variables > most || stack < 0 || stack > most
+                ? 0
+                : variables + stack + (int)FRAME_SPECIALS_SIZE;
+#endif
+    return words < 0 || words > most ? 0 : (uintptr_t)words * sizeof(uintptr_t);
+}
+
+/* A copy of an object, up to its frame, is that of a coroutine or generator that has not been freed. */
+static inline bool pom_layout_is_generator(const unsigned char *object) {
+    PyObject head;
+    memcpy(&head, object, sizeof head);
+    return Py_REFCNT(&head) > 0 && (head.ob_type == &PyCoro_Type || head.ob_type == &PyGen_Type ||
+                                    head.ob_type == &PyAsyncGen_Type);
+}
+
+/* It runs, by such a copy. */
+static inline bool pom_layout_is_executing(const unsigned char *object) {
+    return (signed char)object[offsetof(PyCoroObject, cr_frame_state)] == FRAME_EXECUTING;
 }
 
 /* A coroutine or generator is suspended, by a copy of its object up to its frame. It has ended, or was freed, when neither this nor its

@@ -4,8 +4,8 @@
  * Runs on the sampler thread. Such an action is not on its thread's stack, so a walk cannot meet it, yet its time passes: under
  * the line that waits. The anchor frame still lies where it was: in the coroutine or generator object, or in the stack chunks that
  * a greenlet took with it. From a coroutine the chain of awaits is followed down (what `cr_await` says: it lies on the
- * suspended frame's stack), so that the leaf is the innermost await. Where the anchor is over, a caller stands in for it. Of a greenlet
- * only the anchor frame itself can be found.
+ * suspended frame's stack), so that the leaf is the innermost await. Where the anchor is over, a caller stands in for it. Frames in the
+ * chunks of a greenlet are found by greenlets.c.
  *
  * Threads that work for a request of ASGI while it waits stand below its chain (helpers.c).
  *
@@ -20,19 +20,15 @@
 #include <string.h>
 
 #include "bindings/ext/exchange.h"
+#include "bindings/ext/greenlets.h"
 #include "bindings/ext/helpers.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/replay.h"
 
 #define AWAITS_MAX 64 // levels; a chain this deep is cut at the leaf
-#define CHUNKS_MAX 64
 
-/* The front of a frame, as much as is looked at. */
-#define FRONT (offsetof(_PyInterpreterFrame, localsplus))
-
-/* Of a coroutine or generator: from its object to its frame, and as much as is looked at. */
-#define INSIDE offsetof(PyCoroObject, cr_iframe)
-#define OBJECT (INSIDE + FRONT)
+/* Of a coroutine or generator, as much as is looked at. */
+#define OBJECT (POM_FRAME_INSIDE + POM_FRAME_FRONT)
 
 typedef struct parked_frame_s {
     uintptr_t code, previous, ip;
@@ -54,35 +50,18 @@ static void parse_frame(uintptr_t at, const unsigned char *front, parked_frame_t
     frame->owner = front[POM_FRAME_OWNER];
 }
 
-static bool read_frame(uintptr_t at, parked_frame_t *frame) {
-    unsigned char front[FRONT];
-    if ((at & 7) != 0 || pom_replay_read(at, front, sizeof front) != POM_OK) {
-        return false;
-    }
-    parse_frame(at, front, frame);
-    return true;
-}
-
-static bool is_resumable(uintptr_t type) {
-    return type == (uintptr_t)&PyCoro_Type || type == (uintptr_t)&PyGen_Type ||
-           type == (uintptr_t)&PyAsyncGen_Type;
-}
-
 /* The frame in a copy of a coroutine or generator; false: it is not suspended. One that has ended links to nothing either, and what was
  * freed keeps its bytes for a while, so its state and its references are asked as well. */
 static bool parse_object(uintptr_t object, const unsigned char *copy, parked_frame_t *frame) {
-    PyObject head;
-    memcpy(&head, copy, sizeof head);
-    parse_frame(object + INSIDE, copy + INSIDE, frame);
-    return Py_REFCNT(&head) > 0 && is_resumable((uintptr_t)head.ob_type) &&
-           pom_layout_is_suspended(copy) && frame->owner == POM_OWNER_GENERATOR &&
-           frame->previous == 0;
+    parse_frame(object + POM_FRAME_INSIDE, copy + POM_FRAME_INSIDE, frame);
+    return pom_layout_is_generator(copy) && pom_layout_is_suspended(copy) &&
+           frame->owner == POM_OWNER_GENERATOR && frame->previous == 0;
 }
 
 /* The frame of a coroutine or generator that is suspended in this code. */
 static bool read_suspended(uintptr_t at, uintptr_t code, parked_frame_t *frame) {
     unsigned char copy[OBJECT];
-    uintptr_t object = at - INSIDE;
+    uintptr_t object = at - POM_FRAME_INSIDE;
     return (at & 7) == 0 && pom_replay_read(object, copy, sizeof copy) == POM_OK &&
            parse_object(object, copy, frame) && frame->code == code;
 }
@@ -91,8 +70,8 @@ static bool read_suspended(uintptr_t at, uintptr_t code, parked_frame_t *frame) 
 static bool stands(uintptr_t at, const parked_frame_t *before) {
     unsigned char copy[OBJECT];
     parked_frame_t now;
-    return pom_memory_read(at - INSIDE, copy, sizeof copy) == POM_OK &&
-           parse_object(at - INSIDE, copy, &now) && now.ip == before->ip &&
+    return pom_memory_read(at - POM_FRAME_INSIDE, copy, sizeof copy) == POM_OK &&
+           parse_object(at - POM_FRAME_INSIDE, copy, &now) && now.ip == before->ip &&
            now.code == before->code;
 }
 
@@ -130,29 +109,8 @@ static bool awaited(parked_frame_t *frame) {
 }
 
 bool pom_frame_is_coroutine(uintptr_t frame) {
-    uintptr_t object = frame - INSIDE;
+    uintptr_t object = frame - POM_FRAME_INSIDE;
     return pom_memory_word(object + offsetof(PyObject, ob_type)) == (uintptr_t)&PyCoro_Type;
-}
-
-/* Whether an address lies in a stack chunk that the thread has now. Unknown counts as yes: no claim is made then. */
-static bool in_chunks(uintptr_t tstate, uintptr_t address) {
-    uintptr_t chunk;
-    if (pom_memory_read(tstate + POM_TSTATE_CHUNK, &chunk, sizeof chunk) != POM_OK) {
-        return true;
-    }
-    for (int i = 0; i < CHUNKS_MAX; i++) {
-        _PyStackChunk head;
-        if (chunk == 0) {
-            return false;
-        }
-        if ((chunk & 7) != 0 ||
-            pom_memory_read(chunk, &head, offsetof(_PyStackChunk, data)) != POM_OK ||
-            (address >= chunk && address < chunk + head.size)) {
-            return true;
-        }
-        chunk = (uintptr_t)head.previous;
-    }
-    return true;
 }
 
 /* The frames from there on, which stand root first, turned around. */
@@ -178,11 +136,29 @@ static uintptr_t suspended_at(const pom_anchor_t *anchor, parked_frame_t *frame)
     return 0;
 }
 
-/* Of a greenlet: not among the thread's chunks, so the greenlet has them. Among them it runs, or it has returned. */
-static bool in_greenlet(const pom_slot_view_t *view, const pom_anchor_t *anchor,
-                        parked_frame_t *frame) {
-    return read_frame(anchor->at.frame, frame) && frame->owner == POM_OWNER_THREAD &&
-           frame->code == anchor->at.code && !in_chunks(view->slot->who.state, anchor->at.frame);
+/* The action's greenlet is switched out: its stack from the anchor on, or from a caller that stands in for that. Or the anchor's own frame alone,
+ * where what has switched away cannot be told: a generator, perhaps. */
+static pom_status_t walk_greenlet(const pom_slot_view_t *view, const pom_anchor_t *anchor,
+                                  pom_stack_t *stack) {
+    unsigned char front[POM_FRAME_FRONT];
+    parked_frame_t frame;
+    uintptr_t at = anchor->at.frame;
+    bool outside = anchor->kind == POM_ANCHOR_OUTSIDE;
+    if ((at & 7) != 0 || pom_replay_read(at, front, sizeof front) != POM_OK) {
+        return POM_ENOTFOUND;
+    }
+    parse_frame(at, front, &frame);
+    if (frame.owner == POM_OWNER_GENERATOR || pom_greenlet_runs(view->slot->who.state, at)) {
+        return POM_ENOTFOUND;
+    }
+    pom_status_t status = pom_greenlet_stack(view, &anchor->at, outside, stack);
+    for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0 && status != POM_OK;
+         i++) {
+        status = pom_greenlet_stack(view, &anchor->callers[i], false, stack);
+    }
+    bool alone = status != POM_OK && !outside && frame.owner == POM_OWNER_THREAD &&
+                 frame.code == anchor->at.code && push(stack, &frame);
+    return alone ? POM_OK : status;
 }
 
 pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, uint32_t index,
@@ -192,13 +168,13 @@ pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, ui
     parked_frame_t first, frame;
     stack->depth = 0;
     stack->truncated = false;
-    if (anchor->kind != POM_ANCHOR_INSIDE || anchor->at.frame == 0) {
-        return POM_ENOTFOUND;
+    if (anchor->at.frame == 0) {
+        return POM_ENOTFOUND; // a server in C
     }
     pom_replay_begin(anchor->at.frame);
-    uintptr_t at = suspended_at(anchor, &frame);
+    uintptr_t at = anchor->kind == POM_ANCHOR_INSIDE ? suspended_at(anchor, &frame) : 0;
     if (at == 0) {
-        return in_greenlet(view, anchor, &frame) && push(stack, &frame) ? POM_OK : POM_ENOTFOUND;
+        return walk_greenlet(view, anchor, stack);
     }
     first = frame;
     int32_t helped = pom_helpers_stack(anchor, stack);

@@ -361,6 +361,52 @@ def waiting(path, seconds=0.4):
     finish(lines=[inner_wait.__code__.co_firstlineno + 1, waits.__code__.co_firstlineno + 2])
 
 
+def waiting_greenlets(path, seconds=0.4):
+    """An action, a request and an action that a helper begins, each waiting in a greenlet of its own, below a call, a generator and a call;
+    once beside the others, and once alone. Below the wait lies what has returned from deeper calls."""
+    import gevent
+
+    def deeper(levels):
+        return deeper(levels - 1) if levels else 0
+
+    def wait():
+        gevent.sleep(seconds)  # INNER
+
+    def rows():
+        yield deeper(30)
+        yield wait()
+
+    def query():
+        return list(rows())  # by C
+
+    def view():
+        for _ in rows():
+            pass
+        deeper(3)
+
+    def action():
+        with profilomatic.action("action"):
+            query()
+
+    def helped():
+        with Held("helped"):
+            view()
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        view()  # OUTER
+        return []
+
+    def request():
+        wrapped({"PATH_INFO": "/"}, lambda *_: None)
+
+    begin(path)
+    wrapped = profilomatic.wsgi.wrap(application)
+    for together in [[action, request, helped], [action], [request], [helped]]:
+        gevent.joinall([gevent.spawn(function) for function in together], raise_error=True)
+    finish(line=wait.__code__.co_firstlineno + 1)
+
+
 class Held:
     """Begins an action when it is entered, either way: the function that has begun it is over when the block runs. The plain way takes two
     helpers, so that of the three callers that are remembered the last is the function with the block."""

@@ -212,6 +212,20 @@ def test_what_has_ended_is_not_where_an_action_waits(tmp_path):
             assert top["time"] > 0.8 * record["time"] > 0.3
 
 
+def test_a_greenlet_waits_below_the_line_that_waits(tmp_path):
+    pytest.importorskip("gevent")
+    found, records = run("c", "waiting_greenlets", tmp_path / "profiles.jsonl")
+    paths = {"action": ["action", "query"], "helped": ["helped", "view"], "/": ["application", "view"]}
+    assert len(records) == 6
+    for record in records:
+        node = record
+        for name in [*paths[record["action"]["type"]], "rows", "wait", "sleep"]:
+            node, = [child for child in node["children"] if child["function"].rpartition(".")[2] == name
+                     and child["time"] > 0.7 * record["time"]]
+            assert name != "wait" or node["line"] == found["line"]
+        assert "deeper" not in {name for name in names(record) if own_time([record], name, "self_time") > 0.1}
+
+
 def test_a_thousand_waiting_actions_stay_within_budget_and_memory(tmp_path):
     found, records = run("c", "parked", tmp_path / "profiles.jsonl")
     waited = [record for record in records if record["action"]["type"] == "a"]

@@ -192,6 +192,41 @@ def greenlets(rounds=300):
     in_threads(3, work)
 
 
+def greenlet_paths(rounds=20000):
+    """Greenlets that wait in ever other places, for moments: what has returned lies above what waits, and a new call takes its place. A function's
+    name says which may call it: p_01 calls p_010 and p_011."""
+    import random
+
+    import greenlet
+
+    chance = random.Random(7)
+
+    def make(name, levels):
+        below = [make(name + digit, levels - 1) for digit in "01"] if levels else []
+        space = {"below": below, "wait": lambda: hub.switch(), "chance": chance}
+        variables = "; ".join("v%d = 0" % number for number in range(chance.randrange(5)))
+        body = ("    for _ in wait_here(): pass\n" if levels == 2 else
+                "    if chance.random() < 0.3: wait()\n    for _ in range(30): pass\n")
+        exec("def w%s():\n    yield wait()\ndef %s():\n    wait_here = w%s\n    %s\n%s    if below: chance.choice(below)()\n"
+             % (name, name, name, variables or "pass", body), space)
+        return space[name]
+
+    top = make("p_", 5)
+
+    def run():
+        with profilomatic.action("path"):
+            while len(done) < rounds:
+                done.append(1)
+                top()
+
+    done = []
+    hub = greenlet.getcurrent()
+    alive = [greenlet.greenlet(run) for _ in range(8)]
+    while alive:
+        chance.choice(alive).switch()
+        alive = [each for each in alive if not each.dead]
+
+
 def restarts(rounds=60):
     """The engine stops and starts under running actions."""
     over = threading.Event()

@@ -99,6 +99,23 @@ def test_greenlets_keep_their_own_samples(tmp_path):
     adds_up(result, records)
 
 
+def test_waiting_greenlets_show_callers_that_call(tmp_path):
+    pytest.importorskip("greenlet")
+    _, records = run(tmp_path, "greenlet_paths")
+    wrong, seen = [], 0
+    for record in records:
+        for node in nodes(record):
+            name = node.get("function", "").rpartition(".")[2]
+            for child in node.get("children", ()):
+                below = child.get("function", "").rpartition(".")[2]
+                if below.startswith(("p_", "wp_")):
+                    callers = {below[1:]} if below[0] == "w" else {below[:-1], "run"} if below == "p_" else {below[:-1]}
+                    seen += child["hits"]
+                    wrong += [(name, below, child["hits"])] if name not in callers else []
+    assert seen > 100
+    assert not wrong
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="all interpreters of a process share one lock before 3.12")
 def test_interpreters_with_locks_of_their_own_return_their_chunks(tmp_path):
     result, records = run(tmp_path, "interpreters")
