@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/anchors.h"
+#include "bindings/ext/asyncio.h"
 #include "bindings/ext/context.h"
 #include "bindings/ext/core.h"
 #include "bindings/ext/gil_walker.h"
@@ -96,40 +97,73 @@ static bool shed_at(const pom_slot_t *slot, const pom_own_frame_t *frame) {
     return false;
 }
 
-/* The action whose anchor is the first on the calling stack, or the request whose context this is, if that is asked; NULL with
- * *is_shed telling whether a shed one is. */
-static pom_action_t *find_action(pom_slot_t *slot, bool *is_shed, bool ask_context) {
-    *is_shed = false;
+typedef struct found_s {
+    pom_action_t *action; /* NULL = none, or a shed one */
+    bool is_shed;
+    bool crossed; /* generators or coroutines lie between it and the leaf */
+} found_t;
+
+/* The first anchor on the calling stack, up to a frame of it; 0 = all of it, and what is anchored outside of all Python. */
+static found_t search_stack(const pom_slot_t *slot, uintptr_t last) {
+    found_t found = {0};
     uint32_t count;
     const pom_anchor_t *anchors = anchors_of(slot, &count);
-    if (count == 0 && slot->shed_count == 0) {
-        return NULL;
-    }
     pom_own_frame_t frame;
     bool more = pom_work_frame(0, &frame);
     for (int steps = 0; more && steps < FRAMES_MAX; steps++) {
         for (uint32_t i = pom_slot_may_anchor(slot, frame.frame) ? count : 0; i-- > 0;) {
             if (is_anchor(&anchors[i], &frame)) {
-                return anchors[i].action;
+                found.action = anchors[i].action;
+                return found;
             }
         }
-        if (shed_at(slot, &frame)) {
-            *is_shed = true;
-            return NULL;
+        found.is_shed = shed_at(slot, &frame);
+        if (found.is_shed || frame.frame == last) {
+            return found;
         }
+        found.crossed = found.crossed || frame.generator;
         more = frame.previous != 0 && pom_work_frame(frame.previous, &frame);
     }
     for (uint32_t i = pom_slot_may_anchor(slot, 0) ? count : 0; i-- > 0;) {
         if (anchors[i].at.frame == 0) {
-            return anchors[i].action; // anchored outside of all Python
+            found.action = anchors[i].action;
+            return found;
         }
+    }
+    return found;
+}
+
+/* The action whose anchor is the first on the calling stack, or the request whose context this is, if that is asked; NULL with
+ * *is_shed telling whether a shed one is. An asyncio task has a context of its own, so what lies above its coroutine is none of it: an action around
+ * the event loop, or of the task that started this one eagerly. Asked only when such a one was met. */
+static pom_action_t *find_action(const pom_slot_t *slot, bool *is_shed, bool ask_context) {
+    *is_shed = false;
+    if (atomic_load_explicit(&slot->count, memory_order_relaxed) == 0 && slot->shed_count == 0) {
+        return NULL;
+    }
+    uintptr_t task = 0;
+    found_t found = search_stack(slot, 0);
+    if (found.crossed && (found.action != NULL || found.is_shed)) {
+        uint32_t generation = pom_engine_generation();
+        task = pom_asyncio_task_frame(); // runs code of the loop's, which may stop the engine
+        if (pom_engine_state != POM_ENGINE_RUNNING || pom_engine_generation() != generation) {
+            *is_shed = true; // nothing begins here
+            return NULL;
+        }
+        if (task != 0) {
+            found = search_stack(slot, task);
+        }
+    }
+    if (found.action != NULL || found.is_shed) {
+        *is_shed = found.is_shed;
+        return found.action;
     }
     // That started the asyncio task we are in.
     const pom_work_t *request = ask_context ? pom_context_work() : NULL;
     if (request != NULL && request->slot == slot) {
         return request->action;
     }
-    *is_shed = shed_at(slot, &(pom_own_frame_t){0}); // outside of all Python, likewise
+    *is_shed = task == 0 && shed_at(slot, &(pom_own_frame_t){0}); // outside of all Python, likewise
     return NULL;
 }
 
