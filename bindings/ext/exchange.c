@@ -86,18 +86,26 @@ static void end(exchange_t *self, PyObject *result) {
     }
 }
 
-/* Steps the server's awaitable. Where that is an exchange as well, of another wrapper or of a server that hands back what it got,
- * nobody else counts how deep it goes. */
+/* Before the server's awaitable is stepped or asked for its iterator. Where that is an exchange as well, of another wrapper or of a
+ * server that hands back what it got, nobody else counts how deep it goes. False with an exception: too deep. */
+static bool go_down(PyObject *inner) {
+    return !Py_IS_TYPE(inner, exchange_type) ||
+           Py_EnterRecursiveCall(" while a message was awaited") == 0;
+}
+
+static void come_up(PyObject *inner) {
+    if (Py_IS_TYPE(inner, exchange_type)) {
+        Py_LeaveRecursiveCall();
+    }
+}
+
 static PySendResult step(PyObject *inner, PyObject *value, PyObject **result) {
-    bool nested = Py_IS_TYPE(inner, exchange_type);
-    if (nested && Py_EnterRecursiveCall(" while a message was awaited") != 0) {
+    if (!go_down(inner)) {
         *result = NULL;
         return PYGEN_ERROR;
     }
     PySendResult how = PyIter_Send(inner, value, result);
-    if (nested) {
-        Py_LeaveRecursiveCall();
-    }
+    come_up(inner);
     return how;
 }
 
@@ -219,6 +227,15 @@ static bool is_awaitable(PyObject *object) {
     return PyCoro_CheckExact(object) || await_of(object) != NULL || is_old_coroutine(object);
 }
 
+static PyObject *iterator_of(unaryfunc await, PyObject *inner) {
+    if (!go_down(inner)) {
+        return NULL;
+    }
+    PyObject *iterator = await(inner);
+    come_up(inner);
+    return iterator;
+}
+
 static PyObject *exchange_await(PyObject *op) {
     exchange_t *self = (exchange_t *)op;
     if (self->state == STEPPED) {
@@ -228,7 +245,7 @@ static PyObject *exchange_await(PyObject *op) {
     unaryfunc await = PyCoro_CheckExact(self->inner) ? NULL : await_of(self->inner);
     if (await != NULL) {
         PyObject *inner = Py_NewRef(self->inner); // it may await this meanwhile
-        PyObject *iterator = await(inner);
+        PyObject *iterator = iterator_of(await, inner);
         Py_DECREF(inner);
         if (iterator == NULL) {
             return NULL;

@@ -936,6 +936,37 @@ def deep_messages():
     done(left=len(box) + len(channels))
 
 
+def deep_awaits():
+    """One message that stands for another, and so on, where it is awaited."""
+    class Awaitable:
+        def __await__(self):
+            return iter(())
+
+    async def awaits(message):
+        await message
+
+    def ask(depth):
+        box = [Awaitable()]
+        receive, _ = request.observe(box.pop, print)
+        for _ in range(depth):
+            box.append(receive())
+        try:
+            awaits(box[0]).send(None)
+        except (RecursionError, StopIteration) as end:
+            ends.append(type(end).__name__)
+
+    ready()
+    request = _backend.load().asgi_begin({"type": "http", "path": "/a", "headers": []})
+    ends = []
+    threading.stack_size(4 << 20)  # a call of ours takes 40 bytes of it
+    for depth in (10, DEEP):
+        thread = threading.Thread(target=ask, args=(depth,))
+        thread.start()
+        thread.join()
+    request.finish(None)
+    done(ends=ends)
+
+
 def done(**what):
     print(json.dumps(what), flush=True)
 

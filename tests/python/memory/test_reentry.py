@@ -80,3 +80,7 @@ def test_a_fault_for_want_of_memory_says_so():
 
 def test_a_chain_of_messages_is_freed_whatever_its_length():
     assert run("deep_messages") == {"left": 0}
+
+
+def test_a_chain_of_messages_is_awaited_as_deep_as_the_interpreter_allows():
+    assert run("deep_awaits") == {"ends": ["StopIteration", "RecursionError"]}
