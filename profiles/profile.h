@@ -23,7 +23,8 @@
     X(NO_ANCHOR, "no_anchor")   /* the thread runs something else: switched out */                 \
     X(UNREADABLE, "unreadable") /* memory outside what may be read plainly, and the copy failed */ \
     X(RACED, "raced")           /* attached, detached or died while being looked at */             \
-    X(DEAD_CODE, "dead_code")   /* a code object died between walk and look-up */
+    X(DEAD_CODE, "dead_code")   /* a code object died between walk and look-up */                  \
+    X(TOO_DEEP, "too_deep")     /* more frames than a walk goes through */
 
 typedef enum pom_miss_e {
 #define X(name, text) POM_MISS_##name,

@@ -171,6 +171,8 @@ static pom_miss_t miss_of(pom_status_t status) {
         return POM_MISS_NO_ANCHOR;
     case POM_EUNREADABLE:
         return POM_MISS_UNREADABLE;
+    case POM_EFULL:
+        return POM_MISS_TOO_DEEP;
     default:
         return POM_MISS_TORN;
     }
@@ -345,6 +347,15 @@ static void expect_quicker(pom_sampler_t *s, int64_t took_ns) {
     }
 }
 
+/* No try would go further. What the thread does is known to be none of what a later look shows: its time is the root's own. */
+static void leave_deep(pom_sampler_t *s, const pom_slot_view_t *view, const pom_sample_t *sample) {
+    remember_look(view->slot, view, sample, false);
+    count_miss(s, &view->anchors[0], miss_of(POM_EFULL));
+    if (view->count > 1) {
+        (void)look_at_parked(s, view, UINT32_MAX, *sample);
+    }
+}
+
 /* One stack of one thread, or a counted miss. May end with the walker's lock held. */
 static void look(pom_sampler_t *s, pom_slot_t *slot) {
     pom_slot_view_t view;
@@ -406,6 +417,10 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
             reason = POM_MISS_RACED;
             elsewhere = false;
             continue;
+        }
+        if (status == POM_EFULL) {
+            leave_deep(s, &view, &sample);
+            return;
         }
         if (status == POM_OK && is_late(s, took_ns)) {
             int64_t frame_ns = frame_took(s, took_ns);

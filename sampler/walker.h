@@ -19,7 +19,8 @@ typedef struct pom_walker_s pom_walker_t;
 
 struct pom_walker_s {
     /* Captures the stack of the view's thread from its current frame down to the first frame that anchors one of the view's
-     * actions; *anchor is that anchor's index. POM_OK, POM_ENOTFOUND (no anchor met), POM_ETORN, POM_EUNREADABLE.
+     * actions; *anchor is that anchor's index. POM_OK, POM_ENOTFOUND (no anchor met), POM_ETORN, POM_EUNREADABLE, POM_EFULL (there are
+     * more frames than it goes through, and the next walk would meet as many).
      * [sampler]; must not block or allocate, nor call the interpreter without its lock. */
     pom_status_t (*walk)(pom_walker_t *self, const pom_slot_view_t *view, pom_stack_t *stack,
                          uint32_t *anchor);

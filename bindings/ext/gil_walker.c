@@ -97,9 +97,10 @@ static pom_status_t walk_frames(const pom_slot_view_t *view, pom_stack_t *stack,
     if (frame == NULL) {
         found = match(view, 0, 0); // anchored outside of all Python: a server in C
     }
+    bool deeper = frame != NULL;
     Py_XDECREF(frame);
     *anchor = (uint32_t)found.anchor;
-    return found.anchor >= 0 ? POM_OK : POM_ENOTFOUND;
+    return found.anchor >= 0 ? POM_OK : deeper ? POM_EFULL : POM_ENOTFOUND;
 }
 
 static bool is_finalizing(void) {

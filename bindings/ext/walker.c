@@ -31,10 +31,11 @@
 #include "bindings/ext/memory.h"
 #include "bindings/ext/parked.h"
 
-#define STEPS_MAX     (2 * POM_STACK_MAX + 64) // frames and shims; a cycle ends here
-#define CHUNKS_MAX    64                       // 64 x 16 KiB hold some 8 000 frames
-#define CHUNK_MAX     ((uintptr_t)64 << 20)    // a larger size field is torn
-#define PREFETCH_DOWN 512                      // the leaf's callers lie below it: four or so frames
+/* Frames and shims, of which the stack keeps those at the leaf; a cycle ends here. All of them take some 0.3 ms. */
+#define STEPS_MAX     32768
+#define CHUNKS_MAX    1024                  // 1024 x 16 KiB hold four times as many frames
+#define CHUNK_MAX     ((uintptr_t)64 << 20) // a larger size field is torn
+#define PREFETCH_DOWN 512                   // the leaf's callers lie below it: four or so frames
 #define FEW_ANCHORS   8
 #define GENERATORS_CHECKED                                                                         \
     6 // frames from the leaf on: generators that change within a walk are the newest
@@ -48,7 +49,8 @@ typedef struct reader_s {
     span_t chunk;         /* where the last frame was found */
     uintptr_t next_chunk; /* the next one of the thread's list, towards older frames */
     int chunks_seen;
-    span_t stack; /* the thread's C stack */
+    bool more_chunks; /* than are looked at */
+    span_t stack;     /* the thread's C stack */
     pom_heap_frames_t heap;
 } reader_t;
 
@@ -78,7 +80,11 @@ static inline bool within(const span_t *span, uintptr_t address, size_t size) {
  * before the walk ends. */
 static bool next_chunk(reader_t *r) {
     uintptr_t chunk = r->next_chunk;
-    if (chunk == 0 || (chunk & 7) != 0 || r->chunks_seen++ >= CHUNKS_MAX) {
+    if (chunk == 0 || (chunk & 7) != 0) {
+        return false;
+    }
+    if (r->chunks_seen++ >= CHUNKS_MAX) {
+        r->more_chunks = true;
         return false;
     }
     uintptr_t size = load(chunk + offsetof(_PyStackChunk, size));
@@ -95,6 +101,7 @@ static void reader_start(reader_t *r, const pom_thread_identity_t *who) {
     r->tstate = who->state;
     r->chunk = (span_t){0, 0};
     r->chunks_seen = 0;
+    r->more_chunks = false;
     r->next_chunk = load(who->state + POM_TSTATE_CHUNK);
     r->stack = (span_t){who->stack_low, who->stack_high};
     pom_heap_frames_begin(&r->heap);
@@ -146,7 +153,7 @@ __attribute__((noinline)) static pom_status_t read_elsewhere(reader_t *r, uintpt
     }
     load_head(at, head);
     bool misplaced = head->owner == POM_OWNER_THREAD && !within(&r->chunk, frame, POM_FRAME_HEAD);
-    return misplaced ? POM_ETORN : POM_OK;
+    return !misplaced ? POM_OK : r->more_chunks ? POM_EFULL : POM_ETORN;
 }
 
 static inline pom_status_t read_frame(reader_t *r, uintptr_t frame, frame_head_t *head) {
@@ -322,6 +329,11 @@ int32_t pom_noted_depth(const pom_noted_t *noted, const pom_anchor_t *anchor, in
     return depth;
 }
 
+/* A chain that is longer than a walk goes; a torn one is as long only if it is a cycle. */
+static pom_status_t too_deep(const reader_t *r, uintptr_t newest_chunk) {
+    return load(r->tstate + POM_TSTATE_CHUNK) == newest_chunk ? POM_EFULL : POM_ETORN;
+}
+
 static void prefetch(reader_t *r, uintptr_t leaf) {
     if (is_plain(r, leaf, POM_FRAME_HEAD)) {
         for (uintptr_t down = 0; down <= PREFETCH_DOWN; down += 64) {
@@ -350,6 +362,9 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     for (int step = 0; frame != 0; step++) {
         frame_head_t head;
         int32_t lasti;
+        if (step >= STEPS_MAX) {
+            return too_deep(&reader, newest_chunk);
+        }
         pom_status_t status = read_frame(&reader, frame, &head);
         if (status != POM_OK) {
             return status;
@@ -360,7 +375,7 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
                       &head); // of the moment at which it called what is in the heap
         }
         if (head.owner > POM_OWNER_GENERATOR) {
-            if (head.owner < POM_OWNER_SHIM || head.owner > POM_OWNER_LAST || step >= STEPS_MAX) {
+            if (head.owner < POM_OWNER_SHIM || head.owner > POM_OWNER_LAST) {
                 return POM_ETORN; // a frame object's own frame is not part of any chain that runs
             }
             frame = head.previous;
@@ -373,7 +388,7 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
                 break;
             }
         }
-        if (!pom_layout_lasti(head.code, head.ip, &lasti) || step >= STEPS_MAX) {
+        if (!pom_layout_lasti(head.code, head.ip, &lasti)) {
             return POM_ETORN;
         }
         if (depth < POM_STACK_MAX) {

@@ -210,11 +210,11 @@ class Run:
             while leaf is not None and len(stack) < STACK_MAX:
                 stack.append(leaf)
                 leaf = leaf.f_back
-            self._look_at(stack, attached, now_ns)
+            self._look_at(stack, attached, now_ns, leaf is not None)
             stack.clear()
         frames.clear()
 
-    def _look_at(self, stack, attached, now_ns):
+    def _look_at(self, stack, attached, now_ns, deeper):
         owner = own = None
         cpu_now = _pure_native.cpu_ns_of(attached[0][1].tid)
         for live, spot in attached:
@@ -225,7 +225,7 @@ class Run:
         for live, spot in attached:
             if live is not owner:
                 live.shared = live.shared or owner is not None
-                self._missed(live, "no_anchor", now_ns)
+                self._missed(live, "too_deep" if deeper and owner is None else "no_anchor", now_ns)
                 if cpu_now is not None:  # what has been used so far is not its own
                     live.last_cpu_ns, live.last_tid = cpu_now, spot.tid
             elif live.spot is not spot or spot.at_ns > now_ns:

@@ -2,10 +2,11 @@
 
 import datetime
 import json
+import sys
 import time
 
 import pytest
-from pom_support import burn, burn_until_sampled, messages, walk
+from pom_support import PATIENCE, burn, burn_until_sampled, messages, walk
 
 import profilomatic
 
@@ -289,6 +290,58 @@ def test_deep_stacks_lose_their_middle_and_say_so(profiles):
     assert any(name.endswith(".bottom") for name in functions)
     assert functions[0] == "test_deep_stacks_lose_their_middle_and_say_so"
     assert [message["at"] for message in messages(record)] == ["bottom"]
+
+
+@pytest.fixture
+def unlimited():
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(60000)
+    yield
+    sys.setrecursionlimit(limit)
+
+
+def dive(levels, bottom):
+    return dive(levels - 1, bottom) if levels else bottom()
+
+
+def test_stacks_of_thousands_of_frames_are_seen(profiles, unlimited):
+    if profilomatic.stats()["engine"] != "native":
+        pytest.skip("does not look as deep, since everybody waits meanwhile")
+
+    def bottom():
+        burn_until_sampled(3)
+
+    with profilomatic.action("diver"):
+        dive(9000, bottom)
+    record = profiles.one()
+    assert any(node["function"].endswith(".bottom") for node in walk(record) if "function" in node)
+    assert record["profiler"]["truncated"]["depth"] >= 1, "places further up are not kept"
+    assert record["profiler"]["missed"].get("too_deep", 0) == 0
+
+
+def test_time_deeper_than_a_look_goes_is_the_roots_own(profiles, unlimited):
+    def too_deep():
+        return profilomatic.stats()["samples"]["missed"].get("too_deep", 0)
+
+    def bottom():
+        began, wanted = time.monotonic(), too_deep() + 8
+        while too_deep() < wanted and time.monotonic() < began + PATIENCE:
+            burn()
+        return time.monotonic() - began
+
+    def shallow():
+        burn_until_sampled(3)
+
+    with profilomatic.action("diver"):
+        shallow()
+        deep = dive({"native": 40000, "gil": 5000, "pure": 2500}[profilomatic.stats()["engine"]], bottom)
+        shallow()
+    record = profiles.one()
+    missed = record["profiler"]["missed"]
+    assert missed["too_deep"] >= 8, missed
+    assert all(not node["function"].endswith("bottom") for node in walk(record) if "function" in node)
+    # All but what lies before its first look and behind its last one.
+    assert record["self_time"] > 0.6 * deep, (record["self_time"], deep)
 
 
 def test_code_of_exec_and_names_of_any_script_keep_their_names(profiles):

@@ -96,8 +96,9 @@ static void test_profile_of_a_pool_is_made_of_the_memory_of_the_last(void **stat
 }
 
 static void test_profile_names_follow_the_lists(void **state) {
-    static const char *const misses[] = {"torn", "no_anchor", "unreadable", "raced", "dead_code"};
-    assert_int_equal(POM_MISS_COUNT, 5);
+    static const char *const misses[] = {"torn",  "no_anchor", "unreadable",
+                                         "raced", "dead_code", "too_deep"};
+    assert_int_equal(POM_MISS_COUNT, 6);
     for (int i = 0; i < POM_MISS_COUNT; i++) {
         assert_string_equal(pom_miss_names[i], misses[i]);
     }

@@ -194,6 +194,7 @@ static void await_looks(rig_t *rig, int64_t looks) {
                           atomic_load(&rig->client.misses[POM_MISS_NO_ANCHOR]) +
                           atomic_load(&rig->client.misses[POM_MISS_UNREADABLE]) +
                           atomic_load(&rig->client.misses[POM_MISS_DEAD_CODE]) +
+                          atomic_load(&rig->client.misses[POM_MISS_TOO_DEEP]) +
                           atomic_load(&rig->client.misses[POM_MISS_RACED]) >=
                       looks));
     pom_sampler_stop(rig->sampler);
@@ -594,6 +595,39 @@ static void test_sampler_looks_at_what_waits_while_the_thread_does_something_els
     await_looks(&rig, 20);
     assert_int_equal(atomic_load(&parked_calls), 0);
     assert_true(stats(&rig).missed[POM_MISS_TORN] >= 20);
+    rig_fini(&rig);
+}
+
+/* The tenth walk finds its anchor, all others are too deep; the eighth notes its moment. */
+static pom_status_t shallow_once(fake_walker_t *self, const pom_slot_view_t *view,
+                                 pom_stack_t *stack, uint32_t *anchor) {
+    int64_t walks = atomic_load(&self->walks);
+    fake_stack(stack);
+    *anchor = 0;
+    if (walks == 8) {
+        *(int64_t *)self->context = pom_now_ns();
+    }
+    return walks == 10 ? POM_OK : POM_EFULL;
+}
+
+static void test_sampler_tries_a_stack_that_is_too_deep_once(void **state) {
+    rig_t rig;
+    int64_t eighth_ns = 0;
+    rig_init(&rig, FAST_NS, 1000000);
+    attach(&rig, rig.slot, 1);
+    rig.walker.script = shallow_once;
+    rig.walker.context = &eighth_ns;
+    await_looks(&rig, 20);
+    assert_int_equal(stats(&rig).taken, 1);
+    assert_int_equal(atomic_load(&rig.walker.walks), 1 + stats(&rig).missed[POM_MISS_TOO_DEEP]);
+    // What was too deep is not charged to what comes next.
+    assert_true(atomic_load(&rig.client.since_ns) > eighth_ns);
+    rig_fini(&rig);
+
+    rig_with_parked(&rig, 2); // what waits is looked at all the same
+    atomic_store(&rig.walker.status, POM_EFULL);
+    await_looks(&rig, 20);
+    assert_true(atomic_load(&rig.client.parked) > 0);
     rig_fini(&rig);
 }
 
@@ -1453,6 +1487,7 @@ int main(void) {
         POM_TEST(test_sampler_looks_at_what_does_not_run),
         POM_TEST(test_sampler_counts_misses_by_reason),
         POM_TEST(test_sampler_tries_a_torn_stack_eight_times),
+        POM_TEST(test_sampler_tries_a_stack_that_is_too_deep_once),
         POM_TEST(test_sampler_learns_how_slow_the_machine_is),
         POM_TEST(test_sampler_forgets_that_the_machine_was_slow),
         POM_TEST(test_sampler_counts_a_stack_that_changed_as_raced),
