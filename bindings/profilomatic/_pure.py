@@ -19,7 +19,7 @@ import contextvars
 import sys
 import time
 
-from . import _pure_anchor, _pure_delivery, _pure_native, _values
+from . import _interrupts, _pure_anchor, _pure_delivery, _pure_native, _values
 from ._pure_engine import EVENTS_MAX, LIVE_MAX, Live
 from ._pure_engine import engine as _engine
 
@@ -31,6 +31,14 @@ _ns = time.monotonic_ns
 _current = contextvars.ContextVar("profilomatic", default=None)
 
 FileDestination = _pure_delivery.FileDestination
+
+
+def fault(where, error):
+    """Counts a failure of ours. False for what is the program's, raised amid our code: to be raised again."""
+    ours = not _interrupts.is_programs(error)
+    if ours:
+        _engine.fault(where, error)
+    return ours
 
 
 class Work:
@@ -52,6 +60,19 @@ class Work:
         self.thread = _pure_native.get_ident()
         self.asyncio_task = _asyncio_task()
         self.spreads = False  # to the asyncio tasks that inherit its context: a request of ASGI
+
+class _Open(Work):
+    """An outermost one whose begin is counted and whose end is not. Dropped so (a signal handler raised amid our code), it is lost.
+
+    It is a Work before and after: what a handler raises in a finalizer reaches nobody."""
+
+    __slots__ = ()
+
+    def __del__(self):
+        try:
+            end(self, "lost", None)
+        except Exception:
+            pass  # the interpreter may be half gone
 
 
 def _asyncio_task():
@@ -114,18 +135,28 @@ def begin(action_type, kind, fields, task_uuid, caller, anchor=None, inclusive=T
         return work
     task_uuid = task_uuid or _values.new_task_uuid()
     if len(run.events) >= EVENTS_MAX:
-        _engine.overflow += 1
-        return Work(run, None, True, _in_context(), task_uuid, action_type)
+        return _refused(Work(run, None, True, _in_context(), task_uuid, action_type), True)
     if len(run.live) >= LIVE_MAX or not run.schedule.admit():
-        run.post(("shed",))
-        return Work(run, None, True, _in_context(), task_uuid, action_type)
+        return _refused(Work(run, None, True, _in_context(), task_uuid, action_type), False)
     live = Live(action_type, kind, fields, task_uuid)
     live.begin_ns = live.last_ns = start_ns
     if anchor is not None:
         live.attach(anchor, inclusive)
+    work = Work(run, live, True, _in_context(), task_uuid, action_type)
     live.cost_ns = _pure_native.own_cpu_ns() - start_cpu
+    work.__class__ = _Open
     run.post(("begin", live))
-    return Work(run, live, True, _in_context(), task_uuid, action_type)
+    return work
+
+
+def _refused(work, overflow):
+    work.__class__ = _Open  # signals are handled after a call of C: this and the count are done both or neither; so in end()
+    if overflow:
+        _engine.overflow += 1
+    else:
+        work.run.events.append(("shed",))
+        work.run.attached()
+    return work
 
 
 def enter(work):
@@ -171,6 +202,7 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
     leave(work)
     run, live = work.run, work.live
     if run is not _engine.run:
+        work.__class__ = Work
         return
     details = dict(fields) if fields else {}
     if work.outermost and live is not None:
@@ -178,8 +210,10 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
     if raised is not None:
         details["exception"], details["reason"] = raised
     if live is None:
-        if work.outermost:
-            run.post(("shed_end", outcome))
+        if work.outermost and type(work) is _Open:
+            work.__class__ = Work
+            run.events.append(("shed_end", outcome))
+            run.attached()
         return
     if not work.outermost:
         live.nested -= 1
@@ -194,6 +228,7 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
         live.dropped += live.nested  # their end messages come too late
         encoded, _ = _values.encode_fields(details, ours=True)
         run.post(("end", live, start_ns, outcome, encoded, _pure_native.own_cpu_ns() - start_cpu))
+    work.__class__ = Work
     work.live = None  # a context may remember the ended Work for long
 
 
@@ -234,10 +269,12 @@ class Action:
                 task_uuid = None  # not open, or not recorded
             work = begin(_values.text(self.type), "code", self.fields, task_uuid, caller, frame, not ours)
             if work is not None:
-                enter(work)
                 self._work = work
-        except Exception as fault:
-            _engine.fault("action", fault)
+                enter(work)
+        except BaseException as failure:
+            self._give_up()
+            if not fault("action", failure):
+                raise
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -253,8 +290,10 @@ class Action:
                     end(work, "aborted", caller)
                 else:
                     end(work, "failed", caller, None, _values.described(error), traceback, ours)
-            except Exception as fault:
-                _engine.fault("action", fault)
+            except BaseException as failure:
+                leave(work)
+                if not fault("action", failure):
+                    raise
         return False
 
     def message(self, /, **fields):
@@ -264,8 +303,9 @@ class Action:
         if work is not None and work.live is not None and work.run is _engine.run:
             try:
                 _post_message(work, fields, sys._getframe(1), sys.exc_info()[2])
-            except Exception as fault:
-                _engine.fault("message", fault)
+            except Exception as failure:
+                if not fault("message", failure):
+                    raise
 
     def open(self, task_uuid):
         """For integrations: begins an action that may outlive this frame, under the id of a task from elsewhere, and
@@ -279,10 +319,12 @@ class Action:
             frame = _pure_anchor.context_frame(task.get_coro() if task is not None else None)
             work = begin(_values.text(self.type), "eliot", self.fields, _values.text(task_uuid), None, frame, True, False)
             if work is not None:
-                enter(work)
                 self._work = work
-        except Exception as fault:
-            _engine.fault("action", fault)
+                enter(work)
+        except BaseException as failure:
+            self._give_up()
+            if not fault("action", failure):
+                raise
         return self._work is not None
 
     def post(self, fields):
@@ -293,8 +335,9 @@ class Action:
         if work is not None and work.live is not None and work.run is _engine.run:
             try:
                 _post_message(work, fields, _pure_anchor.leaf_of(sys._getframe(1)), sys.exc_info()[2])
-            except Exception as fault:
-                _engine.fault("message", fault)
+            except Exception as failure:
+                if not fault("message", failure):
+                    raise
 
     def close(self, outcome, exception=None):
         """For integrations: ends what open() began; the outcome is one of the record's words."""
@@ -305,8 +348,16 @@ class Action:
             try:
                 raised = _values.described(exception) if exception is not None else None
                 end(work, outcome, None, None, raised, told=False)
-            except Exception as fault:
-                _engine.fault("action", fault)
+            except BaseException as failure:
+                leave(work)
+                if not fault("action", failure):
+                    raise
+
+    def _give_up(self):
+        """After a beginning that failed."""
+        work, self._work = self._work, None
+        if work is not None:
+            end(work, "lost", None)
 
     def __del__(self):
         work = getattr(self, "_work", None)

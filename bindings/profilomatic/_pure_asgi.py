@@ -10,7 +10,7 @@ import sys
 import time
 import types
 
-from . import _pure, _values
+from . import _interrupts, _pure, _values
 
 _ns = time.monotonic_ns
 
@@ -24,8 +24,9 @@ def begin(scope):
         return None
     try:
         return Request.begin(scope, sys._getframe(1))
-    except Exception as fault:
-        _pure._engine.fault("asgi begin", fault)
+    except Exception as error:
+        if not _pure.fault("asgi begin", error):
+            raise
         return None
 
 
@@ -35,8 +36,9 @@ def _guarded(method):
         try:
             if self.work is not None:
                 method(self, *args)
-        except Exception as fault:
-            _pure._engine.fault("asgi " + method.__name__, fault)
+        except Exception as error:
+            if not _pure.fault("asgi " + method.__name__, error):
+                raise
     return guarded
 
 
@@ -91,7 +93,9 @@ def _attribute(value, name):
     """An attribute of a framework's object; None where there is none, whatever asking for it raises."""
     try:
         return getattr(value, name)
-    except Exception:
+    except Exception as error:
+        if _interrupts.is_programs(error):
+            raise
         return None
 
 
@@ -268,7 +272,11 @@ class Request:
                 fields = self._fields(scope)
         finally:  # the action ends, whatever goes wrong in naming it
             self.work = self.scope = None
-            _pure.end(work, outcome, sys._getframe(2).f_back, fields, raised, traceback, True)
+            try:
+                _pure.end(work, outcome, sys._getframe(2).f_back, fields, raised, traceback, True)
+            except BaseException:
+                _pure.leave(work)  # else the context would keep it, open
+                raise
 
     def _fields(self, scope):
         route = _route_of(scope)

@@ -3,7 +3,7 @@
 A request's state lives in an object held by the wrapper of its body, never only in the thread: a server may
 iterate the body on other threads, interleave two bodies on one, close without iterating, or drop everything.
 The action is attached to a thread only while application code runs (the call, each next(), close()), with the
-frame of ours that made the call as its anchor, so that no frame of ours is ever part of the stack.
+frame of Request.run() as its anchor, so that no frame of ours is ever part of the stack.
 
 The response is never changed: each step of ours is guarded, and its failure is counted and forgotten.
 """
@@ -11,7 +11,7 @@ The response is never changed: each step of ours is guarded, and its failure is 
 import sys
 import time
 
-from . import _pure, _stand_in, _values
+from . import _interrupts, _pure, _stand_in, _values
 
 _ns = time.monotonic_ns
 
@@ -41,15 +41,14 @@ class WrappedApplication(_stand_in.StandIn):
         request = _begin(environ)
         if request is None:
             return self.__wrapped__(environ, start_response)
-        outside = request.attach(sys._getframe())
         try:
-            result = self.__wrapped__(environ, request.start_response(start_response))
+            result = request.run(self.__wrapped__, environ, request.start_response(start_response))
+            request.called()
+            return request.body(result)
         except BaseException as error:
-            request.called(outside)
+            request.called()
             request.finish(_outcome_of(error), error)
             raise
-        request.called(outside)
-        return request.body(result)
 
 
 def _begin(environ):
@@ -58,7 +57,8 @@ def _begin(environ):
     try:
         return Request.begin(environ)
     except Exception as error:
-        _pure._engine.fault("wsgi begin", error)
+        if not _pure.fault("wsgi begin", error):
+            raise
         return None
 
 
@@ -74,7 +74,8 @@ def _guarded(where):
             try:
                 return function(*args)
             except Exception as error:
-                _pure._engine.fault(where, error)
+                if not _pure.fault(where, error):
+                    raise
                 return None
         return guarded
     return decorate
@@ -163,43 +164,47 @@ class Request:
 
     # attaching
 
-    def attach(self, frame):
-        """Application code is about to run below `frame`, on this thread. Returns what detach() is to be told."""
-        outside = None
+    def run(self, function, *args):
+        """Runs code of the application's on this thread, inside the action."""
+        outside = _pure._current.get()
         try:
-            work = self.work
-            outside = _pure._current.get()
-            if work is None:  # closed elsewhere, while it ran here
-                return outside
-            work.thread = _pure._pure_native.get_ident()
-            work.asyncio_task = _pure._asyncio_task()
-            inside = each = self.inside
-            while each is not None and each is not work:  # actions the application left open in its generator
-                each.thread, each.asyncio_task = work.thread, work.asyncio_task
-                each = each.parent
-            _pure._current.set(inside)
-            live = work.live
-            if live is not None and work.outermost:
-                live.attach(frame, False)
-                work.run.attached()
-        except Exception as error:
-            _pure._engine.fault("wsgi attach", error)
-        return outside
+            self.attach(sys._getframe())
+            return function(*args)
+        finally:
+            try:
+                self.detach(outside)
+            finally:  # whatever a signal handler raised: what the thread does next is no part of the action
+                _pure._current.set(outside)
 
+    @_guarded("wsgi attach")
+    def attach(self, frame):
+        """Application code is about to run below `frame`, on this thread."""
+        work = self.work
+        if work is None:  # closed elsewhere, while it ran here
+            return
+        work.thread = _pure._pure_native.get_ident()
+        work.asyncio_task = _pure._asyncio_task()
+        inside = each = self.inside
+        while each is not None and each is not work:  # actions the application left open in its generator
+            each.thread, each.asyncio_task = work.thread, work.asyncio_task
+            each = each.parent
+        _pure._current.set(inside)
+        live = work.live
+        if live is not None and work.outermost:
+            live.attach(frame, False)
+            work.run.attached()
+
+    @_guarded("wsgi detach")
     def detach(self, outside):
         """Application code has returned to the server."""
-        try:
-            work = self.work
-            inside = _pure._current.get()
-            _pure._current.set(outside)
-            if work is None:
-                return
-            self.inside = inside if inside is not None and inside is not outside else work
-            live = work.live
-            if live is not None and work.outermost:
-                live.detach()
-        except Exception as error:
-            _pure._engine.fault("wsgi detach", error)
+        work = self.work
+        if work is None:
+            return
+        inside = _pure._current.get()
+        self.inside = inside if inside is not None and inside is not outside else work
+        live = work.live
+        if live is not None and work.outermost:
+            live.detach()
 
     def spend(self, phase, since_ns):
         """A stretch of the application's, which has just returned to the server."""
@@ -275,7 +280,9 @@ class Request:
             return
         try:
             rule = _rule_of(environ)
-        except Exception:
+        except Exception as error:
+            if _interrupts.is_programs(error):
+                raise
             return  # a framework's own trouble: no route then
         if rule is None:
             return
@@ -313,10 +320,11 @@ class Request:
         environ["wsgi.file_wrapper"] = file_wrapper
 
     @_guarded("wsgi call")
-    def called(self, outside):
-        """The application's call returned or raised."""
-        self.detach(outside)
-        self.spend("app", self.called_at)
+    def called(self):
+        """The application's call returned or raised; a second time when we were interrupted in what follows."""
+        called_at, self.called_at = self.called_at, None
+        if called_at is not None:
+            self.spend("app", called_at)
         if self.swapped is not None:
             factory, ours = self.swapped
             self.swapped = None
@@ -337,7 +345,8 @@ class Request:
                 return result
             return (SizedBody if hasattr(kind, "__len__") else Body)(self, result)
         except Exception as error:
-            _pure._engine.fault("wsgi body", error)
+            if not _pure.fault("wsgi body", error):
+                raise
             self.finish("succeeded")
             return result
 
@@ -368,8 +377,9 @@ class Request:
             finally:  # the action ends, whatever goes wrong in naming it
                 self.environ = self.file_bodies = self.inside = None
                 _pure.end(work, outcome, _server_frame(), fields, raised, traceback, True)
-        except Exception as fault:
-            _pure._engine.fault("wsgi end", fault)
+        except Exception as failure:
+            if not _pure.fault("wsgi end", failure):
+                raise
 
     def _fields(self):
         self.read_route()
@@ -414,15 +424,12 @@ class Body:
             iterator = iter(of)
         else:
             entered_at = request.waited()
-            outside = request.attach(sys._getframe())
             try:
-                iterator = iter(of)
+                iterator = request.run(iter, of)
             except BaseException as error:
-                request.detach(outside)
                 request.spend("body" if request.sent else "first_byte", entered_at)
                 self._failed(error)
                 raise
-            request.detach(outside)
             request.spend("body" if request.sent else "first_byte", entered_at)
         return ours if iterator is of else Chunks(self, iterator)
 
@@ -432,23 +439,19 @@ class Body:
             return next(iterator)
         entered_at = request.waited()
         phase = "body" if request.sent else "first_byte"  # which the chunk itself still belongs to
-        outside = request.attach(sys._getframe())
         try:
-            chunk = next(iterator)
+            chunk = request.run(next, iterator)
         except StopIteration:
-            request.detach(outside)
             request.spend(phase, entered_at)
             self._iterated = self._exhausted = True
             if not hasattr(self._iterable, "close"):  # nothing of the application can run any more
                 self._finish("succeeded")
             raise
         except BaseException as error:
-            request.detach(outside)
             request.spend(phase, entered_at)
             self._iterated = True
             self._failed(error)
             raise
-        request.detach(outside)
         self._iterated = True
         request.spend(phase, entered_at)
         request.count(chunk)
@@ -467,16 +470,13 @@ class Body:
         if request is None:
             return close()
         entered_at = request.waited()
-        outside = request.attach(sys._getframe())
         try:
-            answer = close()
+            answer = request.run(close)
         except BaseException as error:
-            request.detach(outside)
             request.spend("close", entered_at)
             self._failed(error)
             self._finish(self._outcome())
             raise
-        request.detach(outside)
         request.spend("close", entered_at)
         self._finish(self._outcome())
         return answer
@@ -487,9 +487,10 @@ class Body:
             outcome = _outcome_of(error)
             try:
                 self._failure = outcome, _values.described(error)
-            except Exception as fault:
+            except Exception as failure:
                 self._failure = outcome, None
-                _pure._engine.fault("wsgi end", fault)
+                if not _pure.fault("wsgi end", failure):
+                    raise
 
     def _outcome(self):
         request = self._request

@@ -1,14 +1,14 @@
 """Plain values of the pure twin: field values, exceptions, ids, moments, query strings and route names.
 
 Everything here takes hostile input (a request's headers, a user's objects) and gives bounded, JSON-able, well-formed
-output without ever raising an Exception of its own.
+output without ever raising an Exception of its own: only what a signal handler of the program's raises meanwhile passes.
 """
 
 import os
 import re
 import time
 
-from . import _scrub
+from . import _interrupts, _scrub
 
 TEXT_MAX = 4096  # characters of one text
 KEY_MAX = 256
@@ -43,7 +43,9 @@ def as_text(value):
     """str() of anything, whatever its class does."""
     try:
         return text(str(value))
-    except Exception:
+    except Exception as error:
+        if _interrupts.is_programs(error):
+            raise
         return "<unprintable %s>" % type(value).__name__
 
 
@@ -109,8 +111,10 @@ def _encode(value, depth, room):
         if issubclass(kind, (bytes, bytearray)):
             room.cut += len(value) > TEXT_MAX
             return text(bytes(value[:TEXT_MAX]).decode("utf-8", "backslashreplace"))
-    except Exception:
-        pass  # its class overrides what we called; str() is the last try
+    except Exception as error:
+        if _interrupts.is_programs(error):
+            raise
+        # Else its class overrides what we called; str() is the last try.
     return as_text(value)
 
 

@@ -64,9 +64,9 @@ class WrappedApplication(_stand_in.StandIn):
             finally:
                 if type(scope) is dict and scope.get("type") == "lifespan":
                     _deliver()
-        if request.profiled:
-            receive, send = request.observe(receive, send)
         try:
+            if request.profiled:
+                receive, send = request.observe(receive, send)
             result = await self.__wrapped__(scope, receive, send)
         except BaseException as error:
             request.finish(error)

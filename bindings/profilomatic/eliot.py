@@ -10,10 +10,11 @@ ids that go to other processes, and the tasks that continue here, are noted in t
 both processes are found under one id.
 
 How: patch() adds one destination to Eliot. It knows an action by the task id and level that each of its messages
-carries. Two methods of eliot.Action that leave no message, and the one that tells us which object an action is (one that is
-collected before it ended is "lost"), are wrapped until unpatch().
+carries. Two methods of eliot.Action that leave no message, the one that tells us which object an action is (one that is
+collected before it ended is "lost"), and the one of eliot.Logger that sends messages are wrapped until unpatch().
 
-Nothing here raises into a logging call: what fails is counted, see stats().
+Nothing here raises into a logging call: what fails is counted, see stats(). What a signal handler of the program's raises meanwhile
+is not ours, and Eliot takes whatever leaves a destination for the destination's failure: it is raised when the message is sent.
 """
 
 import os
@@ -25,7 +26,7 @@ try:
 except ImportError as error:
     raise ImportError("profilomatic.eliot needs the library eliot: pip install eliot", name="eliot") from error
 
-from . import _backend, _options
+from . import _backend, _interrupts, _options
 
 __all__ = ["patch", "stats", "unpatch"]
 
@@ -88,7 +89,8 @@ class _Listener:
         self.faults = 0
         self._all_logs = False
         self._early = None  # messages for destinations to come, see _keep_for_others()
-        self._wrapped = []  # (name, what eliot.Action had, what it has)
+        self._wrapped = []  # (class of Eliot's, name, what it had, what it has)
+        self._passing = {}  # thread: what a signal handler raised amid a message
 
     # life
 
@@ -108,9 +110,9 @@ class _Listener:
         except ValueError:
             pass  # somebody else did
         self._give_back_early()
-        for name, before, ours in self._wrapped:
-            if eliot.Action.__dict__.get(name) is ours:  # else somebody wrapped it after us: it hands on
-                setattr(eliot.Action, name, before)
+        for holder, name, before, ours in self._wrapped:
+            if holder.__dict__.get(name) is ours:  # else somebody wrapped it after us: it hands on
+                setattr(holder, name, before)
         if self.read_options in _backend.watchers:
             _backend.watchers.remove(self.read_options)
         while self.open:
@@ -125,6 +127,9 @@ class _Listener:
         self._all_logs = _options.effective()["store_all_logs"]
 
     def fault(self, error):
+        """Counts a failure of ours. False for what is the program's, raised amid our code: to be raised again."""
+        if _interrupts.is_programs(error):
+            return False
         self.faults += 1
         if self.faults == 1:
             try:
@@ -134,6 +139,7 @@ class _Listener:
                     "profiling failed at a message of Eliot: %r (the application is not affected)", error)
             except Exception:
                 pass
+        return True
 
     # messages
 
@@ -153,7 +159,17 @@ class _Listener:
                 self._ended(message, status)
         except Exception as error:
             self._early = None
-            self.fault(error)
+            if not self.fault(error):
+                self._passing[threading.get_ident()] = error  # raised here, it would be a destination's failure to Eliot
+
+    def pass_on(self):
+        """After a message: what a signal handler raised in it is for the program."""
+        error = self._passing.pop(threading.get_ident(), None) if self._passing else None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # it refers to this frame
 
     def _started(self, message):
         if len(self.open) >= OPEN_MAX:
@@ -192,16 +208,16 @@ class _Listener:
 
     def _wrap_methods(self):
         listener = self
-        own = eliot.Action.__dict__
 
-        def wrap(names, make):
+        def wrap(names, make, holder=eliot.Action):
+            own = holder.__dict__
             before = own.get(names[0])
             if before is not None:
                 ours = make(before)
                 for name in names:
                     if own.get(name) is before or name == names[0]:
-                        self._wrapped.append((name, own[name], ours))
-                        setattr(eliot.Action, name, ours)
+                        self._wrapped.append((holder, name, own[name], ours))
+                        setattr(holder, name, ours)
 
         def serialize(before):
             def serialize_task_id(self):
@@ -212,8 +228,12 @@ class _Listener:
 
         def start(before):
             def _start(self, fields):
-                before(self, fields)
-                listener.began(self)
+                try:
+                    before(self, fields)
+                    listener.began(self)
+                except BaseException:  # of a signal handler; else nobody would learn that the action is gone
+                    listener.began(self)
+                    raise
             return _like(before, _start)
 
         def resume(before):
@@ -223,9 +243,16 @@ class _Listener:
                 return action
             return classmethod(_like(before.__func__, continue_task))
 
+        def send(before):
+            def write(self, *args, **kwargs):
+                before(self, *args, **kwargs)
+                listener.pass_on()
+            return _like(before, write)
+
         wrap(("serialize_task_id", "serializeTaskId"), serialize)
         wrap(("_start",), start)
         wrap(("continue_task", "continueTask"), resume)
+        wrap(("write",), send, eliot.Logger)
 
     def handed_out(self, task_id):
         """A remote process is about to get this id, of one place in an action."""
@@ -237,7 +264,8 @@ class _Listener:
                 action.post({"message_type": "profilomatic:linked_remote_task", "task_uuid": task_uuid,
                              "task_level": level})
         except Exception as error:
-            self.fault(error)
+            if not self.fault(error):
+                raise
 
     def continued(self, eliot_action):
         """An action continues the task of another process, or thread."""
@@ -248,7 +276,8 @@ class _Listener:
                 action.post({"message_type": "profilomatic:continued_remote_task",
                              "task_uuid": eliot_action.task_uuid, "task_level": level})
         except Exception as error:
-            self.fault(error)
+            if not self.fault(error):
+                raise
 
     def began(self, eliot_action):
         """The start message of this action has just passed."""
@@ -259,7 +288,8 @@ class _Listener:
                 action.tie = _Tie(eliot_action, self._gone)
                 action.tie.key = key
         except Exception as error:
-            self.fault(error)
+            if not self.fault(error):
+                raise
 
     def _gone(self, tie):
         try:
@@ -269,7 +299,8 @@ class _Listener:
                 action.tie = None
                 action.close("lost")
         except Exception as error:
-            self.fault(error)
+            if not self.fault(error):
+                raise
 
     # being the first destination
 
