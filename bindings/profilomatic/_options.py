@@ -231,15 +231,22 @@ def _read_environment():
         try:
             found[name] = _checked(name, TABLE[name][2](text.strip()))
         except (Bad, ValueError):
-            import warnings
-
-            warnings.warn("profilomatic: %s=%r is ignored: must be %s" % (variable, text, TABLE[name][3]),
-                          stacklevel=2)
+            _warn("%s=%r is ignored: must be %s" % (variable, text, TABLE[name][3]))
     for sentence in unknown_variables():
-        import warnings
-
-        warnings.warn("profilomatic: " + sentence, stacklevel=2)
+        _warn(sentence)
     return found
+
+
+def _warn(sentence):
+    """Where warnings are errors (-W error) a line of the log says it: the application starts."""
+    import warnings
+
+    try:
+        warnings.warn("profilomatic: " + sentence, stacklevel=3)
+    except Warning:
+        from . import _hosting
+
+        _hosting.say(sentence)
 
 
 def effective():

@@ -4,6 +4,7 @@ import os
 import warnings
 
 import pytest
+from pom_support import run_python
 
 import profilomatic
 from profilomatic import _options
@@ -122,6 +123,20 @@ def test_a_misspelled_variable_is_warned_about_with_the_right_one(monkeypatch):
     assert [str(each.message) for each in warned] == [
         "profilomatic: the environment variable PROFILOMATIC_%s means nothing; did you mean PROFILOMATIC_%s?" % pair
         for pair in (("DESTINATON", "DESTINATION"), ("MAX_OVERHED", "MAX_OVERHEAD"))]
+
+
+@pytest.mark.acceptance("PM3")
+@pytest.mark.parametrize("variable", ["MAX_OVERHED", "MAX_OVERHEAD"])
+def test_a_wrong_variable_stops_no_application_where_warnings_are_errors(variable):
+    done = run_python("""if True:
+        import warnings
+        warnings.simplefilter("error")
+        import profilomatic
+        app = profilomatic.wsgi.wrap(lambda environ, start_response: [b"served"])
+        assert app({}, None) == [b"served"]
+        """, **{"PROFILOMATIC_" + variable: "lots"})
+    assert done.returncode == 0, done.stderr
+    assert "PROFILOMATIC_" + variable in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.acceptance("PM10")
