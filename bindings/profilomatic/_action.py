@@ -5,6 +5,8 @@ and the backend: the frame with the block is the anchor. A decorated call does h
 anchors the action, and as code of this package it is no part of any stack.
 """
 
+from . import _callables
+
 # Bits of co_flags, as `inspect` names them; importing inspect costs several milliseconds.
 _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 
@@ -29,7 +31,8 @@ def _decorated(begin, given, function):
         raise TypeError("profilomatic.action(...) decorates a function, not %r" % (function,))
     import functools
 
-    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    # Where a type says nothing the object may: a function that Cython made has a code object.
+    flags = _callables.code_flags(function) or getattr(getattr(function, "__code__", None), "co_flags", 0)
     if flags & _ASYNC_GENERATOR:
         raise TypeError("profilomatic.action(...) cannot decorate the asynchronous generator %r: "
                         "use 'with profilomatic.action(...)' inside it" % (function,))

@@ -16,15 +16,20 @@ class _Example:
 _FUNCTION, _METHOD = type(_Example.method), type(_Example().method)
 
 
-def is_coroutine_function(app):
-    """Whether calling it gives a coroutine: so it is with every ASGI application of today, and with none of WSGI.
+def code_flags(app):
+    """co_flags of the function that runs when it is called; 0 where that is none of Python's.
 
     An object is asked nothing, only its type: attributes of a proxy may raise. A functools.partial is what it calls."""
     functools = sys.modules.get("functools")  # who has a partial has imported it
     while functools is not None and issubclass(type(app), functools.partial):
         app = app.func
     function = app if type(app) in (_FUNCTION, _METHOD) else getattr(type(app), "__call__", None)
-    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & _COROUTINE)
+    return getattr(getattr(function, "__code__", None), "co_flags", 0)
+
+
+def is_coroutine_function(app):
+    """Whether calling it gives a coroutine: so it is with every ASGI application of today, and with none of WSGI."""
+    return bool(code_flags(app) & _COROUTINE)
 
 
 def takes_all_three(app):

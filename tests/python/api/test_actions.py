@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import functools
 import gc
 import inspect
 import json
@@ -175,6 +176,37 @@ def test_decorated_coroutine_functions_last_as_long_as_they_are_awaited(profiles
     assert good["action"]["outcome"] == "succeeded" and bad["action"]["outcome"] == "failed"
 
 
+async def fetched(name):
+    await asyncio.sleep(0)
+    return name, profilomatic.current_task_uuid()
+
+
+def produced(count):
+    for _ in range(count):
+        yield profilomatic.current_task_uuid()
+
+
+class Fetcher:
+    async def __call__(self, name):
+        return await fetched(name)
+
+
+@pytest.mark.parametrize("function", [
+    functools.partial(fetched), functools.partial(functools.partial(fetched)), Fetcher(), functools.partial(Fetcher()),
+    Fetcher().__call__,
+], ids=["partial", "partial of one", "object", "partial of an object", "method"])
+def test_whatever_gives_a_coroutine_lasts_as_long_as_it_is_awaited(profiles, function):
+    decorated = profilomatic.action("fetch")(function)
+    assert inspect.iscoroutinefunction(decorated)
+    name, inside = asyncio.run(decorated("x"))
+    assert (name, inside) == ("x", profiles.one()["task_uuid"])
+
+
+def test_a_partial_of_a_generator_function_lasts_to_the_generators_end(profiles):
+    inside = set(profilomatic.action("produce")(functools.partial(produced, 2))())
+    assert inside == {profiles.one()["task_uuid"]}
+
+
 def test_asyncio_tasks_have_actions_of_their_own(profiles):
     async def work(name, turns):
         with profilomatic.action(name) as a:
@@ -236,6 +268,17 @@ def test_asynchronous_generators_are_refused_clearly():
         @profilomatic.action("no")
         async def numbers():
             yield 1
+
+    async def numbers():
+        yield 1
+
+    class Numbers:
+        async def __call__(self):
+            yield 1
+
+    for hidden in (functools.partial(numbers), Numbers()):
+        with pytest.raises(TypeError, match="asynchronous generator"):
+            profilomatic.action("no")(hidden)
     with pytest.raises(TypeError):
         profilomatic.action("no")(3)
 
