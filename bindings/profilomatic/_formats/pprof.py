@@ -10,6 +10,7 @@ kind that has too many (task ids), which are written anew each time.
 
 import gzip
 
+from .._report_costs import number
 from . import _protobuf as pb
 from ._tree import name_of, plain
 
@@ -66,8 +67,9 @@ class Writer:
             self._start = start if self._start is None else min(self._start, start)
             self._end = end if self._end is None else max(self._end, end)
         profiler = tree.record.get("profiler")
-        if isinstance(profiler, dict) and isinstance(profiler.get("period"), float) and profiler["period"] < 1e6:
-            self._period = round(profiler["period"] * 1e9)
+        period = number(profiler.get("period")) if isinstance(profiler, dict) else 0
+        if 0 < period < 1e6:
+            self._period = round(period * 1e9)
         labels = self._labels(tree)
         sums = {}
         for row, stack in tree.walk():

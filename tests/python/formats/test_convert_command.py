@@ -159,6 +159,55 @@ def test_hostile_records_are_converted_somehow(form, converted):
     converted(made, form, "--clock", "cpu")
 
 
+WRONG = [float("nan"), float("inf"), -float("inf"), -1, -1e-9, 1e308, 10**30, -10**30, 1 << 63, True, "1", "", "\ud800", None, [], {}]
+
+
+def infinite(path, made):
+    """The records in a file; what is infinite there is a number beyond all floats: `Infinity` is no JSON."""
+    path.write_text("".join(json.dumps(record).replace("Infinity", "1e999") + "\n" for record in made))
+    return path
+
+
+def spoiled(value, wrong):
+    """Copies of a record in which one value is wrong, each in its turn."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            for copy in spoiled(item, wrong):
+                yield {**value, key: copy}
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            for copy in spoiled(item, wrong):
+                yield [*value[:at], copy, *value[at + 1:]]
+    yield wrong
+
+
+@pytest.mark.parametrize("form", _formats.FORMATS)
+def test_one_wrong_value_anywhere_ends_no_conversion(form, converted, tmp_path):
+    good = {"task_uuid": "t", "thread": 1, "thread_name": "n", "source": "s", "pid": 2, "start_time": "2026-01-01T00:00:00.000000Z",
+            "end_time": "2026-01-01T00:00:01.000000Z", "time": 1.0, "self_time": 0.25, "cpu_time": 0.5, "self_cpu_time": 0.25,
+            "hits": 3, "action": {"type": "t", "kind": "code", "outcome": "succeeded", "route": "r", "method": "GET"},
+            "profiler": {"engine": "native", "period": 0.01, "samples": 3, "missed": {}, "overhead": {"cpu": 0.0, "fraction": 0.0},
+                         "truncated": {}},
+            "children": [{"instruction": "a.py:f:3", "file": "a.py", "function": "f", "line": 3, "time": 0.75, "self_time": 0.75,
+                          "cpu_time": 0.25, "self_cpu_time": 0.25, "hits": 2, "start_time": "2026-01-01T00:00:00.500000Z"},
+                         {"instruction": "a.py:f:4", "time": 0.0, "self_time": 0.0, "hits": 0, "message": {"x": 1},
+                          "start_time": "2026-01-01T00:00:00.500000Z"}]}
+    for wrong in WRONG:
+        made = [record for record in spoiled(good, wrong) if isinstance(record, dict) and record]
+        for clock in ("wall", "cpu"):
+            assert converted(infinite(tmp_path / "in", [good, *made, good]), form, "--clock", clock)
+    for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "1969-12-31T23:59:59+23:59"):
+        for order in ([good, {**good, "start_time": moment}], [{**good, "start_time": moment}, good]):
+            assert converted(order, form)
+
+
+def test_a_period_is_a_number_of_seconds(converted, tmp_path):
+    good = {"task_uuid": "t", "thread": 1, "time": 1.0, "profiler": {"period": 0.25}}
+    for wrong in [*WRONG, 1e6]:
+        made = infinite(tmp_path / "in", [good, {**good, "profiler": {"period": wrong}}])
+        assert converted(made, "pprof") == converted([good, {**good, "profiler": 0}], "pprof")
+
+
 @pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("form", _formats.FORMATS)
 def test_memory_stays_flat(form, tmp_path):
