@@ -32,13 +32,13 @@ class Live:
                  "cut", "trace", "ended", "nested", "part_ns", "parts", "parts_cpu_ns", "attached_ns", "told_ns", "told_cpu_ns", "shared")
 
     def __init__(self, action_type, kind, fields, task_uuid):
-        self.task_uuid = task_uuid
+        self.task_uuid = _values.text(task_uuid)
         self.type = action_type
         self.kind = kind
         fields, self.cut = _values.encode_fields(fields, ours=kind == "wsgi")
         self.fields = {key: value for key, value in fields.items() if key not in OUR_KEYS}
         self.thread = _pure_native.get_ident()
-        self.thread_name = _pure_native.thread_name(self.thread)
+        self.thread_name = _values.text(_pure_native.thread_name(self.thread))
         self.trace = _values.Trace()
         self.begin_ns = _ns()
         self.begin_wall_ns = time.time_ns()

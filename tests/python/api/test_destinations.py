@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import pathlib
+import re
 import threading
 
 import pytest
@@ -517,6 +518,31 @@ def test_numbers_that_json_cannot_say_are_null(added, tmp_path):
     for text in (path.read_text(), file.getvalue()):
         action = json.loads(text, parse_constant=refuse)["action"]
         assert action["bad"] is None and action["worse"] == [None, None]
+
+
+def test_durations_have_no_exponent(added, tmp_path):
+    path, file = tmp_path / "profiles", io.StringIO()
+    added(profilomatic.file_destination(path))
+    added(profilomatic.file_destination(file))
+    added(profilomatic.directory_destination(tmp_path / "folder", format="json"))
+    for _ in range(5):
+        act()  # some of whose cost less than 100 us
+    assert profilomatic.flush(PATIENCE)
+    texts = [path.read_text(), file.getvalue(), *(one.read_text() for one in (tmp_path / "folder").iterdir())]
+    assert len(texts) == 7
+    for text in texts:
+        assert re.findall(r"[0-9]e[-+][0-9]+[,}]", text) == []
+
+
+@pytest.mark.parametrize("value", [1.7563e-05, -1e-09, 1e-300, 0.0125, 0.0, 5e-324])
+def test_a_line_says_the_same_number_without_an_exponent(value):
+    from profilomatic._files import dump_line
+
+    odd = ["1e-05", '":1e-05', 'a":1e-05,', '\\":1e-05', '":-1e+20}']
+    record = {"time": value, "texts": odd, **{text: text for text in odd}, "cpu": {"self_time": value, "a": "b"}}
+    line = dump_line(record)
+    assert json.loads(line) == record
+    assert "e" not in re.search(r'"time":([^,]*),', line)[1] and "e" not in re.search(r'"self_time":([^,]*),', line)[1]
 
 
 @pytest.mark.acceptance("PM24")

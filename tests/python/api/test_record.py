@@ -3,6 +3,7 @@
 import datetime
 import json
 import sys
+import threading
 import time
 
 import pytest
@@ -404,6 +405,25 @@ def test_oversized_and_odd_field_values_are_bounded(profiles):
     for shown in (record["action"], messages(record)[0]):
         assert 0 < len(shown.get("long", "x")) <= 5000
     assert len(json.dumps(record)) < 200000
+
+
+def test_all_text_of_a_record_can_be_encoded(profiles):
+    class Parent:
+        task_uuid = "job \udcff"
+
+    def work():
+        with profilomatic.action("\udcff", parent=Parent(), text="\ud800", **{"key\udcff": 1}) as a:
+            a.message(text="\ud800")
+            raise ValueError("\udcff")
+
+    def run():
+        with pytest.raises(ValueError):
+            work()
+
+    thread = threading.Thread(target=run, name="n\udcff")
+    thread.start()
+    thread.join()
+    json.dumps(check(profiles.one()), ensure_ascii=False).encode("utf-8")
 
 
 def test_small_odd_values_are_shown(profiles):
