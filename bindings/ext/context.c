@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "bindings/ext/children.h"
 #include "bindings/ext/memory.h"
 
 #define LEVEL_BITS 5
@@ -98,6 +99,7 @@ void pom_context_enter(PyObject *owner) {
         return;
     }
     Py_DECREF(token);
+    pom_children_learn();
     atomic_store_explicit(&used, true, memory_order_relaxed);
 }
 

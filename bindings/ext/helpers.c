@@ -28,6 +28,7 @@
 #include <string.h>
 
 #include "actions/action.h"
+#include "bindings/ext/children.h"
 #include "bindings/ext/context.h"
 #include "bindings/ext/copied_stack.h"
 #include "bindings/ext/memory.h"
@@ -155,6 +156,7 @@ void pom_helpers_begin(pom_walker_t *self, const pom_slots_t *slots) {
     all_slots = slots;
     listed = false;
     lookups = 0;
+    pom_children_begin();
 }
 
 static bool works_for(helper_t *helper, const pom_action_t *action) {

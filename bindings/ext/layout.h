@@ -21,6 +21,7 @@
 #include <internal/pycore_runtime.h>
 #if PY_VERSION_HEX >= 0x030e0000
 #include <internal/pycore_interpframe_structs.h>
+#include <internal/pycore_tstate.h>
 #endif
 
 #include <stdbool.h>
@@ -198,6 +199,13 @@ static inline bool pom_layout_is_suspended(const unsigned char *object) {
 #define POM_TSTATE_INTERP  offsetof(PyThreadState, interp)
 #define POM_TSTATE_CONTEXT offsetof(PyThreadState, context)
 #define POM_TSTATE_SIZE    sizeof(PyThreadState)
+
+/* Where a thread's state has its list of asyncio tasks; 0 = it has none, and asyncio a set of them. */
+#if PY_VERSION_HEX >= 0x030e0000
+#define POM_TSTATE_TASKS offsetof(_PyThreadStateImpl, asyncio_tasks_head)
+#else
+#define POM_TSTATE_TASKS ((size_t)0)
+#endif
 
 /* The part of another thread's state that is copied: all of the above. */
 #define POM_TSTATE_FRONT (POM_TSTATE_LIMIT + sizeof(uintptr_t))

@@ -7,7 +7,8 @@
  * suspended frame's stack), so that the leaf is the innermost await. Where the anchor is over, a caller stands in for it. Frames in the
  * chunks of a greenlet are found by greenlets.c.
  *
- * Threads that work for a request of ASGI while it waits stand below its chain (helpers.c).
+ * Threads that work for a request of ASGI while it waits stand below its chain (helpers.c). Tasks that it has started and waits for stand in the
+ * place of its chain (children.c).
  *
  * Everything is read by the kernel's safe copy, for the application runs on and may free what is read: two copies a level, which are one call
  * for all levels where nothing has moved since the last look (replay.h). The anchor frame is looked at again at the end; if it has moved, the chain
@@ -19,11 +20,13 @@
 
 #include <string.h>
 
+#include "bindings/ext/children.h"
 #include "bindings/ext/exchange.h"
 #include "bindings/ext/greenlets.h"
 #include "bindings/ext/helpers.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/replay.h"
+#include "middleware/request.h"
 
 #define AWAITS_MAX 64 // levels; a chain this deep is cut at the leaf
 
@@ -31,9 +34,10 @@
 #define OBJECT (POM_FRAME_INSIDE + POM_FRAME_FRONT)
 
 typedef struct parked_frame_s {
-    uintptr_t code, previous, ip;
+    uintptr_t at, code, previous, ip;
     uintptr_t awaited; /* where the reference to what it awaits lies, if it does; 0 = nowhere */
     unsigned owner;
+    bool exchanged; /* of a chain: it was awaited through receive() or send(), so for the client */
 } parked_frame_t;
 
 static uintptr_t word(const unsigned char *at) {
@@ -43,6 +47,7 @@ static uintptr_t word(const unsigned char *at) {
 }
 
 static void parse_frame(uintptr_t at, const unsigned char *front, parked_frame_t *frame) {
+    frame->at = at;
     frame->code = word(front + POM_FRAME_CODE) & POM_REF_MASK;
     frame->previous = word(front + POM_FRAME_PREVIOUS);
     frame->ip = word(front + POM_FRAME_IP);
@@ -58,21 +63,22 @@ static bool parse_object(uintptr_t object, const unsigned char *copy, parked_fra
            frame->owner == POM_OWNER_GENERATOR && frame->previous == 0;
 }
 
-/* The frame of a coroutine or generator that is suspended in this code. */
+/* The frame of a coroutine or generator that is suspended in this code; 0 = in any. */
 static bool read_suspended(uintptr_t at, uintptr_t code, parked_frame_t *frame) {
     unsigned char copy[OBJECT];
     uintptr_t object = at - POM_FRAME_INSIDE;
+    frame->exchanged = false;
     return (at & 7) == 0 && pom_replay_read(object, copy, sizeof copy) == POM_OK &&
-           parse_object(object, copy, frame) && frame->code == code;
+           parse_object(object, copy, frame) && (code == 0 || frame->code == code);
 }
 
 /* It is suspended where it was, now and not at the moment of the copies. */
-static bool stands(uintptr_t at, const parked_frame_t *before) {
+static bool stands(const parked_frame_t *before) {
     unsigned char copy[OBJECT];
     parked_frame_t now;
-    return pom_memory_read(at - POM_FRAME_INSIDE, copy, sizeof copy) == POM_OK &&
-           parse_object(at - POM_FRAME_INSIDE, copy, &now) && now.ip == before->ip &&
-           now.code == before->code;
+    uintptr_t object = before->at - POM_FRAME_INSIDE;
+    return pom_memory_read(object, copy, sizeof copy) == POM_OK &&
+           parse_object(object, copy, &now) && now.ip == before->ip && now.code == before->code;
 }
 
 static bool push(pom_stack_t *stack, const parked_frame_t *frame) {
@@ -102,6 +108,7 @@ static bool awaited(parked_frame_t *frame) {
     uintptr_t type = read_object(object, copy, sizeof copy);
     size_t inner = type == 0 ? 0 : pom_exchange_inner(type);
     if (inner != 0) {
+        frame->exchanged = true;
         object = word(copy + inner);
         type = read_object(object, copy, sizeof copy);
     }
@@ -122,18 +129,72 @@ static void leaf_first(pom_stack_t *stack, int32_t from) {
     }
 }
 
-/* The suspended frame that the action waits in or below; 0 = none. Its anchor, or once that has ended or returned the nearest of the callers that
- * stand in for it: a coroutine whose helper has begun the action. */
-static uintptr_t suspended_at(const pom_anchor_t *anchor, parked_frame_t *frame) {
-    if (read_suspended(anchor->at.frame, anchor->at.code, frame)) {
-        return anchor->at.frame;
+/* Of the anchor, or once that has ended or returned of the nearest of the callers that stand in for it (a coroutine whose helper has begun the
+ * action): the suspended frame that the action waits in or below. */
+static bool find_suspended(const pom_anchor_t *anchor, parked_frame_t *frame) {
+    bool found = read_suspended(anchor->at.frame, anchor->at.code, frame);
+    for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0 && !found; i++) {
+        found = read_suspended(anchor->callers[i].frame, anchor->callers[i].code, frame);
     }
-    for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0; i++) {
-        if (read_suspended(anchor->callers[i].frame, anchor->callers[i].code, frame)) {
-            return anchor->callers[i].frame;
+    return found;
+}
+
+/* A suspended frame and what it awaits, down to the leaf, which is in *frame then. False: torn, or `other` is among them. */
+static bool push_awaits(parked_frame_t *frame, uintptr_t other, pom_stack_t *stack) {
+    if (frame->at == other || !push(stack, frame)) {
+        return false;
+    }
+    parked_frame_t next = *frame;
+    if (pom_frame_is_coroutine(frame->at)) {
+        for (int i = 0; i < AWAITS_MAX && awaited(&next) && push(stack, &next); i++) {
+            if (next.at == other) {
+                return false;
+            }
+            *frame = next;
         }
     }
-    return 0;
+    frame->exchanged = next.exchanged;
+    return true;
+}
+
+/* A task's frame and what it awaits, on top of what is in the stack. How little it tells what its request waits for, by its leaf: 0, it waits by itself; 1, for
+ * the client, as Django's listener for its leaving does; 2, for other tasks. -1: it does not wait, or is the request's own task. */
+static int push_child(uintptr_t at, uintptr_t own, parked_frame_t *first, pom_stack_t *stack) {
+    if (!read_suspended(at, 0, first)) {
+        return -1;
+    }
+    parked_frame_t leaf = *first;
+    if (!push_awaits(&leaf, own, stack)) {
+        return -1;
+    }
+    return pom_children_joins(leaf.code, leaf.awaited) ? 2 : leaf.exchanged ? 1 : 0;
+}
+
+/* A request that waits for tasks which it has started waits where one of these does: that one's chain then stands in the place of its own, as its
+ * lines do while it runs. What is in the stack up to `helped` are frames of a thread. */
+static void walk_child(const pom_slot_view_t *view, const pom_anchor_t *anchor, int32_t helped,
+                       const parked_frame_t *leaf, pom_stack_t *stack) {
+    const pom_action_t *action = anchor->action; // attached, as in helpers.c
+    int32_t own_depth = stack->depth;
+    if (action->kind != &pom_asgi_kind || leaf->exchanged ||
+        !pom_children_joins(leaf->code, leaf->awaited)) {
+        return;
+    }
+    for (int most = 0; most <= 2; most++) {
+        size_t next = 0;
+        for (uintptr_t at; (at = pom_children_next(view, action, &next)) != 0;) {
+            parked_frame_t first;
+            int rank = push_child(at, anchor->at.frame, &first, stack);
+            if (rank >= 0 && rank <= most && stands(&first) && pom_children_holds(next, action)) {
+                int32_t depth = stack->depth - own_depth;
+                memmove(&stack->frames[helped], &stack->frames[own_depth],
+                        (size_t)depth * sizeof stack->frames[0]);
+                stack->depth = helped + depth;
+                return;
+            }
+            stack->depth = own_depth;
+        }
+    }
 }
 
 /* The action's greenlet is switched out: its stack from the anchor on, or from a caller that stands in for that. Or the anchor's own frame alone,
@@ -172,19 +233,15 @@ pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, ui
         return POM_ENOTFOUND; // a server in C
     }
     pom_replay_begin(anchor->at.frame);
-    uintptr_t at = anchor->kind == POM_ANCHOR_INSIDE ? suspended_at(anchor, &frame) : 0;
-    if (at == 0) {
+    if (anchor->kind != POM_ANCHOR_INSIDE || !find_suspended(anchor, &frame)) {
         return walk_greenlet(view, anchor, stack);
     }
     first = frame;
     int32_t helped = pom_helpers_stack(anchor, stack);
-    if (!push(stack, &frame)) {
+    if (!push_awaits(&frame, 0, stack)) {
         return POM_ENOTFOUND;
     }
-    if (pom_frame_is_coroutine(at)) {
-        for (int i = 0; i < AWAITS_MAX && awaited(&frame) && push(stack, &frame); i++) {
-        }
-    }
+    walk_child(view, anchor, helped, &frame, stack);
     leaf_first(stack, helped);
-    return stands(at, &first) ? POM_OK : POM_ENOTFOUND;
+    return stands(&first) ? POM_OK : POM_ENOTFOUND;
 }

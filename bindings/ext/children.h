@@ -1,0 +1,40 @@
+/*
+ * Asyncio tasks that a request of ASGI has started and waits for.
+ *
+ * Used by parked.c: behind a BaseHTTPMiddleware of Starlette, or in Django, the endpoint is a task of its own, and the request's own one waits
+ * on something of asyncio's until that has answered. What waits then is the endpoint.
+ *
+ *     pom_children_learn();                                [app] as a request begins
+ *     pom_children_begin();                                [sampler] a tick's looks begin
+ *     if (pom_children_joins(code, awaited)) ...           a request waits for tasks
+ *         for (i = 0; (frame = pom_children_next(view, action, &i)) != 0;) ... pom_children_holds(i, action)
+ */
+#ifndef POM_EXT_CHILDREN_H
+#define POM_EXT_CHILDREN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "actions/action.h"
+#include "sampler/slot.h"
+
+/* Finds out, from the asyncio task that runs, where such tasks lie. Cheap once that is known. No exception is pending, nor is one
+ * afterwards. [app] with the GIL */
+void pom_children_learn(void);
+
+/* What was found is out of date. [sampler] */
+void pom_children_begin(void);
+
+/* A coroutine that is suspended in this code, or on what lies in this place (0 = nowhere), waits for other tasks: in a lock, a queue, a group of
+ * asyncio, or on a task itself. [sampler] */
+bool pom_children_joins(uintptr_t code, uintptr_t awaited);
+
+/* The coroutine's frame of a task whose context names the action, which is attached; the request's own task is one too. *next is 0 at first. 0:
+ * no more. Whether it is suspended is not asked. [sampler] */
+uintptr_t pom_children_next(const pom_slot_view_t *view, const pom_action_t *action, size_t *next);
+
+/* That task's context still names the action, after its stack was read. [sampler] */
+bool pom_children_holds(size_t next, const pom_action_t *action);
+
+#endif
