@@ -237,6 +237,20 @@ static PyGetSetDef wrapped_getset[] = {
     {"__signature__", wrapped_signature, NULL, "The application's signature.", NULL},
     {NULL, NULL, NULL, NULL, NULL}};
 
+/* The rules are those of the wrappers in Python. */
+static PyObject *wrapped_reduce(PyObject *op, PyObject *unused) {
+    (void)unused;
+    PyObject *rules = PyImport_ImportModule("profilomatic._stand_in");
+    PyObject *reduced =
+        rules == NULL ? NULL : PyObject_CallMethod(rules, "reduced", "Os", op, "wsgi");
+    Py_XDECREF(rules);
+    return reduced;
+}
+
+static PyMethodDef wrapped_methods[] = {{"__reduce__", wrapped_reduce, METH_NOARGS,
+                                         "By name where that leads here, for pickle and copy."},
+                                        {NULL, NULL, 0, NULL}};
+
 static PyMemberDef wrapped_members[] = {
     {"__wrapped__", T_OBJECT, offsetof(wrapped_t, app), READONLY, "The application."},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(wrapped_t, weakrefs), READONLY, NULL},
@@ -254,6 +268,7 @@ static PyType_Slot wrapped_slots[] = {
     {Py_tp_clear, wrapped_clear},
     {Py_tp_dealloc, wrapped_dealloc},
     {Py_tp_members, wrapped_members},
+    {Py_tp_methods, wrapped_methods},
     {Py_tp_getset, wrapped_getset},
     {0, NULL}};
 static PyType_Spec wrapped_spec = {.name = "profilomatic._core.WrappedApplication",

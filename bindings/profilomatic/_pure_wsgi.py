@@ -28,6 +28,7 @@ class WrappedApplication(_stand_in.StandIn):
     """What wrap() returns: calls the application inside an action."""
 
     __slots__ = ()
+    _kind = "wsgi"
 
     def __init__(self, app):
         self.__wrapped__ = app

@@ -4,6 +4,8 @@ Frameworks and users read, set and delete attributes of `app` after it was wrapp
 `app.wsgi_app = ...`). All of it reaches the application, as if it were bare; bindings/ext/wsgi.c does the same in C.
 """
 
+import importlib
+import sys
 import types
 
 
@@ -18,6 +20,9 @@ class StandIn:
         if bound is app:
             return self
         return type(self)(bound) if callable(bound) and not issubclass(type(bound), StandIn) else bound
+
+    def __reduce__(self):
+        return reduced(self, self._kind)
 
     def _bound_to(self, first):
         """For a call with one argument too many: a classmethod of Python 3.13 and later asks nobody how to bind."""
@@ -54,3 +59,24 @@ class StandIn:
 def _has_itself(stand_in, name):
     """Without what a class has from its metaclass: `__name__` is the application's."""
     return any(name in vars(each) for each in type(stand_in).__mro__)
+
+
+def reduced(wrapper, kind):
+    """For pickle and copy, of a wrapper of profilomatic.<kind>.wrap(): what was decorated goes by the function's name, which leads
+    to the wrapper, so that the bare function would be refused; all else is wrapped again."""
+    app = wrapper.__wrapped__
+    module, name = getattr(app, "__module__", None), getattr(app, "__qualname__", None)
+    if isinstance(module, str) and isinstance(name, str) and module in sys.modules:
+        try:
+            if _named(module, name) is wrapper:
+                return _named, (module, name)
+        except AttributeError:
+            pass
+    return importlib.import_module("profilomatic." + kind).wrap, (app,)
+
+
+def _named(module, name):
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found

@@ -49,6 +49,7 @@ class WrappedApplication(_stand_in.StandIn):
     """
 
     __slots__ = ("_begin",)
+    _kind = "asgi"
 
     def __init__(self, app):
         self.__wrapped__ = app
