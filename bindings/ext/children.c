@@ -23,16 +23,20 @@
 
 #include "bindings/ext/context.h"
 #include "bindings/ext/memory.h"
+#include "bindings/ext/replay.h"
 
-#define TASKS_MAX   128 // of one tick, the newest of a list; of a set a part, another each tick
-#define ENTRIES_MAX 256 // of a set's table, most of which is free
-#define LOOKUPS_MAX 32  // contexts asked in one tick, as in helpers.c
-#define TASK_MAX    256 // bytes of a task object
-#define TRIES_MAX   64  // requests that begin in no task of asyncio's own
-#define CODES_MAX   16
+#define TASKS_MAX    128 // of one tick, the newest of a list; of a set a part, another each tick
+#define ENTRIES_MAX  256 // of a set's table, most of which is free
+#define LOOKUPS_MAX  16  // contexts asked in one tick: six copies each
+#define SEARCHES_MAX 2   // requests that they are asked for, in one tick
+#define FOUND_BITS   10
+#define FOUND_USES   16  // of what was found, until its context is asked again
+#define TASK_MAX     256 // bytes of a task object
+#define TRIES_MAX    64  // requests that begin in no task of asyncio's own
+#define CODES_MAX    16
 
 typedef struct child_s {
-    uintptr_t coroutine, context;
+    uintptr_t task, coroutine, context;
     uintptr_t owner; /* whom the context names; 0 = nobody, once asked */
     bool asked;
 } child_t;
@@ -49,7 +53,16 @@ static struct {
 static _Atomic(bool) known; // release, pairs with the acquire in pom_children_joins
 static int tries;           // [app]
 
+/* What was found for a request: with the same task, coroutine, context and variables it is the same. A newer one takes its place. */
+typedef struct found_s {
+    child_t child;
+    uintptr_t variables;
+    unsigned uses;
+} found_t;
+
 /* The sampler thread's. */
+static found_t found[1 << FOUND_BITS];
+static int searches;
 static uintptr_t listed; // for which thread, in this tick; 0 = not yet
 static child_t children[TASKS_MAX];
 static size_t child_count;
@@ -83,9 +96,9 @@ _Static_assert(sizeof waits / sizeof waits[0] <= CODES_MAX, "room for all");
 /* An attribute of an imported module; NULL without an exception when there is none. New reference. */
 static PyObject *attribute(const char *module, const char *name) {
     PyObject *text = PyUnicode_FromString(module);
-    PyObject *found = text == NULL ? NULL : PyImport_GetModule(text);
-    PyObject *value = found == NULL ? NULL : PyObject_GetAttrString(found, name);
-    Py_XDECREF(found);
+    PyObject *holder = text == NULL ? NULL : PyImport_GetModule(text);
+    PyObject *value = holder == NULL ? NULL : PyObject_GetAttrString(holder, name);
+    Py_XDECREF(holder);
     Py_XDECREF(text);
     PyErr_Clear();
     return value;
@@ -193,11 +206,20 @@ void pom_children_learn(void) {
 
 void pom_children_begin(void) {
     listed = 0;
-    lookups = 0;
+    lookups = searches = 0;
+}
+
+/* A word, in the one call that has all of a look at what waits. */
+static uintptr_t replayed(uintptr_t address) {
+    uintptr_t value = 0;
+    return address != 0 && (address & 7) == 0 &&
+                   pom_replay_read(address, &value, sizeof value) == POM_OK
+               ? value
+               : 0;
 }
 
 static uintptr_t type_of(uintptr_t object) {
-    return (object & 7) == 0 ? pom_memory_word(object + offsetof(PyObject, ob_type)) : 0;
+    return object == 0 ? 0 : replayed(object + offsetof(PyObject, ob_type));
 }
 
 bool pom_children_joins(uintptr_t code, uintptr_t awaited) {
@@ -209,27 +231,31 @@ bool pom_children_joins(uintptr_t code, uintptr_t awaited) {
             return true;
         }
     }
-    uintptr_t iter = pom_memory_word(awaited) & POM_REF_MASK;
+    uintptr_t iter = replayed(awaited) & POM_REF_MASK;
     if (iter == 0 || type_of(iter) != tasks.future_iter) {
         return false;
     }
-    uintptr_t type = type_of(pom_memory_word(iter + sizeof(PyObject))); // of the future
+    uintptr_t type = type_of(replayed(iter + sizeof(PyObject))); // of the future
     return type == tasks.type || (type != 0 && type == tasks.gathering);
 }
 
-/* A task, by its copy. */
-static void add(const unsigned char *task) {
+static bool is_task(const unsigned char *copy) {
     PyObject head;
-    memcpy(&head, task, sizeof head);
-    if (child_count < TASKS_MAX && Py_REFCNT(&head) > 0 && (uintptr_t)head.ob_type == tasks.type) {
-        children[child_count++] = (child_t){.coroutine = word(task + tasks.coroutine),
-                                            .context = word(task + tasks.context)};
+    memcpy(&head, copy, sizeof head);
+    return Py_REFCNT(&head) > 0 && (uintptr_t)head.ob_type == tasks.type;
+}
+
+static void add(uintptr_t task, const unsigned char *copy) {
+    if (child_count < TASKS_MAX && is_task(copy)) {
+        children[child_count++] = (child_t){.task = task,
+                                            .coroutine = word(copy + tasks.coroutine),
+                                            .context = word(copy + tasks.context)};
     }
 }
 
 /* Of some objects the first `size` bytes, past those that are gone; `each` gets the copies. */
 static void each_of(const uintptr_t *objects, size_t count, size_t size,
-                    void (*each)(const unsigned char *)) {
+                    void (*each)(uintptr_t, const unsigned char *)) {
     static unsigned char copies[POM_MEMORY_PARTS_MAX * TASK_MAX];
     for (size_t next = 0; next < count;) {
         pom_memory_part_t parts[POM_MEMORY_PARTS_MAX];
@@ -239,7 +265,7 @@ static void each_of(const uintptr_t *objects, size_t count, size_t size,
         }
         size_t got = pom_memory_gather(parts, some, copies);
         for (size_t i = 0; i < got; i++) {
-            each(copies + i * size);
+            each(objects[next + i], copies + i * size);
         }
         next += got < some ? got + 1 : some;
     }
@@ -248,7 +274,8 @@ static void each_of(const uintptr_t *objects, size_t count, size_t size,
 static uintptr_t referred[ENTRIES_MAX];
 static size_t referred_count;
 
-static void add_referred(const unsigned char *reference) {
+static void add_referred(uintptr_t at, const unsigned char *reference) {
+    (void)at;
     uintptr_t object = word(reference + offsetof(PyWeakReference, wr_object));
     if (word(reference + offsetof(PyObject, ob_type)) == (uintptr_t)&_PyWeakref_RefType &&
         object != 0 && (object & 7) == 0) {
@@ -292,7 +319,7 @@ static void list_state(uintptr_t state) {
         if (pom_memory_read(node - tasks.node, copy, tasks.size) != POM_OK) {
             return;
         }
-        add(copy);
+        add(node - tasks.node, copy);
         node = word(copy + tasks.node + sizeof node);
     }
 }
@@ -323,7 +350,41 @@ uintptr_t pom_children_next(const pom_slot_view_t *view, const pom_action_t *act
     return 0;
 }
 
+bool pom_children_search(void) {
+    return searches++ < SEARCHES_MAX;
+}
+
+static child_t *last(size_t next) {
+    return &children[(turn + next - 1) % child_count];
+}
+
 bool pom_children_holds(size_t next, const pom_action_t *action) {
-    const child_t *child = &children[(turn + next - 1) % child_count];
-    return pom_context_owns(pom_context_owner(child->context), action);
+    return pom_context_owns(pom_context_owner(last(next)->context), action);
+}
+
+static found_t *place_of(const pom_action_t *action) {
+    return &found[((uintptr_t)action->holder * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - FOUND_BITS)];
+}
+
+void pom_children_keep(size_t next, const pom_action_t *action) {
+    const child_t *child = last(next);
+    uintptr_t variables = pom_memory_word(child->context + pom_context_variables);
+    *place_of(action) = (found_t){.child = *child, .variables = variables};
+}
+
+uintptr_t pom_children_known(const pom_action_t *action) {
+    unsigned char copy[TASK_MAX];
+    found_t *place = place_of(action);
+    const child_t *child = &place->child;
+    if (!pom_context_owns(child->owner, action) ||
+        pom_replay_read(child->task, copy, tasks.size) != POM_OK || !is_task(copy) ||
+        word(copy + tasks.coroutine) != child->coroutine ||
+        word(copy + tasks.context) != child->context ||
+        replayed(child->context + pom_context_variables) != place->variables) {
+        return 0;
+    }
+    if (++place->uses % FOUND_USES == 0 && pom_context_owner(child->context) != child->owner) {
+        return 0;
+    }
+    return child->coroutine + POM_FRAME_INSIDE;
 }

@@ -37,6 +37,7 @@ typedef struct parked_frame_s {
     uintptr_t at, code, previous, ip;
     uintptr_t awaited; /* where the reference to what it awaits lies, if it does; 0 = nowhere */
     unsigned owner;
+    bool coroutine; /* it lies in one */
     bool exchanged; /* of a chain: it was awaited through receive() or send(), so for the client */
 } parked_frame_t;
 
@@ -59,6 +60,7 @@ static void parse_frame(uintptr_t at, const unsigned char *front, parked_frame_t
  * freed keeps its bytes for a while, so its state and its references are asked as well. */
 static bool parse_object(uintptr_t object, const unsigned char *copy, parked_frame_t *frame) {
     parse_frame(object + POM_FRAME_INSIDE, copy + POM_FRAME_INSIDE, frame);
+    frame->coroutine = word(copy + offsetof(PyObject, ob_type)) == (uintptr_t)&PyCoro_Type;
     return pom_layout_is_generator(copy) && pom_layout_is_suspended(copy) &&
            frame->owner == POM_OWNER_GENERATOR && frame->previous == 0;
 }
@@ -145,7 +147,7 @@ static bool push_awaits(parked_frame_t *frame, uintptr_t other, pom_stack_t *sta
         return false;
     }
     parked_frame_t next = *frame;
-    if (pom_frame_is_coroutine(frame->at)) {
+    if (frame->coroutine) {
         for (int i = 0; i < AWAITS_MAX && awaited(&next) && push(stack, &next); i++) {
             if (next.at == other) {
                 return false;
@@ -170,26 +172,37 @@ static int push_child(uintptr_t at, uintptr_t own, parked_frame_t *first, pom_st
     return pom_children_joins(leaf.code, leaf.awaited) ? 2 : leaf.exchanged ? 1 : 0;
 }
 
+/* The frames above this depth in the place of those between. */
+static void take_place(pom_stack_t *stack, int32_t from, int32_t above) {
+    int32_t depth = stack->depth - above;
+    memmove(&stack->frames[from], &stack->frames[above], (size_t)depth * sizeof stack->frames[0]);
+    stack->depth = from + depth;
+}
+
 /* A request that waits for tasks which it has started waits where one of these does: that one's chain then stands in the place of its own, as its
  * lines do while it runs. What is in the stack up to `helped` are frames of a thread. */
 static void walk_child(const pom_slot_view_t *view, const pom_anchor_t *anchor, int32_t helped,
                        const parked_frame_t *leaf, pom_stack_t *stack) {
     const pom_action_t *action = anchor->action; // attached, as in helpers.c
     int32_t own_depth = stack->depth;
+    parked_frame_t first;
     if (action->kind != &pom_asgi_kind || leaf->exchanged ||
         !pom_children_joins(leaf->code, leaf->awaited)) {
         return;
     }
-    for (int most = 0; most <= 2; most++) {
+    uintptr_t at = pom_children_known(action);
+    if (at != 0 && push_child(at, anchor->at.frame, &first, stack) == 0 && stands(&first)) {
+        take_place(stack, helped, own_depth);
+        return;
+    }
+    stack->depth = own_depth;
+    for (int most = 0; most <= 2 && (most > 0 || pom_children_search()); most++) {
         size_t next = 0;
-        for (uintptr_t at; (at = pom_children_next(view, action, &next)) != 0;) {
-            parked_frame_t first;
+        while ((at = pom_children_next(view, action, &next)) != 0) {
             int rank = push_child(at, anchor->at.frame, &first, stack);
             if (rank >= 0 && rank <= most && stands(&first) && pom_children_holds(next, action)) {
-                int32_t depth = stack->depth - own_depth;
-                memmove(&stack->frames[helped], &stack->frames[own_depth],
-                        (size_t)depth * sizeof stack->frames[0]);
-                stack->depth = helped + depth;
+                pom_children_keep(next, action);
+                take_place(stack, helped, own_depth);
                 return;
             }
             stack->depth = own_depth;
