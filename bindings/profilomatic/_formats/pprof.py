@@ -8,7 +8,7 @@ come and nothing is kept but the numbers of what is known. Memory: the distinct 
 kind that has too many (task ids), which are written anew each time.
 """
 
-import gzip
+import zlib
 
 from .._report_costs import number
 from . import _protobuf as pb
@@ -26,9 +26,26 @@ _MAX_LABEL = 1024
 
 
 def write(trees, out, clock):
-    # mtime 0: the same records give the same bytes. Level 6 costs little beside making the samples.
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=out, mtime=0) as stream:
-        Writer(stream, clock).write(trees)
+    stream = _Gzip(out)
+    Writer(stream, clock).write(trees)
+    stream.close()
+
+
+class _Gzip:
+    """A gzip stream without a time: the same records give the same bytes. gzip.GzipFile writes once more as it is collected, also
+    after the output has failed."""
+
+    def __init__(self, out):
+        self._out = out
+        self._packer = zlib.compressobj(6, zlib.DEFLATED, 31)  # level 6 costs little beside making the samples; 31: as gzip
+
+    def write(self, data):
+        packed = self._packer.compress(data)
+        if packed:
+            self._out.write(packed)
+
+    def close(self):
+        self._out.write(self._packer.flush())
 
 
 class Writer:

@@ -179,14 +179,16 @@ def test_each_of_many_requests_has_its_own_tasks_waits(profiles):
     async def main():
         await asyncio.gather(*(ask(app_of(function)) for function in (query, other_query) * 4))
 
-    asyncio.run(main())
-    with_other = 0
-    for record in profiles.flushed(8):
-        names = {node.get("function", "").rpartition(".")[2] for node in walk(record)}
-        top = {child.get("function", "").rpartition(".")[2] for child in record["children"]}
-        with_other += "other_query" in names
-        assert "other_query" not in names or "query" not in top, record
-    assert with_other > 0  # of how many, that is a question of how many looks there were
+    with_other = served = 0
+    while with_other < 2:  # a look searches for two requests: how many are found is a question of how many looks there were
+        asyncio.run(main())
+        served += 8
+        for record in profiles.flushed(served)[-8:]:
+            names = {node.get("function", "").rpartition(".")[2] for node in walk(record)}
+            top = {child.get("function", "").rpartition(".")[2] for child in record["children"]}
+            with_other += "other_query" in names
+            assert "other_query" not in names or "query" not in top, record
+        assert served < 800
 
 
 def test_what_a_request_has_left_running_is_not_where_it_waits(profiles):
