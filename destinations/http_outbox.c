@@ -441,8 +441,7 @@ static void failed_in_memory(pom__http_outbox_t *o) {
 
 void pom__http_outbox_failed(pom__http_outbox_t *o) {
     if (o->request.is_report) {
-        o->report.next_ns =
-            pom_now_ns() + o->report.every_ns; /* not oftener than one that arrives */
+        pom__self_report_failed(&o->report, pom_now_ns());
         o->report_failed = true;
         end_request(o); /* made again when its turn comes */
         return;

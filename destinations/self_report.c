@@ -66,3 +66,7 @@ void pom__self_report_told(pom__self_report_t *s, int64_t now_ns) {
     s->told = s->making;
     s->next_ns = now_ns + s->every_ns;
 }
+
+void pom__self_report_failed(pom__self_report_t *s, int64_t now_ns) {
+    s->next_ns = now_ns + s->every_ns;
+}

@@ -407,15 +407,13 @@ def test_lines_keep_their_shares_while_the_period_grows():
 
 
 def test_an_action_of_short_stretches_is_told_by_its_hits():
-    """What was attached for 3 ms at a time has 20 samples of 1.5 ms, and each stands for 10 ms of such stretches."""
-    record = build.Script("GET", "/", "chunks").run(build.HOME, 0.2).record()
-    record.update(time=10.0, self_time=10.0 - 0.03)
-    node = record["children"][0]
-    while node:
-        node["self_time"] *= 0.15
-        node = (node.get("children") or [None])[0]
-    (wall,) = wall_by_function(record).values()
-    assert wall == pytest.approx(0.2, rel=0.01)
+    """What was attached for 1 or 3 ms at a time has samples of 0.5 and 1.5 ms, and each stands for 10 ms of such stretches."""
+    script = build.Script("GET", "/", "chunks").run([build.frame("/a.py", "short", 1)], 0.1).run([build.frame("/a.py", "longer", 2)], 0.1)
+    record = script.record()
+    for node, share in zip(record["children"], (0.05, 0.15)):
+        node["self_time"] *= share
+    record.update(time=10.0, self_time=10.0 - 0.02)
+    assert wall_by_function(record) == {"short": pytest.approx(0.1), "longer": pytest.approx(0.1)}
 
 
 def cause_of(records, by="route"):

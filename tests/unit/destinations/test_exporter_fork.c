@@ -15,14 +15,6 @@
 
 #include "destinations/handoff.h"
 
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "child: line %d: %s\n", __LINE__, #condition);                         \
-            _exit(1);                                                                              \
-        }                                                                                          \
-    } while (0)
-
 static int64_t soon(void) {
     return pom_now_ns() + PATIENCE_NS;
 }
@@ -58,18 +50,18 @@ static pom_exporter_t *exporter_with(fake_t **f, fake_mode_t mode) {
 static void live(pom_exporter_t *e, fake_t *f, int64_t first) {
     pom_destination_counters_t c;
     pom_destination_counters(&f->base, &c);
-    CHECK(c.produced == 0 && c.queued == 0 && c.sent == 0);
+    POM_TEST_CHILD_CHECK(c.produced == 0 && c.queued == 0 && c.sent == 0);
     pom_exporter_stats_t stats;
     pom_exporter_stats(e, &stats);
-    CHECK(!stats.running && stats.put == 0 && stats.cpu_ns == 0);
+    POM_TEST_CHILD_CHECK(!stats.running && stats.put == 0 && stats.cpu_ns == 0);
     atomic_store(&f->mode, FAKE_SEND);
     for (int i = 0; i < 100; i++) {
         pom_exporter_put(e, profile_new(first + i, 100));
     }
-    CHECK(pom_exporter_flush(e, soon()));
+    POM_TEST_CHILD_CHECK(pom_exporter_flush(e, soon()));
     pom_destination_counters(&f->base, &c);
-    CHECK(c.produced == 100 && c.sent == 100 && c.queued == 0);
-    CHECK(atomic_load(&f->opens) == 1 && atomic_load(&f->faults) == 0);
+    POM_TEST_CHILD_CHECK(c.produced == 100 && c.sent == 100 && c.queued == 0);
+    POM_TEST_CHILD_CHECK(atomic_load(&f->opens) == 1 && atomic_load(&f->faults) == 0);
 }
 
 static void test_fork_child_starts_from_zero_and_parent_goes_on(void **state) {
@@ -83,7 +75,7 @@ static void test_fork_child_starts_from_zero_and_parent_goes_on(void **state) {
     pid_t pid = fork_with(e);
     if (pid == 0) {
         live(e, f, 1000);
-        CHECK(pom_exporter_stop(e, soon()) == POM_OK);
+        POM_TEST_CHILD_CHECK(pom_exporter_stop(e, soon()) == POM_OK);
         free_exporter(e);
         pom_test_child_ends(true);
     }
@@ -113,7 +105,7 @@ static void test_fork_child_thread_starts_with_the_first_profile(void **state) {
         while (atomic_load(&f->delivered) != 1 && pom_now_ns() < end) {
             sched_yield();
         }
-        CHECK(atomic_load(&f->delivered) == 1);
+        POM_TEST_CHILD_CHECK(atomic_load(&f->delivered) == 1);
         pom_test_child_ends(true);
     }
     expect_success(pid);
@@ -135,9 +127,9 @@ static void test_fork_grandchild_works_too(void **state) {
             pom_test_child_ends(true);
         }
         int status = -1;
-        CHECK(waitpid(grandchild, &status, 0) == grandchild && status == 0);
+        POM_TEST_CHILD_CHECK(waitpid(grandchild, &status, 0) == grandchild && status == 0);
         pom_exporter_put(e, profile_new(3000, 0));
-        CHECK(pom_exporter_flush(e, soon()));
+        POM_TEST_CHILD_CHECK(pom_exporter_flush(e, soon()));
         pom_test_child_ends(true);
     }
     expect_success(pid);
@@ -154,15 +146,15 @@ static void test_fork_after_stop_stays_stopped(void **state) {
     pid_t pid = fork_with(e);
     if (pid == 0) {
         pom_exporter_put(e, profile_new(1, 0));
-        CHECK(pom_exporter_flush(e, 0));
+        POM_TEST_CHILD_CHECK(pom_exporter_flush(e, 0));
         pom_destination_counters_t c;
         pom_destination_counters(&f->base, &c);
-        CHECK(c.dropped[POM_DROP_SHUTDOWN] == 1);
-        CHECK(pom_exporter_start(e) == POM_OK);
+        POM_TEST_CHILD_CHECK(c.dropped[POM_DROP_SHUTDOWN] == 1);
+        POM_TEST_CHILD_CHECK(pom_exporter_start(e) == POM_OK);
         pom_exporter_put(e, profile_new(2, 0));
-        CHECK(pom_exporter_flush(e, soon()));
+        POM_TEST_CHILD_CHECK(pom_exporter_flush(e, soon()));
         pom_destination_counters(&f->base, &c);
-        CHECK(c.sent == 1);
+        POM_TEST_CHILD_CHECK(c.sent == 1);
         pom_test_child_ends(true);
     }
     expect_success(pid);
@@ -184,15 +176,15 @@ static void test_fork_with_a_removed_destination_leaves_it_behind(void **state) 
     pid_t pid = fork_with(e);
     if (pid == 0) {
         pom_destination_t *listed[2];
-        CHECK(pom_exporter_list(e, listed, 2) == 1 && listed[0] == &f->base);
+        POM_TEST_CHILD_CHECK(pom_exporter_list(e, listed, 2) == 1 && listed[0] == &f->base);
         live(e, f, 1000);
-        CHECK(pom_exporter_add(e, &gone->base) == POM_OK);
+        POM_TEST_CHILD_CHECK(pom_exporter_add(e, &gone->base) == POM_OK);
         atomic_store(&gone->mode, FAKE_SEND);
         pom_exporter_put(e, profile_new(5000, 0));
-        CHECK(pom_exporter_flush(e, soon()));
+        POM_TEST_CHILD_CHECK(pom_exporter_flush(e, soon()));
         pom_destination_counters_t c;
         pom_destination_counters(&gone->base, &c);
-        CHECK(c.sent == 1);
+        POM_TEST_CHILD_CHECK(c.sent == 1);
         pom_test_child_ends(true);
     }
     expect_success(pid);
@@ -218,14 +210,14 @@ static void test_fork_child_has_a_fresh_destination_that_was_away(void **state) 
     pid_t pid = fork_with(e);
     if (pid == 0) {
         pom_destination_unref(&never->base);
-        CHECK(pom_exporter_remove(e, &f->base) == POM_OK);
-        CHECK(pom_exporter_add(e, &away->base) == POM_OK);
+        POM_TEST_CHILD_CHECK(pom_exporter_remove(e, &f->base) == POM_OK);
+        POM_TEST_CHILD_CHECK(pom_exporter_add(e, &away->base) == POM_OK);
         pom_exporter_put(e, profile_new(1000, 0));
-        CHECK(pom_exporter_flush(e, soon()));
+        POM_TEST_CHILD_CHECK(pom_exporter_flush(e, soon()));
         pom_destination_counters_t c;
         pom_destination_counters(&away->base, &c);
-        CHECK(c.produced == 1 && c.sent == 1 && atomic_load(&away->opens) == 1);
-        CHECK(pom_exporter_stop(e, soon()) == POM_OK);
+        POM_TEST_CHILD_CHECK(c.produced == 1 && c.sent == 1 && atomic_load(&away->opens) == 1);
+        POM_TEST_CHILD_CHECK(pom_exporter_stop(e, soon()) == POM_OK);
         free_exporter(e);
         pom_destination_unref(&away->base); /* strikes it off the list in this process */
         pom_test_child_ends(true);
@@ -258,12 +250,12 @@ static void test_fork_child_has_a_fresh_handoff(void **state) {
     pid_t pid = fork_with(e);
     if (pid == 0) {
         pom_handoff_item_t mine;
-        CHECK(pom_handoff_take(h, 0, &mine) == POM_ETIMEDOUT);
+        POM_TEST_CHILD_CHECK(pom_handoff_take(h, 0, &mine) == POM_ETIMEDOUT);
         pom_exporter_put(e, profile_new(1000, 0));
-        CHECK(pom_handoff_take(h, soon(), &mine) == POM_OK);
-        CHECK(mine.profile->thread == 1000);
+        POM_TEST_CHILD_CHECK(pom_handoff_take(h, soon(), &mine) == POM_OK);
+        POM_TEST_CHILD_CHECK(mine.profile->thread == 1000);
         pom_handoff_done(h, &mine, NULL);
-        CHECK(pom_exporter_flush(e, soon()));
+        POM_TEST_CHILD_CHECK(pom_exporter_flush(e, soon()));
         pom_test_child_ends(true);
     }
     expect_success(pid);
@@ -307,7 +299,7 @@ static void test_fork_in_the_middle_of_everything(void **state) {
         if (pid == 0) {
             atomic_store(&f->last_number, -1);
             live(e, f, INT64_C(1) << 40);
-            CHECK(pom_exporter_stop(e, soon()) == POM_OK);
+            POM_TEST_CHILD_CHECK(pom_exporter_stop(e, soon()) == POM_OK);
             pom_test_child_ends(true);
         }
         expect_success(pid);

@@ -14,14 +14,6 @@
 
 #include "destinations/loop_guard.h"
 
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "child: line %d: %s\n", __LINE__, #condition);                         \
-            _exit(1);                                                                              \
-        }                                                                                          \
-    } while (0)
-
 typedef struct guarded_s {
     uv_loop_t loop;
     uv_async_t async;
@@ -34,28 +26,28 @@ static void on_wake(uv_async_t *async) {
 }
 
 static void begin(guarded_t *g) {
-    CHECK(uv_loop_init(&g->loop) == 0);
+    POM_TEST_CHILD_CHECK(uv_loop_init(&g->loop) == 0);
     g->woken = 0;
-    CHECK(pom__loop_guard_begin(&g->guard, &g->loop));
-    CHECK(uv_async_init(&g->loop, &g->async, on_wake) == 0);
+    POM_TEST_CHILD_CHECK(pom__loop_guard_begin(&g->guard, &g->loop));
+    POM_TEST_CHILD_CHECK(uv_async_init(&g->loop, &g->async, on_wake) == 0);
     g->async.data = g;
 }
 
 static void check_works(guarded_t *g) {
     int woken = g->woken;
-    CHECK(pom__loop_holds(&g->loop));
+    POM_TEST_CHILD_CHECK(pom__loop_holds(&g->loop));
     (void)uv_run(&g->loop, UV_RUN_NOWAIT);
-    CHECK(g->woken == woken);
-    CHECK(pom__loop_wake(&g->async));
+    POM_TEST_CHILD_CHECK(g->woken == woken);
+    POM_TEST_CHILD_CHECK(pom__loop_wake(&g->async));
     (void)uv_run(&g->loop, UV_RUN_NOWAIT);
-    CHECK(g->woken == woken + 1);
-    CHECK(pom__loop_holds(&g->loop));
+    POM_TEST_CHILD_CHECK(g->woken == woken + 1);
+    POM_TEST_CHILD_CHECK(pom__loop_holds(&g->loop));
 }
 
 static void end(guarded_t *g) {
     uv_close((uv_handle_t *)&g->async, NULL);
     (void)uv_run(&g->loop, UV_RUN_NOWAIT);
-    CHECK(uv_loop_close(&g->loop) == 0);
+    POM_TEST_CHILD_CHECK(uv_loop_close(&g->loop) == 0);
 }
 
 static bool is_open(int fd) {
@@ -90,12 +82,12 @@ static void test_loop_guard_holds_while_nobody_meddles(void **state) {
 
 /* The program's, with the number of ours. */
 static void replace(int fd, int theirs) {
-    CHECK(theirs >= 0 && dup2(theirs, fd) == fd && close(theirs) == 0);
+    POM_TEST_CHILD_CHECK(theirs >= 0 && dup2(theirs, fd) == fd && close(theirs) == 0);
 }
 
 static void check_lost(guarded_t *g) {
-    CHECK(!pom__loop_holds(&g->loop));
-    CHECK(!pom__loop_wake(&g->async));
+    POM_TEST_CHILD_CHECK(!pom__loop_holds(&g->loop));
+    POM_TEST_CHILD_CHECK(!pom__loop_wake(&g->async));
 }
 
 static void lose_polled(guarded_t *g) {
@@ -104,8 +96,8 @@ static void lose_polled(guarded_t *g) {
     replace(fd, epoll_create1(0));
     check_lost(g);
     pom__loop_guard_leave(&g->guard);
-    CHECK(is_open(fd));
-    CHECK(epoll_wait(fd, &event, 1, 0) == 0);
+    POM_TEST_CHILD_CHECK(is_open(fd));
+    POM_TEST_CHILD_CHECK(epoll_wait(fd, &event, 1, 0) == 0);
 }
 
 static void lose_woken(guarded_t *g) {
@@ -114,8 +106,8 @@ static void lose_woken(guarded_t *g) {
     replace(fd, eventfd(0, EFD_NONBLOCK));
     check_lost(g);
     pom__loop_guard_leave(&g->guard);
-    CHECK(is_open(fd));
-    CHECK(read(fd, &value, sizeof value) == -1); /* nobody has written to it */
+    POM_TEST_CHILD_CHECK(is_open(fd));
+    POM_TEST_CHILD_CHECK(read(fd, &value, sizeof value) == -1); /* nobody has written to it */
 }
 
 static void lose_both(guarded_t *g) {
@@ -124,11 +116,11 @@ static void lose_both(guarded_t *g) {
     struct epoll_event event = {.events = EPOLLIN};
     replace(polled, epoll_create1(0));
     replace(woken, eventfd(0, EFD_NONBLOCK));
-    CHECK(epoll_ctl(polled, EPOLL_CTL_ADD, woken, &event) == 0);
+    POM_TEST_CHILD_CHECK(epoll_ctl(polled, EPOLL_CTL_ADD, woken, &event) == 0);
     check_lost(g);
     pom__loop_guard_leave(&g->guard);
-    CHECK(is_open(polled) && is_open(woken));
-    CHECK(epoll_wait(polled, &event, 1, 0) == 0);
+    POM_TEST_CHILD_CHECK(is_open(polled) && is_open(woken));
+    POM_TEST_CHILD_CHECK(epoll_wait(polled, &event, 1, 0) == 0);
 }
 
 /* os.closerange(), and then a loop of the program's own gets all the numbers of ours, watched as ours
@@ -139,11 +131,12 @@ static void lose_all_to_a_loop(guarded_t *g) {
                  g->loop.async_io_watcher.fd};
     (void)uv_run(&g->loop, UV_RUN_NOWAIT);
     for (int i = 0; i < 4; i++) {
-        CHECK(close(fds[i]) == 0);
+        POM_TEST_CHILD_CHECK(close(fds[i]) == 0);
     }
     begin(&theirs);
-    CHECK(uv_backend_fd(&theirs.loop) == fds[0] && theirs.loop.signal_pipefd[0] == fds[1] &&
-          theirs.loop.async_io_watcher.fd == fds[3]);
+    POM_TEST_CHILD_CHECK(uv_backend_fd(&theirs.loop) == fds[0] &&
+                         theirs.loop.signal_pipefd[0] == fds[1] &&
+                         theirs.loop.async_io_watcher.fd == fds[3]);
     check_works(&theirs);
     check_lost(g);
     check_works(&theirs);
@@ -164,11 +157,12 @@ static void leave_in_a_child(guarded_t *g) {
     pid_t pid = fork();
     if (pid == 0) {
         pom__loop_guard_leave(&g->guard);
-        CHECK(!is_open(uv_backend_fd(&g->loop)) && !is_open(g->loop.async_io_watcher.fd));
+        POM_TEST_CHILD_CHECK(!is_open(uv_backend_fd(&g->loop)) &&
+                             !is_open(g->loop.async_io_watcher.fd));
         pom_test_child_ends(true);
     }
     int status = -1;
-    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    POM_TEST_CHILD_CHECK(waitpid(pid, &status, 0) == pid && status == 0);
     live(g);
 }
 

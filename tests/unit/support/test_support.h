@@ -24,6 +24,8 @@
 #include <cmocka.h>
 
 #include <stdbool.h>
+#include <stdio.h>
+#include <unistd.h>
 
 /* A test between pom_test_setup and pom_test_teardown. */
 #define POM_TEST(function)                                                                         \
@@ -49,5 +51,14 @@ int64_t pom_test_torture(pom_torture_fn function, void *arg, const char *file, i
 /* The end of a forked child, status 0 or 1. A child leaves what was its parent's as it is, by design, so under valgrind nobody looks
  * for leaks here; an error of another kind is status 1. */
 _Noreturn void pom_test_child_ends(bool good);
+
+/* In a forked child, where cmocka's asserts are of no use: ends it with status 1 and says why. */
+#define POM_TEST_CHILD_CHECK(condition)                                                            \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "child: line %d: %s\n", __LINE__, #condition);                         \
+            _exit(1);                                                                              \
+        }                                                                                          \
+    } while (0)
 
 #endif
