@@ -204,10 +204,12 @@ def test_what_has_ended_is_not_where_an_action_waits(tmp_path):
     found, records = run("c", "entered", tmp_path / "profiles.jsonl")
     assert len(records) == 4
     for record in records:
-        assert not names(record) & {"begin_it", "__aenter__"}, record
-    for record in records:
+        # A look may fall into what begins the action, before it has ended.
+        ended = [node for node in walk(record)
+                 if node.get("function", "").rsplit(".", 1)[-1] in ("begin_it", "__aenter__")]
+        assert sum(node["time"] for node in ended) < 0.5 * record["time"], record
         if record["action"]["type"] == "b":  # its caller stands in for it
-            top, = record["children"]
+            top = max(record["children"], key=lambda node: node["time"])
             assert top["function"].endswith("in_a_method") and top["line"] == found["line"]
             assert top["time"] > 0.8 * record["time"] > 0.3
 
