@@ -99,9 +99,8 @@ static void fill_below(pom_anchor_t *anchor, const pom_own_frame_t *generator) {
 
 /* New reference: its frame runs, so it is there. */
 static PyObject *generator_of(const pom_own_frame_t *frame) {
-    return pom_core_gil_mode()
-               ? PyFrame_GetGenerator((PyFrameObject *)frame->frame)
-               : Py_NewRef((PyObject *)(frame->frame - offsetof(PyCoroObject, cr_iframe)));
+    return pom_core_gil_mode() ? PyFrame_GetGenerator((PyFrameObject *)frame->frame)
+                               : Py_NewRef((PyObject *)(frame->frame - POM_FRAME_INSIDE));
 }
 
 PyObject *pom_anchors_fill(pom_anchor_t *anchor, const pom_own_frame_t *frame) {
