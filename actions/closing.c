@@ -92,7 +92,7 @@ static void settle_times(const pom_action_t *a, pom_profile_t *profile) {
     profile->wall_ns = wall > sampled_wall ? wall : sampled_wall;
     // Of a part nobody knows more than its samples. Of an action that took turns with others on its thread they tell all there is to know,
     // and what was seen of it while it waited for a CPU, and never met again, is its own too.
-    int64_t cpu = open ? 0 : a->cpu_ns - a->foreign_cpu_ns - a->parts_cpu_ns;
+    int64_t cpu = open ? 0 : a->cpu_ns - a->foreign_cpu_ns + a->helped_cpu_ns - a->parts_cpu_ns;
     int64_t seen_cpu = sampled_cpu + (open ? 0 : a->pending_cpu_ns);
     profile->cpu_ns = cpu > seen_cpu ? cpu : seen_cpu;
     pom_tree_add_root(&profile->tree, profile->wall_ns - sampled_wall,

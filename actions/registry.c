@@ -526,6 +526,11 @@ static pom_weight_t weigh(const pom_registry_t *r, const pom_anchor_t *anchor,
         weight.cpu_ns = a->pending_cpu_ns;
         a->pending_cpu_ns = 0;
     }
+    // What is more than the time of this sample is of before.
+    int64_t helped_ns =
+        sample->helped_cpu_ns < weight.wall_ns ? sample->helped_cpu_ns : weight.wall_ns;
+    weight.cpu_ns += helped_ns;
+    a->helped_cpu_ns += helped_ns;
     a->last_sample_ns = sample->at_ns;
     // A clock that could not be read says 0: the next delta must not count from there.
     a->last_cpu_ns = sample->cpu_ns > base_cpu_ns ? sample->cpu_ns : base_cpu_ns;

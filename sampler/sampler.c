@@ -245,8 +245,9 @@ static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32
     for (uint32_t i = 0; i < looks; i++) {
         uint32_t index = view->slot->parked_next++ % view->count;
         const pom_anchor_t *anchor = &view->anchors[index];
+        sample.helped_cpu_ns = 0;
         if (index == running || sample.at_ns < anchor->since_ns ||
-            s->walker->parked(s->walker, view, index, &s->stack) != POM_OK) {
+            s->walker->parked(s->walker, view, index, &s->stack, &sample.helped_cpu_ns) != POM_OK) {
             continue;
         }
         if (!pom_slot_view_holds(view)) {

@@ -27,6 +27,8 @@ typedef struct pom_sample_s {
     bool running;   /* it was on a CPU, or had to leave it to us: CPU time belongs to this stack */
     bool parked;    /* its thread was doing something else: the stack is what it waits in */
     int64_t
+        helped_cpu_ns; /* parked: CPU time, for this stack, of a thread that works for the action */
+    int64_t
         since_ns; /* the look before at this thread, 0 = none: only the time from then on was surely this stack's */
     int64_t since_cpu_ns; /* the thread's CPU clock at that look */
     int64_t

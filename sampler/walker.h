@@ -28,9 +28,10 @@ struct pom_walker_s {
      * borrowed until the next one. [sampler]; NULL: this walker keeps nothing. */
     void (*parked_begin)(pom_walker_t *self, const pom_slots_t *slots);
     /* The stack of an action of the view that does not run, because its coroutine or greenlet waits. POM_ENOTFOUND when it runs
-     * after all, or cannot be found. Likewise [sampler]; NULL: this walker cannot. */
+     * after all, or cannot be found. *helped_ns (0 before): the stack is also that of a thread that works for it and has a CPU, and this
+     * is what that one used since it was last met so. Likewise [sampler]; NULL: this walker cannot. */
     pom_status_t (*parked)(pom_walker_t *self, const pom_slot_view_t *view, uint32_t anchor,
-                           pom_stack_t *stack);
+                           pom_stack_t *stack, int64_t *helped_ns);
     /* Both NULL: the walk needs no lock. Else the walk comes between them, and the look-up of the code it found, which cannot die
      * meanwhile; `lock` waits, and is false when the interpreter ends. A thread that ends holds the interpreter's lock while it waits
      * for walks of its slot, so the slot is kept from when the walker has that lock only. In return the walk touches the thread only

@@ -91,7 +91,8 @@ void pom_thread_copy(uintptr_t state, const unsigned char *front, pom_thread_cop
                                .current = pom_layout_current_in(state, front),
                                .chunk = word(front + POM_TSTATE_CHUNK),
                                .top = word(front + POM_TSTATE_TOP),
-                               .limit = word(front + POM_TSTATE_LIMIT)};
+                               .limit = word(front + POM_TSTATE_LIMIT),
+                               .tid = (int32_t)word(front + POM_TSTATE_TID)};
 }
 
 /* ---- what is copied --------------------------------------------------------------------------- */

@@ -21,6 +21,7 @@ typedef struct pom_thread_copy_s {
     uintptr_t context;
     uintptr_t current;           /* where the pointer to its current frame lies */
     uintptr_t chunk, top, limit; /* its newest stack chunk, and of that what is used, and its end */
+    int32_t tid;                 /* the kernel's id of it */
 } pom_thread_copy_t;
 
 /* From a copy of the first POM_TSTATE_FRONT bytes of the state. */

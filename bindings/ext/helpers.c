@@ -18,22 +18,28 @@
  * What is found lives until the next tick, as numbers that are compared. So a request that ends, or is cancelled, while a thread still works
  * for it is nobody's concern: it waits no more, and is not looked at.
  *
+ * Nobody has read the thread's CPU clock when it took the work up. So a look that meets it on a CPU has all that it used since it was last met
+ * so, up to the time that the look stands for: the end of one request's work goes to the next one's.
+ *
  * Runs on the sampler thread, but for the check at start.
  */
 #include "bindings/ext/layout.h"
 
 #include "bindings/ext/helpers.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "actions/action.h"
+#include "base/clock.h"
 #include "bindings/ext/children.h"
 #include "bindings/ext/context.h"
 #include "bindings/ext/copied_stack.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/walker.h"
 #include "middleware/request.h"
+#include "sampler/thread_files.h"
 
 /* The newest of more are seen. anyio's pool has 40 threads and that of asyncio 32 at most. */
 #define THREADS_MAX 128
@@ -43,6 +49,8 @@
  * tick. */
 #define LOOKUPS_MAX 32
 
+#define CLOCKS_SEEN 128
+
 /* Threads that the check at start goes through: the main one is the last. */
 #define LIST_MAX 65536
 
@@ -51,6 +59,14 @@ typedef struct helper_s {
     uintptr_t owner; /* whom its context names; 0 = nobody, once asked */
     bool asked;
 } helper_t;
+
+/* What is known of a thread's CPU clock. */
+typedef struct clock_seen_s {
+    int32_t tid;
+    int64_t at_ns;    /* of the thread's last look */
+    int64_t met_ns;   /* what it said when the thread was last met with a CPU */
+    int64_t asked_ns; /* likewise, or when it was asked for whether it wants one */
+} clock_seen_t;
 
 /* Written by the check, before there is a sampler. */
 static uintptr_t interpreter;
@@ -65,7 +81,8 @@ static size_t state_count;
 static helper_t helpers[THREADS_MAX]; // those in a context
 static size_t helper_count;
 static int lookups;
-static uint32_t turn; // who is asked first
+static uint32_t turn;                         // who is asked first
+static clock_seen_t clocks_seen[CLOCKS_SEEN]; // by the thread's id; two may take turns at a place
 
 /* ---- the list of threads ------------------------------------------------------------------------ */
 
@@ -170,7 +187,48 @@ static bool works_for(helper_t *helper, const pom_action_t *action) {
     return pom_context_owns(helper->owner, action);
 }
 
-int32_t pom_helpers_stack(const pom_anchor_t *anchor, pom_stack_t *stack) {
+/* The thread has a CPU, or had to leave it to us, as of one with a slot (sampler.c): its clock has gone on during the look, or it wants the
+ * CPU that is ours. The latter is asked for when it has used a fiftieth of the time since its last look: one that waits for the interpreter's
+ * lock wakes up, too. Returns what it used since it was last met so, else 0. */
+static int64_t used_cpu(int32_t tid, int64_t before_ns) {
+    clock_seen_t *seen = &clocks_seen[(uint32_t)tid % CLOCKS_SEEN];
+    int64_t now_ns = pom_now_ns(), after_ns = 0;
+    if (seen->tid != tid || seen->met_ns > before_ns) { // or it has ended, and its id come again
+        *seen = (clock_seen_t){.tid = tid, .at_ns = now_ns};
+    }
+    bool runs = pom_tid_cpu_ns(tid, &after_ns) && after_ns > before_ns;
+    if (!runs && (before_ns - seen->asked_ns) * 50 > now_ns - seen->at_ns) {
+        pom_thread_files_t files = POM_THREAD_FILES_NONE;
+        runs = pom_thread_wants_cpu(&files, tid, sched_getcpu());
+        pom_thread_files_close(&files);
+        seen->asked_ns = before_ns;
+    }
+    seen->at_ns = now_ns;
+    if (!runs) {
+        return 0;
+    }
+    int64_t used_ns = before_ns - seen->met_ns;
+    seen->met_ns = seen->asked_ns = before_ns;
+    return used_ns;
+}
+
+/* The context may be gone, and another be at its place: it is asked again when the stack has been read. */
+static bool read_stack(const helper_t *helper, pom_stack_t *stack, int64_t *helped_ns) {
+    int32_t tid = helper->thread.tid;
+    int64_t cpu_ns = 0;
+    bool clock = pom_tid_cpu_ns(tid, &cpu_ns);
+    if (pom_copied_stack(&helper->thread, starter, stack) == 0) {
+        return false;
+    }
+    int64_t used_ns = clock ? used_cpu(tid, cpu_ns) : 0;
+    if (pom_context_owner(helper->thread.context) != helper->owner) {
+        return false;
+    }
+    *helped_ns = used_ns;
+    return true;
+}
+
+int32_t pom_helpers_stack(const pom_anchor_t *anchor, pom_stack_t *stack, int64_t *helped_ns) {
     // It is attached, so it is not freed before this thread has sealed it.
     const pom_action_t *action = anchor->action;
     if (reason[0] != '\0' || action->kind != &pom_asgi_kind) {
@@ -183,9 +241,7 @@ int32_t pom_helpers_stack(const pom_anchor_t *anchor, pom_stack_t *stack) {
     turn++;
     for (size_t i = 0; i < helper_count; i++) {
         helper_t *helper = &helpers[(turn + i) % helper_count];
-        // The context may be gone, and another be at its place: it is asked again when the stack has been read.
-        if (works_for(helper, action) && pom_copied_stack(&helper->thread, starter, stack) > 0 &&
-            pom_context_owner(helper->thread.context) == helper->owner) {
+        if (works_for(helper, action) && read_stack(helper, stack, helped_ns)) {
             return stack->depth;
         }
     }

@@ -64,7 +64,9 @@ bool pom_layout_lists_threads(char *why, size_t size) {
     return same(why, size, "interpreter: threads_head", o->interpreter_state.threads_head,
                 POM_INTERP_THREADS) &&
            same(why, size, "thread state: next", o->thread_state.next, POM_TSTATE_NEXT) &&
-           same(why, size, "thread state: interp", o->thread_state.interp, POM_TSTATE_INTERP);
+           same(why, size, "thread state: interp", o->thread_state.interp, POM_TSTATE_INTERP) &&
+           same(why, size, "thread state: native_thread_id", o->thread_state.native_thread_id,
+                POM_TSTATE_TID);
 }
 #else
 static bool offsets_match(char *why, size_t size) {

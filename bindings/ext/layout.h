@@ -198,6 +198,7 @@ static inline bool pom_layout_is_suspended(const unsigned char *object) {
 #define POM_TSTATE_NEXT    offsetof(PyThreadState, next)
 #define POM_TSTATE_INTERP  offsetof(PyThreadState, interp)
 #define POM_TSTATE_CONTEXT offsetof(PyThreadState, context)
+#define POM_TSTATE_TID     offsetof(PyThreadState, native_thread_id)
 #define POM_TSTATE_SIZE    sizeof(PyThreadState)
 
 /* Where a thread's state has its list of asyncio tasks; 0 = it has none, and asyncio a set of them. */
@@ -209,6 +210,8 @@ static inline bool pom_layout_is_suspended(const unsigned char *object) {
 
 /* The part of another thread's state that is copied: all of the above. */
 #define POM_TSTATE_FRONT (POM_TSTATE_LIMIT + sizeof(uintptr_t))
+_Static_assert(POM_TSTATE_TID < POM_TSTATE_LIMIT && POM_TSTATE_CONTEXT < POM_TSTATE_LIMIT,
+               "the limit of the chunk comes last");
 
 /* Where an interpreter keeps the head of its list of thread states. */
 #define POM_INTERP_THREADS offsetof(PyInterpreterState, threads.head)

@@ -236,7 +236,7 @@ static pom_status_t walk_greenlet(const pom_slot_view_t *view, const pom_anchor_
 }
 
 pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, uint32_t index,
-                             pom_stack_t *stack) {
+                             pom_stack_t *stack, int64_t *helped_ns) {
     (void)self;
     const pom_anchor_t *anchor = &view->anchors[index];
     parked_frame_t first, frame;
@@ -250,7 +250,7 @@ pom_status_t pom_walk_parked(pom_walker_t *self, const pom_slot_view_t *view, ui
         return walk_greenlet(view, anchor, stack);
     }
     first = frame;
-    int32_t helped = pom_helpers_stack(anchor, stack);
+    int32_t helped = pom_helpers_stack(anchor, stack, helped_ns);
     if (!push_awaits(&frame, 0, stack)) {
         return POM_ENOTFOUND;
     }

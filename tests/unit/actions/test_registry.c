@@ -508,6 +508,30 @@ static void test_registry_shares_a_thread_among_its_actions(void **state) {
     rig_fini(&rig);
 }
 
+/* An action waits for a thread that works for it, and is met with a CPU at two of three looks. What it used before the action began is not
+ * the action's. */
+static void test_registry_adds_what_a_thread_uses_for_a_waiting_action(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 1000);
+    pom_anchor_t anchor = anchor_of(a, 1000, 0);
+    // Meanwhile the action's own thread has used 300 ns for others.
+    pom_sample_t s = {.at_ns = 2000, .cpu_ns = 100, .parked = true, .helped_cpu_ns = 5000};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
+    s = (pom_sample_t){.at_ns = 3000, .cpu_ns = 300, .parked = true};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(30)));
+    s = (pom_sample_t){.at_ns = 5000, .cpu_ns = 300, .parked = true, .helped_cpu_ns = 700};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
+    a->cpu_ns = 350; // 50 of its own, at its end
+    rig_end(&rig, a, 6000);
+    const pom_profile_t *p = only_profile(&rig);
+    assert_int_equal(child(&p->tree.root, 0)->self_cpu_ns, 1000 + 700);
+    assert_int_equal(child(&p->tree.root, 1)->self_cpu_ns, 0);
+    assert_int_equal(p->tree.root.self_cpu_ns, 50);
+    assert_int_equal(p->cpu_ns, 1700 + 50);
+    rig_fini(&rig);
+}
+
 /* Of two that take turns, one was met only as its thread waited for a CPU, and then as it waited for its turn. */
 static void test_registry_keeps_the_time_of_what_is_never_met_running(void **state) {
     rig_t rig;
@@ -1370,6 +1394,7 @@ int main(void) {
         POM_TEST(test_registry_weighs_a_standing_thread_where_it_stood),
         POM_TEST(test_registry_charges_nobody_for_time_between_attaches),
         POM_TEST(test_registry_shares_a_thread_among_its_actions),
+        POM_TEST(test_registry_adds_what_a_thread_uses_for_a_waiting_action),
         POM_TEST(test_registry_keeps_the_time_of_what_is_never_met_running),
         POM_TEST(test_registry_gives_a_line_no_time_from_elsewhere),
         POM_TEST(test_registry_survives_a_clock_that_cannot_be_read),

@@ -121,7 +121,7 @@ struct fake_client_s {
     _Atomic(int64_t) unmet_ns, unmet_before;
     _Atomic(int64_t) early; /* samples of a moment before their anchor */
     /* by action number, which is its address over 16 */
-    _Atomic(int64_t) parked, parked_by_action[64], by_action[64];
+    _Atomic(int64_t) parked, parked_by_action[64], helped_by_action[64], by_action[64];
     _Atomic(int64_t) since_ns, faults;
     _Atomic(uint64_t) code_epoch; /* of the last stack resolved */
 };
@@ -167,6 +167,8 @@ static inline void fake_sample(pom_sampler_client_t *client, const pom_anchor_t 
     if (sample->parked) {
         atomic_fetch_add(&self->parked, 1);
         atomic_fetch_add(&self->parked_by_action[((uintptr_t)anchor->action >> 4) % 64], 1);
+        atomic_fetch_add(&self->helped_by_action[((uintptr_t)anchor->action >> 4) % 64],
+                         sample->helped_cpu_ns);
         atomic_fetch_add(&self->faults, sample->running ? 1 : 0);
     }
     atomic_fetch_add(&self->unmet_ns, sample->unmet_cpu_ns);

@@ -111,8 +111,9 @@ static void test_sampler_hands_on_the_sample_of_the_anchor_met(void **state) {
 }
 
 static pom_status_t waits(pom_walker_t *walker, const pom_slot_view_t *view, uint32_t anchor,
-                          pom_stack_t *stack) {
+                          pom_stack_t *stack, int64_t *helped_ns) {
     (void)walker;
+    (void)helped_ns;
     stack->depth = 1;
     stack->truncated = false;
     stack->frames[0] = (pom_raw_frame_t){.code = 40, .lasti = 1};
@@ -534,11 +535,11 @@ static _Atomic(bool) disturb_parked;
 static _Atomic(int64_t) parked_calls;
 
 static pom_status_t find_parked(pom_walker_t *self, const pom_slot_view_t *view, uint32_t anchor,
-                                pom_stack_t *stack) {
+                                pom_stack_t *stack, int64_t *helped_ns) {
     (void)self;
-    (void)anchor;
     atomic_fetch_add(&parked_calls, 1);
     fake_stack(stack);
+    *helped_ns = view->anchors[anchor].action == action_of(1) ? 7 : 0; // a thread works for it
     if (atomic_load(&disturb_parked)) {
         pom_anchor_t other = {.action = action_of(63)};
         (void)pom_slot_attach(view->slot, &other);
@@ -567,6 +568,8 @@ static void test_sampler_looks_at_what_waits_beside_what_runs(void **state) {
     assert_true(waits > 10);
     assert_in_range(atomic_load(&rig.client.parked_by_action[3]), waits - 1, waits + 1);
     assert_int_equal(atomic_load(&rig.client.parked_by_action[2]), 0);
+    assert_int_equal(atomic_load(&rig.client.helped_by_action[1]), 7 * waits);
+    assert_int_equal(atomic_load(&rig.client.helped_by_action[3]), 0);
     assert_int_equal(stats(&rig).taken, atomic_load(&rig.client.samples));
     assert_true(atomic_load(&rig.client.since_ns) > 0); // when it was looked at before
     assert_int_equal(atomic_load(&rig.client.faults), 0);
@@ -657,11 +660,11 @@ static void begin_parked(pom_walker_t *self, const pom_slots_t *slots) {
 }
 
 static pom_status_t find_told(pom_walker_t *self, const pom_slot_view_t *view, uint32_t anchor,
-                              pom_stack_t *stack) {
+                              pom_stack_t *stack, int64_t *helped_ns) {
     if (!atomic_load(&parked_told)) {
         atomic_store(&parked_unbegun, true);
     }
-    return find_parked(self, view, anchor, stack);
+    return find_parked(self, view, anchor, stack, helped_ns);
 }
 
 static void forget_told(fake_client_t *self) {
