@@ -185,7 +185,8 @@ def test_falcon_through_its_test_client(profiles):
     for each, log in zip((app, bare), logs):
         TestClient(each).simulate_get("/raise/7", wsgierrors=log)
     assert MESSAGE in logs[0].getvalue()
-    assert re.sub("line [0-9]+", "", logs[0].getvalue()) == re.sub("line [0-9]+", "", logs[1].getvalue())
+    first, second = (re.sub("[0-9]+", "", log.getvalue()) for log in logs)  # but for the moment
+    assert first == second
     routes = [record["action"]["route"] for record in profiles.flushed(3)]
     assert routes == ["/item/{number:int}", "/raise/{number}", "/raise/{number}"]
 
