@@ -2,8 +2,9 @@
  * Which asyncio tasks are a request's.
  *
  * They have its context, as what runs for it in threads has (helpers.c), and asyncio keeps a list of all tasks: a set of weak references up to 3.13, from 3.14 on
- * a list in the thread's state. A tick that looks at a request which waits for tasks reads some of that (once), and asks the
- * contexts, until one names the request.
+ * a list in the thread's state. A tick that looks at a request which waits for tasks, and knows of none, reads some of that (once), and asks the
+ * contexts of a few, those first that it has not asked before. Whomever they name, it is kept for the turn of that one: of 200 requests that wait at the
+ * same time each is looked at now and then only.
  *
  * Where a task keeps its coroutine and its context no header says. So both are looked for in the task that runs as the first request begins,
  * where they are known: the coroutine is what its get_coro() gives, the context is the thread's. Whatever else is read later is
@@ -25,20 +26,21 @@
 #include "bindings/ext/memory.h"
 #include "bindings/ext/replay.h"
 
-#define TASKS_MAX    128 // of one tick, the newest of a list; of a set a part, another each tick
-#define ENTRIES_MAX  256 // of a set's table, most of which is free
-#define LOOKUPS_MAX  16  // contexts asked in one tick: six copies each
-#define SEARCHES_MAX 2   // requests that they are asked for, in one tick
-#define FOUND_BITS   10
-#define FOUND_USES   16  // of what was found, until its context is asked again
-#define TASK_MAX     256 // bytes of a task object
-#define TRIES_MAX    64  // requests that begin in no task of asyncio's own
-#define CODES_MAX    16
+#define TASKS_MAX   256 // of one tick
+#define ENTRIES_MAX 256 // of a set's table, most of which is free; other ones each tick
+#define STEPS_MAX   64  // along a list, from where the last tick has stopped
+#define LOOKUPS_MAX 16  // contexts asked in one tick: six copies each
+#define FAMILY_BITS 10
+#define FAMILY_MAX  4
+#define ASKED_BITS  10
+#define ASKED_TICKS 100 // so long it is asked after those that were not
+#define FOUND_USES  16  // of what was found, until its context is asked again
+#define TASK_MAX    256 // bytes of a task object
+#define TRIES_MAX   64  // requests that begin in no task of asyncio's own
+#define CODES_MAX   16
 
 typedef struct child_s {
     uintptr_t task, coroutine, context;
-    uintptr_t owner; /* whom the context names; 0 = nobody, once asked */
-    bool asked;
 } child_t;
 
 /* Written by app threads with the GIL before `known`, constant afterwards. */
@@ -53,22 +55,36 @@ static struct {
 static _Atomic(bool) known; // release, pairs with the acquire in pom_children_joins
 static int tries;           // [app]
 
-/* What was found for a request: with the same task, coroutine, context and variables it is the same. A newer one takes its place. */
+/* A task that was found to be a request's: with the same coroutine, context and variables it is the same. */
 typedef struct found_s {
     child_t child;
     uintptr_t variables;
     unsigned uses;
 } found_t;
 
+/* Those of one request, its own task among them. A newer request takes their place, and a newer task the oldest's. */
+typedef struct family_s {
+    uintptr_t owner; /* whom their contexts name */
+    unsigned newest;
+    found_t found[FAMILY_MAX];
+} family_t;
+
+typedef struct asked_s {
+    child_t child;
+    uint32_t tick;
+} asked_t;
+
 /* The sampler thread's. */
-static found_t found[1 << FOUND_BITS];
-static int searches;
+static family_t families[1 << FAMILY_BITS];
+static asked_t asked_before[1 << ASKED_BITS];
+static uint32_t tick;
 static uintptr_t listed; // for which thread, in this tick; 0 = not yet
 static child_t children[TASKS_MAX];
 static size_t child_count;
 static int lookups;
-static uint32_t turn; // who is asked first
-static size_t cursor; // where in a set's table
+static size_t cursor;        // where in a set's table
+static uintptr_t last_node;  // where in a list
+static uintptr_t last_state; // whose that is
 
 static uintptr_t word(const unsigned char *at) {
     uintptr_t value;
@@ -205,8 +221,9 @@ void pom_children_learn(void) {
 /* ---- the tasks there are ------------------------------------------------------------------------ */
 
 void pom_children_begin(void) {
+    tick++;
     listed = 0;
-    lookups = searches = 0;
+    lookups = 0;
 }
 
 /* A word, in the one call that has all of a look at what waits. */
@@ -311,80 +328,116 @@ static void list_set(void) {
     each_of(referred, referred_count, tasks.size, add);
 }
 
-/* From the newest on. */
+/* From where the last tick has stopped, or from the newest on. */
 static void list_state(uintptr_t state) {
-    uintptr_t head = state + POM_TSTATE_TASKS, node = pom_memory_word(head + sizeof node);
+    uintptr_t head = state + POM_TSTATE_TASKS;
     unsigned char copy[TASK_MAX];
-    for (int i = 0; i < TASKS_MAX && node != 0 && node != head && (node & 7) == 0; i++) {
-        if (pom_memory_read(node - tasks.node, copy, tasks.size) != POM_OK) {
-            return;
+    if (last_node == 0 || last_state != state) {
+        last_state = state;
+        last_node = pom_memory_word(head + sizeof last_node);
+    }
+    for (int i = 0; i < STEPS_MAX && last_node != 0; i++) {
+        uintptr_t node = last_node;
+        last_node = 0;
+        if (node == head || (node & 7) != 0 ||
+            pom_memory_read(node - tasks.node, copy, tasks.size) != POM_OK || !is_task(copy)) {
+            return; // the end, or it is gone
         }
         add(node - tasks.node, copy);
-        node = word(copy + tasks.node + sizeof node);
+        last_node = word(copy + tasks.node + sizeof last_node);
     }
 }
 
-uintptr_t pom_children_next(const pom_slot_view_t *view, const pom_action_t *action, size_t *next) {
+/* ---- whose they are ------------------------------------------------------------------------------ */
+
+static family_t *family_of(uintptr_t owner) {
+    return &families[(owner * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - FAMILY_BITS)];
+}
+
+/* Among those of its owner, as the newest. */
+static void keep(const child_t *child, uintptr_t owner) {
+    family_t *family = family_of(owner);
+    if (family->owner != owner) {
+        *family = (family_t){.owner = owner};
+    }
+    unsigned at = 0;
+    while (at < FAMILY_MAX && family->found[at].child.task != child->task) {
+        at++;
+    }
+    family->newest = at < FAMILY_MAX ? at : (family->newest + 1) % FAMILY_MAX;
+    family->found[family->newest] = (found_t){
+        .child = *child, .variables = pom_memory_word(child->context + pom_context_variables)};
+}
+
+static asked_t *asked_place(const child_t *child) {
+    return &asked_before[(child->task * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - ASKED_BITS)];
+}
+
+static bool was_asked(const child_t *child) {
+    const asked_t *asked = asked_place(child);
+    return asked->child.task == child->task && asked->child.coroutine == child->coroutine &&
+           asked->child.context == child->context && tick - asked->tick < ASKED_TICKS;
+}
+
+static void ask(const child_t *child) {
+    uintptr_t owner = pom_context_owner(child->context);
+    *asked_place(child) = (asked_t){.child = *child, .tick = tick};
+    lookups++;
+    if (owner != 0) {
+        keep(child, owner);
+    }
+}
+
+void pom_children_search(const pom_slot_view_t *view) {
     uintptr_t state = view->slot->who.state;
-    if (listed != state) {
-        listed = state;
-        child_count = 0;
-        if (tasks.set != 0) {
-            list_set();
-        } else {
-            list_state(state);
+    bool told[TASKS_MAX];
+    if (listed == state) {
+        return;
+    }
+    listed = state;
+    child_count = 0;
+    if (tasks.set != 0) {
+        list_set();
+    } else {
+        list_state(state);
+    }
+    for (size_t i = 0; i < child_count; i++) {
+        told[i] = was_asked(&children[i]);
+        if (!told[i] && lookups < LOOKUPS_MAX) {
+            ask(&children[i]);
         }
     }
-    turn += *next == 0 ? 1 : 0;
-    while (*next < child_count) {
-        child_t *child = &children[(turn + (*next)++) % child_count];
-        if (!child->asked && lookups < LOOKUPS_MAX) {
-            child->asked = true;
-            child->owner = pom_context_owner(child->context);
-            lookups++;
+    // Then the others, of which each may be another one at the same place by now.
+    for (size_t i = 0; i < child_count && lookups < LOOKUPS_MAX; i++) {
+        size_t at = (tick + i) % child_count;
+        if (told[at]) {
+            ask(&children[at]);
         }
-        if (pom_context_owns(child->owner, action)) {
-            return child->coroutine + POM_FRAME_INSIDE;
+    }
+}
+
+/* It is there as it was kept. */
+static bool is_same(found_t *found, uintptr_t owner) {
+    unsigned char copy[TASK_MAX];
+    const child_t *child = &found->child;
+    if (pom_replay_read(child->task, copy, tasks.size) != POM_OK || !is_task(copy) ||
+        word(copy + tasks.coroutine) != child->coroutine ||
+        word(copy + tasks.context) != child->context ||
+        replayed(child->context + pom_context_variables) != found->variables) {
+        return false;
+    }
+    return ++found->uses % FOUND_USES != 0 || pom_context_owner(child->context) == owner;
+}
+
+uintptr_t pom_children_next(const pom_action_t *action, uintptr_t own, size_t *next) {
+    family_t *family = family_of(pom_context_owner_of(action));
+    while (pom_context_owns(family->owner, action) && *next < FAMILY_MAX) {
+        // The newest first.
+        found_t *found = &family->found[(family->newest + (*next)++) % FAMILY_MAX];
+        uintptr_t frame = found->child.coroutine + POM_FRAME_INSIDE;
+        if (found->child.task != 0 && frame != own && is_same(found, family->owner)) {
+            return frame;
         }
     }
     return 0;
-}
-
-bool pom_children_search(void) {
-    return searches++ < SEARCHES_MAX;
-}
-
-static child_t *last(size_t next) {
-    return &children[(turn + next - 1) % child_count];
-}
-
-bool pom_children_holds(size_t next, const pom_action_t *action) {
-    return pom_context_owns(pom_context_owner(last(next)->context), action);
-}
-
-static found_t *place_of(const pom_action_t *action) {
-    return &found[((uintptr_t)action->holder * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - FOUND_BITS)];
-}
-
-void pom_children_keep(size_t next, const pom_action_t *action) {
-    const child_t *child = last(next);
-    uintptr_t variables = pom_memory_word(child->context + pom_context_variables);
-    *place_of(action) = (found_t){.child = *child, .variables = variables};
-}
-
-uintptr_t pom_children_known(const pom_action_t *action) {
-    unsigned char copy[TASK_MAX];
-    found_t *place = place_of(action);
-    const child_t *child = &place->child;
-    if (!pom_context_owns(child->owner, action) ||
-        pom_replay_read(child->task, copy, tasks.size) != POM_OK || !is_task(copy) ||
-        word(copy + tasks.coroutine) != child->coroutine ||
-        word(copy + tasks.context) != child->context ||
-        replayed(child->context + pom_context_variables) != place->variables) {
-        return 0;
-    }
-    if (++place->uses % FOUND_USES == 0 && pom_context_owner(child->context) != child->owner) {
-        return 0;
-    }
-    return child->coroutine + POM_FRAME_INSIDE;
 }

@@ -7,8 +7,8 @@
  *     pom_children_learn();                                [app] as a request begins
  *     pom_children_begin();                                [sampler] a tick's looks begin
  *     if (pom_children_joins(code, awaited)) ...           a request waits for tasks
- *         frame = pom_children_known(action);               the one of last time
- *         for (i = 0; (frame = pom_children_next(view, action, &i)) != 0;) ... pom_children_holds(i, action)
+ *         while ((frame = pom_children_next(action, own, &next)) != 0) ...
+ *         pom_children_search(view);                    finds more
  */
 #ifndef POM_EXT_CHILDREN_H
 #define POM_EXT_CHILDREN_H
@@ -31,20 +31,11 @@ void pom_children_begin(void);
  * asyncio, or on a task itself. [sampler] */
 bool pom_children_joins(uintptr_t code, uintptr_t awaited);
 
-/* The coroutine's frame of the task that was kept for the action, if that is still the same one; 0 = none. [sampler] */
-uintptr_t pom_children_known(const pom_action_t *action);
+/* The coroutine's frame of a task that is known to be the action's, which is attached, and is still the same; not the one at `own`, the request's own. *next
+ * is 0 at first. 0: no more. Whether it is suspended is not asked. [sampler] */
+uintptr_t pom_children_next(const pom_action_t *action, uintptr_t own, size_t *next);
 
-/* Whether this tick may look for another request's tasks yet; each call counts. [sampler] */
-bool pom_children_search(void);
-
-/* The coroutine's frame of a task whose context names the action, which is attached; the request's own task is one too. *next is 0 at first. 0:
- * no more. Whether it is suspended is not asked. [sampler] */
-uintptr_t pom_children_next(const pom_slot_view_t *view, const pom_action_t *action, size_t *next);
-
-/* That task's context still names the action, after its stack was read. [sampler] */
-bool pom_children_holds(size_t next, const pom_action_t *action);
-
-/* That one is looked at first from now on. [sampler] */
-void pom_children_keep(size_t next, const pom_action_t *action);
+/* Finds out of more of the thread's tasks whose they are, once in a tick. [sampler] */
+void pom_children_search(const pom_slot_view_t *view);
 
 #endif

@@ -179,8 +179,12 @@ uintptr_t pom_context_owner(uintptr_t context) {
     return is_owner ? owner : 0;
 }
 
+uintptr_t pom_context_owner_of(const pom_action_t *action) {
+    return (uintptr_t)action->holder - work_offset;
+}
+
 bool pom_context_owns(uintptr_t owner, const pom_action_t *action) {
-    return owner != 0 && (uintptr_t)action->holder == owner + work_offset;
+    return owner != 0 && owner == pom_context_owner_of(action);
 }
 
 int pom_context_anchor(uintptr_t context, const pom_slot_view_t *view) {

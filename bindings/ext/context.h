@@ -33,6 +33,9 @@ extern uintptr_t pom_context_no_variables;
 /* The object that entered a context, from a guarded look-up; 0 = nobody. Any address may be asked about. [sampler] */
 uintptr_t pom_context_owner(uintptr_t context);
 
+/* The object whose work holds the action, which is attached. [sampler] */
+uintptr_t pom_context_owner_of(const pom_action_t *action);
+
 /* That object's work is what the action, which is attached, is held by. [sampler] */
 bool pom_context_owns(uintptr_t owner, const pom_action_t *action);
 

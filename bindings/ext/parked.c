@@ -179,34 +179,34 @@ static void take_place(pom_stack_t *stack, int32_t from, int32_t above) {
     stack->depth = from + depth;
 }
 
+/* Takes the place of the request's own chain if one of its tasks that are known waits, and ranks so high at most (see push_child). */
+static bool take_child(const pom_anchor_t *anchor, int most, int32_t helped, pom_stack_t *stack) {
+    int32_t own_depth = stack->depth;
+    size_t next = 0;
+    uintptr_t at;
+    parked_frame_t first;
+    while ((at = pom_children_next(anchor->action, anchor->at.frame, &next)) != 0) {
+        int rank = push_child(at, anchor->at.frame, &first, stack);
+        if (rank >= 0 && rank <= most && stands(&first)) {
+            take_place(stack, helped, own_depth);
+            return true;
+        }
+        stack->depth = own_depth;
+    }
+    return false;
+}
+
 /* A request that waits for tasks which it has started waits where one of these does: that one's chain then stands in the place of its own, as its
  * lines do while it runs. What is in the stack up to `helped` are frames of a thread. */
 static void walk_child(const pom_slot_view_t *view, const pom_anchor_t *anchor, int32_t helped,
                        const parked_frame_t *leaf, pom_stack_t *stack) {
     const pom_action_t *action = anchor->action; // attached, as in helpers.c
-    int32_t own_depth = stack->depth;
-    parked_frame_t first;
     if (action->kind != &pom_asgi_kind || leaf->exchanged ||
-        !pom_children_joins(leaf->code, leaf->awaited)) {
+        !pom_children_joins(leaf->code, leaf->awaited) || take_child(anchor, 0, helped, stack)) {
         return;
     }
-    uintptr_t at = pom_children_known(action);
-    if (at != 0 && push_child(at, anchor->at.frame, &first, stack) == 0 && stands(&first)) {
-        take_place(stack, helped, own_depth);
-        return;
-    }
-    stack->depth = own_depth;
-    for (int most = 0; most <= 2 && (most > 0 || pom_children_search()); most++) {
-        size_t next = 0;
-        while ((at = pom_children_next(view, action, &next)) != 0) {
-            int rank = push_child(at, anchor->at.frame, &first, stack);
-            if (rank >= 0 && rank <= most && stands(&first) && pom_children_holds(next, action)) {
-                pom_children_keep(next, action);
-                take_place(stack, helped, own_depth);
-                return;
-            }
-            stack->depth = own_depth;
-        }
+    pom_children_search(view);
+    for (int most = 0; most <= 2 && !take_child(anchor, most, helped, stack); most++) {
     }
 }
 

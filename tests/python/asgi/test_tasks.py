@@ -191,6 +191,31 @@ def test_each_of_many_requests_has_its_own_tasks_waits(profiles):
         assert served < 800
 
 
+def test_of_many_requests_most_are_met_in_their_tasks(profiles):
+    """A hundred at the same time, each of which is looked at now and then only, and searched for at few of these looks."""
+    done = []
+
+    async def rows():
+        await done[0]
+
+    async def endpoint():
+        await asyncio.create_task(rows())
+
+    async def main():
+        done[:] = [asyncio.get_running_loop().create_future()]
+        requests = [asyncio.create_task(ask(wrap(bare(endpoint)))) for _ in range(100)]
+        until, deadline = samples_taken() + 2000, time.monotonic() + PATIENCE
+        while samples_taken() < until and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        done[0].set_result(None)
+        await asyncio.gather(*requests)
+
+    asyncio.run(main())
+    records = profiles.flushed(100)
+    assert len(records) == 100
+    assert sum(share_of(record, "rows") > 0 for record in records) > 50
+
+
 def test_what_a_request_has_left_running_is_not_where_it_waits(profiles):
     async def heartbeat():
         await asyncio.sleep(3600)
