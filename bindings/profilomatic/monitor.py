@@ -121,21 +121,21 @@ def _counts(stats):
 
 
 def _destinations(entries):
-    queued = GaugeMetricFamily("profilomatic_destination_queued", "Profiles waiting", labels=["destination"])
-    families = {name: CounterMetricFamily("profilomatic_destination_" + name, text, labels=["destination"])
-                for name, text in (("sent", "Profiles delivered"), ("retried", "Deliveries tried again"),
-                                   ("spooled", "Profiles kept on disk"), ("bytes", "Bytes written"))}
+    # What waits, in memory or on the disk, becomes less again when it is sent: no counters.
+    families = {name: GaugeMetricFamily("profilomatic_destination_" + name, text, labels=["destination"])
+                for name, text in (("queued", "Profiles waiting"), ("spooled", "Profiles kept on disk"))}
+    families.update({name: CounterMetricFamily("profilomatic_destination_" + name, text, labels=["destination"])
+                     for name, text in (("sent", "Profiles delivered"), ("retried", "Deliveries tried again"),
+                                        ("bytes", "Bytes written"))})
     dropped = CounterMetricFamily("profilomatic_destination_dropped", "Profiles lost", labels=["destination", "reason"])
     seen = {}
     for entry in entries:
         # Two destinations may have one name; a metric may not have one label twice.
         number = seen[entry["name"]] = seen.get(entry["name"], 0) + 1
         name = entry["name"] if number == 1 else "%s (%d)" % (entry["name"], number)
-        queued.add_metric([name], entry["queued"])
         for key, family in families.items():
             family.add_metric([name], entry[key])
         for reason, count in entry["dropped"].items():
             dropped.add_metric([name, reason], count)
-    yield queued
     yield from families.values()
     yield dropped

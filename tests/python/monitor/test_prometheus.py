@@ -120,6 +120,15 @@ def test_the_counters_of_stats_are_metrics_with_the_same_values(registry, profil
     profilomatic.remove_destination(refuses)
 
 
+def test_what_waits_is_a_gauge_and_what_has_happened_a_counter(registry, profiles):
+    """A counter that falls is taken for a restart, and its new value for an increase: what is on the disk falls as it is sent."""
+    text = prometheus_client.generate_latest(registry).decode()
+    kinds = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE profilomatic_destination_"))
+    counters = {"sent", "retried", "bytes", "dropped"}
+    assert kinds == {"profilomatic_destination_" + name: "gauge" for name in ("queued", "spooled")} | {
+        "profilomatic_destination_%s_total" % name: "counter" for name in counters}
+
+
 def test_destinations_of_one_name_are_told_apart(registry, profiles):
     class Named:
         def __call__(self, record):
