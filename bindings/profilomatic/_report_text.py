@@ -12,6 +12,7 @@ _SURELY = 5  # rows of hottest lines that are shown however little they have; th
 _LEAST = 0.01
 _LEFT = 9  # where a source line begins that does not fit below its place
 _USEFUL = 12  # columns of a source line that are worth showing
+_MOMENTS = -62_135_596_800, 253_402_300_799  # the years 1 to 9999, which a datetime can say
 
 
 class TextReport(Pieces):
@@ -275,13 +276,16 @@ class TextReport(Pieces):
 
 def _clock(epoch, near=None):
     """A moment; without its date when it is of the same day as `near`."""
-    moment = datetime.datetime.fromtimestamp(epoch, datetime.timezone.utc)
-    if (
-        near is not None
-        and moment.date() == datetime.datetime.fromtimestamp(near, datetime.timezone.utc).date()
-    ):
+    moment = _datetime(epoch)
+    if near is not None and moment.date() == _datetime(near).date():
         return moment.strftime("%H:%M:%S")
     return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _datetime(epoch):
+    """The nearest that there is: a record may begin in the last second of the year 9999, and take time."""
+    first, last = _MOMENTS
+    return datetime.datetime.fromtimestamp(min(max(epoch, first), last), datetime.timezone.utc)
 
 
 def _listed(word, names, at_most):

@@ -261,6 +261,9 @@ def nested(depth):
         },
         {"children": [nested(200)]},
         {"start_time": 5, "end_time": "yesterday"},
+        {"end_time": "9999-12-31T23:59:59.999999Z"},
+        {"start_time": "9999-12-31T23:59:59Z", "end_time": None, "time": 100.0},
+        {"start_time": "0001-01-01T00:00:00+14:00"},
         {"pid": "x", "source": {}, "thread": None},
     ],
 )
