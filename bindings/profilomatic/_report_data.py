@@ -4,7 +4,7 @@ Text is JSON-escaped ASCII, so it is safe to print. Times are seconds.
 """
 
 from . import _report_causes, _report_tree
-from ._report_model import Action
+from ._report_model import Action, moment
 
 FORMAT = "profilomatic-report/1"
 _MAX_DEPTH = 120  # readers of JSON recurse; records have this depth at most
@@ -48,6 +48,7 @@ def report(model, reader, sources, everything):
         root = model.bottom_up.sorted_root(model.sort)
         rows = root.children if everything else root.children[: model.top]
         data["bottom_up"] = [_view(child, sources, "callers") for child in rows]
+    data["changed_sources"] = sources.changed_since(head.first)  # last, when it is known whose text is told
     return data
 
 
@@ -69,7 +70,8 @@ def tasks(records, more, walk, sources, options):
         else:
             data["call_graph"] = _view(_report_tree.top_down(record, walk.places), sources, "children")
         shown.append(data)
-    return {"format": FORMAT, "tasks": shown, "more": more}
+    first = min(filter(None, (moment(record.get("start_time")) for record in records)), default=None)
+    return {"format": FORMAT, "tasks": shown, "more": more, "changed_sources": sources.changed_since(first)}
 
 
 def _input(reader):

@@ -77,7 +77,7 @@ class Sources:
         self.root = root
         self.enabled = enabled
         self._files = {}
-        self._modified = {}  # when, for files that were read where the record says; a copy below `root` has a time of its own
+        self._modified = {}  # when, for what was read where the record says; a copy below `root` has a time of its own
 
     def line(self, file, number):
         """The text of a line, cleaned and without indentation; "" when there is none to be had."""
@@ -87,8 +87,8 @@ class Sources:
         return clean(lines[number - 1].strip()) if number <= len(lines) else ""
 
     def changed_since(self, moment):
-        """The files whose text was shown and which were written after that moment: their lines may have moved."""
-        return sorted(file for file, modified in self._modified.items() if modified > moment)
+        """The files whose text was shown and which were written after that moment: their lines may have moved. None: not known."""
+        return [] if moment is None else sorted(file for file, modified in self._modified.items() if modified > moment)
 
     def _lines(self, file):
         if file not in self._files:
@@ -100,29 +100,35 @@ class Sources:
     def _read(self, file):
         if "\x00" in file:
             return ()
-        for path in self._candidates(file):
+        for path in self._copies(file):
             lines = _read_file(path)
             if lines:
-                if path == file and not self.root:
-                    self._modified[file] = _modified(path)
                 return lines
-        match = _ARCHIVE.match(file.replace("\\", "/"))
-        return _read_archive(match.group(1), file) if match else ()
+        path = _place_of(file)
+        lines = _read_file(path) if path is not None else ()
+        if not lines:
+            match = _ARCHIVE.match(file.replace("\\", "/"))
+            path = match.group(1) if match else None
+            lines = _read_archive(path, file) if match else ()
+        if lines and not file.startswith("<"):
+            self._modified[file] = _modified(path)
+        return lines
 
-    def _candidates(self, file):
+    def _copies(self, file):
+        """/srv/app/shop/cart.py is looked for as ROOT/srv/app/shop/cart.py, ROOT/app/shop/cart.py, and so on."""
         if self.root:
-            # /srv/app/shop/cart.py is looked for as ROOT/srv/app/shop/cart.py, ROOT/app/shop/cart.py, and so on.
             parts = [p for p in file.replace("\\", "/").split("/") if p not in ("", ".", "..")]
             for start in range(len(parts)):
                 yield os.path.join(self.root, *parts[start:])
-        if os.path.isabs(file):
-            yield file
-        elif file.startswith("<frozen ") and file.endswith(">"):
-            name = file[len("<frozen ") : -1]
-            if re.fullmatch(r"[A-Za-z_][\w.]*", name):
-                yield os.path.join(os.path.dirname(os.__file__), *name.split(".")) + ".py"
-        elif not file.startswith("<"):
-            yield file
+
+
+def _place_of(file):
+    """Where a file of a record lies on this machine; None for code that has no file."""
+    if file.startswith("<frozen ") and file.endswith(">"):
+        name = file[len("<frozen ") : -1]
+        if re.fullmatch(r"[A-Za-z_][\w.]*", name):
+            return os.path.join(os.path.dirname(os.__file__), *name.split(".")) + ".py"
+    return None if file.startswith("<") else file
 
 
 def _modified(path):

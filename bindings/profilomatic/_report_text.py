@@ -81,10 +81,10 @@ class TextReport(Pieces):
 
     def changed_sources(self, model):
         """Last of all, when it is known whose text was shown."""
-        changed = self.sources.changed_since(model.head.last) if model.head.last is not None else []
+        changed = self.sources.changed_since(model.head.first)
         if changed:
             more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
-            text = f"! changed since, so that their lines may have moved: {', '.join(map(self.shortener.show, changed[:2]))}{more}"
+            text = f"! changed since the first action, so lines may have moved: {', '.join(map(self.shortener.show, changed[:2]))}{more}"
             self.out.line(self.out.paint(clip(text, self.out.columns), "yellow"))
 
     def hottest_lines(self, model):

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import zipfile
 
 import pytest
 import record_builder as build
@@ -135,13 +136,29 @@ def test_sources_that_changed_since_are_named(tmp_path, show):
     shop.write_text("work()\n")
     day = build.write(tmp_path / "one.jsonl", [build.Script().run([build.frame(str(shop), "search", 1)], 0.1).record()])
     task = ["--task", "00000000"]
-    ended = build.EPOCH.timestamp() + 0.1
-    for moment, told in ((ended + 1, True), (ended - 1, False)):
+    started = build.EPOCH.timestamp()
+    # One that changed between two actions has moved lines as well.
+    for moment, told in ((started + 1, True), (started + 0.05, True), (started - 1, False)):
         os.utime(shop, (moment, moment))
         for arguments in ([], task, ["--bottom-up"]):
             out = show(day, *arguments)[1]
             assert "work()" in out and out.endswith("/shop.py\n") == ("may have moved: " in out) == told, out
+            assert json.loads(show(day, *arguments, "--json")[1])["changed_sources"] == ([str(shop)] if told else [])
         assert "may have moved" not in show(day, "--no-source")[1] + show(day, "--source-root", tmp_path)[1]
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir(exist_ok=True)
+        assert ("may have moved" in show(day, "--source-root", elsewhere)[1]) == told
+
+
+def test_an_archive_that_changed_since_is_named_as_a_file_is(tmp_path, show):
+    archive = tmp_path / "app.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("shop.py", "work()\n")
+    day = build.write(tmp_path / "one.jsonl", [build.Script().run([build.frame(str(archive / "shop.py"), "search", 1)], 0.1).record()])
+    for moment, told in ((build.EPOCH.timestamp() + 1, True), (build.EPOCH.timestamp() - 1, False)):
+        os.utime(archive, (moment, moment))
+        out = show(day)[1]
+        assert "work()" in out and ("may have moved: " in out) == told, out
 
 
 def test_library_lines_that_no_line_of_the_users_called_are_marked(tmp_path, show):
