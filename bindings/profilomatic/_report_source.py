@@ -4,11 +4,11 @@ The record may come from another machine, interpreter or year: everything here g
 only regular files of a sane size, and finds nothing rather than failing.
 """
 
+import io
 import os
 import re
 import stat
 import tokenize
-import zipimport
 
 from ._terminal import clean
 
@@ -109,7 +109,7 @@ class Sources:
         if not lines:
             match = _ARCHIVE.match(file.replace("\\", "/"))
             path = match.group(1) if match else None
-            lines = _read_archive(path, file) if match else ()
+            lines = _read_archive(*match.groups()) if match else ()
         if lines and not file.startswith("<"):
             self._modified[file] = _modified(path)
         return lines
@@ -145,29 +145,30 @@ def _read_file(path):
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_FILE:
             return ()
         with open(path, "rb") as file:
-            try:
-                encoding = tokenize.detect_encoding(file.readline)[0]
-            except (SyntaxError, UnicodeDecodeError):
-                encoding = "utf-8"
-            file.seek(0)
-            return _split(file.read(_MAX_FILE), encoding)
+            return _split(file.read(_MAX_FILE))
     except (OSError, ValueError):
         return ()
 
 
-def _read_archive(archive, file):
+def _read_archive(archive, member):
+    import zipfile
+
     try:
-        return _split(zipimport.zipimporter(archive).get_data(file), "utf-8")
-    except (OSError, ValueError):
+        if not stat.S_ISREG(os.stat(archive).st_mode):
+            return ()
+        with zipfile.ZipFile(archive) as file:
+            known = file.getinfo(member)
+            return _split(file.read(known)) if known.file_size <= _MAX_FILE else ()
+    except Exception:  # any file may have such a name, and each way of packing fails in its own way
         return ()
 
 
-def _split(data, encoding):
+def _split(data):
     if b"\x00" in data:
         return ()
     try:
-        text = data.decode(encoding, "replace")
-    except LookupError:
+        text = data.decode(tokenize.detect_encoding(io.BytesIO(data).readline)[0], "replace")
+    except (LookupError, SyntaxError, UnicodeDecodeError):
         text = data.decode("utf-8", "replace")
     return _LINE_END.split(
         text

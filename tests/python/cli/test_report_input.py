@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import os
 import tracemalloc
 
 import pytest
@@ -538,7 +539,26 @@ def test_source_is_found_below_a_root_in_archives_and_in_odd_encodings(tmp_path)
     assert _report_source.Sources(str(tmp_path), enabled=False).line("/srv/app/shop/cart.py", 2) == ""
     with zipfile.ZipFile(tmp_path / "app.zip", "w") as archive:
         archive.writestr("pkg/mod.py", "first\nsecond\n")
+        archive.writestr("pkg/old.py", "# coding: latin-1\ntotal = 'é'\n".encode("latin-1"))
     assert _report_source.Sources().line(str(tmp_path / "app.zip" / "pkg" / "mod.py"), 2) == "second"
+    assert _report_source.Sources().line(str(tmp_path / "app.zip" / "pkg" / "old.py"), 2) == "total = 'é'"
+
+
+def test_what_is_no_archive_or_a_bad_one_has_no_text(tmp_path):
+    import zipfile
+
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "other.egg").write_text("no archive")
+    os.mkfifo(tmp_path / "pipe.zip")
+    with zipfile.ZipFile(tmp_path / "large.pyz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mod.py", b"\n" * (_report_source._MAX_FILE + 1))
+    with zipfile.ZipFile(tmp_path / "broken.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mod.py", "first\n" * 10)
+    data = bytearray((tmp_path / "broken.whl").read_bytes())
+    data[36] ^= 0xFF  # the member's first byte
+    (tmp_path / "broken.whl").write_bytes(data)
+    for name in ("absent.zip", "folder.zip", "other.egg", "pipe.zip", "large.pyz", "broken.whl"):
+        assert _report_source.Sources().line(str(tmp_path / name / "mod.py"), 1) == "", name
 
 
 def test_a_report_does_not_change_the_records():
