@@ -36,7 +36,7 @@ def main(argv=None, out=None):
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     options = parser.parse_args(argv)
     result = examine(options.file, not options.no_self_test)
-    out = out or sys.stdout
+    out = out or sys.stdout or open(os.devnull, "w")  # with standard output closed there is still the exit status
     try:
         if options.as_json:
             json.dump(result, out, indent=1)
@@ -44,10 +44,12 @@ def main(argv=None, out=None):
         else:
             _print(result, out, options.color)
         out.flush()
-    except BrokenPipeError:
+    except OSError as error:
         from ._terminal import abandon
 
-        abandon()
+        if not isinstance(error, BrokenPipeError):
+            print(f"profilomatic check: standard output: {error.strerror or error}", file=sys.stderr)
+        abandon()  # the exit status is the answer still
     return {"ok": 0, "degraded": 1, "broken": 2}[result["status"]]
 
 

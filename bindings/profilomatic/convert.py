@@ -105,17 +105,6 @@ def _tell_losses(reader):
         print(f"profilomatic convert: passed over: {', '.join(losses)}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def _named(name):
-    """What fails in here is the output: an error of an open file names none, and the input is read meanwhile."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = name
-        raise
-
-
 class _Target:
     """An open stream, whose errors name it."""
 
@@ -124,15 +113,15 @@ class _Target:
         self._name = name
 
     def write(self, data):
-        with _named(self._name):
+        with _record_file.named(self._name):
             return self._stream.write(data)
 
     def flush(self):
-        with _named(self._name):
+        with _record_file.named(self._name):
             self._stream.flush()
 
     def close(self):
-        with _named(self._name):
+        with _record_file.named(self._name):
             self._stream.close()
 
 
@@ -144,10 +133,11 @@ def _output(options, writer, out):
         return
     path = options.output
     if path is None or path == "-":
-        if writer.BINARY and sys.stdout.isatty():
+        stream = _record_file.standard(sys.stdout, "standard output")
+        if writer.BINARY and stream.isatty():
             yield None
             return
-        target = _Target(sys.stdout.buffer, "standard output")
+        target = _Target(stream.buffer, "standard output")
         yield target
         target.flush()
         return

@@ -71,13 +71,13 @@ def _positive(text):
 def main(argv=None, out=None):
     """The exit status: 0 shown, 1 nothing to show, 2 unreadable or wrong use."""
     options = make_parser().parse_args(argv)
-    out = out or sys.stdout
     if options.source_root and not os.path.isdir(options.source_root):
         return _record_file.fail("report", f"--source-root: {options.source_root} is not a folder")
     return _record_file.read("report", options.file, lambda stream, name: _report(stream, name, options, out))
 
 
 def _report(stream, name, options, out):
+    out = out or _record_file.standard(sys.stdout, "standard output")
     is_library = lambda file: name_of_library_file(file) is not None and not any(text in file for text in options.own)
     places = Places(is_library)
     sources = Sources(options.source_root, not options.no_source)
@@ -90,15 +90,21 @@ def _report(stream, name, options, out):
         model.add(record)
     if not model.head.actions:
         return _nothing(name)
-    if options.as_json:
-        _write_json(_report_data.report(model, reader, sources, options.everything), out)
-        return 0
+    with _record_file.named("standard output"):
+        if options.as_json:
+            _write_json(_report_data.report(model, reader, sources, options.everything), out)
+        else:
+            _show(model, reader, name, options, out, sources)
+    return 0
+
+
+def _show(model, reader, name, options, out, sources):
     terminal = Terminal(out, options.color)
     shortener = Shortener(_files_shown(model), options.own)
     text, graph = TextReport(terminal, sources, shortener), GraphText(terminal, sources, shortener)
     text.head(model, reader)
-    if bottom_up is not None:
-        graph.bottom_up(bottom_up, model, options.everything)
+    if model.bottom_up is not None:
+        graph.bottom_up(model.bottom_up, model, options.everything)
     else:
         text.hottest_lines(model)
         text.causes(model)
@@ -108,7 +114,6 @@ def _report(stream, name, options, out):
         text.in_short(model, "-" if options.file == "-" else name)
     text.changed_sources(model)
     out.flush()
-    return 0
 
 
 def _files_shown(model):
@@ -144,10 +149,16 @@ def _report_task(stream, name, options, out, places, sources):
             return _nothing(name)
         return _record_file.no_such_task("report", wanted, name)
     found.sort(key=lambda record: str(record.get("start_time")))
-    walk = Walk(places, options.leaf, measured=True)
-    if options.as_json:
-        _write_json(_report_data.tasks(found, more, walk, sources, options), out)
-        return 0
+    with _record_file.named("standard output"):
+        if options.as_json:
+            walk = Walk(places, options.leaf, measured=True)
+            _write_json(_report_data.tasks(found, more, walk, sources, options), out)
+        else:
+            _show_tasks(found, more, options, out, places, sources)
+    return 0
+
+
+def _show_tasks(found, more, options, out, places, sources):
     terminal = Terminal(out, options.color)
     shortener = Shortener(_own_files(found, places), options.own)
     text, graph = TextReport(terminal, sources, shortener), GraphText(terminal, sources, shortener)
@@ -169,7 +180,6 @@ def _report_task(stream, name, options, out, places, sources):
     if more:
         terminal.line(f"and {more:,} more actions of such tasks; give more of the id")
     out.flush()
-    return 0
 
 
 def _own_files(records, places):

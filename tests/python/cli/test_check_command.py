@@ -336,6 +336,14 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     process.stderr.close()
 
 
+@pytest.mark.parametrize("where,told", [(">&-", b""), (">/dev/full", b"profilomatic check: standard output: No space left on device\n")])
+def test_without_an_output_the_exit_status_is_right(command, where, told):
+    script = "import os, sys; os.execv('/bin/sh', ['sh', '-c', 'exec %s -m profilomatic check --no-self-test' % sys.executable + sys.argv[1]])"
+    usual = command("-m", "profilomatic", "check", "--no-self-test").returncode
+    done = command("-c", script, where)
+    assert (done.returncode, done.stderr) == (usual, told)
+
+
 def test_engine_names_are_those_of_the_backends():
     assert _backend.load().engine_info()["engine"] in (*check._NATIVE, "gil", "pure")
 

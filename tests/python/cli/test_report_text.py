@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import zipfile
 
 import pytest
@@ -347,6 +348,22 @@ def test_report_reads_standard_input_and_survives_a_closed_pipe(day, command):
         "print(p.stderr.read().decode()); p.wait()"
     )
     assert command("-c", shell, day.absolute()).stdout.strip() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+@pytest.mark.parametrize("arguments", ["", "--json", "--task 00000011"])
+def test_an_output_that_fails_is_named_and_not_the_input(day, command, arguments):
+    shell = "exec %s -m profilomatic report %s --no-source %s" % (sys.executable, day.absolute(), arguments)
+    for where, why in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+        script = "import os, sys; os.execv('/bin/sh', ['sh', '-c', sys.argv[1]])"
+        done = command("-c", script, shell + where)
+        assert (done.returncode, done.stderr.decode()) == (2, "profilomatic report: standard output: %s\n" % why)
+
+
+def test_an_input_that_is_closed_is_named(command):
+    script = "import os, sys; os.close(0); os.execv(sys.executable, [sys.executable, '-m', 'profilomatic', 'report', '-'])"
+    done = command("-c", script)
+    assert (done.returncode, done.stderr) == (2, b"profilomatic report: standard input: Bad file descriptor\n")
 
 
 @pytest.mark.parametrize(
