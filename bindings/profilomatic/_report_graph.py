@@ -14,18 +14,12 @@ class GraphText(Pieces):
 
     def task_head(self, record, action):
         paint, out = self.out.paint, self.out
-        out.line(
-            paint(clip(clean(action.name), out.columns - 40), "bold")
-            + "  "
-            + paint(clean(action.outcome), "red" if action.error else "green")
-            + (f" {action.status}" if action.status is not None else "")
-            + f"  {seconds(action.time)}"
-            + (
-                f", CPU {seconds(action.cpu)}, waiting {seconds(max(0.0, action.time - action.cpu))}"
-                if "cpu_time" in record
-                else ""
-            )
-        )
+        outcome = clip(clean(action.outcome), 20)
+        rest = (f" {action.status}" if action.status is not None else "") + f"  {seconds(action.time)}"
+        if "cpu_time" in record:
+            rest += f", CPU {seconds(action.cpu)}, waiting {seconds(max(0.0, action.time - action.cpu))}"
+        name = clip(clean(action.name), out.columns - width(outcome) - width(rest) - 2)
+        out.line(paint(name, "bold") + "  " + paint(outcome, "red" if action.error else "green") + rest)
         parts = [
             f"task {clean(action.task, 80)}",
             f"started {clean(action.start, 40)}",

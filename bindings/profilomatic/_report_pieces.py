@@ -56,7 +56,8 @@ class Pieces:
         return max(0.0, 1 - cpu / wall) if wall > 0 else 0.0
 
     def flow(self, parts):
-        """Parts joined by dots, broken into lines where the width ends."""
+        """Parts joined by dots, broken into lines where the width ends; what is wider alone is cut, but for painted ones, which are short."""
+        parts = [part if "\x1b" in part else clip(part, self.out.columns) for part in parts]
         for line in _lines(parts, " · ", self.out.columns, self.out.columns):
             self.out.line(line)
 

@@ -227,7 +227,7 @@ class TextReport(Pieces):
         has_cpu = model.head.has_cpu
         actions = model.slowest_actions()
         longest = max((width(clean(action.name)) for action in actions), default=0)
-        name_room = max(6, min(longest, 38, 24 + max(0, columns - 100) // 2))
+        name_room = max(6, min(longest, 38, 24 + (columns - PLAIN_COLUMNS) // 2))
         self.out.line(
             self.out.paint(
                 "    time     CPU  outcome    status  "

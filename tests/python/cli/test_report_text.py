@@ -116,6 +116,16 @@ def test_a_route_of_usual_length_is_whole_on_a_narrow_terminal(tmp_path, monkeyp
     assert [line.startswith("  GET /item/<int:number> ") for line in out.getvalue().splitlines()].count(True) == 2
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("arguments", [[], ["--task", "00000000"]])
+def test_a_long_route_makes_no_line_wider_than_the_terminal(tmp_path, monkeypatch, columns, arguments):
+    script = build.Script(route="/shop/<name>" * 9, status=200).run(build.SERVER + build.HOME, 0.1)
+    out, path = io.StringIO(), build.write(tmp_path / "one.jsonl", [script.record()])
+    monkeypatch.setattr(report, "Terminal", lambda stream, color: _terminal.Terminal(stream, color, columns))
+    report.main([str(path), *arguments], out)
+    assert [line for line in out.getvalue().splitlines() if len(line) > columns] == []
+
+
 def test_the_last_lines_say_the_answer_once_more(day, sources, show):
     *_, title, hottest, slow, command = show(day, "--source-root", sources)[1].splitlines()
     assert title == "IN SHORT"
