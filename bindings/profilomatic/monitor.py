@@ -131,8 +131,9 @@ def _destinations(entries):
     seen = {}
     for entry in entries:
         # Two destinations may have one name; a metric may not have one label twice.
-        number = seen[entry["name"]] = seen.get(entry["name"], 0) + 1
-        name = entry["name"] if number == 1 else "%s (%d)" % (entry["name"], number)
+        name = entry["name"].encode("utf-8", "replace").decode()  # of a path that is not UTF-8, which would end the scrape
+        number = seen[name] = seen.get(name, 0) + 1
+        name = name if number == 1 else "%s (%d)" % (name, number)
         for key, family in families.items():
             family.add_metric([name], entry[key])
         for reason, count in entry["dropped"].items():

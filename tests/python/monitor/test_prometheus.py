@@ -1,6 +1,7 @@
 """The profiler's own metrics, as Prometheus scrapes them."""
 
 import math
+import os
 import threading
 import time
 
@@ -141,6 +142,13 @@ def test_destinations_of_one_name_are_told_apart(registry, profiles):
     assert len(names) == 3
     for destination in both:
         profilomatic.remove_destination(destination)
+
+
+def test_a_path_that_is_not_utf_8_does_not_end_the_scrape(registry, profiles, tmp_path):
+    destination = profilomatic.file_destination(os.path.join(tmp_path, os.fsdecode(b"\xff.jsonl")))
+    profilomatic.add_destination(destination)
+    assert any(name.startswith("profilomatic_destination_sent_total") and ".jsonl" in name for name in scraped(registry))
+    profilomatic.remove_destination(destination)
 
 
 def test_scrapes_at_once_do_not_disturb_each_other(registry, profiles):
