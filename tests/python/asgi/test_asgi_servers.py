@@ -153,7 +153,7 @@ def test_the_busy_line_is_in_the_tree(server, task):
 def test_waiting_stands_under_the_line_that_waits(server, task):
     server.get("/waiting", headers=[f"X-Task-UUID: {task}"])
     record = server.record_of(task)
-    top, = record["children"]
+    top = max(record["children"], key=lambda node: node["time"])  # a look may have met another line
     assert top["function"] == "bare" and "waiting" in {node["function"] for node in top["children"]}
     assert top["time"] > record["time"] / 2
 
