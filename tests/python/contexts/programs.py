@@ -335,7 +335,7 @@ def generators(path):
     finish()
 
 
-def waiting(path, seconds=0.4):
+def waiting(path, seconds=1):
     """An action that waits below two calls, while others of its thread work."""
     import asyncio
 
@@ -361,7 +361,7 @@ def waiting(path, seconds=0.4):
     finish(lines=[inner_wait.__code__.co_firstlineno + 1, waits.__code__.co_firstlineno + 2])
 
 
-def waiting_greenlets(path, seconds=0.4):
+def waiting_greenlets(path, seconds=1):
     """An action, a request and an action that a helper begins, each waiting in a greenlet of its own, below a call, a generator and a call;
     once beside the others, and once alone. Below the wait lies what has returned from deeper calls."""
     import gevent
@@ -433,7 +433,7 @@ class Held:
         self.action.__exit__(*exception)
 
 
-def entered(path, seconds=0.4):
+def entered(path, seconds=1):
     """Actions whose anchor is over while they wait: two coroutines and two methods, of two tasks at a time and of one alone."""
     import asyncio
 
