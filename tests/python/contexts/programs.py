@@ -243,7 +243,7 @@ def requests(path, count=1000):
     finish(waited=waited, grown=grown)
 
 
-def children(path, count=40):
+def children(path, least=20):
     """Requests of ASGI whose work is done by tasks that they start: two at a time, each with its own kind of work. One of the two
     has so many context variables that the interpreter keeps them in another form."""
     import asyncio
@@ -268,13 +268,14 @@ def children(path, count=40):
                 group.create_task(child(scope["path"][1:]))
 
     async def main():
-        wrapped = profilomatic.asgi.wrap(app)
-        for _ in range(count // 2):
+        wrapped, served = profilomatic.asgi.wrap(app), 0
+        for _ in Rounds(least):
             await asyncio.gather(*(asyncio.create_task(wrapped({"type": "http", "path": "/" + kind}, None, None)) for kind in "ab"))
+            served += 2
+        return served
 
     begin(path)
-    asyncio.run(main())
-    finish()
+    finish(served=asyncio.run(main()))
 
 
 def chains(path, deep=20, wanted=1000):
@@ -470,8 +471,8 @@ def parked(path, count=1000):
         event = asyncio.Event()
         before = resident()
         waiting = [asyncio.create_task(work(event)) for _ in range(count)]
-        until = time.monotonic() + 3
-        while time.monotonic() < until:
+        until = time.process_time() + 1  # what the looks cost is judged as a share of it
+        while time.process_time() < until:
             with profilomatic.action("b"):
                 light_b()
             await asyncio.sleep(0)
@@ -480,8 +481,9 @@ def parked(path, count=1000):
         await asyncio.gather(*waiting)
 
     begin(path, max_overhead=0.02, time_granularity=0.01)
+    began = time.monotonic()
     asyncio.run(main())
-    finish(grown=grown)
+    finish(grown=grown, seconds=time.monotonic() - began)
 
 
 def lost(path, count=3000):
