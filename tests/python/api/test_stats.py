@@ -57,11 +57,11 @@ def test_destinations_are_counted_in_profiles(profiles):
 def test_of_a_process_that_waits_the_fraction_is_one_of_its_waiting_too(profiles):
     """As the schedule has it, which holds it under max_overhead: a tenth of active time stands for CPU time."""
     with profilomatic.action("waits"):
-        time.sleep(0.5)  # what it is about: two windows in which nothing works
+        time.sleep(1)  # what it is about: some windows in which nothing works
     profilomatic.stop(PATIENCE)
     overhead = profilomatic.stats()["overhead"]
     cost = overhead["sampler_cpu"] + overhead["in_request"] + overhead["delivery_cpu"]
-    assert 0 < overhead["fraction"] <= cost / (0.5 * 0.8 / 10)
+    assert 0 < overhead["fraction"] <= cost / (1 * 0.5 / 10)  # the twin has whole windows only, and looks come late
 
 
 def test_actions_add_up_at_rest(profiles):
