@@ -172,12 +172,12 @@ def test_a_slow_destination_holds_up_neither_actions_nor_flush(added):
 
     def slow(record):
         entered.set()
-        release.wait(30)
+        release.wait(PATIENCE)
 
     added(slow)
     try:
         act()
-        assert entered.wait(30)
+        assert entered.wait(PATIENCE)
         for _ in range(20):
             act()
         assert profilomatic.flush(0.05) is False
@@ -192,12 +192,12 @@ def test_a_hung_destination_makes_stop_say_false():
 
     def hung(record):
         entered.set()
-        release.wait(30)
+        release.wait(PATIENCE)
 
     profilomatic.add_destination(hung)
     try:
         act()
-        assert entered.wait(30)
+        assert entered.wait(PATIENCE)
         assert profilomatic.stop(0.05) is False
     finally:
         release.set()
@@ -216,14 +216,14 @@ def test_a_start_after_a_stop_that_timed_out_never_calls_a_destination_twice_at_
         calls.append((record["action"]["type"], threading.get_ident(), len(inside)))
         inside.append(record)
         entered.set()
-        release.wait(30)
+        release.wait(PATIENCE)
         inside.pop()
 
     profilomatic.configure(max_actions_per_run=0)
     profilomatic.add_destination(hung)
     try:
         act("hangs")
-        assert entered.wait(30)
+        assert entered.wait(PATIENCE)
         act("queued")
         assert profilomatic.stop(0.05) is False
         assert counters(hung.__qualname__)["dropped"] == {"shutdown": 2}
@@ -250,7 +250,7 @@ def test_while_one_thread_flushes_others_add_remove_and_stop():
 
     def hung(record):
         entered.set()
-        release.wait(30)
+        release.wait(PATIENCE)
 
     profilomatic.configure(max_actions_per_run=0)
     profilomatic.add_destination(hung)
@@ -258,14 +258,14 @@ def test_while_one_thread_flushes_others_add_remove_and_stop():
     other = Collector()
     try:
         act()
-        assert entered.wait(30)
+        assert entered.wait(PATIENCE)
         flushing.start()
         profilomatic.add_destination(other)
         profilomatic.remove_destination(other)
         assert flushing.is_alive(), "it still waits"
         assert profilomatic.stop(0.05) is False
         release.set()
-        flushing.join(30)
+        flushing.join(PATIENCE)
         assert not flushing.is_alive(), "nothing is queued any more"
     finally:
         release.set()

@@ -535,7 +535,7 @@ def test_many_tiny_requests_keep_memory_flat(python):
         assert grown < 8 << 20, grown
         actions = profilomatic.stats()["actions"]
         assert actions["started"] == actions["finished"] == 40000, actions
-        """, timeout=120)
+        """)
 
 
 @pytest.mark.parametrize("call", [profilomatic.stop, profilomatic.flush])

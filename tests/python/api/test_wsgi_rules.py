@@ -12,7 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.util import FileWrapper
 
 import pytest
-from pom_support import burn_until_sampled, messages, run_python, walk
+from pom_support import PATIENCE, burn_until_sampled, messages, run_python, walk
 from wsgi_server import Body, Server, Sized, environ, generated, late, listed, ok, pushed, restarted, returning
 
 import profilomatic
@@ -237,12 +237,12 @@ def over_http(app):
     server.set_app(app)
     thread = threading.Thread(target=server.handle_request)
     thread.start()
-    client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=PATIENCE)
     client.request("GET", "/some/path")
     response = client.getresponse()
     result = response.status, [pair for pair in response.getheaders() if pair[0] != "Date"], response.read()
     client.close()
-    thread.join(30)
+    thread.join(PATIENCE)
     server.server_close()
     return result
 

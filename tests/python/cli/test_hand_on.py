@@ -5,6 +5,7 @@ import socket
 import threading
 
 import pytest
+from pom_support import PATIENCE
 
 # As far as we look at it; the real ones are in tests/python/frameworks.
 SERVER = """
@@ -97,9 +98,9 @@ def test_each_process_connects_to_a_socket_by_itself(command, program):
         threads = [threading.Thread(target=accept)]
         threads[0].start()
         run = command("-m", "profilomatic", "run", "-i", "127.0.0.1:%d" % server.getsockname()[1], "program.py", cwd=program)
-        threads[0].join(60)
+        threads[0].join(PATIENCE)
         for thread in threads[1:]:
-            thread.join(60)
+            thread.join(PATIENCE)
     served(run, b"".join(received))
     assert sorted(map(bool, received)) == [False, True]
 

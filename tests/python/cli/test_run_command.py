@@ -11,7 +11,7 @@ import threading
 import zipfile
 
 import pytest
-from pom_support import package_environment
+from pom_support import PATIENCE, package_environment
 
 from profilomatic import run_profiled
 
@@ -302,7 +302,7 @@ def test_profiles_go_to_a_socket(command, actions, flush):
         run = command(
             "-m", "profilomatic", "run", *flush, "-i", f"127.0.0.1:{port}", "actions.py", "exit", cwd=actions
         )
-        thread.join(10)
+        thread.join(PATIENCE)
     assert (run.returncode, run.stderr) == (0, b"")
     assert [r["action"]["type"] for r in records_of(received[0])] == ["job", "at-exit"]
 

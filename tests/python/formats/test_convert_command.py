@@ -27,7 +27,7 @@ def command(*arguments, **options):
 
     environment = dict(os.environ, PYTHONPATH=str(pathlib.Path(profilomatic.__file__).parent.parent))
     return subprocess.run([sys.executable, "-m", "profilomatic", "convert", *map(str, arguments)], env=environment,
-                          capture_output=True, timeout=60, **options)
+                          capture_output=True, timeout=300, **options)
 
 
 def test_convert_is_a_command(lines):
@@ -109,7 +109,7 @@ def test_an_output_that_is_full_is_named_and_not_the_input(form, lines, capsys):
     assert capsys.readouterr().err == "profilomatic convert: /dev/full: No space left on device\n"
     with open("/dev/full", "wb") as full:
         done = subprocess.run([sys.executable, "-m", "profilomatic", "convert", str(lines), "--to", form], stdout=full,
-                              stderr=subprocess.PIPE, env=package_environment(), timeout=60)
+                              stderr=subprocess.PIPE, env=package_environment(), timeout=300)
     assert (done.returncode, done.stderr) == (2, b"profilomatic convert: standard output: No space left on device\n")
 
 
@@ -226,7 +226,7 @@ def test_memory_stays_flat(form, tmp_path):
     peaks = []
     for path in (small, large):
         done = subprocess.run([sys.executable, "-c", code, str(path), "--to", form, "-o", os.devnull], env=environment,
-                              capture_output=True, text=True, timeout=120)
+                              capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
     assert large.stat().st_size > 5 << 20

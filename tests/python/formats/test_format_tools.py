@@ -16,7 +16,7 @@ SEEDS = (0, 7, 11)
 
 
 def run(*command, **environment):
-    done = subprocess.run(command, capture_output=True, timeout=120, env={**os.environ, **environment})
+    done = subprocess.run(command, capture_output=True, timeout=300, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
     return done.stdout.decode("utf-8")
 
@@ -80,7 +80,7 @@ def pprof_program():
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
     if go is None:
         return None
-    done = subprocess.run([go, "tool", "-n", "pprof"], capture_output=True, text=True, timeout=110,
+    done = subprocess.run([go, "tool", "-n", "pprof"], capture_output=True, text=True, timeout=600,
                           env={**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": ""})
     return done.stdout.strip() if done.returncode == 0 else None
 
