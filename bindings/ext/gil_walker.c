@@ -185,7 +185,8 @@ bool pom_gil_own_frame(uintptr_t at, pom_own_frame_t *out) {
                                  .code = code_of(frame),
                                  .previous = (uintptr_t)back,
                                  .lasti = lasti_of(frame),
-                                 .generator = generator != NULL};
+                                 // None from 3.15 on, where it was NULL.
+                                 .generator = generator != NULL && generator != Py_None};
         Py_XDECREF(generator);
         Py_XDECREF(back);
     }
