@@ -79,7 +79,9 @@ class Tree:
                 return None
             self.nodes += 1
             child = node.current[place] = Node(place, now_ns)
-        child.last_ns = now_ns
+        # A message may come after a sample that is later than its moment.
+        child.first_ns = min(child.first_ns, now_ns)
+        child.last_ns = max(child.last_ns, now_ns)
         return child
 
     def add(self, stack, wall_ns, cpu_ns, now_ns):
