@@ -422,6 +422,33 @@ def test_entering_in_a_helper_still_profiles_the_caller(profiles):
     assert "test_entering_in_a_helper_still_profiles_the_caller" in {child["function"] for child in record["children"]}
 
 
+def test_entering_in_a_helper_profiles_the_caller_under_the_other_engine_too(python, backend):
+    """Which asks for frames by functions of CPython's that change with its versions."""
+    if backend != "c":
+        pytest.skip("the extension's engine")
+    python("""if True:
+        import time, profilomatic
+        records = []
+        profilomatic.add_destination(records.append)
+        action = profilomatic.action("by helper")
+
+        def helper():
+            action.__enter__()
+
+        def block():
+            until, deadline = profilomatic.stats()["samples"]["taken"] + 2, time.monotonic() + 60
+            while profilomatic.stats()["samples"]["taken"] < until:
+                assert time.monotonic() < deadline, profilomatic.stats()
+
+        helper()
+        block()
+        action.__exit__(None, None, None)
+        assert profilomatic.flush(60)
+        assert profilomatic.stats()["engine"] == "gil"
+        assert {node["function"] for node in records[0]["children"]} == {"<module>"}, records
+        """, PROFILOMATIC_ENGINE="gil")
+
+
 def test_an_action_in_a_context_manager_function_is_its_users(profiles):
     @contextlib.contextmanager
     def managed():
