@@ -93,7 +93,7 @@ function(pom_unit_test folder name)
   endforeach()
   add_test(NAME ${folder}/${base} COMMAND ${POM_TEST_LAUNCHER} $<TARGET_FILE:${target}>)
   # An absurd size must come back as NULL, as it does from libc, not stop the program.
-  set_tests_properties(${folder}/${base} PROPERTIES TIMEOUT 120 ENVIRONMENT
+  set_tests_properties(${folder}/${base} PROPERTIES TIMEOUT 900 ENVIRONMENT
     "ASAN_OPTIONS=allocator_may_return_null=1;UBSAN_OPTIONS=print_stacktrace=1;TSAN_OPTIONS=allocator_may_return_null=1:halt_on_error=1:suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp")
 endfunction()
 

@@ -21,7 +21,7 @@
 #include "destinations/exporter.h"
 
 /* Long enough for a loaded machine under a sanitizer; reached only by a failure. */
-#define PATIENCE_NS (30 * POM_NS_PER_S)
+#define PATIENCE_NS (120 * POM_NS_PER_S)
 
 #define wait_for(condition)                                                                        \
     do {                                                                                           \

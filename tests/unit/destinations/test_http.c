@@ -32,12 +32,13 @@
 #define MUTE         "mute"  /* read it, answer nothing until the client closes */
 #define EARLY        "early" /* say yes, and read nothing until the destination has judged that */
 
-/* How often a destination began to wait before another attempt. */
+/* How often a destination began to wait before another attempt. Longer are a connection's timeout, a report's, the exporter's. */
+#define PAUSE_MOST_NS (30 * POM_NS_PER_S)
 static _Atomic(int) pauses;
 int __real_uv_timer_start(uv_timer_t *timer, uv_timer_cb call, uint64_t ms, uint64_t repeat);
 int __wrap_uv_timer_start(uv_timer_t *timer, uv_timer_cb call, uint64_t ms, uint64_t repeat);
 int __wrap_uv_timer_start(uv_timer_t *timer, uv_timer_cb call, uint64_t ms, uint64_t repeat) {
-    if (ms < PATIENCE_NS / POM_NS_PER_MS) { /* not a connection's timeout, nor the exporter's */
+    if (ms < PAUSE_MOST_NS / POM_NS_PER_MS) {
         atomic_fetch_add(&pauses, 1);
     }
     return __real_uv_timer_start(timer, call, ms, repeat);
@@ -1072,7 +1073,7 @@ static void test_http_does_not_wake_a_loop_whose_descriptor_is_gone(void **state
             pom_http_options_t o = pom_http_options_default();
             o.host = hosts[numeric];
             o.port = 1;
-            o.timeout_ns = PATIENCE_NS / 2; /* so that its timer counts as a pause */
+            o.timeout_ns = PAUSE_MOST_NS / 2; /* so that its timer counts as a pause */
             (void)add(e, &o);
             int before = atomic_load(&pauses);
             put(e, 1, 10);

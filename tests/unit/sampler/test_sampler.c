@@ -20,7 +20,7 @@
 
 #define FAST_NS (50 * POM_NS_PER_US)
 #define SLOW_NS (3600 * POM_NS_PER_S) /* a look within a test is as likely as one in a thousand */
-#define SOON_NS (4 * POM_NS_PER_S)
+#define SOON_NS (120 * POM_NS_PER_S)  /* next to nothing of that, even where the machine is busy */
 
 typedef struct rig_s {
     pom_slots_t slots;
@@ -1271,9 +1271,13 @@ static void test_sampler_stops_and_syncs_at_once_at_the_coarsest_period(void **s
         } else {
             assert_true(await(atomic_load(&rig.client.idles) > 0)); // parked, or as good as
         }
+        int quick = 0;
         for (int n = 0; n < 100; n++) { // an unanswered one is met by the next tick, 100 ms later
+            int64_t asked_ns = pom_now_ns();
             assert_true(sync_now(&rig));
+            quick += pom_now_ns() - asked_ns < 50 * POM_NS_PER_MS;
         }
+        assert_true(quick >= 10); // not all of them, where others want the CPU too
         pom_sampler_stop(rig.sampler);
         assert_true(pom_now_ns() - before_ns < SOON_NS);
         rig_fini(&rig);
