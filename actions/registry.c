@@ -1,10 +1,10 @@
 /*
  * The registry: pools and live list on the app side, trees and seals on the sampler side, one queue between them.
  *
- *      app threads (one at a time)                       sampler thread
- *      begin: pool -> live list
- *      message, end ---------------- events -----------> pending (oldest first) -> tree, seal -> sink
- *      pools <--------------- recycled actions, events --+
+ *     app threads (one at a time)                     sampler thread
+ *     begin: pool -> live list
+ *     message, end --------------- events ----------> pending (oldest first) -> tree, seal -> sink
+ *     pools <-------------- recycled actions, events --+
  *
  * Events are applied in the order they were queued. A sample applies what happened before it, then itself, so a message
  * separates the samples before it from those after it exactly. The one exception: an end of the sample's own action waits

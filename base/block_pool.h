@@ -8,7 +8,7 @@
  *     pool = pom_block_pool_new(size, most);
  *     block = pom_block_pool_take(pool);     NULL: no memory
  *     pom_block_pool_give(pool, block);
- *     pom_block_pool_release(pool);          the blocks that are out stay good, and give the pool's memory back with the last
+ *     pom_block_pool_release(pool);          blocks that are out stay good
  */
 #ifndef POM_BASE_BLOCK_POOL_H
 #define POM_BASE_BLOCK_POOL_H

@@ -2,8 +2,8 @@
  * The sender of bench/ship.py: puts profiles of 30 nodes into an exporter with one HTTP destination
  * as fast as they are sent, and prints what that took.
  *
- *     bench_ship record                              one profile as a JSON line
- *     bench_ship PORT CA_FILE FORMAT COMPRESS ROUNDS   {"profiles": n, "cpu_ns": n, "wall_ns": n, "bytes": n}
+ *     bench_ship record                                one profile as a JSON line
+ *     bench_ship PORT CA_FILE FORMAT COMPRESS ROUNDS   {"profiles", "cpu_ns", "wall_ns", "bytes"}
  */
 #include <inttypes.h>
 #include <stdio.h>

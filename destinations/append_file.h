@@ -5,7 +5,7 @@
  * Used by destinations/file.c, one a destination.
  *
  *     error = pom__append_file_open(&file, "profiles.jsonl", &options, &destination);
- *     error = pom__append_file_write(&file, lines, size, &written);   as often as there is something
+ *     error = pom__append_file_write(&file, lines, size, &written);   as often as there are some
  *     pom__append_file_close(&file);
  */
 #ifndef POM_DESTINATIONS_APPEND_FILE_H

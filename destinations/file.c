@@ -52,7 +52,8 @@ typedef struct unit_s {
     int64_t profiles;
 } unit_t;
 
-#define UNITS_BYTES (((size_t)1 << 16) * sizeof(unit_t)) /* more than flush=false ever holds back */
+/* More than flush=false ever holds back. */
+#define UNITS_BYTES (((size_t)1 << 16) * sizeof(unit_t))
 
 typedef struct file_s {
     pom_destination_t base;

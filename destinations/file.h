@@ -14,8 +14,8 @@
 
 #include "destinations/destination.h"
 
-#define POM_FILE_BUFFER                                                                            \
-    ((size_t)64 << 10) /* what flush=false holds back at most, as stdio does with bigger buffers */
+/* What flush=false holds back at most, as stdio does with bigger buffers. */
+#define POM_FILE_BUFFER ((size_t)64 << 10)
 
 typedef enum pom_file_format_e {
     POM_FILE_JSON,   /* one record a line: docs/record.md */

@@ -17,8 +17,8 @@
 
 #include "base/buf.h"
 
-#define POM__HTTP_HEAD_MAX    ((size_t)16 << 10)  /* a head, or a trailer, with its line ends */
-#define POM__HTTP_BODY_KEPT   ((size_t)256 << 10) /* for last_error; what is over is read and gone */
+#define POM__HTTP_HEAD_MAX    ((size_t)16 << 10)   /* a head, or a trailer, with its line ends */
+#define POM__HTTP_BODY_KEPT   ((size_t)256 << 10)  /* for last_error; more is read and gone */
 #define POM__HTTP_BODY_MAX    ((uint64_t)10 << 20) /* a reply to us has no reason to be longer */
 #define POM__HTTP_INTERIM_MAX 8                    /* replies 1xx before the real one */
 #define POM__HTTP_REASON_MAX  64

@@ -35,7 +35,7 @@
 #define PATH_BYTES   1024
 
 #define ASIDE      ".damaged"
-#define ASIDE_KEPT 4 /* of an address: enough to see a pattern, an eighth of the cap on the disk */
+#define ASIDE_KEPT 4 /* of an address: enough to see a pattern, an eighth of the disk's cap */
 
 struct pom__spool_s {
     /* constant after new */

@@ -6,7 +6,7 @@
  *     head:    0 magic "POMS"     4 state 'P' pending, 'A' acknowledged   5 format  6 gzip  7 zero
  *              8 body length      12 profiles
  *              16 created, wall clock ns         24 address hash
- *              32 key, 16 bytes                  48 crc32 of the head but state and this, and the body
+ *              32 key, 16 bytes                  48 crc32: head without state and this; body
  *              52 zero                           little endian, as written by the machine
  *
  * An entry is acknowledged by overwriting its state byte, so there is no second file that could

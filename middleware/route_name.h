@@ -4,8 +4,8 @@
  * Used by request.c at the seal, on the sampler thread.
  *
  *     pom_route_name_t name;
- *     pom_route_name(&name, rule, script_name, path_info, status);   "/item/<int:id>", "<not found>", "/item/<id>"
- *     pom_route_names_keep(&names, &name);                           or "<other>", beyond the cap
+ *     pom_route_name(&name, rule, script_name, path_info, status);   "/item/<int:id>"
+ *     pom_route_names_keep(&names, &name);                           "<other>" beyond the cap
  */
 #ifndef POM_MIDDLEWARE_ROUTE_NAME_H
 #define POM_MIDDLEWARE_ROUTE_NAME_H

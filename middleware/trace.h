@@ -6,7 +6,7 @@
  *
  *     pom_trace_keep(action, traceparent, size);     a request that came with one
  *     span = pom_trace_span(action);                 a request that goes out with one
- *     pom_trace_describe(action, &writer);           "parent_span" and "span" in the record, where there are any
+ *     pom_trace_describe(action, &writer);           the record's "parent_span" and "span", if any
  */
 #ifndef POM_MIDDLEWARE_TRACE_H
 #define POM_MIDDLEWARE_TRACE_H

@@ -34,9 +34,8 @@
 
 #define NO_LOOK 1 /* for look_seq: a seq at rest is even */
 
-#define THREAD_STACK                                                                               \
-    (256 *                                                                                         \
-     1024) /* the deepest call is a tree insertion; fixed, as `ulimit -s unlimited` breaks defaults */
+/* The deepest call is a tree insertion; fixed, as `ulimit -s unlimited` breaks defaults. */
+#define THREAD_STACK (256 * 1024)
 
 /* Anchors looked at per slot and tick, newest first. More than this many actions interleave on one thread only under
  * asyncio or greenlets. */

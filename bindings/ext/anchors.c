@@ -12,7 +12,8 @@
  * where its stack begins, and only while it has not come back from the call they belong to.
  *
  *     plain block:   at = F   callers = the next above      stand in for F
- *     below one, G:  at = G   callers = F, the next above   where the stack begins, while G stands at called_at
+ *     below one, G:  at = G   callers = F, the next above   the stack begins there, while G stands
+ *                                                           at called_at
  */
 #include "bindings/ext/layout.h"
 

@@ -10,7 +10,8 @@
  *
  *     exhausted, then closed        succeeded
  *     an exception out of next()    failed (GeneratorExit: aborted)
- *     closed before its end         aborted; succeeded when never begun, for HEAD, or at its Content-Length
+ *     closed before its end         aborted; succeeded when never begun, for HEAD, or at its
+ *                                   Content-Length
  *     close() raises                failed
  *     dropped without close()       lost
  */

@@ -5,7 +5,8 @@
  * on the C stack and generators in the heap, lies alone; it is found by following the chain, one copy each, and noted. Then all of it is
  * copied again in one system call:
  *
- *     state | rest of the windows | lone frames | current frame | the newest window's top | current frame | lone frames | state
+ *     state | rest of the windows | lone frames | current frame | the newest window's top
+ *           | current frame | lone frames | state
  *
  * That counts when the chain in it is whole, the states agree, the leaf had not returned by the second look, and no lone frame has changed
  * around the top, where the frames are that come and go: a generator that was left between the two is soon another function's. What

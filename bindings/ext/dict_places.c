@@ -31,7 +31,7 @@ static bool is_at(PyDictKeysObject *keys, pom_dict_place_t place, PyObject *key)
 /* Its hash table holds places, of one byte each up to this size, and says of most absent keys that they are with its first one. */
 #define SMALL_LOG2 7
 #define ABSENT     (-1)
-#define UNKNOWN    (-2) /* a key of the same hash is there, which may be the same text; or many keys */
+#define UNKNOWN    (-2) /* a key of the same hash is there, which may be the same; or many keys */
 
 /* Of the order in which places are tried; the check at the start would tell another one. */
 #define PERTURB_SHIFT 5

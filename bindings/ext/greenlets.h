@@ -3,7 +3,8 @@
  *
  * Used by parked.c for actions whose anchor is an ordinary frame: another greenlet runs on their thread.
  *
- *     if (!pom_greenlet_runs(state, frame)) status = pom_greenlet_stack(view, &anchor->at, false, stack);
+ *     if (!pom_greenlet_runs(state, frame))
+ *         status = pom_greenlet_stack(view, &anchor->at, false, stack);
  */
 #ifndef POM_EXT_GREENLETS_H
 #define POM_EXT_GREENLETS_H

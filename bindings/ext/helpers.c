@@ -6,11 +6,11 @@
  * says whom it works for. So a tick that looks at a request that waits lists the interpreter's threads (once), and asks the context of those
  * that have one, until one names this request. An idle thread of a pool has no context, and costs a copy of its state.
  *
- *     interpreter -> state -> state -> state          one system call for 16, guessed from the list of the tick before
+ *     interpreter -> state -> state -> state    one system call for 16, guessed from the last list
  *                      |
- *                   context -> our variable -> request   4 copies (context.c), at most LOOKUPS_MAX a tick
+ *                    context -> variable -> request    4 copies (context.c), at most LOOKUPS_MAX
  *                      |
- *                   stack                                some 5 copies (copied_stack.c), then the context once more
+ *                    stack                     some 5 copies (copied_stack.c), the context again
  *
  * Such a thread has no slot that would keep its memory, so all of this is copied, and believed only when the context still names the request
  * after the stack was read. A thread with an action of its own is left out: its lines are in that one's record.

@@ -5,7 +5,9 @@
  * guarantee that the interpreter's stack chunks stay mapped during a walk, which makes plain loads in them safe.
  * Never a signal handler: the host owns its signals.
  *
- *     pom_memory_walk_begin();  ... plain loads in chunks found after this ...  pom_memory_walk_end();
+ *     pom_memory_walk_begin();
+ *     ...                          plain loads in chunks that are found after this
+ *     pom_memory_walk_end();
  */
 #ifndef POM_EXT_MEMORY_H
 #define POM_EXT_MEMORY_H

@@ -6,7 +6,7 @@
  * for a key are kept, and copied together when it comes again.
  *
  *     pom_replay_begin(key);
- *     status = pom_replay_read(address, out, size);      as pom_memory_read, in the order of last time without a call
+ *     status = pom_replay_read(address, out, size);   without a call, in last time's order
  *
  * Nothing kept is believed: the caller finds each address anew, and one that is not the next of the list is read by a call of its own, as
  * all after it. What is copied together is of one moment, that of begin. [sampler]

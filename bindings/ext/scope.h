@@ -4,7 +4,7 @@
  * Used by asgi.c. Looks up without running anybody's code, but for the route, which is a framework's object; never raises.
  * [app] with the GIL
  *
- *     pom_scope_read(scope, &seen);       // texts that are good whatever the scope's owner does meanwhile
+ *     pom_scope_read(scope, &seen);    its texts are good whatever the scope's owner does meanwhile
  *     pom_scope_release(&seen);
  */
 #ifndef POM_EXT_SCOPE_H

@@ -195,8 +195,9 @@ static void begin(pom_work_t *work, const pom_action_kind_t *kind, bool ask_cont
     pom_slot_t *slot = pom_threads_slot();
     bool is_shed = false;
     if (slot == NULL || pom_engine_state != POM_ENGINE_RUNNING) {
-        return; // more threads than slots; a destination's thread, whose own actions would feed themselves; or a collection
-                // since the caller asked has run code that stopped the engine
+        // More threads than slots; a destination's thread, whose own actions would feed themselves; or a collection since the caller
+        // asked has run code that stopped the engine.
+        return;
     }
     work->generation = pom_engine_generation();
     pom_action_t *found = find_action(slot, &is_shed, ask_context);

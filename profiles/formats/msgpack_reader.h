@@ -10,7 +10,10 @@
  *     reader = pom_msgpack_reader_new();
  *     status = pom_msgpack_reader_begin(reader, data, batch);
  *     while ((status = pom_msgpack_reader_next(reader, &profile)) != POM_ENOTFOUND)
- *         if (status == POM_OK) { pom_record_emit(profile, emitter, depth); pom_profile_unref(profile); }
+ *         if (status == POM_OK) {
+ *             pom_record_emit(profile, emitter, depth);
+ *             pom_profile_unref(profile);
+ *         }
  *     pom_msgpack_reader_free(reader);
  */
 #ifndef POM_PROFILES_FORMATS_MSGPACK_READER_H

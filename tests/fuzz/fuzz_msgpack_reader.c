@@ -1,8 +1,8 @@
 /*
  * Any bytes to the reader of the wire form, and what it makes of them to the JSON writer. libFuzzer:
  *
- *     cmake -S . -B build/fuzz -DPOM_BUILD_PYTHON=OFF -DPOM_BUILD_TESTS=OFF -DPOM_SANITIZE=address \
- *         -DCMAKE_C_COMPILER=clang && cmake --build build/fuzz
+ *     cmake -S . -B build/fuzz -DPOM_BUILD_PYTHON=OFF -DPOM_BUILD_TESTS=OFF \
+ *         -DPOM_SANITIZE=address -DCMAKE_C_COMPILER=clang && cmake --build build/fuzz
  *     clang -g -O1 -I. -fsanitize=fuzzer,address,undefined tests/fuzz/fuzz_msgpack_reader.c \
  *         build/fuzz/profiles/libpom_profiles.a build/fuzz/base/libpom_base.a -lpthread -lm \
  *         $(pkg-config --libs msgpack-c || pkg-config --libs msgpack) -o build/fuzz/msgpack_reader
