@@ -55,6 +55,8 @@ class TextReport(Pieces):
 
     def _troubles(self, model, reader):
         said = []
+        if not model.head.actions:
+            said.append("no action has ended yet: these are parts of actions that go on")
         if model.head.shed:
             began = model.head.actions + model.head.shed
             share = percent(model.head.shed / began)
@@ -168,6 +170,8 @@ class TextReport(Pieces):
 
     def groups(self, model):
         groups = model.groups_ordered()
+        if not groups:
+            return
         shown = groups[: model.top_groups]
         self.title(
             "ROUTES" if model.by == "route" else "TYPES",
@@ -222,10 +226,12 @@ class TextReport(Pieces):
             self.out.line(row)
 
     def slowest(self, model):
+        actions = model.slowest_actions()
+        if not actions:
+            return
         self.title("SLOWEST ACTIONS" if model.sort == "time" else "MOST CPU")
         columns = self.out.columns
         has_cpu = model.head.has_cpu
-        actions = model.slowest_actions()
         longest = max((width(clean(action.name)) for action in actions), default=0)
         name_room = max(6, min(longest, 38, 24 + (columns - PLAIN_COLUMNS) // 2))
         self.out.line(

@@ -88,7 +88,7 @@ def _report(stream, name, options, out):
     reader = _wire.open_reader(stream, name)
     for record in reader:
         model.add(record)
-    if not model.head.actions:
+    if not reader.records:
         return _nothing(name)
     with _record_file.named("standard output"):
         if options.as_json:

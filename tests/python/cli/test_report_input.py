@@ -108,6 +108,16 @@ def test_empty_and_absent_files(tmp_path, show):
     assert show(tmp_path)[0] == 2
 
 
+def test_parts_of_an_action_that_goes_on_are_shown_before_it_ends(tmp_path, show):
+    file = build.write(tmp_path / "stream", [one(outcome="open", part=number) for number in (1, 2)])
+    status, out, err = show(file)
+    assert (status, err) == (0, "")
+    assert out.startswith("0 actions in ") and "! no action has ended yet: these are parts of actions that go on\n" in out
+    assert "100%" in out[out.index("HOTTEST LINES") :] and "ROUTES" not in out and "SLOWEST" not in out
+    assert json.loads(show(file, "--json")[1])["hottest_lines"]
+    assert "no action has ended" not in show(build.write(tmp_path / "both", [one(outcome="open", part=1), one()]))[1]
+
+
 def test_wrong_options_are_refused(show):
     for arguments in (["x", "--top", "0"], ["x", "--top", "many"], ["x", "--by", "colour"], []):
         with pytest.raises(SystemExit) as exit:
