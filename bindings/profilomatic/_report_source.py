@@ -14,7 +14,8 @@ from ._terminal import clean
 
 _LIBRARY = re.compile(r".*/(?:site|dist)-packages/")
 _STDLIB = re.compile(
-    r".*/(?:lib(?:32|64)?/(?:python|pypy)\d[\d.]*t?|lib-python/\d[\d.]*|python\d+\.zip|python\d*/lib)/",
+    r".*/(?:lib(?:32|64)?/(?:python|pypy)\d[\d.]*t?|lib-python/\d[\d.]*|python\d+\.zip)/"
+    r"|[a-z]:/(?:.*/)?python\d*/lib/",  # of Windows only: elsewhere it is the folder lib of somebody's Python code
     re.IGNORECASE,
 )
 _ARCHIVE = re.compile(r"(.+\.(?:zip|egg|pyz|whl))/(.+)")

@@ -517,7 +517,10 @@ def test_moments(text, seconds):
         ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap>"),
         ("/src/bindings/profilomatic/run_profiled.py", "profilomatic/run_profiled.py"),
         ("/srv/app/shop/cart.py", None),
+        ("C:\\Users\\me\\Programs\\Python\\Python312\\Lib\\json\\encoder.py", "json/encoder.py"),
+        ("/usr/lib/python312.zip/json/encoder.py", "json/encoder.py"),
         ("/srv/lib/cart.py", None),
+        ("/srv/shop/python/lib/cart.py", None),
         ("cart.py", None),
     ],
 )
