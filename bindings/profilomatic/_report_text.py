@@ -98,11 +98,7 @@ class TextReport(Pieces):
         hint += "" if model.walk.leaf else " of your code, its library calls included"
         self.title("HOTTEST LINES", hint)
         if not lines:
-            self.out.line(
-                "  no sample: the action was shorter than the period"
-                if model.head.actions == 1
-                else "  no sample: the actions were shorter than the period, and few; `profilomatic check` tells more"
-            )
+            self.out.line(clip("  no sample: " + _why_no_sample(model), self.out.columns))
             return
         hint = "  share" + " " * (_BAR + 2) + "    wall" + ("     CPU" if has_cpu else "") + "  where"
         self.out.line(
@@ -278,6 +274,18 @@ class TextReport(Pieces):
             if width(command.format(clean(file_name))) > room:
                 file_name = "FILE"
             self.out.line(pad("  " + slowest, first) + command.format(clean(file_name)))
+
+
+def _why_no_sample(model):
+    missed, period = model.head.missed, model.head.period_max
+    if missed:
+        reasons = ", ".join(f"{value:,} {clean(name, 40)}" for name, value in sorted(missed.items())[:6])
+        return f"all that were wanted were missed: {reasons}"
+    if period and max((group.times.max for group in model.groups.values()), default=0.0) > period:
+        return "none was taken, though an action lasted longer than the period; `profilomatic check` tells more"
+    if model.head.actions == 1:
+        return "the action was shorter than the period"
+    return "the actions were shorter than the period, and few; `profilomatic check` tells more"
 
 
 def _clock(epoch, near=None):

@@ -108,6 +108,21 @@ def test_empty_and_absent_files(tmp_path, show):
     assert show(tmp_path)[0] == 2
 
 
+@pytest.mark.parametrize("arguments", [[], ["--task", "abcd"]])
+@pytest.mark.parametrize(
+    "time,missed,words",
+    [
+        (0.003, {}, "the action was shorter than the period"),
+        (1.0, {"too_deep": 22, "torn": 1}, "all that were wanted were missed: 22 too_deep, 1 torn"),
+        (1.0, {}, "none was taken, though an action lasted longer than the period"),
+    ],
+)
+def test_without_a_sample_the_reason_is_told(tmp_path, show, time, missed, words, arguments):
+    record = {**one(), "time": time, "self_time": time, "hits": 0, "children": []}
+    record["profiler"] = {**record["profiler"], "samples": 0, "missed": missed}
+    assert f"\n  no sample: {words}" in show(build.write(tmp_path / "none", [record]), *arguments)[1]
+
+
 def test_parts_of_an_action_that_goes_on_are_shown_before_it_ends(tmp_path, show):
     file = build.write(tmp_path / "stream", [one(outcome="open", part=number) for number in (1, 2)])
     status, out, err = show(file)
