@@ -198,7 +198,7 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
     of the exception that left it; traceback, below: where it was raised, as for _pure_anchor.capture(). told: a
     nested one has an end message.
     """
-    start_ns, start_cpu = _ns(), _pure_native.own_cpu_ns()
+    start_cpu = _pure_native.own_cpu_ns()
     leave(work)
     run, live = work.run, work.live
     if run is not _engine.run:
@@ -226,8 +226,9 @@ def end(work, outcome, caller, fields=None, raised=None, traceback=None, below=F
     elif work.outermost:
         live.detach()
         live.dropped += live.nested  # their end messages come too late
+        end_ns = _ns()  # after it: no sample is later
         encoded, _ = _values.encode_fields(details, ours=True)
-        run.post(("end", live, start_ns, outcome, encoded, _pure_native.own_cpu_ns() - start_cpu))
+        run.post(("end", live, end_ns, outcome, encoded, _pure_native.own_cpu_ns() - start_cpu))
     work.__class__ = Work
     work.live = None  # a context may remember the ended Work for long
 

@@ -87,6 +87,23 @@ def test_time_of_the_root_is_the_wall_time(profiles):
     assert 0.02 <= record["time"] <= spent
 
 
+def test_an_action_of_the_twin_ends_no_earlier_than_its_last_sample(profiles, backend, monkeypatch):
+    if backend != "pure":
+        pytest.skip("the extension withdraws the anchor and then looks at the clock")
+    from profilomatic._pure_engine import Live
+
+    detach = Live.detach
+
+    def detach_late(live):
+        burn_until_sampled(2)
+        detach(live)
+
+    monkeypatch.setattr(Live, "detach", detach_late)
+    with profilomatic.action("ends"):
+        pass
+    assert check(profiles.one())["hits"] >= 2
+
+
 @pytest.mark.acceptance("PM15")
 def test_waiting_time_stands_under_the_waiting_line_and_costs_no_cpu(profiles):
     def wait():
