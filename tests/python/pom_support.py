@@ -1,7 +1,9 @@
 """What the Python tests call: collecting profiles, working until sampled, fresh interpreters."""
 
+import contextlib
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
@@ -132,6 +134,16 @@ def package_environment(**env):
         [str(pathlib.Path(profilomatic.__file__).parent.parent), environment.get("PYTHONPATH", "")])
     environment.update(env)
     return environment
+
+
+@contextlib.contextmanager
+def kept_port():
+    """The number of a port that stays ours, whether or not a server listens on it: who connects while none does is refused, and no
+    other program is given it, as it might be where a server has closed it and another is to open it again."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, which may listen on it therefore
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 def run_python(code, timeout=300, **env):

@@ -1,8 +1,8 @@
 """A RestDestination that is registered, and the proof that none of its call graphs went unseen."""
 
 import pytest
-from pom_support import PATIENCE, threads_of_ours, wait_until
-from rest_server import Certificates, fates, kept_port
+from pom_support import PATIENCE, kept_port, threads_of_ours, wait_until
+from rest_server import Certificates, fates
 
 import profilomatic
 

@@ -1,6 +1,5 @@
 """A server on loopback that answers each request by a script, plain or TLS, and certificates for it."""
 
-import contextlib
 import gzip
 import json
 import socket
@@ -9,16 +8,6 @@ import subprocess
 import threading
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-
-
-@contextlib.contextmanager
-def kept_port():
-    """The number of a port that stays ours, whether or not a server listens on it: who connects while none does is refused, and no
-    other program is given it, as it might be where a server has closed it and another is to open it again."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, which may listen on it therefore
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
 
 
 class Server:

@@ -12,8 +12,8 @@ import ssl
 import subprocess
 
 import pytest
-from pom_support import PATIENCE, wait_until
-from rest_server import OK, Certificates, Server, answer, kept_port
+from pom_support import PATIENCE, kept_port, wait_until
+from rest_server import OK, Certificates, Server, answer
 
 import profilomatic
 

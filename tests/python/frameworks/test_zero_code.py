@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -14,7 +13,7 @@ import urllib.request
 import zipfile
 
 import pytest
-from pom_support import messages
+from pom_support import kept_port, messages
 
 import profilomatic
 
@@ -110,17 +109,10 @@ SERVERS = {
 }
 
 
-def free_port():
-    """Below the ports that the system gives to others."""
-    for port in range(20000 + os.getpid() % 9000, 32000):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-    pytest.fail("no port is free")
+@pytest.fixture
+def port():
+    with kept_port() as number:
+        yield number
 
 
 def get(port, path):
@@ -156,11 +148,11 @@ def shop(tmp_path):
 @pytest.mark.parametrize("name", [
     pytest.param(name, marks=() if name in ("gunicorn with Pyramid", "waitress with Falcon", "flask run", "manage.py runserver")
                  else pytest.mark.oldest_and_newest) for name in SERVERS])
-def test_a_server_serves_profiled_without_a_line_of_code(shop, name):
+def test_a_server_serves_profiled_without_a_line_of_code(shop, port, name):
     modules, way, command, route, linked = SERVERS[name]
     for module in modules:
         pytest.importorskip(module)
-    port, records, log = free_port(), shop / "records.jsonl", shop / "log"
+    records, log = shop / "records.jsonl", shop / "log"
     command = [part.format(port=port, folder=shop) for part in command]
     site = subprocess.run([sys.executable, "-m", "profilomatic", "auto"], env={**os.environ, "PYTHONPATH": PACKAGE},
                           capture_output=True, text=True, check=True).stdout.strip()
@@ -216,11 +208,11 @@ def test_a_server_serves_profiled_without_a_line_of_code(shop, name):
         assert [(action["outcome"], action["exception"], action["reason"]) for action in failing] == [("succeeded", "KeyError", "7")]
 
 
-def test_a_stop_of_uvicorn_delivers_what_was_served_last(shop):
+def test_a_stop_of_uvicorn_delivers_what_was_served_last(shop, port):
     """It raises the signal again when it has shut down, so that nothing runs at exit."""
     pytest.importorskip("uvicorn")
     pytest.importorskip("fastapi")
-    port, records, log = free_port(), shop / "records.jsonl", shop / "log"
+    records, log = shop / "records.jsonl", shop / "log"
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join([PACKAGE, str(shop)])}
     with open(log, "wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "profilomatic", "run", "-o", records, "-m", "uvicorn", "--port", str(port),
