@@ -18,6 +18,7 @@ def work(clock, until):
     return rounds
 """
 _MIN_SECONDS, _MIN_SAMPLES, _MAX_SECONDS = 0.4, 20, 3.0
+_MOST_TO_DELIVER = 20  # seconds: a busy machine is not broken
 
 
 class SelfTest:
@@ -56,8 +57,8 @@ def run():
         test.seconds = min(_MAX_SECONDS, max(_MIN_SECONDS, _MIN_SAMPLES * period))
         with profilomatic.action("profilomatic check"):
             namespace["work"](time.perf_counter, time.perf_counter() + test.seconds)
-        if not profilomatic.flush(3.0):
-            test.problem = "the finished profile was not delivered within 3 s"
+        if not profilomatic.flush(_MOST_TO_DELIVER):
+            test.problem = f"the finished profile was not delivered within {_MOST_TO_DELIVER} s"
         with open(path, "rb") as file:
             lines = file.readlines()
         _judge(test, lines)
