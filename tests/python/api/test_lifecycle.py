@@ -409,6 +409,36 @@ def test_a_child_of_multiprocessing_delivers_at_its_end(tmp_path, method, parent
 
 
 @forks
+@pytest.mark.acceptance("PM30", "W24")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_of_multiprocessing_delivers_what_its_main_module_started(tmp_path, method):
+    """One of the fork server's imports that module before it is told that it is a child, and leaves by os._exit() all the same."""
+    path, script = tmp_path / "profiles.jsonl", tmp_path / "script.py"
+    script.write_text(f"""if True:
+        import multiprocessing
+        import profilomatic
+
+        profilomatic.configure(max_actions_per_run=0)
+        profilomatic.add_destination(profilomatic.file_destination({str(path)!r}, append=True))
+
+        def child():
+            with profilomatic.action("in child"):
+                pass
+
+        if __name__ == "__main__":
+            for number in range(2):
+                process = multiprocessing.get_context({method!r}).Process(target=child)
+                process.start()
+                process.join()
+                assert process.exitcode == 0
+    """)
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(profilomatic.__file__))}
+    subprocess.run([sys.executable, str(script)], env=environment, timeout=300, check=True)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["action"]["type"] for record in records] == ["in child"] * 2
+
+
+@forks
 @pytest.mark.acceptance("W24", "W25")
 def test_a_fork_that_the_interpreter_was_not_told_of_is_noticed(python, tmp_path):
     """As a server written in C does it: no hook of os.register_at_fork is called in the child. Nor does CPython make its GIL anew
