@@ -192,6 +192,15 @@ static inline bool pom_layout_is_suspended(const unsigned char *object) {
 #endif
 }
 
+/* An asynchronous generator, by such a copy, has been asked for its next value and has not given it: suspended, it awaits something. */
+static inline bool pom_layout_is_asked(const unsigned char *object) {
+    return object[offsetof(PyAsyncGenObject, ag_running_async)] != 0;
+}
+
+/* What asks an asynchronous generator for its next value, which is what its consumer awaits, has no public layout: the generator is its
+ * first field. */
+#define POM_ASKED_GENERATOR sizeof(PyObject)
+
 #define POM_TSTATE_CHUNK   offsetof(PyThreadState, datastack_chunk)
 #define POM_TSTATE_TOP     offsetof(PyThreadState, datastack_top)
 #define POM_TSTATE_LIMIT   offsetof(PyThreadState, datastack_limit)

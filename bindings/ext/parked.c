@@ -4,8 +4,9 @@
  * Runs on the sampler thread. Such an action is not on its thread's stack, so a walk cannot meet it, yet its time passes: under
  * the line that waits. The anchor frame still lies where it was: in the coroutine or generator object, or in the stack chunks that
  * a greenlet took with it. From a coroutine the chain of awaits is followed down (what `cr_await` says: it lies on the
- * suspended frame's stack), so that the leaf is the innermost await. Where the anchor is over, a caller stands in for it. Frames in the
- * chunks of a greenlet are found by greenlets.c.
+ * suspended frame's stack), so that the leaf is the innermost await. An asynchronous generator that is asked for a value awaits in its
+ * consumer's place, so the chain goes through it. Where the anchor is over, a caller stands in for it. Frames in the chunks of a greenlet
+ * are found by greenlets.c.
  *
  * Threads that work for a request of ASGI while it waits stand below its chain (helpers.c). Tasks that it has started and waits for stand in the
  * place of its chain (children.c).
@@ -37,7 +38,7 @@ typedef struct parked_frame_s {
     uintptr_t at, code, previous, ip;
     uintptr_t awaited; /* where the reference to what it awaits lies, if it does; 0 = nowhere */
     unsigned owner;
-    bool coroutine; /* it lies in one */
+    bool awaits;    /* it lies in a coroutine, or an asynchronous generator that is asked */
     bool exchanged; /* of a chain: it was awaited through receive() or send(), so for the client */
 } parked_frame_t;
 
@@ -60,7 +61,9 @@ static void parse_frame(uintptr_t at, const unsigned char *front, parked_frame_t
  * freed keeps its bytes for a while, so its state and its references are asked as well. */
 static bool parse_object(uintptr_t object, const unsigned char *copy, parked_frame_t *frame) {
     parse_frame(object + POM_FRAME_INSIDE, copy + POM_FRAME_INSIDE, frame);
-    frame->coroutine = word(copy + offsetof(PyObject, ob_type)) == (uintptr_t)&PyCoro_Type;
+    uintptr_t type = word(copy + offsetof(PyObject, ob_type));
+    frame->awaits = type == (uintptr_t)&PyCoro_Type ||
+                    (type == (uintptr_t)&PyAsyncGen_Type && pom_layout_is_asked(copy));
     return pom_layout_is_generator(copy) && pom_layout_is_suspended(copy) &&
            frame->owner == POM_OWNER_GENERATOR && frame->previous == 0;
 }
@@ -99,7 +102,8 @@ static uintptr_t read_object(uintptr_t object, unsigned char *copy, size_t size)
                : 0;
 }
 
-/* What a suspended coroutine awaits, when that is a suspended coroutine too, or an exchange of ours that stands for one. */
+/* What a suspended coroutine awaits, when that is a suspended coroutine too, or an exchange of ours that stands for one, or the next value
+ * of an asynchronous generator that is suspended itself. */
 static bool awaited(parked_frame_t *frame) {
     uintptr_t object;
     unsigned char copy[OBJECT];
@@ -114,7 +118,13 @@ static bool awaited(parked_frame_t *frame) {
         object = word(copy + inner);
         type = read_object(object, copy, sizeof copy);
     }
-    return type == (uintptr_t)&PyCoro_Type && parse_object(object, copy, frame);
+    uintptr_t wanted = (uintptr_t)&PyCoro_Type;
+    if (type == (uintptr_t)&_PyAsyncGenASend_Type) {
+        object = word(copy + POM_ASKED_GENERATOR);
+        type = read_object(object, copy, sizeof copy);
+        wanted = (uintptr_t)&PyAsyncGen_Type;
+    }
+    return type == wanted && parse_object(object, copy, frame) && frame->awaits;
 }
 
 bool pom_frame_is_coroutine(uintptr_t frame) {
@@ -147,7 +157,7 @@ static bool push_awaits(parked_frame_t *frame, uintptr_t other, pom_stack_t *sta
         return false;
     }
     parked_frame_t next = *frame;
-    if (frame->coroutine) {
+    if (frame->awaits) {
         for (int i = 0; i < AWAITS_MAX && awaited(&next) && push(stack, &next); i++) {
             if (next.at == other) {
                 return false;

@@ -362,6 +362,46 @@ def waiting(path, seconds=1):
     finish(lines=[inner_wait.__code__.co_firstlineno + 1, waits.__code__.co_firstlineno + 2])
 
 
+def waiting_generators(path, seconds=1):
+    """An action that waits in an asynchronous generator which it asks for a value, and one that lasts in such a generator itself, which
+    waits as long before it gives a value as its consumer does with it."""
+    import asyncio
+    import contextlib
+
+    async def inner_wait():
+        await asyncio.sleep(seconds)
+
+    async def produce():
+        await inner_wait()
+        yield 1
+
+    @contextlib.asynccontextmanager
+    async def manage():
+        async for value in produce():
+            yield value
+
+    async def asks():
+        with profilomatic.action("asks"):
+            async with manage():
+                light_a()
+
+    async def holds():
+        with profilomatic.action("holds"):
+            await inner_wait()
+            yield 1
+
+    async def consumes():
+        async for _ in holds():
+            await asyncio.sleep(seconds)
+
+    async def main():
+        await asyncio.gather(asks(), consumes())
+
+    begin(path)
+    asyncio.run(main())
+    finish()
+
+
 def waiting_greenlets(path, seconds=1):
     """An action, a request and an action that a helper begins, each waiting in a greenlet of its own, below a call, a generator and a call;
     once beside the others, and once alone. Below the wait lies what has returned from deeper calls."""

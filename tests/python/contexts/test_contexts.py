@@ -213,6 +213,29 @@ def test_waiting_stands_under_the_line_that_waits(tmp_path):
     assert waits["cpu_time"] < 0.5 * works["cpu_time"]
 
 
+def test_waiting_for_an_asynchronous_generator_stands_where_that_waits(tmp_path):
+    _, records = run("c", "waiting_generators", tmp_path / "profiles.jsonl")
+
+    def waited(record, name):
+        """How long below each caller of what waits."""
+        todo, found = [(record, "")], {}
+        while todo:
+            node, caller = todo.pop()
+            own = node.get("function", "").rpartition(".")[2]
+            if own == name:
+                found[caller] = found.get(caller, 0) + node["time"]
+            else:
+                todo += [(child, own) for child in node.get("children", ())]
+        return found
+
+    asks, = [record for record in records if record["action"]["type"] == "asks"]
+    holds, = [record for record in records if record["action"]["type"] == "holds"]
+    assert list(waited(asks, "inner_wait")) == ["produce"] and list(waited(asks, "produce")) == ["manage"]
+    assert waited(asks, "inner_wait")["produce"] > 0.8 * looked_at(asks)
+    assert list(waited(holds, "inner_wait")) == ["holds"]  # and what its consumer waits for is not below it
+    assert 0.3 * holds["time"] < waited(holds, "inner_wait")["holds"] < 0.7 * looked_at(holds, 1)
+
+
 def test_what_has_ended_is_not_where_an_action_waits(tmp_path):
     found, records = run("c", "entered", tmp_path / "profiles.jsonl")
     assert len(records) == 4
