@@ -2,14 +2,19 @@
 
     GET /cart;/srv/shop/views.py:cart:42;/srv/shop/db.py:Query.rows:118 80000000
 
-A `;` in a name becomes `:`, control characters become escapes. The same path may come once for each action; every
-reader adds them up. Memory: one action at a time.
+A `;` in a name becomes `:`, control characters become escapes, and the blank of a name like `rebuild shard 3` becomes `_`: where
+its own time stands, flamegraph.pl would read two columns of numbers, as of two profiles to be compared. The same path may
+come once for each action; every reader adds them up. Memory: one action at a time.
 """
+
+import re
 
 from ._tree import plain
 
 BINARY = False
 EXTENSION = ".collapsed.txt"
+
+_NUMBER_AT_THE_END = re.compile(r"\s(?=\d+(?:\.\d*)?$)")
 
 
 def write(trees, out, clock):
@@ -28,4 +33,5 @@ def write(trees, out, clock):
 
 def label(frame):
     parts = [frame.file, frame.function, "" if frame.line is None else str(frame.line)]
-    return plain(":".join(part for part in parts if part).replace(";", ":")) or "?"
+    text = plain(":".join(part for part in parts if part).replace(";", ":"))
+    return _NUMBER_AT_THE_END.sub("_", text) or "?"

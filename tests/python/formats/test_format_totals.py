@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import pstats
+import re
 
 import format_readers as readers
 import pytest
@@ -41,9 +42,17 @@ def test_collapsed_has_every_path_and_the_whole_time(seed, converted):
         assert sums == expected
 
 
+@pytest.mark.parametrize("name,label", [("rebuild shard 3", "rebuild shard_3"), ("v 2.", "v_2."), ("17", "17"), ("shard 3 b", "shard 3 b"),
+                                        ("/item/3", "/item/3")])
+def test_collapsed_has_one_number_at_the_end_of_a_line(converted, name, label):
+    """flamegraph.pl takes two for the columns of two profiles."""
+    record = {**rr.records(0)[0], "action": {"type": name}, "children": [], "time": 0.5}
+    assert converted([record], "collapsed").decode() == label + " 500000000\n"
+
+
 def collapsed_label(frame):
     text = ":".join(str(part) for part in frame if part)
-    return printable(text.replace(";", ":"))
+    return re.sub(r" (\d+)$", r"_\1", printable(text.replace(";", ":")))
 
 
 def printable(text):
