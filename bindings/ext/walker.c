@@ -345,10 +345,10 @@ static void prefetch(reader_t *r, uintptr_t leaf) {
 static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filter,
                               pom_stack_t *stack, uint32_t *anchor) {
     reader_t reader;
-    uintptr_t frame, callee_at = 0,
-                     task = 0; // task: the last frame in the heap, of an asyncio task
+    uintptr_t frame, callee_at = 0;
+    uintptr_t task = 0, before = 0; // the last frame in the heap, of an asyncio task; the one above
     frame_head_t callee = {0};
-    int32_t depth = 0, task_depth = 0;
+    int32_t depth = 0, task_depth = 0, before_depth = 0;
     match_t found = {.anchor = -1};
     pom_noted_t noted;
     noted.count = 0;
@@ -397,6 +397,8 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
             stack->truncated = true;
         }
         if (head.owner == POM_OWNER_GENERATOR) {
+            before = task;
+            before_depth = task_depth;
             task = frame;
             task_depth = depth;
         }
@@ -423,6 +425,10 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
     }
     if (found.anchor < 0) {
         found.anchor = anchor_at(view, 0, 0); // an anchor outside of all Python: a server in C
+    }
+    if (found.anchor < 0 && depth > task_depth && before != 0 && !pom_frame_is_coroutine(task)) {
+        task = before; // the event loop itself runs in a generator (trio's does)
+        task_depth = before_depth;
     }
     if (found.anchor < 0 && depth > task_depth && pom_frame_is_coroutine(task)) {
         // A task that a request has started, perhaps: a coroutine, and below it the event loop. A chain that ends in the heap

@@ -598,12 +598,17 @@ static bool is_stripped(const pom_own_frame_t *frame) {
     return begins_with(file, stripped) || begins_with(file, own);
 }
 
+/* A coroutine's, and no generator's: an event loop may run in one of those. */
+static bool is_coroutine(const pom_own_frame_t *frame) {
+    return frame->generator && (((PyCodeObject *)frame->code)->co_flags & CO_COROUTINE) != 0;
+}
+
 /* The calling stack down to the action's anchor, leaf first, behind the `raised` frames that are there already: those of a traceback
  * whose handling frame is `handler`. Returns the depth; 0 when the handler is not on this stretch of the stack. */
 static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames, int32_t raised,
                             uintptr_t handler) {
     const pom_anchor_t *anchor = anchor_of(action);
-    int32_t depth = raised, task_depth = 0; // up to the last frame in the heap: of an asyncio task
+    int32_t depth = raised, task_depth = 0; // up to the last coroutine: of an asyncio task
     bool handled = raised == 0, anchored = false;
     pom_own_frame_t frame;
     pom_noted_t noted;
@@ -628,7 +633,7 @@ static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames,
             // An exception that is handled only above it is handled outside of the block.
             pom_noted_add(&noted, frame.frame, frame.code, handled ? depth : 0);
         }
-        task_depth = frame.generator ? depth : task_depth;
+        task_depth = is_coroutine(&frame) ? depth : task_depth;
         more = frame.previous != 0 && pom_work_frame(frame.previous, &frame);
     }
     if (!anchored && task_depth > 0 && anchor != NULL) {

@@ -6,9 +6,10 @@ Only the native engine looks at what waits. The endpoints wait until enough samp
 import asyncio
 import contextvars
 import time
+import types
 
 import pytest
-from pom_support import PATIENCE, samples_taken, use_django, walk
+from pom_support import PATIENCE, burn_until_sampled, samples_taken, use_django, walk
 
 import profilomatic
 
@@ -239,3 +240,39 @@ def test_a_task_in_another_context_is_not_the_requests(profiles):
     record = profiles.one()
     assert share_of(record, "query") == 0
     assert share_of(record, "endpoint") > 0.6
+
+
+@types.coroutine
+def pause():
+    yield
+
+
+def run_in_a_generator(tasks):
+    """An event loop as trio has it: each step of each task in that one's context, below a generator."""
+    while tasks:
+        for context, coroutine in list(tasks):
+            try:
+                context.run(coroutine.send, None)
+            except StopIteration:
+                tasks.remove((context, coroutine))
+        yield
+
+
+def test_a_task_of_a_loop_that_is_a_generator_is_its_requests(profiles):
+    async def compute():
+        burn_until_sampled(SAMPLES)
+        with profilomatic.action("step"):
+            pass
+
+    async def endpoint():
+        task = contextvars.copy_context(), compute()
+        tasks.append(task)
+        while task in tasks:
+            await pause()
+
+    tasks = [(contextvars.copy_context(), ask(wrap(bare(endpoint))))]
+    for _ in run_in_a_generator(tasks):
+        pass
+    record = profiles.one()
+    assert share_of(record, "compute") > 0.6, record
+    assert {node["function"].rpartition(".")[2] for node in record["children"]} <= {"app", "compute"}, record
