@@ -107,17 +107,19 @@ def waits_are_told_apart(record, long_wait, short_wait):
 
 
 def planted_shares_hold(records):
-    """The `heavy` functions have 3/4 of the CPU time, within 0.05 or, with few samples, what chance allows; no action has
+    """The `heavy` functions have 3/4 of the CPU time, within 0.2 or, with few samples, what chance allows; no action has
     another's. CPU time, since on a busy machine a whole phase of the tasks may stand still; only samples that met the thread running have
     any, which may be a third of them there. How many samples of equal weight they are worth their weights say: one that came late may stand
-    for fifty. Samples that come by chance stand for times that double the variance."""
+    for fifty. Samples that come by chance stand for times that double the variance. All tasks do the same at the same time, so a machine that
+    is busy during one of these phases moves the share, by 0.12 in one of ten runs beside six busy processes. How true shares are, a bench
+    tells; tasks that had each other's time would have half."""
     nodes = [node for record in records for node in walk(record)
              if node.get("function", "").rsplit(".", 1)[-1].startswith(("heavy_", "light_"))]
     all_cpu = sum(node["self_cpu_time"] for node in nodes)
     heavy = sum(node["self_cpu_time"] for node in nodes if "heavy_" in node["function"]) / all_cpu
     worth = all_cpu ** 2 / sum(node["self_cpu_time"] ** 2 / node["hits"] for node in nodes)
     assert worth > 100, "too few samples to say anything"
-    assert abs(heavy - 0.75) < max(0.05, 4 * math.sqrt(2 * 0.75 * 0.25 / worth)), (heavy, worth, len(nodes))
+    assert abs(heavy - 0.75) < max(0.2, 4 * math.sqrt(2 * 0.75 * 0.25 / worth)), (heavy, worth, len(nodes))
     for record in records:
         other = "b" if record["action"]["type"].endswith("a") else "a"
         assert not names(record) & {"heavy_" + other, "light_" + other}, record
