@@ -1,9 +1,10 @@
 /*
- * An action: one bounded piece of work, from its begin on an app thread to its seal on the sampler thread.
+ * An action: one bounded piece of work, from its begin on an app thread to its seal on the sampler
+ * thread.
  *
- * Used by the registry, which owns the pool, and by the bindings, which fill what only they know. Two kinds of field:
- * what the app side writes (before and at the end), and what the sampler side builds in between. Neither touches
- * the other's; the queue of events is the only way across.
+ * Used by the registry, which owns the pool, and by the bindings, which fill what only they know.
+ * Two kinds of field: what the app side writes (before and at the end), and what the sampler side
+ * builds in between. Neither touches the other's; the queue of events is the only way across.
  *
  *     action = pom_registry_begin(registry, ...);     [app]
  *     pom_registry_post(registry, event);             [app]  a message
@@ -18,24 +19,28 @@
 #include "profiles/stack.h"
 #include "profiles/value.h"
 
-/* Text the app side keeps with an action (type, route, query ...). Beyond it texts are cut, counted. A request line is at most
- * 8 KiB on most servers; nearly all fit in a tenth of this. */
+/* Text the app side keeps with an action (type, route, query ...). Beyond it texts are cut,
+ * counted. A request line is at most 8 KiB on most servers; nearly all fit in a tenth of this. */
 #define POM_ACTION_TEXT_MAX  4096
 #define POM_ACTION_KIND_DATA 256
 
 typedef struct pom_action_s pom_action_t;
 
-/* What the kind of action adds to its record: run at the seal, on the sampler thread, so that the app thread only copies. */
+/* What the kind of action adds to its record: run at the seal, on the sampler thread, so that the
+ * app thread only copies. */
 typedef struct pom_action_kind_s {
     const char *name; /* "wsgi", "code" */
-    /* Writes the entries of the record's `action` map that come after type, kind, outcome and the user's fields; NULL = none. */
+    /* Writes the entries of the record's `action` map that come after type, kind, outcome and the
+     * user's fields; NULL = none. */
     void (*describe)(const pom_action_t *action, pom_value_writer_t *writer);
-    /* Likewise for a part of an action that goes on, while its app side writes: reads only what was there at the first attach, as
-     * type and task id must be. NULL: this kind is never sealed in parts. */
+    /* Likewise for a part of an action that goes on, while its app side writes: reads only what was
+     * there at the first attach, as type and task id must be. NULL: this kind is never sealed in
+     * parts. */
     void (*describe_open)(const pom_action_t *action, pom_value_writer_t *writer);
 } pom_action_kind_t;
 
-/* A frame of an event's stack: resolved to a code under the interpreter's lock, line found by the sampler. */
+/* A frame of an event's stack: resolved to a code under the interpreter's lock, line found by the
+ * sampler. */
 typedef struct pom_event_frame_s {
     pom_code_t
         *code; /* borrowed from the code table; good until the sampler's reap after this event */
@@ -55,15 +60,16 @@ typedef struct pom_event_s {
     uint32_t fields_size;
 } pom_event_t;
 
-/* What crosses between two cores costs some 100 ns a cache line, so the lines that the app side writes are few and in a row, and what the
- * sampler side builds lies apart. In the pool everything before `text` is zero. */
+/* What crosses between two cores costs some 100 ns a cache line, so the lines that the app side
+ * writes are few and in a row, and what the sampler side builds lies apart. In the pool everything
+ * before `text` is zero. */
 struct pom_action_s {
     /* sampler side */
     pom_profile_t *profile; /* being built; NULL before the first sample or event */
     int64_t last_sample_ns, last_cpu_ns;
     int64_t told_ns, told_cpu_ns; /* of the time attached, what lies before the last sample */
-    int64_t
-        foreign_cpu_ns; /* of cpu_ns, what other actions of the thread used while this one waited */
+    /* of cpu_ns, what other actions of the thread used while this one waited */
+    int64_t foreign_cpu_ns;
     int64_t helped_cpu_ns;  /* what other threads used for it while it waited, by samples */
     int32_t unkept_events;  /* messages that there was no memory for */
     int64_t pending_cpu_ns; /* CPU time seen while not running: goes to the next stack that runs */
@@ -79,16 +85,16 @@ struct pom_action_s {
     pom_id_t task_id;
     uint64_t thread;
     int64_t start_ns, start_wall_ns;
-    void *
-        holder; /* whoever ends it, for whoever finds it on the stack; never looked into below the bindings */
+    /* whoever ends it, for whoever finds it on the stack; never looked into below the bindings */
+    void *holder;
     pom_text_t type; /* in text */
     char thread_name[64];
     /* written by the app side until the end event is queued */
     pom_event_t end_event;
     pom_action_t *live_prev, *live_next; /* the registry's list of live ones */
     int64_t attached_ns;                 /* wall time of the stretches that cpu_ns is of */
-    int64_t
-        cpu_ns; /* thread CPU while attached, of all stretches; off by some microseconds, either way */
+    /* thread CPU while attached, of all stretches; off by some microseconds, either way */
+    int64_t cpu_ns;
     int64_t cost_ns; /* what begin, events and end took */
     int64_t end_ns;
     uint32_t text_used;
@@ -107,7 +113,8 @@ struct pom_action_s {
     char text[POM_ACTION_TEXT_MAX];
 };
 
-/* Copies text into the action; what does not fit is cut at a character boundary and counted. Never fails. [app] */
+/* Copies text into the action; what does not fit is cut at a character boundary and counted. Never
+ * fails. [app] */
 pom_text_t pom_action_text(pom_action_t *action, const char *text, size_t size);
 
 #endif

@@ -1,9 +1,10 @@
 /*
  * Admission: a limit that exists only while the product is over its budget.
  *
- * Two sides write, each its own fields: app threads (kept apart by the interpreter's lock) count who is in, the sampler
- * gives the verdict once a window. So no read-modify-write needs to be atomic, and the fast path is one load. The newly admitted
- * count is reset by the app side when it sees a new cycle number.
+ * Two sides write, each its own fields: app threads (kept apart by the interpreter's lock) count
+ * who is in, the sampler gives the verdict once a window. So no read-modify-write needs to be
+ * atomic, and the fast path is one load. The newly admitted count is reset by the app side when it
+ * sees a new cycle number.
  */
 #include "actions/admission.h"
 
@@ -40,8 +41,8 @@ bool pom_admission_admit(pom_admission_t *a) {
         }
         int64_t allowance = get(&a->allowance);
         int64_t admitted = get(&a->admitted);
-        // An admitted action that is still in flight stands in both counts; in_flight alone would let short ones through
-        // without bound, admitted alone would let long ones pile up.
+        // An admitted action that is still in flight stands in both counts; in_flight alone would
+        // let short ones through without bound, admitted alone would let long ones pile up.
         int64_t used = in_flight > admitted ? in_flight : admitted;
         if (allowance > 0 && used >= allowance) {
             return false;
@@ -67,8 +68,8 @@ void pom_admission_cycle(pom_admission_t *a, bool helpless) {
     allowance = helpless ? limit : grown < bound ? grown : bound;
     set(&a->allowance, allowance);
     bool was = atomic_load_explicit(&a->limited, memory_order_relaxed);
-    // A cheap cycle grows the allowance first; the limit goes when it has grown to its bound, so that a load at the edge
-    // does not flap between "all" and "ten".
+    // A cheap cycle grows the allowance first; the limit goes when it has grown to its bound, so
+    // that a load at the edge does not flap between "all" and "ten".
     bool limited = helpless || (was && allowance < bound);
     atomic_store_explicit(&a->cycle, atomic_load_explicit(&a->cycle, memory_order_relaxed) + 1,
                           memory_order_relaxed);

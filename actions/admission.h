@@ -1,10 +1,11 @@
 /*
  * Admission: whether a new outermost action is profiled or shed. Pure: no clock, no thread.
  *
- * Used by the registry. While the product is within its budget, or a longer period may bring it there, everything is
- * admitted. Else at most `allowance` actions may be in flight, and at most as many be newly admitted per cycle (a schedule
- * window); the allowance starts at max_actions_per_run, grows by half each other cycle and is bounded, where the limit ends;
- * a cycle that the schedule calls helpless resets it.
+ * Used by the registry. While the product is within its budget, or a longer period may bring it
+ * there, everything is admitted. Else at most `allowance` actions may be in flight, and at most as
+ * many be newly admitted per cycle (a schedule window); the allowance starts at
+ * max_actions_per_run, grows by half each other cycle and is bounded, where the limit ends; a cycle
+ * that the schedule calls helpless resets it.
  *
  *     pom_admission_init(&a, max_actions_per_run);
  *     if (pom_admission_admit(&a)) ...            per new outermost action   [app]
@@ -18,7 +19,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* 0 for "no limit"; a bound on growth, so that one cheap day does not make the next overload unlimited. */
+/* 0 for "no limit"; a bound on growth, so that one cheap day does not make the next overload
+ * unlimited. */
 #define POM_ADMISSION_GROWTH 64 /* times max_actions_per_run */
 
 typedef struct pom_admission_s {

@@ -1,10 +1,11 @@
 /*
- * What an action's profile says beside its tree. The exact totals of the app side win over the sum of
- * the samples, and what no sample covers is the root's own; of a part nobody knows more than its
+ * What an action's profile says beside its tree. The exact totals of the app side win over the sum
+ * of the samples, and what no sample covers is the root's own; of a part nobody knows more than its
  * samples. The entries of the record are the user's fields, then what the kind knows (middleware's
  * requests: method, query, route), then ours.
  *
- * On the sampler thread. It looks at the action and the profile alone, at no state of the registry's.
+ * On the sampler thread. It looks at the action and the profile alone, at no state of the
+ * registry's.
  */
 #include "actions/closing.h"
 
@@ -48,8 +49,8 @@ static void write_parts(const pom_action_t *a, const pom_profile_t *profile,
     }
 }
 
-/* Keys that the record has by itself: it has each once, so a user's field of that name gives way. The first two are there only
- * when an exception came out. */
+/* Keys that the record has by itself: it has each once, so a user's field of that name gives way.
+ * The first two are there only when an exception came out. */
 static const char *const our_keys[] = {"exception", "reason",      "type", "kind",  "outcome",
                                        "span",      "parent_span", "part", "whole", NULL};
 #define OUR_KEYS_OF_EXCEPTIONS 2
@@ -77,7 +78,8 @@ static void keep_fields(const pom_action_t *a, pom_profile_t *profile) {
     }
     pom_value_map_end(&writer);
     size_t size = pom_value_finish(&writer);
-    // Those of the app side, which may be writing while the action is open, are told by its last record.
+    // Those of the app side, which may be writing while the action is open, are told by its last
+    // record.
     profile->cut_values = writer.cut + (open ? 0 : (int64_t)a->cut_values + a->text_cut);
     profile->fields = pom_arena_copy(&profile->arena, storage, size);
     profile->fields_size = profile->fields == NULL ? 0 : (uint32_t)size;
@@ -90,8 +92,9 @@ static void settle_times(const pom_action_t *a, pom_profile_t *profile) {
     int64_t sampled_cpu = profile->tree.root.total_cpu_ns;
     bool open = profile->outcome == POM_OUTCOME_OPEN;
     profile->wall_ns = wall > sampled_wall ? wall : sampled_wall;
-    // Of a part nobody knows more than its samples. Of an action that took turns with others on its thread they tell all there is to know,
-    // and what was seen of it while it waited for a CPU, and never met again, is its own too.
+    // Of a part nobody knows more than its samples. Of an action that took turns with others on its
+    // thread they tell all there is to know, and what was seen of it while it waited for a CPU, and
+    // never met again, is its own too.
     int64_t cpu = open ? 0 : a->cpu_ns - a->foreign_cpu_ns + a->helped_cpu_ns - a->parts_cpu_ns;
     int64_t seen_cpu = sampled_cpu + (open ? 0 : a->pending_cpu_ns);
     profile->cpu_ns = cpu > seen_cpu ? cpu : seen_cpu;

@@ -1,6 +1,6 @@
 /*
- * The last that is written into an action's profile: who and when it was, what it says of itself, and
- * the times that no sample has covered.
+ * The last that is written into an action's profile: who and when it was, what it says of itself,
+ * and the times that no sample has covered.
  *
  * Used by registry.c at each seal, of a part too:
  *
@@ -16,9 +16,9 @@
 /* When the part under way began, or the action. [sampler] */
 int64_t pom__action_part_start(const pom_action_t *a);
 
-/* The profile's arena has room for it; what does not fit is left out. The profile has its outcome and
- * its end; OPEN: a part, of which the app side may be writing the rest, so that is not looked at.
- * [sampler] */
+/* The profile's arena has room for it; what does not fit is left out. The profile has its outcome
+ * and its end; OPEN: a part, of which the app side may be writing the rest, so that is not looked
+ * at. [sampler] */
 void pom__action_close(const pom_action_t *a, pom_profile_t *profile);
 
 /* A copy in the arena; empty for no room. */

@@ -1,8 +1,8 @@
 /*
- * The frames near the root are the same from sample to sample, whatever request they belong to. So what
- * the last stacks had at each depth is kept: met again, a frame costs one look here, where the code table
- * and a line table are four or five lines of memory each, which after some milliseconds of sleep are in no
- * cache. The rest is asked for ahead, all of it before the first is looked at.
+ * The frames near the root are the same from sample to sample, whatever request they belong to. So
+ * what the last stacks had at each depth is kept: met again, a frame costs one look here, where the
+ * code table and a line table are four or five lines of memory each, which after some milliseconds
+ * of sleep are in no cache. The rest is asked for ahead, all of it before the first is looked at.
  *
  * What is kept is good until the code table removes something.
  */
@@ -68,8 +68,8 @@ pom_status_t pom__places_resolve(pom__places_t *p, const pom_stack_t *stack, uin
         p->known_depth = stack->depth;
     }
     if (fresh && pom_code_table_epoch(p->codes) != epoch) {
-        // What we have just read may be a successor at a dead object's address. All claims of this stack go, which of them
-        // are fresh is not worth remembering: the others are read again.
+        // What we have just read may be a successor at a dead object's address. All claims of this
+        // stack go, which of them are fresh is not worth remembering: the others are read again.
         p->known_depth = 0;
         for (int32_t i = 0; i < stack->depth; i++) {
             pom_code_table_discard(p->codes, stack->frames[i].code);

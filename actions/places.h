@@ -1,5 +1,6 @@
 /*
- * A sampled stack as places: code and line, root first, without the interpreter's own helper frames.
+ * A sampled stack as places: code and line, root first, without the interpreter's own helper
+ * frames.
  *
  * Used by registry.c, one a registry, which zeroes it.
  *
@@ -31,8 +32,8 @@ typedef struct pom__places_s {
     pom__known_frame_t known[POM_STACK_MAX]; /* of the last stacks, root first */
 } pom__places_t;
 
-/* POM_ENOTFOUND: a code died under our eyes, POM_ETORN: what a frame has for a code is none; the stack must not be counted. epoch: the
- * code table's before the walk. [sampler] */
+/* POM_ENOTFOUND: a code died under our eyes, POM_ETORN: what a frame has for a code is none; the
+ * stack must not be counted. epoch: the code table's before the walk. [sampler] */
 pom_status_t pom__places_resolve(pom__places_t *p, const pom_stack_t *stack, uint64_t epoch);
 
 #endif

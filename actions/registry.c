@@ -1,24 +1,29 @@
 /*
- * The registry: pools and live list on the app side, trees and seals on the sampler side, one queue between them.
+ * The registry: pools and live list on the app side, trees and seals on the sampler side, one queue
+ * between them.
  *
  *     app threads (one at a time)                     sampler thread
  *     begin: pool -> live list
  *     message, end --------------- events ----------> pending (oldest first) -> tree, seal -> sink
  *     pools <-------------- recycled actions, events --+
  *
- * Events are applied in the order they were queued. A sample applies what happened before it, then itself, so a message
- * separates the samples before it from those after it exactly. The one exception: an end of the sample's own action waits
- * until the sample is in (the end was queued after the walk, or the sampler would not have seen the anchor hold).
+ * Events are applied in the order they were queued. A sample applies what happened before it, then
+ * itself, so a message separates the samples before it from those after it exactly. The one
+ * exception: an end of the sample's own action waits until the sample is in (the end was queued
+ * after the walk, or the sampler would not have seen the anchor hold).
  *
- * An action that goes on for long (a stream; of a kind that allows it) is sealed in parts, by the sampler thread alone: at the first sample part_ns after
- * the last cut, which is then exactly between two samples. The app side is not asked and may be writing, so that a part tells
- * only what was there at the first attach, and what the samples say; the rest stands in the last record. No samples, no
- * part: nothing has grown either, but for messages, which have a cap.
+ * An action that goes on for long (a stream; of a kind that allows it) is sealed in parts, by the
+ * sampler thread alone: at the first sample part_ns after the last cut, which is then exactly
+ * between two samples. The app side is not asked and may be writing, so that a part tells only what
+ * was there at the first attach, and what the samples say; the rest stands in the last record. No
+ * samples, no part: nothing has grown either, but for messages, which have a cap.
  *
- * Memory: an action comes from a pool and goes back after its seal; an event likewise by size class. Pools are bounded; what exceeds them is freed. Trees live in their profile's arena.
+ * Memory: an action comes from a pool and goes back after its seal; an event likewise by size
+ * class. Pools are bounded; what exceeds them is freed. Trees live in their profile's arena.
  *
- * What needs the action alone stands in closing.c, what needs the stack alone in places.c. The rest is one file in spite of its
- * length: the two sides are one protocol, and reading them apart hides why it holds.
+ * What needs the action alone stands in closing.c, what needs the stack alone in places.c. The rest
+ * is one file in spite of its length: the two sides are one protocol, and reading them apart hides
+ * why it holds.
  */
 #include "actions/registry.h"
 
@@ -33,15 +38,16 @@
 #include "sampler/stages.h"
 
 #define ARENA_CAP (8u << 20) /* max_nodes nodes and max_messages small messages */
-/* Ended actions that wait for the sampler: a tick's worth at 100 000 a second. At HURRY_AT it is woken early, so that a storm of tiny
- * requests runs in pooled memory; WAITING_MAX bounds the memory when the sampler gets no core. */
+/* Ended actions that wait for the sampler: a tick's worth at 100 000 a second. At HURRY_AT it is
+ * woken early, so that a storm of tiny requests runs in pooled memory; WAITING_MAX bounds the
+ * memory when the sampler gets no core. */
 #define HURRY_AT    128
 #define WAITING_MAX 1024
 #define ARENA_SEAL                                                                                 \
     (32u                                                                                           \
      << 10) /* beyond it, for what the seal adds: a full tree must not cost the record its name */
-/* 4.7 MiB, in a process that had so many open at once: a thousand slow requests on one event loop. More are allocated and freed, at 4 000
- * instructions and the fresh pages of each. */
+/* 4.7 MiB, in a process that had so many open at once: a thousand slow requests on one event loop.
+ * More are allocated and freed, at 4 000 instructions and the fresh pages of each. */
 #define POOLED_ACTIONS_MAX 1024
 #define EVENT_CLASSES      3
 #define POOLED_EVENT_BYTES (1u << 20) /* a class: 1024 small events, 21 of the largest */
@@ -64,7 +70,8 @@ typedef struct source_s {
     char text[];
 } source_t;
 
-/* What one side writes for each action is a cache line apart from what the other side does (by size, as malloc aligns to 16 bytes). */
+/* What one side writes for each action is a cache line apart from what the other side does (by
+ * size, as malloc aligns to 16 bytes). */
 struct pom_registry_s {
     /* constant after new */
     pom_sampler_client_t client;
@@ -112,14 +119,14 @@ static int64_t peek(const _Atomic(int64_t) *counter) {
     return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
-/* ---- app side: actions ------------------------------------------------------------------------ */
+/* ---- app side: actions ----------------------------------------------------------------------- */
 
 /* What every request writes into its action: from the link on, with the front of the text. */
 #define HOT_FROM offsetof(pom_action_t, link)
 #define HOT_TO   (offsetof(pom_action_t, text) + 192)
 
-/* An action's lines are in the other side's cache, and fetching them one by one took 1.5 us on the app side, 1 us on the sampler's. Asked for
- * one action ahead they are there in time. */
+/* An action's lines are in the other side's cache, and fetching them one by one took 1.5 us on the
+ * app side, 1 us on the sampler's. Asked for one action ahead they are there in time. */
 static void prefetch_action(const pom_action_t *a) {
     pom_prefetch_write_all((const char *)a + HOT_FROM, HOT_TO - HOT_FROM);
 }
@@ -220,7 +227,7 @@ void pom_registry_charge(pom_registry_t *r, pom_action_t *action, int64_t cost_n
     }
 }
 
-/* ---- app side: events -------------------------------------------------------------------------- */
+/* ---- app side: events ------------------------------------------------------------------------ */
 
 static pom_event_t *take_event(pom_registry_t *r, int size_class) {
     if (r->free_events[size_class] == NULL) {
@@ -289,7 +296,7 @@ bool pom_registry_post(pom_registry_t *r, pom_event_t *event) {
     return queued / WAKE_AT != (queued + units) / WAKE_AT;
 }
 
-/* ---- sampler side: trees ------------------------------------------------------------------------ */
+/* ---- sampler side: trees --------------------------------------------------------------------- */
 
 static pom_profile_t *profile_of(pom_registry_t *r, pom_action_t *a) {
     if (a->profile == NULL) {
@@ -340,7 +347,8 @@ static void apply_message(pom_registry_t *r, pom_event_t *event) {
     (void)pom_queue_push(&r->recycled_events[event->size_class], &event->link);
 }
 
-/* Those that no profile has told of yet. What was refused has no record of its own, so the next one made says it. */
+/* Those that no profile has told of yet. What was refused has no record of its own, so the next one
+ * made says it. */
 static int64_t take_shed(pom_registry_t *r) {
     int64_t shed = peek(&r->shed);
     int64_t untold = shed - r->shed_told;
@@ -399,7 +407,7 @@ static void seal_part_if_due(pom_registry_t *r, pom_action_t *a, int64_t now_ns)
     memset(a->missed, 0, sizeof a->missed);
 }
 
-/* ---- sampler side: the client ------------------------------------------------------------------- */
+/* ---- sampler side: the client ---------------------------------------------------------------- */
 
 static void fetch(pom_registry_t *r) {
     if (pom_queue_is_empty(&r->events)) {
@@ -460,8 +468,8 @@ static bool on_tick(pom_sampler_client_t *self, int64_t now_ns) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
     (void)now_ns;
     bool any = apply(r, INT64_MAX, NULL);
-    // After apply: an event queued before a code died has been applied by now, so what the table removed
-    // before the last reap is referred to by nobody.
+    // After apply: an event queued before a code died has been applied by now, so what the table
+    // removed before the last reap is referred to by nobody.
     pom_code_table_reap(r->codes);
     return any;
 }
@@ -475,14 +483,16 @@ static int64_t foreign_until(pom_action_t *a, int64_t from_ns, int64_t until_ns)
     return until_ns;
 }
 
-/* Of stretches before this one, what no sample has stood for. A body of many chunks is attached for each, and most are shorter than
- * the time between two samples: the one that is met stands for those that were not. */
+/* Of stretches before this one, what no sample has stood for. A body of many chunks is attached for
+ * each, and most are shorter than the time between two samples: the one that is met stands for
+ * those that were not. */
 static int64_t earlier(int64_t before_ns, int64_t told_ns) {
     return before_ns > told_ns ? before_ns - told_ns : 0;
 }
 
-/* CPU time that no sample can meet goes to where the sleeps were that it comes from: the place of the last sample, or of this one. Where that
- * is no longer known (a message has come in between) it stays with the rest, for the next stack that runs. */
+/* CPU time that no sample can meet goes to where the sleeps were that it comes from: the place of
+ * the last sample, or of this one. Where that is no longer known (a message has come in between) it
+ * stays with the rest, for the next stack that runs. */
 static void charge_unmet(pom_action_t *a, const pom_sample_t *sample, pom_weight_t *weight) {
     int64_t unmet_ns =
         sample->unmet_cpu_ns < a->pending_cpu_ns ? sample->unmet_cpu_ns : a->pending_cpu_ns;
@@ -506,7 +516,8 @@ static pom_weight_t weigh(const pom_registry_t *r, const pom_anchor_t *anchor,
     int64_t base_ns = same_stretch ? a->last_sample_ns : anchor->since_ns;
     int64_t base_cpu_ns = same_stretch ? a->last_cpu_ns : anchor->since_cpu_ns;
     if (!sample->parked && sample->since_ns > base_ns) {
-        // Other actions of the thread had it in between (asyncio tasks, greenlets): that is their time, or waiting.
+        // Other actions of the thread had it in between (asyncio tasks, greenlets): that is their
+        // time, or waiting.
         base_ns = sample->since_ns;
         base_cpu_ns = foreign_until(a, base_cpu_ns, sample->since_cpu_ns);
     }
@@ -574,15 +585,17 @@ static bool on_again(pom_sampler_client_t *self, const pom_anchor_t *anchor,
 
 static void on_missed(pom_sampler_client_t *self, const pom_anchor_t *anchor, pom_miss_t reason) {
     (void)self;
-    // Only a raced walk can name an action that is over, and then its end waits in the queue: nothing but
-    // this thread recycles it, and it has applied nothing since it looked at the slot (or, for dead code, kept this end back).
+    // Only a raced walk can name an action that is over, and then its end waits in the queue:
+    // nothing but this thread recycles it, and it has applied nothing since it looked at the slot
+    // (or, for dead code, kept this end back).
     ((pom_action_t *)anchor->action)->missed[reason]++;
 }
 
 static bool on_idle(pom_sampler_client_t *self) {
     pom_registry_t *r = POM_CONTAINER(self, pom_registry_t, client);
-    // While actions are shed there must be windows, or the one that lifts the limit never comes: a server whose every
-    // request is refused shows nothing else to wake up for. Cheap windows lift it within some 2 s.
+    // While actions are shed there must be windows, or the one that lifts the limit never comes: a
+    // server whose every request is refused shows nothing else to wake up for. Cheap windows lift
+    // it within some 2 s.
     return r->pending == NULL && pom_queue_is_empty(&r->events) &&
            pom_admission_allowed(&r->admission) < 0;
 }
@@ -607,7 +620,7 @@ pom_sampler_client_t *pom_registry_client(pom_registry_t *r) {
     return &r->client;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 void pom_registry_configure(pom_registry_t *r, const pom_registry_options_t *options) {
     pom_admission_configure(&r->admission, options->max_actions_per_run);

@@ -1,8 +1,9 @@
 /*
  * The registry: every live action, from begin to seal.
  *
- * Used by the bindings on app threads (begin, message, end), and by the sampler thread, whose client it is: events are applied in
- * time order between samples, ended actions are sealed into profiles and handed to the sink.
+ * Used by the bindings on app threads (begin, message, end), and by the sampler thread, whose
+ * client it is: events are applied in time order between samples, ended actions are sealed into
+ * profiles and handed to the sink.
  *
  *     registry = pom_registry_new(&options, codes, sink);
  *     action = pom_registry_begin(registry, &kind);            NULL: shed
@@ -10,8 +11,8 @@
  *     pom_registry_post(registry, event);
  *     pom_registry_end(registry, action);
  *
- * [app] functions are kept apart by the interpreter's lock; none waits, and none allocates in steady state. After
- * begin, end and post the caller notifies the sampler.
+ * [app] functions are kept apart by the interpreter's lock; none waits, and none allocates in
+ * steady state. After begin, end and post the caller notifies the sampler.
  */
 #ifndef POM_ACTIONS_REGISTRY_H
 #define POM_ACTIONS_REGISTRY_H
@@ -50,8 +51,8 @@ typedef struct pom_registry_stats_s {
 /* A message keeps as much of its stack as a sample, or it could not stand in the same tree. */
 #define POM_EVENT_FRAMES_MAX POM_STACK_MAX
 #define POM_EVENT_FIELDS_MAX 8192
-/* Events one action may have waiting: a tick's worth (10 ms) of a loop that logs every 2 us. Counted in KiB, so that large
- * ones (4 and 48) do not make it more than 8 MiB. */
+/* Events one action may have waiting: a tick's worth (10 ms) of a loop that logs every 2 us.
+ * Counted in KiB, so that large ones (4 and 48) do not make it more than 8 MiB. */
 #define POM_EVENTS_QUEUED_MAX 8192
 
 /* Returns owned, NULL for no memory. Borrows codes and sink for its life. [any] */
@@ -67,15 +68,16 @@ void pom_registry_configure(pom_registry_t *registry, const pom_registry_options
 /* The sampler's view of it. */
 pom_sampler_client_t *pom_registry_client(pom_registry_t *registry);
 
-/* A pooled action with id, times and thread left to the caller; NULL: shed or no memory, both counted. [app] */
+/* A pooled action with id, times and thread left to the caller; NULL: shed or no memory, both
+ * counted. [app] */
 pom_action_t *pom_registry_begin(pom_registry_t *registry, const pom_action_kind_t *kind);
 
-/* Queues the end: outcome and cpu_ns are set in the action, end_ns after its last detach. The caller must not touch the
- * action afterwards. True: many are waiting, wake the sampler. [app] */
+/* Queues the end: outcome and cpu_ns are set in the action, end_ns after its last detach. The
+ * caller must not touch the action afterwards. True: many are waiting, wake the sampler. [app] */
 bool pom_registry_end(pom_registry_t *registry, pom_action_t *action);
 
-/* An event with room for depth frames and fields_size bytes; NULL, counted as dropped: the action has too many waiting, it is
- * larger than the caps above, or there is no memory. [app] */
+/* An event with room for depth frames and fields_size bytes; NULL, counted as dropped: the action
+ * has too many waiting, it is larger than the caps above, or there is no memory. [app] */
 pom_event_t *pom_registry_event(pom_registry_t *registry, pom_action_t *action, int32_t depth,
                                 uint32_t fields_size);
 pom_event_frame_t *pom_event_frames(pom_event_t *event);
@@ -87,7 +89,8 @@ void pom_registry_drop(pom_registry_t *registry, pom_action_t *action);
 /* Queues it. fields_size may have been lowered. True: the queue is long, wake the sampler. [app] */
 bool pom_registry_post(pom_registry_t *registry, pom_event_t *event);
 
-/* Ends every live action as lost; returns how many. Their holders must not touch them afterwards. [app] */
+/* Ends every live action as lost; returns how many. Their holders must not touch them afterwards.
+ * [app] */
 int64_t pom_registry_abandon(pom_registry_t *registry, int64_t now_ns);
 
 /* Adds to the in-request bill. [app] */

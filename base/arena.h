@@ -28,8 +28,8 @@ typedef struct pom_arena_s {
 /* Nothing is allocated before the first piece. [any] */
 void pom_arena_init(pom_arena_t *arena, size_t cap);
 
-/* The same with a first block in the caller's memory, 8-byte aligned, of size bytes up to the cap: it outlives the arena, and
- * counts as reserved. [any] */
+/* The same with a first block in the caller's memory, 8-byte aligned, of size bytes up to the cap:
+ * it outlives the arena, and counts as reserved. [any] */
 void pom_arena_init_in(pom_arena_t *arena, size_t cap, void *memory, size_t size);
 
 /* Zeroed, 8-byte aligned, valid until fini. NULL: no memory, or the cap would be passed. [any] */

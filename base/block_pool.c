@@ -3,12 +3,13 @@
  *
  *     take <- at_hand <- (all at once) <- given <- give
  *
- * References: the owner's, and one for each block that is out. Whoever drops the last, the owner or a late giver, frees everything, so
- * a block may outlive its owner without anybody waiting. What `kept` says may be too low for an instant by the givers that are between
- * their look and their push: the limit is for memory's sake, and a few blocks more are no harm.
+ * References: the owner's, and one for each block that is out. Whoever drops the last, the owner or
+ * a late giver, frees everything, so a block may outlive its owner without anybody waiting. What
+ * `kept` says may be too low for an instant by the givers that are between their look and their
+ * push: the limit is for memory's sake, and a few blocks more are no harm.
  *
- * A forked child has the taker's list as it was, perhaps in the middle of a take; the thread that took is not there, so the block in
- * its hands is nobody's, and is taken again or lost.
+ * A forked child has the taker's list as it was, perhaps in the middle of a take; the thread that
+ * took is not there, so the block in its hands is nobody's, and is taken again or lost.
  */
 #include "base/block_pool.h"
 

@@ -24,8 +24,9 @@ int64_t pom_wall_ns(void);
 /* CPU time of the calling thread; 0.2-0.4 us, a system call. [any] */
 int64_t pom_thread_cpu_ns(void);
 
-/* How often the calling thread has been switched out, of its own will or not: while this stands still it runs. 0.2 us, a system
- * call, which unlike that of its CPU clock does not make the kernel see whether its slice is over. [any] */
+/* How often the calling thread has been switched out, of its own will or not: while this stands
+ * still it runs. 0.2 us, a system call, which unlike that of its CPU clock does not make the kernel
+ * see whether its slice is over. [any] */
 int64_t pom_thread_switches(void);
 
 /* CPU time of the process, all threads, those that ended included. [any] */
@@ -36,7 +37,8 @@ int64_t pom_process_cpu_ns(void);
  * that ended. [any] */
 bool pom_tid_cpu_ns(int32_t tid, int64_t *cpu_ns);
 
-/* As system calls take it. What lies before a clock's beginning is its beginning: the kernel takes no negative times. [any] */
+/* As system calls take it. What lies before a clock's beginning is its beginning: the kernel takes
+ * no negative times. [any] */
 struct timespec pom_timespec(int64_t ns);
 
 /* "2026-11-20T12:34:56.123456Z": 27 characters and a NUL into out[28]. [any] */

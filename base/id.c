@@ -115,8 +115,9 @@ static bool is_dash_place(size_t place) {
     return place == 8 || place == 13 || place == 18 || place == 23;
 }
 
-/* The 8 hex digits of a word, first digit in the first byte. Nibbles are spread over the bytes of one register and turned into digits all
- * at once: an id is written once a request, and digit by digit that is 600 instructions. */
+/* The 8 hex digits of a word, first digit in the first byte. Nibbles are spread over the bytes of
+ * one register and turned into digits all at once: an id is written once a request, and digit by
+ * digit that is 600 instructions. */
 static void put_hex8(uint32_t word, char *out) {
     uint64_t x = word;
     x = (x & 0xffff) | (x & UINT64_C(0xffff0000)) << 16;

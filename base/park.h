@@ -49,8 +49,8 @@ void pom_park_wake(pom_park_t *park);
 bool pom_park_doze(pom_park_t *park);
 
 /* Ends the doze under way at the CLOCK_MONOTONIC moment, if it is still without one; the doze that
- * comes next, at once. Of alarms that race with a wake one may go off early, in a later doze. Without
- * a timer, and in a doze of some seconds, the owner is woken now. [any] */
+ * comes next, at once. Of alarms that race with a wake one may go off early, in a later doze.
+ * Without a timer, and in a doze of some seconds, the owner is woken now. [any] */
 void pom_park_alarm(pom_park_t *park, int64_t at_ns);
 
 #endif

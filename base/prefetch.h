@@ -1,11 +1,13 @@
 /*
- * Asking for memory ahead of its use, where it comes from another core or has not been used for a second: a cache miss costs 60 to
- * 100 ns, and misses that are asked for together are waited for once.
+ * Asking for memory ahead of its use, where it comes from another core or has not been used for a
+ * second: a cache miss costs 60 to 100 ns, and misses that are asked for together are waited for
+ * once.
  *
- * To read and to write are two things. A line that the other core has written arrives as a copy that may only be read, unless
- * it is asked for to be written: the first write then waits for a second trip between the cores, and the next atomic operation
- * waits for all such writes. Compilers give out the plain read form on x86-64, as the first processors had no other;
- * to those the write form is a no-op.
+ * To read and to write are two things. A line that the other core has written arrives as a copy
+ * that may only be read, unless it is asked for to be written: the first write then waits for a
+ * second trip between the cores, and the next atomic operation waits for all such writes. Compilers
+ * give out the plain read form on x86-64, as the first processors had no other; to those the write
+ * form is a no-op.
  */
 #ifndef POM_BASE_PREFETCH_H
 #define POM_BASE_PREFETCH_H

@@ -1,6 +1,6 @@
 /*
- * Bytes above ASCII are escaped too: a cut in the middle of a character would be no UTF-8 any more, and C1
- * controls are written with them. Any thread.
+ * Bytes above ASCII are escaped too: a cut in the middle of a character would be no UTF-8 any more,
+ * and C1 controls are written with them. Any thread.
  */
 #include "base/shown.h"
 

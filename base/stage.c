@@ -1,9 +1,10 @@
 /*
  * Charging stages.
  *
- * Sampling alone would say little of threads that work 0.2 % of the time: a look every 10 ms meets them once in five
- * seconds. So an accounted thread measures itself, exactly: two clock reads a change, some 0.3 us, paid only while somebody
- * has asked for it. Costs are written by the thread and read by anybody: relaxed counters, each right by itself.
+ * Sampling alone would say little of threads that work 0.2 % of the time: a look every 10 ms meets
+ * them once in five seconds. So an accounted thread measures itself, exactly: two clock reads a
+ * change, some 0.3 us, paid only while somebody has asked for it. Costs are written by the thread
+ * and read by anybody: relaxed counters, each right by itself.
  */
 #define _GNU_SOURCE
 #include "base/stage.h"

@@ -1,9 +1,10 @@
 /*
  * Stages: what one of our own threads is busy with, for whoever profiles the profiler.
  *
- * Used by the folders that own such a thread; the bindings read it. A thread tells by one word where it is, a path of nested
- * stages: a byte a level, the innermost one lowest, 0 = outside any. While it is accounted, it also reads its clocks at each
- * change and charges the path that it leaves. Not accounted, a change is one load and one store.
+ * Used by the folders that own such a thread; the bindings read it. A thread tells by one word
+ * where it is, a path of nested stages: a byte a level, the innermost one lowest, 0 = outside any.
+ * While it is accounted, it also reads its clocks at each change and charges the path that it
+ * leaves. Not accounted, a change is one load and one store.
  *
  *     static const char *const names[] = {NULL, "look", "walk"};
  *     pom_stages_t stages = POM_STAGES("pom-sampler", names);
@@ -12,7 +13,8 @@
  *     pom_stage_enter(&stages, LOOK); ... pom_stage_leave(&stages);
  *     pom_stages_end(&stages);                         last thing
  *
- * One thread at a time: the next one (after a stop and a start, in a forked child) begins anew and adds to the same costs.
+ * One thread at a time: the next one (after a stop and a start, in a forked child) begins anew and
+ * adds to the same costs.
  */
 #ifndef POM_BASE_STAGE_H
 #define POM_BASE_STAGE_H
@@ -59,7 +61,8 @@ static inline void pom_stages_account(pom_stages_t *stages, bool on) {
 void pom_stages_charge(pom_stages_t *stages);
 
 static inline void pom__stage_to(pom_stages_t *stages, uint64_t path) {
-    // Relaxed: the word is all there is to it, and an observer that sees an older one is right about a moment ago.
+    // Relaxed: the word is all there is to it, and an observer that sees an older one is right
+    // about a moment ago.
     if (atomic_load_explicit(&stages->accounted, memory_order_relaxed)) {
         pom_stages_charge(stages);
     }

@@ -5,13 +5,14 @@
  * next magic.
  *
  * A partial write is completed; if that fails in the middle of a line, the next write begins with a
- * newline: a reader meets one broken line. So does the next write of a process that shares the file, since
- * one that is killed in the middle of its write cannot: a file that has grown by others is looked at
- * first. A write of theirs that is under way looks the same, and is given a few milliseconds; where
- * a disk holds it up for longer, there is an empty line behind it.
+ * newline: a reader meets one broken line. So does the next write of a process that shares the
+ * file, since one that is killed in the middle of its write cannot: a file that has grown by others
+ * is looked at first. A write of theirs that is under way looks the same, and is given a few
+ * milliseconds; where a disk holds it up for longer, there is an empty line behind it.
  *
- * FIFOs and terminals are opened non-blocking, so a reader that does not read is EAGAIN, not a hang. A line that did not fit
- * in goes on where it stopped: to begin it again would never end with one that is larger than the pipe.
+ * FIFOs and terminals are opened non-blocking, so a reader that does not read is EAGAIN, not a
+ * hang. A line that did not fit in goes on where it stopped: to begin it again would never end with
+ * one that is larger than the pipe.
  *
  * Fork: the child shares the descriptor. Daemons close descriptors they do not know, and the
  * number may then be a socket of theirs; so each write first checks (fstat, 0.3 us) that the
@@ -19,11 +20,11 @@
  * anew in each child would fail where workers have given up the rights to do so.
  *
  * Rotation (rotate.c moves the files) happens between two writes, so no line or batch is ever
- * split. A file that is rotated by us is followed by its path: before each write the path is
- * looked up (stat, 0.5 us), and when it names another file, since another process has rotated,
- * that one is opened. When rotating or opening fails the old descriptor is written on, the failure is
- * counted in last_error, and it is tried again a minute later: a file that is too large is better
- * than none. Without rotation a renamed file is written on.
+ * split. A file that is rotated by us is followed by its path: before each write the path is looked
+ * up (stat, 0.5 us), and when it names another file, since another process has rotated, that one is
+ * opened. When rotating or opening fails the old descriptor is written on, the failure is counted
+ * in last_error, and it is tried again a minute later: a file that is too large is better than
+ * none. Without rotation a renamed file is written on.
  *
  * Opened on any thread, written on the loop thread.
  */
@@ -43,8 +44,8 @@
 #include "base/clock.h"
 #include "destinations/rotate.h"
 
-/* So many looks at half a line that does not grow: its writer was killed, as a write takes microseconds. And so many in all, where one
- * write follows on another. */
+/* So many looks at half a line that does not grow: its writer was killed, as a write takes
+ * microseconds. And so many in all, where one write follows on another. */
 #define LOOKS_STILL 5
 #define LOOKS_MOST  50
 #define BETWEEN_MS  1
@@ -93,7 +94,8 @@ static bool is_ours(const pom__append_file_t *f) {
     return f->fd >= 0 && fstat(f->fd, &st) == 0 && is_it(f, &st);
 }
 
-/* The last byte, and the size it was found at; a newline for none; -1 when it may not be read, or the path names another file by now. */
+/* The last byte, and the size it was found at; a newline for none; -1 when it may not be read, or
+ * the path names another file by now. */
 static int last_byte(const pom__append_file_t *f, int64_t *size) {
     int last = -1;
     int fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -110,7 +112,8 @@ static int last_byte(const pom__append_file_t *f, int64_t *size) {
     return last;
 }
 
-/* Before a write: whether the file ends inside a line. It need not be asked where nobody else has written since our last write. */
+/* Before a write: whether the file ends inside a line. It need not be asked where nobody else has
+ * written since our last write. */
 static void look_at_end(pom__append_file_t *f) {
     struct stat st;
     if (f->type != S_IFREG || !f->is_text || fstat(f->fd, &st) != 0 || st.st_size == f->end) {
@@ -186,7 +189,8 @@ static void turn(pom__append_file_t *f, size_t size) {
 
 /* ---- writing ---- */
 
-/* Writes newline (if the file ends inside a line) and lines. 0 or errno; *written counts the newline. */
+/* Writes newline (if the file ends inside a line) and lines. 0 or errno; *written counts the
+ * newline. */
 static int write_all(const pom__append_file_t *f, size_t newline, const char *data, size_t size,
                      size_t *written) {
     char mark = '\n';

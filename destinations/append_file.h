@@ -45,9 +45,10 @@ POM_MUST_USE int pom__append_file_open(pom__append_file_t *f, const char *path,
                                        const pom_file_options_t *options, pom_destination_t *owner);
 
 /* Appends whole lines (or batches), in one call of the system where it takes them in one. 0, or
- * errno with *written < size: so many bytes of the data are in the file; EAGAIN of a full pipe. Lines
- * that did not go whole are to be given again from their start. begun: so much of the first one went
- * before EAGAIN, 0 for a new one; it goes on there if it can, else it is written again, whole. [loop] */
+ * errno with *written < size: so many bytes of the data are in the file; EAGAIN of a full pipe.
+ * Lines that did not go whole are to be given again from their start. begun: so much of the first
+ * one went before EAGAIN, 0 for a new one; it goes on there if it can, else it is written again,
+ * whole. [loop] */
 POM_MUST_USE int pom__append_file_write(pom__append_file_t *f, const char *data, size_t size,
                                         size_t begun, size_t *written);
 

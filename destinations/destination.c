@@ -1,6 +1,6 @@
 /*
- * What every kind of destination shares: the reference count, the counters, the last error, the list
- * of those that a forked child begins anew.
+ * What every kind of destination shares: the reference count, the counters, the last error, the
+ * list of those that a forked child begins anew.
  *
  * Counters are plain atomics that only grow. `queued` is not one of them: it is what was
  * produced less what was settled, so the sum of fates is right at every moment without a lock

@@ -110,8 +110,8 @@ typedef struct pom_destination_ops_s {
 
     /* The exporter stops with this batch undelivered: it outlives the process, or is counted as
      * SHUTDOWN; it is ended either way, here and now. An earlier batch that is still out is settled
-     * in the same way, and close() comes next. False: a further batch would not be kept. Only called
-     * if `keeps`. [loop] */
+     * in the same way, and close() comes next. False: a further batch would not be kept. Only
+     * called if `keeps`. [loop] */
     bool (*keep)(pom_destination_t *self, pom_batch_t *batch);
 
     /* Stop delivering: what can be finished at once is, all else is counted as `reason` (REMOVED

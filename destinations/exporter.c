@@ -9,7 +9,8 @@
  *
  * A destination that is prompt has a smaller full batch. A second's profiles of a busy process are
  * 2 MB of memory that was last touched half a second ago on another core: to read them then took
- * longer than to encode them. 128 KiB at a time are read from a cache, and their memory is used again.
+ * longer than to encode them. 128 KiB at a time are read from a cache, and their memory is used
+ * again.
  *
  * From the intake profiles are dealt out to one backlog for each destination. Whoever holds the
  * lock may deal: the loop does it at each turn; flush, list, add and remove do it so that what
@@ -41,8 +42,8 @@
  * a buffer and waits for nothing, so this is spent only when the loop hangs in a system call. */
 #define STOP_GRACE_NS (500 * POM_NS_PER_MS)
 
-/* Of that, or of what is left until the deadline, the last part is not for keeping what is queued but
- * for closing: one batch more, which takes some 50 ms, and a sync. */
+/* Of that, or of what is left until the deadline, the last part is not for keeping what is queued
+ * but for closing: one batch more, which takes some 50 ms, and a sync. */
 #define STOP_CLOSE_NS (100 * POM_NS_PER_MS)
 
 static void on_settled(void *context);
@@ -424,8 +425,8 @@ pom_status_t pom_exporter_start(pom_exporter_t *e) {
     return status;
 }
 
-/* A server that does not answer must not cost what a disk would have taken: a quarter of the time is
- * left for that. */
+/* A server that does not answer must not cost what a disk would have taken: a quarter of the time
+ * is left for that. */
 static int64_t flush_until_locked(const pom_exporter_t *e, int64_t deadline_ns) {
     int64_t left_ns = deadline_ns - pom_now_ns();
     for (uint32_t i = 0; i < e->member_count && left_ns > 0; i++) {

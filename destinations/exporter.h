@@ -80,10 +80,10 @@ bool pom_exporter_flush(pom_exporter_t *exporter, int64_t deadline_ns);
  * Errors as for add; POM_ETIMEDOUT while a stop is under way. [app] */
 POM_MUST_USE pom_status_t pom_exporter_start(pom_exporter_t *exporter);
 
-/* Flushes until the deadline (three quarters of it where a destination keeps what is left), counts the
- * rest as shutdown, closes the destinations (they stay
- * added), ends the thread. Profiles put from then on are counted as shutdown. POM_ETIMEDOUT: the
- * loop hangs in a destination's system call; it ends when that returns. [app, GIL released] */
+/* Flushes until the deadline (three quarters of it where a destination keeps what is left), counts
+ * the rest as shutdown, closes the destinations (they stay added), ends the thread. Profiles put
+ * from then on are counted as shutdown. POM_ETIMEDOUT: the loop hangs in a destination's system
+ * call; it ends when that returns. [app, GIL released] */
 pom_status_t pom_exporter_stop(pom_exporter_t *exporter, int64_t deadline_ns);
 
 /* The three handlers of pthread_atfork(). The child keeps the destinations with counters at

@@ -116,9 +116,9 @@ static void close_locked(pom_exporter_t *e, pom__member_t *m, pom_drop_t reason)
     lock(e);
 }
 
-/* There is a batch for it, or a flush has asked for what there is, or waits for the queue to be empty;
- * or it has waited for company long enough. For a destination that gathers that is from the last batch
- * on, not from the oldest profile: after a pause nothing waits. */
+/* There is a batch for it, or a flush has asked for what there is, or waits for the queue to be
+ * empty; or it has waited for company long enough. For a destination that gathers that is from the
+ * last batch on, not from the oldest profile: after a pause nothing waits. */
 static bool is_due_locked(const pom_exporter_t *e, const pom__member_t *m) {
     const pom_destination_t *d = m->destination;
     if (d->prompt || m->hurried || m->backlog.bytes >= e->options.batch_bytes ||
@@ -149,7 +149,8 @@ static void deliver_locked(pom_exporter_t *e, pom__member_t *m) {
     }
 }
 
-/* What is queued when the exporter stops outlives the process, as far as there is a place and time. */
+/* What is queued when the exporter stops outlives the process, as far as there is a place and
+ * time. */
 static void keep_backlog_locked(pom_exporter_t *e, pom__member_t *m) {
     pom_destination_t *d = m->destination;
     bool more = d->keeps;
@@ -254,7 +255,8 @@ static void pump(pom_exporter_t *e) {
             pom__exporter_note_empty_locked(e);
         }
         /* Closed handles are ended by one more poll, which ends the process when a program has
-         * closed the loop's descriptors. Open ones keep the thread before it (exporter_thread.c). */
+         * closed the loop's descriptors. Open ones keep the thread before it
+         * (exporter_thread.c). */
         if (e->state == POM__EXPORTER_STOPPING && e->wakeable && all_closed_locked(e) &&
             pom__loop_holds(&e->loop)) {
             e->wakeable = false; /* under the lock: nobody is inside uv_async_send() */

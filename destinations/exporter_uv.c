@@ -1,15 +1,15 @@
 /*
  * Which numbers libuv's descriptors get, and whose descriptors it closes.
  *
- * It never gets 0, 1 or 2, which are free in a program that has closed them: libuv ends the process when
- * it closes one of these, and what the program prints would go into the loop. So the free ones among them
- * are taken while libuv opens its own. It does that at a loop's birth, and in every forked child, where
- * its handler opens a pipe anew. Sockets it makes later are not ours to choose; those it does not close
- * by force.
+ * It never gets 0, 1 or 2, which are free in a program that has closed them: libuv ends the process
+ * when it closes one of these, and what the program prints would go into the loop. So the free ones
+ * among them are taken while libuv opens its own. It does that at a loop's birth, and in every
+ * forked child, where its handler opens a pipe anew. Sockets it makes later are not ours to choose;
+ * those it does not close by force.
  *
- * Before that its handler closes the numbers of the parent's pipe. In a program that has closed what it
- * does not know (os.closerange in a daemon) they are of a file of the program's by then: workers would
- * miss the socket that they listen on. So two handlers of ours run around libuv's:
+ * Before that its handler closes the numbers of the parent's pipe. In a program that has closed
+ * what it does not know (os.closerange in a daemon) they are of a file of the program's by then:
+ * workers would miss the socket that they listen on. So two handlers of ours run around libuv's:
  *
  *     before    what is not libuv's goes to a higher number
  *     libuv's   close(4); close(5); pipe() = 4, 5
@@ -17,9 +17,10 @@
  *
  * Of libuv's pipe nothing is used unless a signal is watched, which no loop of ours does.
  *
- * Numbers are taken with pipes: nobody else has a pipe's inode, so one that a program has made its own
- * meanwhile (dup2) is not closed. In the child nothing is called but system calls, as it may have been
- * forked from a process with threads; being alone it can foretell which numbers a pipe will get.
+ * Numbers are taken with pipes: nobody else has a pipe's inode, so one that a program has made its
+ * own meanwhile (dup2) is not closed. In the child nothing is called but system calls, as it may
+ * have been forked from a process with threads; being alone it can foretell which numbers a pipe
+ * will get.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* pipe2, dup3 */
@@ -36,8 +37,8 @@
 
 #include "base/own_fd.h"
 
-/* libuv 1.44 opens six for the first loop, 1.45 up to nine. Its first loop ends the process when there
- * are too few. */
+/* libuv 1.44 opens six for the first loop, 1.45 up to nine. Its first loop ends the process when
+ * there are too few. */
 #define ROOM     10
 #define ENDS_MAX (ROOM + 4) /* two pipes more have the numbers 0 to 3 */
 
@@ -46,7 +47,8 @@ typedef struct taken_s {
     int count;
 } taken_t;
 
-/* Takes free numbers, the lowest first, until `room` of them are above 2. False: there are not so many. */
+/* Takes free numbers, the lowest first, until `room` of them are above 2. False: there are not so
+ * many. */
 static bool take(taken_t *t, int room) {
     t->count = 0;
     for (int above = 0; above < room && t->count < ENDS_MAX;) {
@@ -149,8 +151,9 @@ static bool is_pipe_of_libuv(int out, int in) {
            ioctl(out, FIONREAD, &waiting) == 0 && waiting == 1;
 }
 
-/* Among the numbers that were free for the first loop. None is found when somebody else in the process
- * has used the same libuv before: then its handler is before ours, and nothing can be done. */
+/* Among the numbers that were free for the first loop. None is found when somebody else in the
+ * process has used the same libuv before: then its handler is before ours, and nothing can be
+ * done. */
 static void find_pipe_of_libuv(const taken_t *was_free) {
     for (int i = 0; i < was_free->count; i++) {
         for (int k = i + 1; k < was_free->count; k++) {
@@ -165,7 +168,8 @@ static void find_pipe_of_libuv(const taken_t *was_free) {
 /* ---- the loop ---- */
 
 static int init_between_handlers(uv_loop_t *loop, const taken_t *was_free) {
-    /* Handlers of children run in the order of their registration; libuv's comes with its first loop. */
+    /* Handlers of children run in the order of their registration; libuv's comes with its first
+     * loop. */
     before_is_set = before_is_set || pthread_atfork(NULL, NULL, before_libuv) == 0;
     int error = before_is_set ? uv_loop_init(loop) : UV_ENOMEM;
     if (error != 0) {

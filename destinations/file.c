@@ -19,7 +19,8 @@
  *
  * Fork: lines that the parent has encoded are its own to write.
  *
- * Over 400 lines: encoding, writing and counting share the buffer, and each loss is counted from it.
+ * Over 400 lines: encoding, writing and counting share the buffer, and each loss is counted from
+ * it.
  */
 #include "destinations/file.h"
 
@@ -96,7 +97,8 @@ static int64_t count_lines(const char *data, size_t size) {
     return lines;
 }
 
-/* Profiles in the whole lines among the first `size` bytes of `out`; *whole: bytes of those lines. */
+/* Profiles in the whole lines among the first `size` bytes of `out`; *whole: bytes of those
+ * lines. */
 static int64_t count_profiles(const file_t *f, size_t size, size_t *whole) {
     if (f->format == POM_FILE_JSON) {
         while (size > 0 && f->out.data[size - 1] != '\n') {

@@ -34,10 +34,10 @@ typedef struct pom_file_options_s {
 
 pom_file_options_t pom_file_options_default(void); /* append false, flush true, JSON, no rotation */
 
-/* Opens the path on the caller's thread, so that a wrong path fails here and now. Returns owned
- * in *out. POM_EIO with the reason in words in error (may be NULL) and in errno, POM_ENOMEM. A relative path
- * is made absolute: later chdir does not matter. A FIFO without a reader is an error, not a
- * wait; so is anything but a regular file that is to be rotated. [any] */
+/* Opens the path on the caller's thread, so that a wrong path fails here and now. Returns owned in
+ * *out. POM_EIO with the reason in words in error (may be NULL) and in errno, POM_ENOMEM. A
+ * relative path is made absolute: later chdir does not matter. A FIFO without a reader is an error,
+ * not a wait; so is anything but a regular file that is to be rotated. [any] */
 POM_MUST_USE pom_status_t pom_file_new(const char *path, const pom_file_options_t *options,
                                        pom_destination_t **out, char *error, size_t error_size);
 

@@ -17,10 +17,10 @@
  * to. There are also fewer requests, for either side.
  *
  * While a server is away the batch stays with us, and the next one, in case that it was the batch's
- * fault; what comes after them piles up in the exporter's queue, within its budget. With a spool it goes to the disk instead, and so do the
- * ones that come during the pause; else new batches go first, and the spool's in between. The spool has
- * a pause of its own: an entry that fails is no reason to hold up new batches. A disk that takes nothing
- * is as if there were no spool.
+ * fault; what comes after them piles up in the exporter's queue, within its budget. With a spool it
+ * goes to the disk instead, and so do the ones that come during the pause; else new batches go
+ * first, and the spool's in between. The spool has a pause of its own: an entry that fails is no
+ * reason to hold up new batches. A disk that takes nothing is as if there were no spool.
  *
  * What was lost or repeated is told to the server as well (self_report.c): a request like the
  * others, between them, that is never spooled and whose loss does not matter.
@@ -95,8 +95,8 @@ static void on_gone(void *owner) {
     }
 }
 
-/* Read by a forked child only, which has no other thread and sees our writes in this order. A fork in
- * the microseconds between the socket's birth and this leaves the child a copy. */
+/* Read by a forked child only, which has no other thread and sees our writes in this order. A fork
+ * in the microseconds between the socket's birth and this leaves the child a copy. */
 static void on_socket(void *owner, int fd) {
     http_t *h = owner;
     atomic_store(&h->is_noted, false);
@@ -124,8 +124,8 @@ static void on_timer(uv_timer_t *timer) {
     work(h);
 }
 
-/* From now on, not from the beginning of the loop's turn, in which another destination may have been
- * slow. */
+/* From now on, not from the beginning of the loop's turn, in which another destination may have
+ * been slow. */
 static void start_timer(uv_timer_t *timer, uv_timer_cb call, int64_t wait_ns) {
     uv_update_time(timer->loop);
     (void)uv_timer_start(timer, call, (uint64_t)(wait_ns / POM_NS_PER_MS) + 1,

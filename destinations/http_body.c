@@ -1,7 +1,7 @@
 /*
- * Encoding, and gzip. Lines of JSON at level 1: 300 000 instructions for a profile of 30 nodes, three
- * times that at the higher levels for a fifth of the bytes, and the loop thread's time is on the
- * bill. The wire form is a tenth of the bytes to begin with, so level 6 costs 30 000 instead of
+ * Encoding, and gzip. Lines of JSON at level 1: 300 000 instructions for a profile of 30 nodes,
+ * three times that at the higher levels for a fifth of the bytes, and the loop thread's time is on
+ * the bill. The wire form is a tenth of the bytes to begin with, so level 6 costs 30 000 instead of
  * 14 000, and takes off another eighth.
  *
  * JSON goes through the compressor line by line, so the whole text never exists at once; the wire

@@ -4,13 +4,13 @@
  *     RESOLVING -> CONNECTING -> HANDSHAKE -> IDLE <-> SENDING -> RECEIVING
  *          \___________\____________\__________\_________\___________\_____-> LOST
  *
- * Resolving and connecting share one timeout; the addresses of a name are tried in order, first the one
- * behind that which failed last. An address that swallows everything takes the whole timeout for
- * itself, as a part of it would be too short for a slow line: the next attempt is the others'. Sending
- * is in slices, so that a slow line is told from a dead one, and so that no more than one slice
- * is kept twice (plain, encrypted). The reply's timeout does not start again with each byte: a
- * server that trickles is cut off. A timer that is late says that the loop was held up, by a slow disk
- * perhaps, and has not looked: what is there by then is looked at first.
+ * Resolving and connecting share one timeout; the addresses of a name are tried in order, first the
+ * one behind that which failed last. An address that swallows everything takes the whole timeout
+ * for itself, as a part of it would be too short for a slow line: the next attempt is the others'.
+ * Sending is in slices, so that a slow line is told from a dead one, and so that no more than one
+ * slice is kept twice (plain, encrypted). The reply's timeout does not start again with each byte:
+ * a server that trickles is cut off. A timer that is late says that the loop was held up, by a slow
+ * disk perhaps, and has not looked: what is there by then is looked at first.
  *
  * The other side may refuse before it has read everything, and close: so a failed write is no
  * verdict, what can still be read decides. It cannot accept what it has not got.
@@ -110,8 +110,8 @@ static void lost_uv(pom__connection_t *c, const char *doing, int error) {
 
 static void on_timeout(uv_timer_t *timer);
 
-/* From now on, not from the beginning of the loop's turn, in which another destination may have been
- * slow. */
+/* From now on, not from the beginning of the loop's turn, in which another destination may have
+ * been slow. */
 static void start_timer(pom__connection_t *c, uint64_t ms) {
     uv_update_time(c->timer.loop);
     c->due_ms = uv_now(c->timer.loop) + ms;

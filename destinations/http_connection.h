@@ -42,8 +42,8 @@ typedef struct pom__listener_s {
     void (*gone)(void *owner);
 } pom__listener_t;
 
-/* Begins to connect. target and listener are borrowed as long as it lives, ticket and failed for the
- * call. failed: the address that is tried last; zero: none. NULL: no memory or descriptors, and
+/* Begins to connect. target and listener are borrowed as long as it lives, ticket and failed for
+ * the call. failed: the address that is tried last; zero: none. NULL: no memory or descriptors, and
  * nothing is called. [loop] */
 pom__connection_t *pom__connection_new(uv_loop_t *loop, const pom__target_t *target,
                                        const pom__tls_ticket_t *ticket,

@@ -1,6 +1,6 @@
 /*
- * The options of an HTTP destination: their defaults, what is refused, and the texts that are made of
- * them once and repeated by each request.
+ * The options of an HTTP destination: their defaults, what is refused, and the texts that are made
+ * of them once and repeated by each request.
  *
  * Everything that would let a header be smuggled in, or a request go elsewhere, is refused here, so
  * that http.c writes what it finds.

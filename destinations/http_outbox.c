@@ -4,18 +4,19 @@
  * A report that failed comes last of all until something else has had its turn: a server that takes
  * call graphs and chokes on reports is to get the call graphs.
  *
- * When an entry of the spool fails, the spool alone rests, and new batches go on: it may be the entry
- * that the server, or a proxy, cannot take. If it has taken others since the entry failed before, it is
- * the entry: it goes to the spool's end, with its key and age, so that those behind it have their turn.
- * While nothing is taken, as in an outage, the order stays.
+ * When an entry of the spool fails, the spool alone rests, and new batches go on: it may be the
+ * entry that the server, or a proxy, cannot take. If it has taken others since the entry failed
+ * before, it is the entry: it goes to the spool's end, with its key and age, so that those behind
+ * it have their turn. While nothing is taken, as in an outage, the order stays.
  *
- * Without a spool there is one place for that, in memory: a request that fails the second time is put
- * aside, encoded as it is, its batch is ended, and the next one has its turn. When that fails as well it
- * is the server, and nothing is gained by a third: one body is what we hold beyond the queue's budget.
+ * Without a spool there is one place for that, in memory: a request that fails the second time is
+ * put aside, encoded as it is, its batch is ended, and the next one has its turn. When that fails
+ * as well it is the server, and nothing is gained by a third: one body is what we hold beyond the
+ * queue's budget.
  *
  * A request is made once and repeated byte for byte with its key, whether from memory or from the
- * disk; only a report is made anew, since its counts have moved on. Each profile of a batch is in one
- * of these places: the ranges that wait, the present request, aside, or counted.
+ * disk; only a report is made anew, since its counts have moved on. Each profile of a batch is in
+ * one of these places: the ranges that wait, the present request, aside, or counted.
  *
  * Over 400 lines: every function moves a request between these places, on one state.
  */
@@ -236,8 +237,8 @@ static bool next_spooled(pom__http_outbox_t *o) {
     return found;
 }
 
-/* The present request, the spool's oldest entry, becomes its newest. A crash between the two steps is
- * one of those after which a batch is sent twice. */
+/* The present request, the spool's oldest entry, becomes its newest. A crash between the two steps
+ * is one of those after which a batch is sent twice. */
 static void move_to_end(pom__http_outbox_t *o) {
     const pom__http_request_t *r = &o->request;
     const pom_buf_t *body = &o->spooled_body;

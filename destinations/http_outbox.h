@@ -36,8 +36,8 @@ typedef struct pom__http_range_s {
 
 typedef struct pom__http_request_s {
     bool is_set;
-    bool
-        repeated; /* on a new connection at once, after an idle one had been closed; set by http.c */
+    /* on a new connection at once, after an idle one had been closed; set by http.c */
+    bool repeated;
     bool spooled;   /* it is the spool's oldest entry */
     bool is_aside;  /* it is the one that was put aside */
     bool is_report; /* no profiles; fails without a trace */
@@ -100,8 +100,9 @@ void pom__http_outbox_open(pom__http_outbox_t *o);
  * aside. */
 void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch);
 
-/* The present request once more, or a new one: reports first, then the batch, then what rested, aside
- * or in the spool; a report that failed after these. False: there is nothing to send, and the batch is ended. */
+/* The present request once more, or a new one: reports first, then the batch, then what rested,
+ * aside or in the spool; a report that failed after these. False: there is nothing to send, and the
+ * batch is ended. */
 bool pom__http_outbox_next(pom__http_outbox_t *o);
 
 const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o); /* of the present request */
@@ -114,8 +115,8 @@ void pom__http_outbox_told(pom__http_outbox_t *o); /* a report has its answer */
 /* It was too large: its halves are sent, once. False: it cannot be halved, nothing has changed. */
 bool pom__http_outbox_halve(pom__http_outbox_t *o);
 
-/* It could not be sent now: to the disk, or dropped after give_up_ns, or aside, or it stays the present
- * one. One that is from the disk or was aside stays there, and rests for a while. */
+/* It could not be sent now: to the disk, or dropped after give_up_ns, or aside, or it stays the
+ * present one. One that is from the disk or was aside stays there, and rests for a while. */
 void pom__http_outbox_failed(pom__http_outbox_t *o);
 
 /* Somebody waits: what is aside rests no longer. False: nothing is in memory. */

@@ -1,18 +1,18 @@
 /*
- * What is looked at are the two descriptors that end the process: the one that is polled and the one
- * that wakes. Which they are is known at the loop's birth; later the number alone would say nothing, nor
- * does their inode, which all epolls and eventfds of a machine share.
+ * What is looked at are the two descriptors that end the process: the one that is polled and the
+ * one that wakes. Which they are is known at the loop's birth; later the number alone would say
+ * nothing, nor does their inode, which all epolls and eventfds of a machine share.
  *
- * So the epoll is asked: it knows what it polls by file and number, and no other one polls our mark. The
- * mark is the pipe that every loop has for signals, as nobody else has a pipe's inode.
+ * So the epoll is asked: it knows what it polls by file and number, and no other one polls our
+ * mark. The mark is the pipe that every loop has for signals, as nobody else has a pipe's inode.
  *
  *     mark      its inode is ours
  *     polled    polls the mark
  *     woken     is polled by it
  *
- * To ask is to set the events to what libuv has set them to, which changes nothing, and fails where it is
- * not so. (To add is to disturb an epoll of the program's for a moment.) libuv sets them at its first
- * poll; for what is there already then it does as for what has been there before.
+ * To ask is to set the events to what libuv has set them to, which changes nothing, and fails where
+ * it is not so. (To add is to disturb an epoll of the program's for a moment.) libuv sets them at
+ * its first poll; for what is there already then it does as for what has been there before.
  */
 #include "destinations/loop_guard.h"
 

@@ -1,7 +1,7 @@
 /*
  * Whether a loop's descriptors are still its own. Programs close descriptors that they do not know
- * (os.closerange in a daemon); libuv ends the process when it finds that at a poll or a wake, or wakes
- * the loop by eight bytes into a file that the program has opened since.
+ * (os.closerange in a daemon); libuv ends the process when it finds that at a poll or a wake, or
+ * wakes the loop by eight bytes into a file that the program has opened since.
  *
  * Used by the exporter, whose loop it is, and by whoever wakes that loop.
  *
@@ -24,9 +24,9 @@ typedef struct pom__loop_guard_s {
     pom_own_fd_t mark; /* what tells that they are ours */
 } pom__loop_guard_t;
 
-/* At the loop's birth; its data is the guard from then on. False: the kernel has no room for what the
- * loop would poll. libuv would end the process at the first poll, so there must be none, hence no handle
- * before this that needs one to be closed. */
+/* At the loop's birth; its data is the guard from then on. False: the kernel has no room for what
+ * the loop would poll. libuv would end the process at the first poll, so there must be none, hence
+ * no handle before this that needs one to be closed. */
 POM_MUST_USE bool pom__loop_guard_begin(pom__loop_guard_t *guard, uv_loop_t *loop);
 
 /* Three system calls. [any] */

@@ -25,7 +25,8 @@ typedef struct pom__addresses_s {
 
 typedef struct pom__lookup_s pom__lookup_t;
 
-/* The one behind `failed` comes first, and failed last; as they are when it is not among them. [any] */
+/* The one behind `failed` comes first, and failed last; as they are when it is not among them.
+ * [any] */
 void pom__addresses_begin_behind(pom__addresses_t *a, const struct sockaddr_storage *failed);
 
 /* A numeric address, which needs nobody's answer. False: it is a name. [loop] */

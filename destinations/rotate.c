@@ -12,8 +12,8 @@
  * A crash between two renames leaves a number out, which the next rotation fills.
  *
  * Nobody's data are touched but the oldest file, which is renamed over. Others go on writing to the
- * moved file until their next write (append_file.c looks at the path before each): what they write there
- * is in PATH.1 and not lost.
+ * moved file until their next write (append_file.c looks at the path before each): what they write
+ * there is in PATH.1 and not lost.
  */
 #include "destinations/rotate.h"
 

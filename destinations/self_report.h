@@ -41,7 +41,8 @@ void pom__self_report_make(pom__self_report_t *s, pom_destination_t *d, int64_t 
 /* The last one made has arrived, or was refused for good. [loop] */
 void pom__self_report_told(pom__self_report_t *s, int64_t now_ns);
 
-/* It could not be sent now: the next one comes not sooner than after one that has arrived. [loop] */
+/* It could not be sent now: the next one comes not sooner than after one that has arrived.
+ * [loop] */
 void pom__self_report_failed(pom__self_report_t *s, int64_t now_ns);
 
 #endif

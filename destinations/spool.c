@@ -3,10 +3,10 @@
  * the process, however that ends); whoever gets the lock of another folder may move its segments
  * into his own.
  *
- * A segment with damage in it (spool_segment.c) is put aside for people to look at, as NUMBER.damaged
- * beside the folders; of an address the last four stay. Segments are synced when they are full and
- * when the destination closes, not for each entry: a sync takes longer than an outage of the kernel
- * is likely.
+ * A segment with damage in it (spool_segment.c) is put aside for people to look at, as
+ * NUMBER.damaged beside the folders; of an address the last four stay. Segments are synced when
+ * they are full and when the destination closes, not for each entry: a sync takes longer than an
+ * outage of the kernel is likely.
  *
  * Files are 0600, folders 0700, and a link in place of a segment is not followed.
  *
@@ -85,7 +85,8 @@ static bool segment_path(const pom__spool_t *s, uint32_t number, char out[PATH_B
     return make_path(out, "%s/%08u.seg", s->run, number);
 }
 
-/* A file that a program has closed without knowing it is opened anew where it is needed, by its name. */
+/* A file that a program has closed without knowing it is opened anew where it is needed, by its
+ * name. */
 static bool is_open(pom_own_fd_t *file) {
     if (!pom_own_fd_holds(file)) {
         *file = POM_OWN_FD_NONE; /* the number may be of a file of the program's */

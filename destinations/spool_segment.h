@@ -1,5 +1,6 @@
 /*
- * A segment of the spool: entries in a file, appended, read in their order, acknowledged one by one.
+ * A segment of the spool: entries in a file, appended, read in their order, acknowledged one by
+ * one.
  *
  * Used by destinations/spool.c, which opens the files, names them and keeps the list of them.
  *

@@ -1,5 +1,6 @@
 /*
- * The stages of the loop's thread: "pom-loop" in a profile of the profiler. Outside any it waits, in libuv.
+ * The stages of the loop's thread: "pom-loop" in a profile of the profiler. Outside any it waits,
+ * in libuv.
  *
  * Used by the files of this folder that work on it.
  */

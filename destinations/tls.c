@@ -1,6 +1,6 @@
 /*
- * A connection's TLS by OpenSSL over two memory BIOs, so that libuv keeps the socket. Whom it trusts
- * and what it offers has been settled by the context (tls_context.c).
+ * A connection's TLS by OpenSSL over two memory BIOs, so that libuv keeps the socket. Whom it
+ * trusts and what it offers has been settled by the context (tls_context.c).
  *
  *     socket --feed--> rbio --> SSL --> wbio --output--> socket
  *

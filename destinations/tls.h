@@ -54,8 +54,8 @@ POM_MUST_USE pom_status_t pom__tls_context_new(const pom_tls_options_t *options,
                                                pom__tls_context_t **out, char *error,
                                                size_t error_size);
 
-/* In a forked child: what we made is abandoned to the parent's unfinished connections, and made anew
- * from what was read at creation when it is needed; a borrowed one stays. [app] */
+/* In a forked child: what we made is abandoned to the parent's unfinished connections, and made
+ * anew from what was read at creation when it is needed; a borrowed one stays. [app] */
 void pom__tls_context_after_fork(pom__tls_context_t *context);
 
 void pom__tls_context_free(pom__tls_context_t *context); /* [any], accepts NULL */

@@ -1,6 +1,6 @@
 /*
- * Of TLS, what one destination's connections have in common: whom to trust and who we are, made into
- * an SSL_CTX, and from it an SSL for each connection.
+ * Of TLS, what one destination's connections have in common: whom to trust and who we are, made
+ * into an SSL_CTX, and from it an SSL for each connection.
  *
  * Files are read once, into memory, when the context is made: a wrong path fails at the line that
  * names it, and a forked child that has given up its rights can still make an SSL_CTX of its own,
@@ -323,8 +323,8 @@ void pom__tls_context_free(pom__tls_context_t *c) {
 
 /* ---- an SSL for a connection ---- */
 
-/* How names are compared. A borrowed context may ask for more, that no common name counts, say; read
- * from the context, since before OpenSSL 1.1.1l its SSLs do not inherit that. */
+/* How names are compared. A borrowed context may ask for more, that no common name counts, say;
+ * read from the context, since before OpenSSL 1.1.1l its SSLs do not inherit that. */
 static unsigned host_flags(const pom__tls_context_t *c) {
     unsigned own = X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
     return c->borrowed ? own | X509_VERIFY_PARAM_get_hostflags(SSL_CTX_get0_param(c->ctx)) : own;

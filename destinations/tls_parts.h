@@ -5,8 +5,8 @@
  *     ssl = pom__tls_context_ssl_locked(context, "collector.example");
  *     pom__openssl_release();
  *
- * The lock is held around calls of OpenSSL, and taken by the forking thread (pthread_atfork), so that
- * no lock inside OpenSSL is held by a thread that the child does not have. The child shares
+ * The lock is held around calls of OpenSSL, and taken by the forking thread (pthread_atfork), so
+ * that no lock inside OpenSSL is held by a thread that the child does not have. The child shares
  * OpenSSL with the application, which must not hang there for our sake. A fork waits for one call
  * at most, of a millisecond or two in a handshake.
  */

@@ -1,10 +1,11 @@
 /*
- * The moment in X-Request-Start, as proxies write it: "t=" or nothing, then seconds since 1970 with or without a fraction (nginx, Apache
- * by hand), or whole milliseconds (Heroku), microseconds (Apache's %t) or nanoseconds. Which of them is told by the number of
- * digits: those of one unit do not become those of the next within some hundred years.
+ * The moment in X-Request-Start, as proxies write it: "t=" or nothing, then seconds since 1970 with
+ * or without a fraction (nginx, Apache by hand), or whole milliseconds (Heroku), microseconds
+ * (Apache's %t) or nanoseconds. Which of them is told by the number of digits: those of one unit do
+ * not become those of the next within some hundred years.
  *
- * The proxy's clock may be another machine's. What it says of the future is 0, and what it says of more than an hour ago is not
- * believed.
+ * The proxy's clock may be another machine's. What it says of the future is 0, and what it says of
+ * more than an hour ago is not believed.
  */
 #include "middleware/queue_time.h"
 

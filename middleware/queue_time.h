@@ -11,8 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* From the moment in an X-Request-Start header to now, by the wall clock. 0: no moment, one to come, or one too long ago to be
- * believed. [any] */
+/* From the moment in an X-Request-Start header to now, by the wall clock. 0: no moment, one to
+ * come, or one too long ago to be believed. [any] */
 int64_t pom_request_queue_ns(const char *text, size_t size, int64_t now_wall_ns);
 
 #endif

@@ -1,8 +1,10 @@
 /*
- * What a request's record says: ids from headers, a query without secrets (scrub.h), a bounded route name (route_name.h).
+ * What a request's record says: ids from headers, a query without secrets (scrub.h), a bounded
+ * route name (route_name.h).
  *
- * The app thread copies bytes; everything that looks at them runs at the seal, on the sampler thread, whose alone the table of route
- * names is. Of headers nothing is kept but the host and the task id, which is validated; of bodies nothing but their length.
+ * The app thread copies bytes; everything that looks at them runs at the seal, on the sampler
+ * thread, whose alone the table of route names is. Of headers nothing is kept but the host and the
+ * task id, which is validated; of bodies nothing but their length.
  */
 #include "middleware/request.h"
 
@@ -35,7 +37,8 @@ bool pom_request_task_id(const char *uuid, size_t uuid_size, const char *tracepa
                          size_t traceparent_size, pom_id_t *id, pom_text_t *text) {
     *text = (pom_text_t){0};
     if (uuid != NULL && is_token(uuid, uuid_size)) {
-        // A UUID in its plain form is its own text; any other spelling is kept as the client wrote it.
+        // A UUID in its plain form is its own text; any other spelling is kept as the client wrote
+        // it.
         char plain[POM_ID_TEXT];
         if (uuid_size == POM_ID_TEXT && pom_id_parse(uuid, uuid_size, id)) {
             pom_id_format(*id, plain);
@@ -50,7 +53,7 @@ bool pom_request_task_id(const char *uuid, size_t uuid_size, const char *tracepa
     return pom_trace_parse(traceparent, traceparent_size, id, &trace);
 }
 
-/* ---- the record -------------------------------------------------------------------------------- */
+/* ---- the record ------------------------------------------------------------------------------ */
 
 static pom_route_names_t route_names; // of the process
 

@@ -1,14 +1,15 @@
 /*
  * An HTTP request as an action: what is kept of it, and what its record says.
  *
- * Used by bindings/ext, which fills a pom_request_t on the app thread by copying bytes only; all interpretation (masking
- * secrets, naming the route) happens in describe, on the sampler thread.
+ * Used by bindings/ext, which fills a pom_request_t on the app thread by copying bytes only; all
+ * interpretation (masking secrets, naming the route) happens in describe, on the sampler thread.
  *
  *     action = pom_registry_begin(registry, &pom_request_kind);
  *     request = pom_request_of(action);
  *     request->path_info = pom_action_text(action, path, size);
  *
- * Text is as it came over the wire: UTF-8 by convention, any bytes in practice. The emitters survive that.
+ * Text is as it came over the wire: UTF-8 by convention, any bytes in practice. The emitters
+ * survive that.
  */
 #ifndef POM_MIDDLEWARE_REQUEST_H
 #define POM_MIDDLEWARE_REQUEST_H
@@ -27,8 +28,8 @@ typedef struct pom_request_s {
     int32_t status;    /* 0 = start_response was not called */
     bool has_host;     /* else host is SERVER_NAME:SERVER_PORT */
     int64_t bytes;     /* of body sent, write() included */
-    /* phases, one behind the other; 0 = none: the call, next() up to the first byte, next() after it, the server between two
-     * calls, close() */
+    /* phases, one behind the other; 0 = none: the call, next() up to the first byte, next() after
+     * it, the server between two calls, close() */
     int64_t queue_ns; /* before the request began, so not in its time */
     int64_t app_ns, first_byte_ns, body_ns, client_ns, close_ns;
 } pom_request_t;
@@ -43,13 +44,16 @@ static inline pom_request_t *pom_request_of(pom_action_t *action) {
     return (pom_request_t *)(void *)action->kind_data;
 }
 
-/* What a request's headers ask its task id to be. A UUID in its plain form (dashed, lower case), or a W3C traceparent's
- * trace id, becomes *id; another token of at most 64 characters (letters, digits, . _ : / @ -, a letter or digit first) is kept
- * as it is, other spellings of a UUID too, as *text (borrowed from uuid). False: nothing usable, the caller makes a new id. Either header may be NULL. [app] */
+/* What a request's headers ask its task id to be. A UUID in its plain form (dashed, lower case), or
+ * a W3C traceparent's trace id, becomes *id; another token of at most 64 characters (letters,
+ * digits, . _ : / @ -, a letter or digit first) is kept as it is, other spellings of a UUID too, as
+ * *text (borrowed from uuid). False: nothing usable, the caller makes a new id. Either header may
+ * be NULL. [app] */
 bool pom_request_task_id(const char *uuid, size_t uuid_size, const char *traceparent,
                          size_t traceparent_size, pom_id_t *id, pom_text_t *text);
 
-/* Distinct route names that records of this process have had, and how often one was "<other>". [any] */
+/* Distinct route names that records of this process have had, and how often one was "<other>".
+ * [any] */
 void pom_request_routes(int64_t *names, int64_t *others);
 
 #endif

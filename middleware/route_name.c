@@ -1,12 +1,14 @@
 /*
  * Route names.
  *
- * A route must be one of few, or reports, metrics and servers drown in rows: one for each id in each URL. Three steps keep it so: the
- * framework's own rule where it is known, a masked path where it is not, and a cap on distinct names where the mask does not help
- * (pages with names of their own, somebody who guesses URLs).
+ * A route must be one of few, or reports, metrics and servers drown in rows: one for each id in
+ * each URL. Three steps keep it so: the framework's own rule where it is known, a masked path where
+ * it is not, and a cap on distinct names where the mask does not help (pages with names of their
+ * own, somebody who guesses URLs).
  *
- * The cap keeps the first names, not the most frequent: a name that has a row keeps it for the life of the process, and no name
- * changes its meaning. Names are known by a 64-bit hash; two of a thousand share one with a probability of 3e-14.
+ * The cap keeps the first names, not the most frequent: a name that has a row keeps it for the life
+ * of the process, and no name changes its meaning. Names are known by a 64-bit hash; two of a
+ * thousand share one with a probability of 3e-14.
  */
 #include "middleware/route_name.h"
 

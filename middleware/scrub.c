@@ -1,14 +1,16 @@
 /*
  * Which keys are secret.
  *
- * Keys are brought into one plain form and searched for each word, by strstr: a dozen words and keys of a dozen characters need no
- * automaton, and who asks often (message fields) remembers the verdict by key and list.
+ * Keys are brought into one plain form and searched for each word, by strstr: a dozen words and
+ * keys of a dozen characters need no automaton, and who asks often (message fields) remembers the
+ * verdict by key and list.
  *
- * The words are replaced as a whole and published by one pointer; older lists are kept (a seal on the sampler thread may be reading
- * one), each only once, as they change about once in the life of a process.
+ * The words are replaced as a whole and published by one pointer; older lists are kept (a seal on
+ * the sampler thread may be reading one), each only once, as they change about once in the life of
+ * a process.
  *
- * Values are not looked at: a secret in a value under an innocent key is not found, and a search for what looks like one would mask
- * half of all ids.
+ * Values are not looked at: a secret in a value under an innocent key is not found, and a search
+ * for what looks like one would mask half of all ids.
  */
 #include "middleware/scrub.h"
 

@@ -7,7 +7,8 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Appends at `used` as much as there is room for; returns what is used then. text may be NULL when size is 0. */
+/* Appends at `used` as much as there is room for; returns what is used then. text may be NULL when
+ * size is 0. */
 static inline size_t pom__put(char *out, size_t room, size_t used, const char *text, size_t size) {
     if (size > room - used) {
         size = room - used;

@@ -1,9 +1,9 @@
 /*
  * W3C trace context: reading a traceparent, and what the record says of it.
  *
- * A span id is made only when it is about to leave the process: then, and only then, another process's record may name it
- * as its parent, and ours has to be found under it. Of the flags the two that the standard knows (sampled, random trace id)
- * go on unchanged; the others must not.
+ * A span id is made only when it is about to leave the process: then, and only then, another
+ * process's record may name it as its parent, and ours has to be found under it. Of the flags the
+ * two that the standard knows (sampled, random trace id) go on unchanged; the others must not.
  */
 #include "middleware/trace.h"
 
@@ -34,7 +34,8 @@ static bool parse_hex(const char *text, size_t size, uint64_t *value) {
     return true;
 }
 
-/* W3C Trace Context, section 3.2: version "-" trace id "-" parent id "-" flags; a later version may append fields. */
+/* W3C Trace Context, section 3.2: version "-" trace id "-" parent id "-" flags; a later version may
+ * append fields. */
 bool pom_trace_parse(const char *t, size_t size, pom_id_t *trace_id, pom_trace_t *trace) {
     uint64_t version, flags, span;
     pom_id_t id;

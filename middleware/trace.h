@@ -1,8 +1,8 @@
 /*
  * W3C trace context of an action: the span that called it, its own span, and the flags that go on.
  *
- * Used by request.c and bindings/ext. It lies at the beginning of an action's kind data, whatever the kind, zeroed at the
- * begin; the app side writes it, the seal reads it.
+ * Used by request.c and bindings/ext. It lies at the beginning of an action's kind data, whatever
+ * the kind, zeroed at the begin; the app side writes it, the seal reads it.
  *
  *     pom_trace_keep(action, traceparent, size);     a request that came with one
  *     span = pom_trace_span(action);                 a request that goes out with one
@@ -22,10 +22,12 @@ typedef struct pom_trace_s {
     uint8_t flags;        /* as they came; only with a parent span */
 } pom_trace_t;
 
-/* The trace id and what comes with it; false for anything but a valid traceparent, which may be NULL. [any] */
+/* The trace id and what comes with it; false for anything but a valid traceparent, which may be
+ * NULL. [any] */
 bool pom_trace_parse(const char *traceparent, size_t size, pom_id_t *trace_id, pom_trace_t *trace);
 
-/* Keeps parent span and flags of a traceparent whose trace is the action's task; another's says nothing about it. [app] */
+/* Keeps parent span and flags of a traceparent whose trace is the action's task; another's says
+ * nothing about it. [app] */
 void pom_trace_keep(pom_action_t *action, const char *traceparent, size_t size);
 
 /* The action's own span id, made at the first call; never 0. [app] */

@@ -179,8 +179,8 @@ static bool remove_entry(pom_code_table_t *table, slot_t *slot, uintptr_t word, 
     bool same = atomic_load_explicit(&slot->key, memory_order_relaxed) == key;
     // Release pairs with the acquire of the next inserter's compare-and-swap.
     atomic_store_explicit(&slot->word, VACANT, memory_order_release);
-    // Before the push, whose release orders it: a reap that has found the code has seen this too, so
-    // by the reap that frees it the sampler knows.
+    // Before the push, whose release orders it: a reap that has found the code has seen this too,
+    // so by the reap that frees it the sampler knows.
     atomic_fetch_add_explicit(&table->removals, 1, memory_order_seq_cst);
     pom_queue_push(&table->graveyard, &code_of(word)->grave);
     count(&table->live, -1);
@@ -298,7 +298,8 @@ void pom_code_table_prefetch(const pom_code_table_t *table, uintptr_t key) {
 }
 
 void pom_code_table_prefetch_code(const pom_code_table_t *table, uintptr_t key) {
-    // Relaxed: only the address is used, and a wrong one does no harm. Most keys are found at the first step.
+    // Relaxed: only the address is used, and a wrong one does no harm. Most keys are found at the
+    // first step.
     uintptr_t word = atomic_load_explicit(&slot_at(table, key, 0)->word, memory_order_relaxed);
     if (is_entry(word)) {
         pom_prefetch_read_all(code_of(word), sizeof(pom_code_t) + CODE_RUNS_BYTES);

@@ -61,8 +61,9 @@ void pom_code_table_free(pom_code_table_t *table);
  * [sampler], or [app] with gil_held. */
 pom_code_t *pom_code_table_get(pom_code_table_t *table, uintptr_t key, bool gil_held, bool *fresh);
 
-/* Asks for the memory that a get of `key` begins with, and for what that leads to: a dozen frames that are not known yet are
- * some fifty lines of memory in no cache, one after the other unless all are asked for first. [sampler] */
+/* Asks for the memory that a get of `key` begins with, and for what that leads to: a dozen frames
+ * that are not known yet are some fifty lines of memory in no cache, one after the other unless all
+ * are asked for first. [sampler] */
 void pom_code_table_prefetch(const pom_code_table_t *table, uintptr_t key);
 void pom_code_table_prefetch_code(const pom_code_table_t *table, uintptr_t key);
 
@@ -73,8 +74,8 @@ void pom_code_table_forget(pom_code_table_t *table, uintptr_t key);
 /* Moves with every forget, before the entry is removed. [any] */
 uint64_t pom_code_table_epoch(const pom_code_table_t *table);
 
-/* Moves with every removal of an entry, whoever removes it. While it stands still, what the sampler was
- * given by pom_code_table_get is what it would be given again. [sampler] */
+/* Moves with every removal of an entry, whoever removes it. While it stands still, what the sampler
+ * was given by pom_code_table_get is what it would be given again. [sampler] */
 uint64_t pom_code_table_removals(const pom_code_table_t *table);
 
 /* Sampler's own removal, for entries it inserted in a sample that raced with a death; a

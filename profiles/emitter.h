@@ -1,11 +1,11 @@
 /*
  * An emitter takes a record piece by piece: one interface behind every output form.
  *
- * Used by profiles/value.c and profiles/formats/record.c, which drive it; implemented by the JSON writer, and in
- * bindings/ext by the builder of Python dicts. Calls come in document order: inside a map each value is preceded by one
- * key(), or name(); maps and lists nest and are always closed. No call returns an error: an emitter that fails
- * remembers it and ignores the rest. Text is UTF-8, borrowed for the call; it may hold any byte (an emitter must survive
- * bad UTF-8).
+ * Used by profiles/value.c and profiles/formats/record.c, which drive it; implemented by the JSON
+ * writer, and in bindings/ext by the builder of Python dicts. Calls come in document order: inside
+ * a map each value is preceded by one key(), or name(); maps and lists nest and are always closed.
+ * No call returns an error: an emitter that fails remembers it and ignores the rest. Text is UTF-8,
+ * borrowed for the call; it may hold any byte (an emitter must survive bad UTF-8).
  */
 #ifndef POM_PROFILES_EMITTER_H
 #define POM_PROFILES_EMITTER_H

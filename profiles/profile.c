@@ -1,9 +1,9 @@
 /*
  * The life of a finished action's data: born with its arena, freed by whoever lets go last.
  *
- * The struct and the first block of its arena are one allocation, and the arena holds all the rest, so
- * that the profile of a short request is one block of the maker's pool, and that of a long one costs one malloc
- * and one free per arena block more, whatever its tree looks like.
+ * The struct and the first block of its arena are one allocation, and the arena holds all the rest,
+ * so that the profile of a short request is one block of the maker's pool, and that of a long one
+ * costs one malloc and one free per arena block more, whatever its tree looks like.
  *
  * The tree needs its references to code released before its nodes vanish with the arena; that order
  * is the one thing this file guards. A profile that was never given a tree has an all-zero one,
@@ -25,7 +25,8 @@ const char *const pom_miss_names[POM_MISS_COUNT] = {POM_MISS_LIST(X)};
 const char *const pom_outcome_names[POM_OUTCOME_COUNT] = {POM_OUTCOME_LIST(X)};
 #undef X
 
-/* What a request without samples needs is some 300 bytes, with a short tree four times that; together with the struct it stays below 2 KiB. */
+/* What a request without samples needs is some 300 bytes, with a short tree four times that;
+ * together with the struct it stays below 2 KiB. */
 #define FIRST_BLOCK ((size_t)1400)
 #define MOST_FILL   ((size_t)384) /* of it */
 

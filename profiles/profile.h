@@ -2,7 +2,8 @@
  * A profile: one finished outermost action, immutable, shared by reference count.
  *
  * Made by actions when an action is sealed, read by formats and destinations on any thread.
- * Everything it points to lies in its arena, but for the code references of its tree and texts that are constants (kind, engine).
+ * Everything it points to lies in its arena, but for the code references of its tree and texts that
+ * are constants (kind, engine).
  *
  *     profile = pom_profile_new(arena_cap);   the sealer fills the fields, then never again
  *     pom_profile_ref(profile);
@@ -92,20 +93,23 @@ typedef struct pom_profile_s {
 /* Returns owned, zeroed, one reference, arena ready; NULL for no memory. [any] */
 pom_profile_t *pom_profile_new(size_t arena_cap);
 
-/* For who makes one after the other: the memory of those that are gone, 300 KiB at most. NULL for no memory. [any] */
+/* For who makes one after the other: the memory of those that are gone, 300 KiB at most. NULL for
+ * no memory. [any] */
 pom_block_pool_t *pom_profile_pool_new(void);
 
-/* As pom_profile_new, with memory of the pool, which it goes back to. By one thread at a time. It asks for the memory of the one
- * after it. */
+/* As pom_profile_new, with memory of the pool, which it goes back to. By one thread at a time. It
+ * asks for the memory of the one after it. */
 pom_profile_t *pom_profile_new_in(pom_block_pool_t *pool, size_t arena_cap);
 
-/* Asks for the memory of the profile that is made next, which was used up to seconds ago, on another core. As pom_profile_new_in. */
+/* Asks for the memory of the profile that is made next, which was used up to seconds ago, on
+ * another core. As pom_profile_new_in. */
 void pom_profile_prefetch_next(const pom_block_pool_t *pool);
 
 pom_profile_t *pom_profile_ref(pom_profile_t *profile); /* [any] */
 void pom_profile_unref(pom_profile_t *profile);         /* [any], accepts NULL */
 
-/* Asks for the memory of a profile that is read next: it was written up to a second ago, on another core. [any] */
+/* Asks for the memory of a profile that is read next: it was written up to a second ago, on another
+ * core. [any] */
 void pom_profile_prefetch(const pom_profile_t *profile);
 
 /* Bytes it holds, for queue budgets. [any] */

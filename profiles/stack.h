@@ -1,8 +1,8 @@
 /*
  * A captured stack: what a walker hands out.
  *
- * Used by walkers (they fill it), the sampler and the registry. Leaf first, as the walk goes; depth is capped, and what
- * lies between the cap and the anchor is cut at the root side and marked.
+ * Used by walkers (they fill it), the sampler and the registry. Leaf first, as the walk goes; depth
+ * is capped, and what lies between the cap and the anchor is cut at the root side and marked.
  */
 #ifndef POM_PROFILES_STACK_H
 #define POM_PROFILES_STACK_H
@@ -10,8 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Python's own recursion limit is 1000 by default; deeper stacks lose their root side. 16 bytes a frame, one stack for
- * the sampler, so the cap costs 32 KiB once. */
+/* Python's own recursion limit is 1000 by default; deeper stacks lose their root side. 16 bytes a
+ * frame, one stack for the sampler, so the cap costs 32 KiB once. */
 #define POM_STACK_MAX 2048
 
 typedef struct pom_raw_frame_s {

@@ -271,8 +271,9 @@ void pom_value_null(pom_value_writer_t *w) {
     put_scalar(w, &tag, 1);
 }
 
-/* Where the value goes, of at most `most` bytes, behind its key; NULL when the entry must go the long way, since
- * there may be no room, or no map. One look at the writer where a key and a value take two each. */
+/* Where the value goes, of at most `most` bytes, behind its key; NULL when the entry must go the
+ * long way, since there may be no room, or no map. One look at the writer where a key and a value
+ * take two each. */
 static unsigned char *entry_begin(pom_value_writer_t *w, const pom_value_key_t *key, size_t most) {
     if (w->skipping > 0 || !in_map(w) || w->key_at != NO_KEY ||
         room_left(w) < 1 + sizeof *key + most) {

@@ -53,7 +53,8 @@ void pom_value_number(pom_value_writer_t *w, double value);
 void pom_value_boolean(pom_value_writer_t *w, bool value);
 void pom_value_null(pom_value_writer_t *w);
 
-/* A key of ours, laid out as in the stream, where its tag stands before it. A name of more than 15 characters does not compile. */
+/* A key of ours, laid out as in the stream, where its tag stands before it. A name of more than 15
+ * characters does not compile. */
 typedef struct pom_value_key_s {
     unsigned char size;
     char text[15];
@@ -62,15 +63,16 @@ typedef struct pom_value_key_s {
 #define POM_VALUE_KEY(name)                                                                        \
     { .size = sizeof(name) - 1, .text = name }
 
-/* A key and its value, as by the two calls, in less than half of their instructions: for what every record has. */
+/* A key and its value, as by the two calls, in less than half of their instructions: for what every
+ * record has. */
 void pom_value_entry_text(pom_value_writer_t *w, const pom_value_key_t *key, const char *text,
                           size_t size);
 void pom_value_entry_integer(pom_value_writer_t *w, const pom_value_key_t *key, int64_t value);
 void pom_value_entry_seconds(pom_value_writer_t *w, const pom_value_key_t *key, int64_t ns);
 
-/* The entries of a finished stream that is one map join the map that is open here, if there is room for all
- * of them. Those whose keys are in `without`, a list that ends with NULL, stay behind: the caller writes
- * such keys itself. */
+/* The entries of a finished stream that is one map join the map that is open here, if there is room
+ * for all of them. Those whose keys are in `without`, a list that ends with NULL, stay behind: the
+ * caller writes such keys itself. */
 void pom_value_entries(pom_value_writer_t *w, const void *data, size_t size,
                        const char *const *without);
 

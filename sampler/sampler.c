@@ -3,17 +3,20 @@
  *
  *     parked --notify: an alarm--> ticking --nothing attached, nothing queued--> parked
  *
- * A tick lets the client apply what app threads queued and then, when a look is due, takes one stack of each thread with
- * something attached. Nearly all of the cost is waking up, so one wake-up serves all threads. A tick that came early (a long
- * queue, a sync, a stop) takes no stack: its moment was chosen by the program, so its samples would not be fair.
+ * A tick lets the client apply what app threads queued and then, when a look is due, takes one
+ * stack of each thread with something attached. Nearly all of the cost is waking up, so one wake-up
+ * serves all threads. A tick that came early (a long queue, a sync, a stop) takes no stack: its
+ * moment was chosen by the program, so its samples would not be fair.
  *
- * CPU time of a sampled thread comes from its kernel clock. Whether the thread is on a CPU at this moment is seen from that
- * clock moving between two reads around the walk; only then does CPU time belong to the stack just seen. (Charging a CPU delta
- * to whatever stack the next sample shows makes sleeping lines look busy.) A thread whose CPU this very thread took shows in
- * /proc as runnable there; that costs a file read, so it is only asked when there is CPU time to place.
+ * CPU time of a sampled thread comes from its kernel clock. Whether the thread is on a CPU at this
+ * moment is seen from that clock moving between two reads around the walk; only then does CPU time
+ * belong to the stack just seen. (Charging a CPU delta to whatever stack the next sample shows
+ * makes sleeping lines look busy.) A thread whose CPU this very thread took shows in /proc as
+ * runnable there; that costs a file read, so it is only asked when there is CPU time to place.
  *
- * Runs on the sampler thread, but for start, stop, notify, sync and configure. Deliberately absent: signals,
- * locks shared with requests (sync_lock is held by nobody while it waits or works), any allocation per tick.
+ * Runs on the sampler thread, but for start, stop, notify, sync and configure. Deliberately absent:
+ * signals, locks shared with requests (sync_lock is held by nobody while it waits or works), any
+ * allocation per tick.
  */
 #define _GNU_SOURCE // pthread_setname_np, sched_getcpu
 #include "sampler/sampler.h"
@@ -37,12 +40,13 @@
 /* The deepest call is a tree insertion; fixed, as `ulimit -s unlimited` breaks defaults. */
 #define THREAD_STACK (256 * 1024)
 
-/* Anchors looked at per slot and tick, newest first. More than this many actions interleave on one thread only under
- * asyncio or greenlets. */
+/* Anchors looked at per slot and tick, newest first. More than this many actions interleave on one
+ * thread only under asyncio or greenlets. */
 #define VIEW_ROOM POM_ANCHORS_MAX
 
-/* Ticks are no further apart while anything is going on, however rare the looks: ended actions wait to be sealed, at 5 KiB
- * each. Above the longest delay of the usual schedule (1.5 x 50 ms), which it therefore leaves alone. */
+/* Ticks are no further apart while anything is going on, however rare the looks: ended actions wait
+ * to be sealed, at 5 KiB each. Above the longest delay of the usual schedule (1.5 x 50 ms), which
+ * it therefore leaves alone. */
 #define TICK_MAX_NS (100 * POM_NS_PER_MS)
 
 /* So many times as slow as the walker says a machine may be. */
@@ -51,11 +55,12 @@
 /* So many late walks in one look are taken for the pace of the machine, not for interruptions. */
 #define LATE_MAX 3
 
-/* Of the actions of one thread that wait at a time (asyncio tasks, greenlets), so many are looked at in one tick, in turn: each
- * costs 1-3 us, so this is about what a wake-up costs. */
+/* Of the actions of one thread that wait at a time (asyncio tasks, greenlets), so many are looked
+ * at in one tick, in turn: each costs 1-3 us, so this is about what a wake-up costs. */
 #define PARKED_LOOKS 16
 
-/* One sleep of ours in so many is measured. What takes longer than the other is taken to have taken as long: it was interrupted. */
+/* One sleep of ours in so many is measured. What takes longer than the other is taken to have taken
+ * as long: it was interrupted. */
 #define SLEEPS_MEASURED 8
 #define WAKE_MOST_NS    (100 * POM_NS_PER_US)
 
@@ -211,9 +216,10 @@ static bool take_lock(pom_sampler_t *s) {
     return true;
 }
 
-/* From here until the store of false the thread's memory stays: pom_slots_release and pom_slot_end wait. The order (flag, fence in
- * seq_cst, then the look at the slot) is their partner. Of a walker with a lock only while it has that: a release has it too, so it
- * cannot come meanwhile, but a thread may end without it. */
+/* From here until the store of false the thread's memory stays: pom_slots_release and pom_slot_end
+ * wait. The order (flag, fence in seq_cst, then the look at the slot) is their partner. Of a walker
+ * with a lock only while it has that: a release has it too, so it cannot come meanwhile, but a
+ * thread may end without it. */
 static void keep_thread(pom_sampler_t *s, pom_slot_t *slot) {
     bool keeps = s->walker->lock == NULL || s->locked;
     atomic_store_explicit(&slot->walking, keeps, memory_order_seq_cst);
@@ -227,7 +233,8 @@ static void give_lock(pom_sampler_t *s) {
     }
 }
 
-/* The actions of this thread that are not running: what each of them waits in. False when none could be told. */
+/* The actions of this thread that are not running: what each of them waits in. False when none
+ * could be told. */
 static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32_t running,
                            pom_sample_t sample) {
     if (s->walker->parked == NULL) {
@@ -258,11 +265,13 @@ static bool look_at_parked(pom_sampler_t *s, const pom_slot_view_t *view, uint32
     return any;
 }
 
-/* What of the thread's CPU time since the last look was used where no look meets it: on the way to sleep and back, as much each time as this
- * thread's own sleeps take; and, where it is woken on the CPU on which a look is about to be, as it runs only after that, for the time
- * that we keep it waiting: each other time, as a wait for the interpreter's lock wakes up twice, to ask for it and to have it. Beside a
- * thread that computes, one whose 70 us of work lie between two such waits had 40 us less of 117 than its clock said. `here`: its CPU is
- * ours. Asked only while one action has the thread to itself, and not of one that computes; counted from the second such look on. */
+/* What of the thread's CPU time since the last look was used where no look meets it: on the way to
+ * sleep and back, as much each time as this thread's own sleeps take; and, where it is woken on the
+ * CPU on which a look is about to be, as it runs only after that, for the time that we keep it
+ * waiting: each other time, as a wait for the interpreter's lock wakes up twice, to ask for it and
+ * to have it. Beside a thread that computes, one whose 70 us of work lie between two such waits had
+ * 40 us less of 117 than its clock said. `here`: its CPU is ours. Asked only while one action has
+ * the thread to itself, and not of one that computes; counted from the second such look on. */
 static void tell_unmet(const pom_sampler_t *s, pom_slot_t *slot, const pom_slot_view_t *view,
                        bool here, pom_sample_t *sample) {
     bool computes = slot->look_running && sample->running; // its sleeps, if any, nobody knows where
@@ -292,31 +301,36 @@ static void remember_look(pom_slot_t *slot, const pom_slot_view_t *view, const p
     slot->look_seq = met && view->count == 1 ? view->seq : NO_LOOK;
 }
 
-/* Most threads of a server wait most of the time, for a request, a database, the interpreter's lock. One whose CPU clock stands where it
- * stood at its last look, with the same one anchor, has not run: its stack is what it was, and need not be walked, nor looked up. */
+/* Most threads of a server wait most of the time, for a request, a database, the interpreter's
+ * lock. One whose CPU clock stands where it stood at its last look, with the same one anchor, has
+ * not run: its stack is what it was, and need not be walked, nor looked up. */
 static bool stands_still(const pom_slot_t *slot, const pom_slot_view_t *view, int64_t cpu_ns) {
     return view->seq == slot->look_seq && view->tid == slot->look_tid &&
            cpu_ns == slot->look_cpu_ns && cpu_ns != 0;
 }
 
-/* Enough CPU, since it was last seen on one or asked for, to ask whether it waits for one. What is less is carried until it is more: a
- * thread that waits for the interpreter's lock wakes up each 5 ms to ask for it. Of 64 such threads each was asked for in each tick,
- * for the CPU time of its last turn: 40 % of this thread's own. */
+/* Enough CPU, since it was last seen on one or asked for, to ask whether it waits for one. What is
+ * less is carried until it is more: a thread that waits for the interpreter's lock wakes up each 5
+ * ms to ask for it. Of 64 such threads each was asked for in each tick, for the CPU time of its
+ * last turn: 40 % of this thread's own. */
 static bool used_cpu(const pom_slot_t *slot, const pom_sample_t *sample) {
     int64_t wall_ns = sample->since_ns > 0 ? sample->at_ns - sample->since_ns : 0;
     return (sample->cpu_ns - slot->asked_cpu_ns) * 50 > wall_ns;
 }
 
-/* The CPU that the slot's thread ran on last, -1 = unknown. One load, where /proc takes two system calls. It is in the thread's own
- * memory, where the kernel writes it: to be read while `walking` keeps the thread, and the view holds (it may have ended before). */
+/* The CPU that the slot's thread ran on last, -1 = unknown. One load, where /proc takes two system
+ * calls. It is in the thread's own memory, where the kernel writes it: to be read while `walking`
+ * keeps the thread, and the view holds (it may have ended before). */
 __attribute__((no_sanitize("thread", "address"))) static int32_t cpu_of(const pom_slot_t *slot) {
     uintptr_t at = slot->who.cpu;
     return at != 0 ? *(const volatile int32_t *)at : -1;
 }
 
-/* It would be running were it not for us: it wants a CPU, and that one is ours. One that waits for another CPU is not to have the CPU
- * time: a thread that lets go of the interpreter's lock in order to sleep wakes the next one up, which often takes its place before it
- * sleeps; 2 ms later its sleep had the CPU of what came before, 8 % of all where 1 % was right. `cpu` is cpu_of it, `ours` ours. */
+/* It would be running were it not for us: it wants a CPU, and that one is ours. One that waits for
+ * another CPU is not to have the CPU time: a thread that lets go of the interpreter's lock in order
+ * to sleep wakes the next one up, which often takes its place before it sleeps; 2 ms later its
+ * sleep had the CPU of what came before, 8 % of all where 1 % was right. `cpu` is cpu_of it, `ours`
+ * ours. */
 static bool took_its_cpu(pom_slot_t *slot, int32_t tid, int32_t cpu, int ours) {
     return (cpu < 0 || cpu == ours) && pom_thread_wants_cpu(&slot->files, tid, ours);
 }
@@ -326,28 +340,33 @@ static int64_t frame_took(const pom_sampler_t *s, int64_t took_ns) {
     return took_ns / (4 + s->stack.depth);
 }
 
-/* The walk just done was interrupted. Without this 10 of 10^6 walks showed a caller that is none, with it 0 and 2. */
+/* The walk just done was interrupted. Without this 10 of 10^6 walks showed a caller that is none,
+ * with it 0 and 2. */
 static bool is_late(const pom_sampler_t *s, int64_t took_ns) {
     return s->frame_most_ns > 0 && frame_took(s, took_ns) >= s->frame_most_ns;
 }
 
-/* LATE_MAX walks of a look were late, and none in time; the fastest took this long a frame. So the machine is slower than it was taken to be: to
- * copy a frame from the heap is a system call, of 0.5 us on one machine and 1.6 on another, and to look up a context is six. Not that all eight
- * were late: some are torn, and where tasks are short none of them was ever counted. Up to a limit, that the check keeps its sense. */
+/* LATE_MAX walks of a look were late, and none in time; the fastest took this long a frame. So the
+ * machine is slower than it was taken to be: to copy a frame from the heap is a system call, of 0.5
+ * us on one machine and 1.6 on another, and to look up a context is six. Not that all eight were
+ * late: some are torn, and where tasks are short none of them was ever counted. Up to a limit, that
+ * the check keeps its sense. */
 static void expect_slower(pom_sampler_t *s, int64_t frame_ns) {
     int64_t limit_ns = SLOWER_MAX * s->walker->frame_most_ns;
     s->frame_most_ns = 2 * frame_ns < limit_ns ? 2 * frame_ns : limit_ns;
 }
 
-/* A walk that was far quicker says that the machine is not so slow, or no longer: what takes longer may be an interruption again. Where slow
- * stacks and quick ones take turns, the slow ones teach again, at the price of three tries. */
+/* A walk that was far quicker says that the machine is not so slow, or no longer: what takes longer
+ * may be an interruption again. Where slow stacks and quick ones take turns, the slow ones teach
+ * again, at the price of three tries. */
 static void expect_quicker(pom_sampler_t *s, int64_t took_ns) {
     if (4 * frame_took(s, took_ns) < s->frame_most_ns) {
         s->frame_most_ns -= (s->frame_most_ns - s->walker->frame_most_ns) / 8;
     }
 }
 
-/* No try would go further. What the thread does is known to be none of what a later look shows: its time is the root's own. */
+/* No try would go further. What the thread does is known to be none of what a later look shows: its
+ * time is the root's own. */
 static void leave_deep(pom_sampler_t *s, const pom_slot_view_t *view, const pom_sample_t *sample) {
     remember_look(view->slot, view, sample, false);
     count_miss(s, &view->anchors[0], miss_of(POM_EFULL));
@@ -428,12 +447,12 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
             if (++late_walks >= LATE_MAX) {
                 expect_slower(s, late_frame_ns);
             }
-            status =
-                POM_ETORN; // this thread lost its core on the way: what it read belongs to two moments
+            // this thread lost its core on the way: what it read belongs to two moments
+            status = POM_ETORN;
         }
         if (status != POM_OK) {
-            // No anchor is a torn stack as often as another greenlet: a generator that was left while it was read links to
-            // nothing. So that is looked at again too.
+            // No anchor is a torn stack as often as another greenlet: a generator that was left
+            // while it was read links to nothing. So that is looked at again too.
             reason = miss_of(status);
             elsewhere = elsewhere && status == POM_ENOTFOUND;
             continue;
@@ -468,14 +487,16 @@ static void look(pom_sampler_t *s, pom_slot_t *slot) {
         return;
     }
     if (seen && reason == POM_MISS_NO_ANCHOR && elsewhere) {
-        // All looks agree: the thread does something else, and its time is not that of the next action met.
+        // All looks agree: the thread does something else, and its time is not that of the next
+        // action met.
         remember_look(slot, &view, &sample, false);
         if (look_at_parked(s, &view, UINT32_MAX, sample)) {
             return;
         }
     }
-    // The newest anchor takes the blame. Even in a copy that was thrown away it is of an action that was attached during this
-    // look, so its end is still in the queue, and its memory is there.
+    // The newest anchor takes the blame. Even in a copy that was thrown away it is of an action
+    // that was attached during this look, so its end is still in the queue, and its memory is
+    // there.
     if (seen) {
         count_miss(s, &view.anchors[0], reason);
     } else {
@@ -537,14 +558,15 @@ static void span_end(pom_sampler_t *s) {
     s->span_process_ns = process;
 }
 
-/* After the time parked, which is no active time, but from the first attach on. CPU is billed all the same, the snapshots of it stay:
- * the wake-up itself falls there, and most of what delivery uses, a second after the work. */
+/* After the time parked, which is no active time, but from the first attach on. CPU is billed all
+ * the same, the snapshots of it stay: the wake-up itself falls there, and most of what delivery
+ * uses, a second after the work. */
 static void span_resume(pom_sampler_t *s, int64_t from_ns) {
     s->span_start_ns = from_ns;
 }
 
-/* Moves the window to the totals and returns what its cost is a share of: the CPU time of the rest of the process, or, where that waits,
- * what the schedule takes for it. */
+/* Moves the window to the totals and returns what its cost is a share of: the CPU time of the rest
+ * of the process, or, where that waits, what the schedule takes for it. */
 static int64_t window_settle(pom_sampler_t *s) {
     int64_t base = s->window_process_ns - s->window_cost_ns;
     int64_t floor = s->window_active_ns / POM_SCHEDULE_FLOOR_DIV;
@@ -560,8 +582,9 @@ static void window_end(pom_sampler_t *s) {
     int64_t base = window_settle(s);
     int64_t taken = peek(&s->taken);
     int64_t samples = taken - s->window_taken;
-    // A window in which nothing was going on exists only because the client asked for it, to see a limit off: parked it would
-    // have cost nothing. With a small budget its ticks alone would be over it, and the limit would never go.
+    // A window in which nothing was going on exists only because the client asked for it, to see a
+    // limit off: parked it would have cost nothing. With a small budget its ticks alone would be
+    // over it, and the limit would never go.
     bool within = !s->window_used;
     if (!within) {
         pom_schedule_update(&s->schedule, s->window_cost_ns, base, s->window_active_ns);
@@ -582,7 +605,7 @@ static void window_end(pom_sampler_t *s) {
     s->client->window(s->client, &window);
 }
 
-/* ---- the loop ---------------------------------------------------------------------------------- */
+/* ---- the loop -------------------------------------------------------------------------------- */
 
 /* True when there was a new one. */
 static bool take_configuration(pom_sampler_t *s) {
@@ -635,9 +658,9 @@ static int64_t next_look(const pom_sampler_t *s) {
     return pom_now_ns() + pom_schedule_delay(&s->schedule, pom_random_u64());
 }
 
-/* Counted from when the last one was due, not from when it was over: late wake-ups and the looks themselves would make every
- * period a few percent longer. One that is over half a period late starts afresh, so that a starved thread does not catch up
- * in a burst. */
+/* Counted from when the last one was due, not from when it was over: late wake-ups and the looks
+ * themselves would make every period a few percent longer. One that is over half a period late
+ * starts afresh, so that a starved thread does not catch up in a burst. */
 static int64_t look_after(const pom_sampler_t *s, int64_t due_ns, int64_t now_ns) {
     int64_t late_ns = now_ns - due_ns;
     return next_look(s) - (late_ns < s->schedule.period_ns / 2 ? late_ns : 0);
@@ -651,7 +674,8 @@ static void learn(int64_t *mean_ns, int64_t took_ns) {
     *mean_ns += ((took_ns < WAKE_MOST_NS ? took_ns : WAKE_MOST_NS) - *mean_ns) / 8;
 }
 
-/* Sleeps until the moment, or until woken. Now and then the sleep itself is measured, as tell_unmet has to know what one takes. */
+/* Sleeps until the moment, or until woken. Now and then the sleep itself is measured, as tell_unmet
+ * has to know what one takes. */
 static void sleep_until(pom_sampler_t *s, int64_t until_ns) {
     pom_sampler_enter(POM_SAMPLER_WAIT);
     if (s->sleeps++ % SLEEPS_MEASURED != 0) {
@@ -665,16 +689,17 @@ static void sleep_until(pom_sampler_t *s, int64_t until_ns) {
     pom_sampler_leave();
 }
 
-/* Sleeps until there is something to do; look_ns is when the next look would have been due, the answer when it is. What is
- * attached meanwhile wakes nobody: it sets the alarm, for its first look, and most requests are over by then. */
+/* Sleeps until there is something to do; look_ns is when the next look would have been due, the
+ * answer when it is. What is attached meanwhile wakes nobody: it sets the alarm, for its first
+ * look, and most requests are over by then. */
 static int64_t park(pom_sampler_t *s, int64_t look_ns) {
     span_end(s);
     pom_sampler_enter(POM_SAMPLER_WAIT);
     atomic_store_explicit(&s->planned_ns, look_ns, memory_order_relaxed);
     bool alarmed = false;
     for (;;) {
-        // Full barrier between raising the flag and the last look; pairs with the fence in pom_sampler_notify: either we see
-        // the new work, or the notifier sees the flag.
+        // Full barrier between raising the flag and the last look; pairs with the fence in
+        // pom_sampler_notify: either we see the new work, or the notifier sees the flag.
         atomic_store_explicit(&s->parked, true, memory_order_seq_cst);
         atomic_thread_fence(memory_order_seq_cst);
         if (something_to_do(s)) {
@@ -700,9 +725,10 @@ typedef struct sched_attr_s {
 #define SLICE_NS                                                                                   \
     (100 * POM_NS_PER_US) /* the least that Linux knows, and longer than a tick takes */
 
-/* From 6.12 on a thread that wakes up may take the CPU of one with a longer slice at once; else it waits for the end of that one's,
- * 3 ms, and what ran when the look was due has often ended. On a machine whose CPUs are all busy looks would avoid what runs. Needs
- * no right; an older kernel takes no notice. */
+/* From 6.12 on a thread that wakes up may take the CPU of one with a longer slice at once; else it
+ * waits for the end of that one's, 3 ms, and what ran when the look was due has often ended. On a
+ * machine whose CPUs are all busy looks would avoid what runs. Needs no right; an older kernel
+ * takes no notice. */
 static void ask_for_short_slices(void) {
     sched_attr_t attr = {.size = sizeof attr};
     if (syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0) == 0 && attr.policy == SCHED_OTHER) {
@@ -711,8 +737,9 @@ static void ask_for_short_slices(void) {
     }
 }
 
-/* A timer may come up to 50 us late by default, so that it can go off together with another one of its CPU. That one is often what the
- * program waits for: a look then meets it as it wakes up more often than while it works. */
+/* A timer may come up to 50 us late by default, so that it can go off together with another one of
+ * its CPU. That one is often what the program waits for: a look then meets it as it wakes up more
+ * often than while it works. */
 static void ask_for_prompt_timers(void) {
     (void)prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); // 1 ns; of this thread alone
 }
@@ -805,8 +832,9 @@ void pom_sampler_stop(pom_sampler_t *s) {
     s->started = false;
 }
 
-/* Of many notifies the first sets the alarm: later, and for the sooner of its look and the longest wait of an ended action. A look
- * that was planned stays where it was, or gaps between requests would make looks more frequent. */
+/* Of many notifies the first sets the alarm: later, and for the sooner of its look and the longest
+ * wait of an ended action. A look that was planned stays where it was, or gaps between requests
+ * would make looks more frequent. */
 static void set_alarm(pom_sampler_t *s) {
     int64_t now_ns = pom_now_ns(), look_ns = peek(&s->planned_ns);
     if (look_ns <= now_ns) {

@@ -1,26 +1,27 @@
 /*
  * The schedule: a multiplicative controller with one state variable, the period.
  *
- * Nearly all of the sampler's cost is waking up (11-27 us against about 1 us for a walk), so cost goes with 1/period and one
- * multiplication lands near the target. A step is clamped to a factor of 2 either way, so that one odd window (an import, a
- * burst) cannot throw the period across its range. Only active time is measured: a process that was idle finds
- * the period it left.
+ * Nearly all of the sampler's cost is waking up (11-27 us against about 1 us for a walk), so cost
+ * goes with 1/period and one multiplication lands near the target. A step is clamped to a factor of
+ * 2 either way, so that one odd window (an import, a burst) cannot throw the period across its
+ * range. Only active time is measured: a process that was idle finds the period it left.
  *
- * The denominator is the process's other CPU time, not wall time: on a machine with idle cores a share of
- * wall time says nothing about the users' bill.
+ * The denominator is the process's other CPU time, not wall time: on a machine with idle cores a
+ * share of wall time says nothing about the users' bill.
  */
 #include "sampler/schedule.h"
 
 #include "base/clock.h"
 
-/* The controller aims below the cap, so that noise around the aim stays under it: of windows of 20 ticks one in ten is over. The noise of more
- * ticks is less, as the root of their number, so the aim comes nearer to the cap: 85 % up to some 30 ticks, 92 % with 100, 96 % with 400. */
+/* The controller aims below the cap, so that noise around the aim stays under it: of windows of 20
+ * ticks one in ten is over. The noise of more ticks is less, as the root of their number, so the
+ * aim comes nearer to the cap: 85 % up to some 30 ticks, 92 % with 100, 96 % with 400. */
 #define AIM_LEAST_PERCENT 85
 #define NOISE_PERCENT     80 /* of one tick, for that */
 #define TICKS_MOST        400
 
-/* What is beyond these is taken for these, so that no product below overflows: 13 days of CPU in one window, a period of
- * an hour. */
+/* What is beyond these is taken for these, so that no product below overflows: 13 days of CPU in
+ * one window, a period of an hour. */
 #define TIME_MAX_NS   (INT64_C(1) << 50)
 #define PERIOD_MAX_NS (3600 * POM_NS_PER_S)
 #define PPM           INT64_C(1000000)

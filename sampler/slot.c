@@ -1,22 +1,25 @@
 /*
  * Slots: a seqlock per thread around a small table of anchors.
  *
- * Writers are app threads; the interpreter's lock keeps them apart, so claim and release need no lock of their own, and a
- * detach may come from another thread than the owner (a body closed elsewhere). The sampler reads without any lock: it
- * copies the table between two looks at `seq`. Anchors are copied with plain memcpy of words that a writer may be changing;
- * a copy taken during a change is thrown away, never looked at.
+ * Writers are app threads; the interpreter's lock keeps them apart, so claim and release need no
+ * lock of their own, and a detach may come from another thread than the owner (a body closed
+ * elsewhere). The sampler reads without any lock: it copies the table between two looks at `seq`.
+ * Anchors are copied with plain memcpy of words that a writer may be changing; a copy taken during
+ * a change is thrown away, never looked at.
  *
- * A table that grows is replaced, and the old one kept until the end: a sampler that still copies from it reads stale
- * but mapped memory, and the seq check discards the copy. Tables double, so what is kept is less than what is used.
+ * A table that grows is replaced, and the old one kept until the end: a sampler that still copies
+ * from it reads stale but mapped memory, and the seq check discards the copy. Tables double, so
+ * what is kept is less than what is used.
  *
- * Anchors stand in the order of their attaches, since the newest of two at one frame is the one that counts. One that is
- * withdrawn from among them leaves a gap, which no frame matches; gaps are closed all at once when there are more of them than
- * anchors. So a detach costs the same whichever of a thousand asyncio tasks is over, where moving up what was behind it copied
- * 60 KB on average.
+ * Anchors stand in the order of their attaches, since the newest of two at one frame is the one
+ * that counts. One that is withdrawn from among them leaves a gap, which no frame matches; gaps are
+ * closed all at once when there are more of them than anchors. So a detach costs the same whichever
+ * of a thousand asyncio tasks is over, where moving up what was behind it copied 60 KB on average.
  *
  * Not decided here: what an anchor means (the walker) and whose time it is (the registry).
  *
- * Over 400 lines: each store of the writers' has its partner among the sampler's loads, and both want to be on one page.
+ * Over 400 lines: each store of the writers' has its partner among the sampler's loads, and both
+ * want to be on one page.
  */
 #include "sampler/slot.h"
 
@@ -30,7 +33,8 @@
 /* A gap's frame: neither the end of a chain nor an address of one. */
 #define NO_FRAME 1
 
-/* Gaps beyond the number of anchors before they are closed: a few actions in turn should not close them at each detach. */
+/* Gaps beyond the number of anchors before they are closed: a few actions in turn should not close
+ * them at each detach. */
 #define GAPS_SPARE 16
 
 static pom_anchor_table_t *table_new(uint32_t room) {
@@ -87,7 +91,8 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
         slot->who = *who;
         slot->claimed = true;
         atomic_init(&slot->next, atomic_load_explicit(&slots->first, memory_order_relaxed));
-        // Release: pairs with the acquire in the sampler's iteration; the slot is whole before it is found.
+        // Release: pairs with the acquire in the sampler's iteration; the slot is whole before it
+        // is found.
         atomic_store_explicit(&slots->first, slot, memory_order_release);
         slots->total++;
         return slot;
@@ -102,15 +107,16 @@ pom_slot_t *pom_slots_claim(pom_slots_t *slots, const pom_thread_identity_t *who
     return slot;
 }
 
-/* The writer's half of the seqlock. The fence keeps the changes behind the odd store; pairs with the acquire fence in
- * pom_slot_view_holds. */
+/* The writer's half of the seqlock. The fence keeps the changes behind the odd store; pairs with
+ * the acquire fence in pom_slot_view_holds. */
 static void write_begin(pom_slot_t *slot) {
     uint32_t seq = atomic_load_explicit(&slot->seq, memory_order_relaxed);
     atomic_store_explicit(&slot->seq, seq + 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
 }
 
-/* Release: pairs with the acquire in pom_slot_view. A plain store, as the writers of a slot come one at a time. */
+/* Release: pairs with the acquire in pom_slot_view. A plain store, as the writers of a slot come
+ * one at a time. */
 static void write_end(pom_slot_t *slot) {
     uint32_t seq = atomic_load_explicit(&slot->seq, memory_order_relaxed);
     atomic_store_explicit(&slot->seq, seq + 1, memory_order_release);
@@ -208,8 +214,9 @@ pom_status_t pom_slot_attach(pom_slot_t *slot, const pom_anchor_t *anchor) {
     write_begin(slot);
     table->anchors[count] = *anchor;
     table->anchors[count].nth = slot->attaches;
-    // Release: pairs with the acquire in pom_slot_view. A copy that is thrown away is still looked at for one thing, whom to
-    // blame for the miss, so even then each action in it must be one that was attached.
+    // Release: pairs with the acquire in pom_slot_view. A copy that is thrown away is still looked
+    // at for one thing, whom to blame for the miss, so even then each action in it must be one that
+    // was attached.
     atomic_store_explicit(&slot->count, count + 1, memory_order_release);
     write_end(slot);
     if (slot->marks != NULL) {
@@ -289,8 +296,9 @@ static void withdraw(pom_slot_t *slot) {
 
 /* A walk takes microseconds; yielding covers the case that the sampler lost its core. */
 static void wait_for_walk(pom_slot_t *slot) {
-    // Pairs with the fence between the sampler's store of `walking` and its view: either the sampler sees what we have stored, or
-    // we see `walking`. A read-modify-write alone is no full barrier on ARM.
+    // Pairs with the fence between the sampler's store of `walking` and its view: either the
+    // sampler sees what we have stored, or we see `walking`. A read-modify-write alone is no full
+    // barrier on ARM.
     atomic_thread_fence(memory_order_seq_cst);
     while (atomic_load_explicit(&slot->walking, memory_order_acquire)) {
         (void)sched_yield(); // cannot fail on Linux
@@ -327,10 +335,11 @@ void pom_slots_after_fork(pom_slots_t *slots) {
 
 _Static_assert(sizeof(pom_anchor_t) % sizeof(uintptr_t) == 0, "an anchor is copied by words");
 
-/* Copies the newest, at most `room`, newest first, without gaps; returns how many. It may race with a writer; TSan is told so, and
- * pom_slot_view_holds decides whether it counts. By words, and volatile, so that no pointer in it is half of one and half of
- * another, and no memcpy is made of it (TSan looks into that one's calls all the same). What makes a place a gap is read
- * once, so that each action in the copy is one that was attached. */
+/* Copies the newest, at most `room`, newest first, without gaps; returns how many. It may race with
+ * a writer; TSan is told so, and pom_slot_view_holds decides whether it counts. By words, and
+ * volatile, so that no pointer in it is half of one and half of another, and no memcpy is made of
+ * it (TSan looks into that one's calls all the same). What makes a place a gap is read once, so
+ * that each action in the copy is one that was attached. */
 __attribute__((no_sanitize("thread"))) static uint32_t
 copy_anchors(pom_anchor_t *to, uint32_t room, const pom_anchor_t *from, uint32_t count) {
     uint32_t copied = 0;

@@ -22,8 +22,8 @@ void pom_thread_files_close(pom_thread_files_t *files) {
     drop(&files->schedstat);
 }
 
-/* The whole of a file of the thread, as much as there is room for; false when it cannot be read. A number of the program's by now, as it
- * closed ours, is left alone. */
+/* The whole of a file of the thread, as much as there is room for; false when it cannot be read. A
+ * number of the program's by now, as it closed ours, is left alone. */
 static bool read_file(pom_own_fd_t *file, int32_t tid, const char *name, char *text, size_t room) {
     if (file->fd >= 0 && !pom_own_fd_holds(file)) {
         drop(file);
@@ -75,7 +75,8 @@ bool pom_thread_wants_cpu(pom_thread_files_t *files, int32_t tid, int cpu) {
 }
 
 int64_t pom_thread_turns(pom_thread_files_t *files, int32_t tid) {
-    // Three numbers: time on a CPU, time waiting for one, turns (Documentation/scheduler/sched-stats).
+    // Three numbers: time on a CPU, time waiting for one, turns
+    // (Documentation/scheduler/sched-stats).
     char text[96];
     take_up(files, tid);
     if (!read_file(&files->schedstat, tid, "schedstat", text, sizeof text)) {

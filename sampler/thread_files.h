@@ -1,14 +1,17 @@
 /*
- * What the kernel says of one thread of this process in /proc: whether it wants a CPU, and how often it has had one.
+ * What the kernel says of one thread of this process in /proc: whether it wants a CPU, and how
+ * often it has had one.
  *
- * Used by the sampler, for threads whose CPU time it has to place. A question costs two system calls of 1 to 4 us together while
- * the descriptor is kept, twice that otherwise. The program's limit of descriptors is the program's, so not all threads keep theirs.
+ * Used by the sampler, for threads whose CPU time it has to place. A question costs two system
+ * calls of 1 to 4 us together while the descriptor is kept, twice that otherwise. The program's
+ * limit of descriptors is the program's, so not all threads keep theirs.
  *
  *     pom_thread_files_t files = POM_THREAD_FILES_NONE;
  *     if (pom_thread_wants_cpu(&files, tid, cpu)) ...
  *     pom_thread_files_close(&files);
  *
- * One thread at a time uses all of them: the sampler's, or whoever frees the slots when that one has ended.
+ * One thread at a time uses all of them: the sampler's, or whoever frees the slots when that one
+ * has ended.
  */
 #ifndef POM_SAMPLER_THREAD_FILES_H
 #define POM_SAMPLER_THREAD_FILES_H
@@ -18,7 +21,8 @@
 
 #include "base/own_fd.h"
 
-/* Descriptors kept open, one a question and thread: most servers have fewer threads, and the usual limit is 1024 a process. */
+/* Descriptors kept open, one a question and thread: most servers have fewer threads, and the usual
+ * limit is 1024 a process. */
 #define POM_THREAD_FILES_MAX 64
 
 typedef struct pom_thread_files_s {

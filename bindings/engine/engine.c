@@ -1,12 +1,13 @@
 /*
  * The composition root: which part is given which.
  *
- * The exporter is made once and lives as long as the process; slots, code table, registry and sampler are made at each
- * start and freed at each stop. A forked child makes its own and leaks the parent's copies: they may have been in any state
- * when the fork came, so they are not looked at, let alone freed. Counters of stopped engines are added up here,
- * so stats() never goes backwards.
+ * The exporter is made once and lives as long as the process; slots, code table, registry and
+ * sampler are made at each start and freed at each stop. A forked child makes its own and leaks the
+ * parent's copies: they may have been in any state when the fork came, so they are not looked at,
+ * let alone freed. Counters of stopped engines are added up here, so stats() never goes backwards.
  *
- * Everything here runs with the interpreter's lock, but for the stop's middle and flush, which wait.
+ * Everything here runs with the interpreter's lock, but for the stop's middle and flush, which
+ * wait.
  */
 #include "bindings/engine/engine.h"
 
@@ -82,7 +83,7 @@ pom_status_t pom_engine_init(const pom_engine_parts_t *given) {
                                                                                  : POM_ENOMEM;
 }
 
-/* ---- start and stop ------------------------------------------------------------------------------ */
+/* ---- start and stop -------------------------------------------------------------------------- */
 
 static pom_registry_options_t registry_options(const char *engine) {
     pom_schedule_t schedule;

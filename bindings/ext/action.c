@@ -1,7 +1,8 @@
 /*
  * Action: the object behind `with profilomatic.action(...)`.
  *
- * Its anchor is the frame with the block, which is the frame that calls __enter__, or stands in for that (anchors.c).
+ * Its anchor is the frame with the block, which is the frame that calls __enter__, or stands in for
+ * that (anchors.c).
  *
  * Over 400 lines: a Python type, which is declared at the end.
  */
@@ -25,8 +26,8 @@ typedef struct action_s {
     pom_work_t work;
     PyObject *type;
     PyObject *fields;
-    PyObject *
-        parent; /* whose task it belongs to: text, or an object with a task_uuid; None = its context's */
+    /* whose task it belongs to: text, or an object with a task_uuid; None = its context's */
+    PyObject *parent;
     PyObject *weakrefs;
 } action_t;
 
@@ -55,7 +56,7 @@ static PyObject *action_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return (PyObject *)self;
 }
 
-/* ---- enter and exit ---------------------------------------------------------------------------------- */
+/* ---- enter and exit -------------------------------------------------------------------------- */
 
 static void post(action_t *self, const char *status, const char *outcome, PyObject *exception,
                  PyObject *fields, PyObject *traceback) {
@@ -64,8 +65,8 @@ static void post(action_t *self, const char *status, const char *outcome, PyObje
     pom_work_message(&self->work, &head, fields, traceback);
 }
 
-/* A message has each key once: of the fields, those that its head says by itself give way. New reference; NULL (without an
- * exception set): no memory. */
+/* A message has each key once: of the fields, those that its head says by itself give way. New
+ * reference; NULL (without an exception set): no memory. */
 static PyObject *beside_head(PyObject *fields) {
     PyObject *left = Py_NewRef(fields);
     bool any = PyDict_Check(fields) && PyDict_GET_SIZE(fields) > 0;
@@ -90,8 +91,9 @@ static void post_start(action_t *self) {
     Py_XDECREF(fields);
 }
 
-/* What an outermost one's record says of it. Messages tell of a nested one, and nothing of a refused one, so neither gets here.
- * The user's __str__ may run, and stop the engine or end this very action: then there is nothing to say any more. */
+/* What an outermost one's record says of it. Messages tell of a nested one, and nothing of a
+ * refused one, so neither gets here. The user's __str__ may run, and stop the engine or end this
+ * very action: then there is nothing to say any more. */
 static void keep_details(action_t *self) {
     unsigned char encoded[FIELDS_MAX];
     pom_value_writer_t writer;
@@ -117,11 +119,12 @@ static void keep_details(action_t *self) {
     action->type = pom_action_text(action, type, (size_t)type_size);
 }
 
-/* Begins it where the engine runs and a frame is found; else it stays unrecorded: false. Never fails. */
+/* Begins it where the engine runs and a frame is found; else it stays unrecorded: false. Never
+ * fails. */
 static bool begin(action_t *self, const pom_action_kind_t *kind,
                   bool (*find_frame)(pom_own_frame_t *)) {
-    // Looking for the frame may import or ask asyncio. So the engine may have been stopped since, and another thread may have
-    // entered this very action.
+    // Looking for the frame may import or ask asyncio. So the engine may have been stopped since,
+    // and another thread may have entered this very action.
     pom_own_frame_t frame;
     if (!pom_work_engine_runs() || !find_frame(&frame) || !pom_work_engine_runs() ||
         self->work.kind != POM_WORK_NONE) {
@@ -155,7 +158,8 @@ static void take_task(action_t *self, PyObject *task_uuid) {
     pom_work_set_task(&self->work, id, is_plain ? NULL : task_uuid);
 }
 
-/* The task id that the parent gives, as a new reference; NULL = none, or the parent has none any more. */
+/* The task id that the parent gives, as a new reference; NULL = none, or the parent has none any
+ * more. */
 static PyObject *parents_task(const action_t *self) {
     if (self->parent == Py_None) {
         return NULL;
@@ -233,7 +237,8 @@ static void message(action_t *self, PyObject *fields) {
     Py_XDECREF(handled);
 }
 
-/* By the fast convention: the dict is made only when somebody wants it, which halves a message that goes nowhere. */
+/* By the fast convention: the dict is made only when somebody wants it, which halves a message that
+ * goes nowhere. */
 static PyObject *action_message(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *names) {
     action_t *self = (action_t *)op;
@@ -260,8 +265,8 @@ static PyObject *action_message(PyObject *op, PyObject *const *args, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
-/* open(task_uuid): begins an action that may outlive this frame, under the id of a task from elsewhere. It posts no messages of its
- * own: whoever opens it has its own. */
+/* open(task_uuid): begins an action that may outlive this frame, under the id of a task from
+ * elsewhere. It posts no messages of its own: whoever opens it has its own. */
 static PyObject *action_open(PyObject *op, PyObject *task_uuid) {
     action_t *self = (action_t *)op;
     if (!PyUnicode_Check(task_uuid)) {
@@ -315,7 +320,7 @@ static PyObject *action_task_uuid(PyObject *op, void *closure) {
     return pom_work_task_uuid(&self->work);
 }
 
-/* ---- type ----------------------------------------------------------------------------------------- */
+/* ---- type ------------------------------------------------------------------------------------ */
 
 static int action_traverse(PyObject *op, visitproc visit, void *arg) {
     action_t *self = (action_t *)op;

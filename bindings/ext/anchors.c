@@ -1,15 +1,18 @@
 /*
  * Which frames an action is known by.
  *
- * Its block is in the frame that calls __enter__. Two frames that call __enter__ are not the block's: contextlib's, when a
- * generator-based context manager enters the action (then the block is in contextlib's caller), and the decorator's wrapper (which is
- * of this package, so it never shows).
+ * Its block is in the frame that calls __enter__. Two frames that call __enter__ are not the
+ * block's: contextlib's, when a generator-based context manager enters the action (then the block
+ * is in contextlib's caller), and the decorator's wrapper (which is of this package, so it never
+ * shows).
  *
- * The frame may have returned when the block runs: an ExitStack's, a class whose __enter__ enters an action. So its callers stand in for
- * it, but none beyond the first generator or coroutine: what runs that runs others too, in turn, from the same frame of an event loop, and
- * the same helper's next call, for another task, has the same address and code. What such a one calls is over before it is left. So where
- * there is one, the action is anchored at it, owns what runs below it and nothing while it is suspended; the frames in between only say
- * where its stack begins, and only while it has not come back from the call they belong to.
+ * The frame may have returned when the block runs: an ExitStack's, a class whose __enter__ enters
+ * an action. So its callers stand in for it, but none beyond the first generator or coroutine: what
+ * runs that runs others too, in turn, from the same frame of an event loop, and the same helper's
+ * next call, for another task, has the same address and code. What such a one calls is over before
+ * it is left. So where there is one, the action is anchored at it, owns what runs below it and
+ * nothing while it is suspended; the frames in between only say where its stack begins, and only
+ * while it has not come back from the call they belong to.
  *
  *     plain block:   at = F   callers = the next above      stand in for F
  *     below one, G:  at = G   callers = F, the next above   the stack begins there, while G stands
@@ -23,7 +26,8 @@
 #include "bindings/ext/core.h"
 #include "bindings/ext/works.h"
 
-/* So far up a generator is looked for, at 5 ns a frame. A block that lies deeper below one is anchored at itself. */
+/* So far up a generator is looked for, at 5 ns a frame. A block that lies deeper below one is
+ * anchored at itself. */
 #define NEAR_MAX 64
 
 static PyObject
@@ -48,7 +52,8 @@ static bool next_above(pom_own_frame_t *frame) {
     return frame->previous != 0 && pom_work_frame(frame->previous, frame);
 }
 
-/* From a generator that contextlib drives, or that is contextlib's own, to the frame whose block its block is. */
+/* From a generator that contextlib drives, or that is contextlib's own, to the frame whose block
+ * its block is. */
 static bool past_contextlib(pom_own_frame_t *generator) {
     pom_own_frame_t frame = *generator;
     bool driven = is_contextlib(frame.code), more = true;

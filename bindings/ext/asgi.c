@@ -1,21 +1,27 @@
 /*
- * A request of an ASGI application, as the wrapper in profilomatic/asgi.py sees it: begun, told of each message, finished.
+ * A request of an ASGI application, as the wrapper in profilomatic/asgi.py sees it: begun, told of
+ * each message, finished.
  *
  *     server --await--> wrapper's coroutine --await--> application
  *     server <--message-- send() of exchange.c <-------+
  *
- * The wrapper is Python and this is what it calls, for three reasons. Its coroutine's frame lies still from the first step to the last, so
- * the action is anchored once, however often the event loop switches. A coroutine of the interpreter's own type is what the
- * sampler can follow while the request waits (parked.c), and what asyncio's and the debuggers' tools expect. And servers ask
- * whether the application's __call__ is a coroutine function, to tell ASGI 3 from what was before it.
+ * The wrapper is Python and this is what it calls, for three reasons. Its coroutine's frame lies
+ * still from the first step to the last, so the action is anchored once, however often the event
+ * loop switches. A coroutine of the interpreter's own type is what the sampler can follow while the
+ * request waits (parked.c), and what asyncio's and the debuggers' tools expect. And servers ask
+ * whether the application's __call__ is a coroutine function, to tell ASGI 3 from what was before
+ * it.
  *
- * Time is dealt out to one phase at a time, at each message: app until the response starts, first_byte until some of the body has
- * been taken, body until the response is complete, close until the application returns (background tasks). What passes while
- * the server's send() is awaited is the client's, and so is what passes until the server has a piece of the request's body.
+ * Time is dealt out to one phase at a time, at each message: app until the response starts,
+ * first_byte until some of the body has been taken, body until the response is complete, close
+ * until the application returns (background tasks). What passes while the server's send() is
+ * awaited is the client's, and so is what passes until the server has a piece of the request's
+ * body.
  *
  * A guest never breaks the house: no method raises, and none keeps a message.
  *
- * Over 400 lines: begin, messages and end share one small state, and the Python type that shows them is declared at the end.
+ * Over 400 lines: begin, messages and end share one small state, and the Python type that shows
+ * them is declared at the end.
  */
 #include "bindings/ext/core.h"
 
@@ -32,15 +38,16 @@
 #include "middleware/request.h"
 #include "middleware/scrub.h"
 
-/* What no meter of ours sees: the wrapper's coroutine, and the calls and steps of a message (exchange.c). Without it the bill would be too
- * low. In bench/asgi.py's `hello` 15 650 instructions were 1.96 us of the event loop's thread; the 12 000 that are left would be 1.5, of
- * which the meters below explain 0.95. How the rest is shared out between the request and its two messages is an estimate,
- * from instructions. */
+/* What no meter of ours sees: the wrapper's coroutine, and the calls and steps of a message
+ * (exchange.c). Without it the bill would be too low. In bench/asgi.py's `hello` 15 650
+ * instructions were 1.96 us of the event loop's thread; the 12 000 that are left would be 1.5, of
+ * which the meters below explain 0.95. How the rest is shared out between the request and its two
+ * messages is an estimate, from instructions. */
 #define SHELL_COST_NS   240
 #define MESSAGE_COST_NS 150
 
-/* Of a refused one, all of it: 210 ns for one coroutine more, as measured while the engine is stopped; and 130, which is what a refused request
- * of WSGI costs, as an estimate. */
+/* Of a refused one, all of it: 210 ns for one coroutine more, as measured while the engine is
+ * stopped; and 130, which is what a refused request of WSGI costs, as an estimate. */
 #define SHED_COST_NS 340
 
 #define ROUTE_MAX 512
@@ -78,8 +85,8 @@ static pom_request_t *data_of(const asgi_request_t *self) {
                : NULL;
 }
 
-/* Requests that are kept for reuse, as many as are open at once; 280 bytes each. From here they are not new objects to the garbage collector,
- * which is called by their number. */
+/* Requests that are kept for reuse, as many as are open at once; 280 bytes each. From here they are
+ * not new objects to the garbage collector, which is called by their number. */
 #define POOL_MAX 1024
 
 static asgi_request_t *pool[POOL_MAX];
@@ -102,7 +109,7 @@ static asgi_request_t *new_request(void) {
     return self;
 }
 
-/* ---- begin ------------------------------------------------------------------------------------- */
+/* ---- begin ----------------------------------------------------------------------------------- */
 
 static pom_text_t keep(pom_action_t *action, pom_text_t text) {
     return text.size == 0 ? (pom_text_t){0} : pom_action_text(action, text.data, text.size);
@@ -121,7 +128,8 @@ static void keep_scope(pom_action_t *action, const pom_scope_t *seen) {
     action->type = r->path_info.size > 0 ? r->path_info : pom_action_text(action, "asgi_task", 9);
 }
 
-/* The id of the request around this one, else what the headers ask for, else its own; told to the application. */
+/* The id of the request around this one, else what the headers ask for, else its own; told to the
+ * application. */
 static int settle_task_id(asgi_request_t *self, bool around_knows, const pom_scope_t *seen) {
     pom_text_t around =
         around_knows ? pom_scope_text(pom_scope_task(self->scope)) : (pom_text_t){0};
@@ -185,7 +193,8 @@ static void post_start(asgi_request_t *self, const pom_scope_t *seen) {
     post(self, &(pom_work_head_t){.status = "started"}, seen->path, fields);
 }
 
-/* asgi_begin(scope): the request, anchored at the coroutine that calls; None where the application runs bare. */
+/* asgi_begin(scope): the request, anchored at the coroutine that calls; None where the application
+ * runs bare. */
 static PyObject *begin(PyObject *module, PyObject *scope) {
     (void)module;
     if (pom_engine_state == POM_ENGINE_STOPPED || !pom_scope_is_http(scope) ||
@@ -197,8 +206,8 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
     if (self == NULL) {
         Py_RETURN_NONE;
     }
-    // A server may have made this request's task in the context of the one before it. Only a scope that has come through a
-    // request is part of it.
+    // A server may have made this request's task in the context of the one before it. Only a scope
+    // that has come through a request is part of it.
     bool around = pom_scope_task(scope) != NULL;
     if (around) {
         pom_work_begin(&self->work, &pom_asgi_kind);
@@ -242,7 +251,8 @@ static PyObject *begin(PyObject *module, PyObject *scope) {
     return (PyObject *)self;
 }
 
-/* observe(receive, send): what the application gets for them. The server's own where there is no memory. */
+/* observe(receive, send): what the application gets for them. The server's own where there is no
+ * memory. */
 static PyObject *request_observe(PyObject *op, PyObject *const *args, Py_ssize_t nargs) {
     if (nargs != 2) {
         PyErr_SetString(PyExc_TypeError, "observe() takes 2 arguments");
@@ -259,7 +269,7 @@ static PyObject *request_observe(PyObject *op, PyObject *const *args, Py_ssize_t
     return both;
 }
 
-/* ---- messages ---------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* Ends the stretch that has run up to now, on the account of what it was. */
 static void settle_at(asgi_request_t *self, int64_t now_ns, int64_t *account) {
@@ -316,7 +326,8 @@ static void note_body(asgi_request_t *self, PyObject *message) {
     static pom_dict_place_t places[] = {1, 0, 2};
     PyObject *found[3];
     pom_scope_pick(message, keys, places, 3, found);
-    // Held: to ask a body for its size may run code of its class (__buffer__, from 3.12 on), which may empty the message.
+    // Held: to ask a body for its size may run code of its class (__buffer__, from 3.12 on), which
+    // may empty the message.
     PyObject *body = Py_XNewRef(found[0]), *more = Py_XNewRef(found[2]);
     count_body(self, size_of(body), more);
     Py_XDECREF(body);
@@ -381,7 +392,8 @@ void pom_asgi_received(PyObject *request, int64_t since_ns, PyObject *message) {
     }
     PyObject *type = pom_scope_get(message, s_type);
     if (is(type, "http.disconnect", 15)) {
-        // After the response every client is "gone". One that waits for this beside its work has not waited for a client.
+        // After the response every client is "gone". One that waits for this beside its work has
+        // not waited for a client.
         self->gone = self->gone || !self->complete;
     } else if (is(type, "http.request", 12) && self->waits == 0) {
         int64_t now_ns = pom_now_ns();
@@ -395,9 +407,10 @@ void pom_asgi_received(PyObject *request, int64_t since_ns, PyObject *message) {
     pom_work_charge(&self->work, MESSAGE_COST_NS);
 }
 
-/* ---- the end ----------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
-/* Cancellation comes as what is no Exception, in asyncio, in trio and when a coroutine is closed. */
+/* Cancellation comes as what is no Exception, in asyncio, in trio and when a coroutine is
+ * closed. */
 static bool is_cancellation(PyObject *error) {
     return !PyErr_GivenExceptionMatches(error, PyExc_Exception) &&
            !PyErr_GivenExceptionMatches(error, PyExc_BaseExceptionGroup) &&
@@ -478,7 +491,7 @@ static PyObject *request_finish(PyObject *op, PyObject *error) {
     Py_RETURN_NONE;
 }
 
-/* ---- type -------------------------------------------------------------------------------------- */
+/* ---- type ------------------------------------------------------------------------------------ */
 
 static int request_traverse(PyObject *op, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(op));

@@ -1,8 +1,10 @@
 /*
- * From the running asyncio task to its coroutine's frame, through asyncio's own accelerated functions.
+ * From the running asyncio task to its coroutine's frame, through asyncio's own accelerated
+ * functions.
  *
- * Asked only when an action begins that may outlive the frame that begins it (Eliot's, a handler's), and where a coroutine lies between
- * some code and the action around it. A process that has not imported asyncio pays one look into sys.modules.
+ * Asked only when an action begins that may outlive the frame that begins it (Eliot's, a
+ * handler's), and where a coroutine lies between some code and the action around it. A process that
+ * has not imported asyncio pays one look into sys.modules.
  */
 #include "bindings/ext/layout.h"
 
@@ -40,7 +42,8 @@ static bool find_functions(void) {
 
 /* Of a running coroutine its frame, in the identity of the engine in force. */
 static uintptr_t frame_of(PyObject *coroutine) {
-    // The interpreter's own only, whose frame lies inside it: that of a look-alike may go with the frame object.
+    // The interpreter's own only, whose frame lies inside it: that of a look-alike may go with the
+    // frame object.
     if (!PyCoro_CheckExact(coroutine)) {
         return 0;
     }

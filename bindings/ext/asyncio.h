@@ -8,7 +8,8 @@
 
 #include <stdint.h>
 
-/* The frame of the running task's coroutine, in the identity of the engine in force; 0 = no task runs here. Raises nothing. [app] */
+/* The frame of the running task's coroutine, in the identity of the engine in force; 0 = no task
+ * runs here. Raises nothing. [app] */
 uintptr_t pom_asyncio_task_frame(void);
 
 /* -1 with an exception. */

@@ -1,12 +1,14 @@
 /*
- * The body iterator: hands on what the application's iterable gives, and knows when the request is over.
+ * The body iterator: hands on what the application's iterable gives, and knows when the request is
+ * over.
  *
- * One chunk in, one chunk out, the same object; nothing is read ahead, joined or dropped. Two types that differ in one thing: the
- * sized one has __len__, and is used when the iterable has it, since servers derive a Content-Length from length 1 and
- * must not see a length that was not there.
+ * One chunk in, one chunk out, the same object; nothing is read ahead, joined or dropped. Two types
+ * that differ in one thing: the sized one has __len__, and is used when the iterable has it, since
+ * servers derive a Content-Length from length 1 and must not see a length that was not there.
  *
- * The action is attached around iter(), each next() and close(), on whatever thread they come, with that call's caller as its
- * anchor: a slow client's time between two chunks belongs to nobody's line.
+ * The action is attached around iter(), each next() and close(), on whatever thread they come, with
+ * that call's caller as its anchor: a slow client's time between two chunks belongs to nobody's
+ * line.
  *
  *     exhausted, then closed        succeeded
  *     an exception out of next()    failed (GeneratorExit: aborted)
@@ -29,8 +31,8 @@ typedef struct body_s {
     PyObject *weakrefs;
 } body_t;
 
-/* What iter() of a body gives whose iterator is another object than its iterable. Keeps the body, so that the request ends with
- * the later of the two. */
+/* What iter() of a body gives whose iterator is another object than its iterable. Keeps the body,
+ * so that the request ends with the later of the two. */
 typedef struct chunks_s {
     PyObject_HEAD
     body_t *body;
@@ -88,7 +90,8 @@ static void stretch_end(const stretch_t *stretch) {
     }
 }
 
-/* The next chunk of an iterator of the body's: the iterable itself or what its iter() gave (both borrowed). */
+/* The next chunk of an iterator of the body's: the iterable itself or what its iter() gave (both
+ * borrowed). */
 static PyObject *next_chunk(body_t *self, PyObject *iterator) {
     iternextfunc next = Py_TYPE(iterator)->tp_iternext;
     pom_request_state_t *request = hold_request(self);
@@ -142,8 +145,8 @@ static PyObject *get_iterator(body_t *self, PyObject *of) {
     return iterator;
 }
 
-/* Calls iter() of an object of the application's whenever ours (op) is asked for its own, and no other time: it may fail, or
- * begin anew at each. Itself gives ourselves. */
+/* Calls iter() of an object of the application's whenever ours (op) is asked for its own, and no
+ * other time: it may fail, or begin anew at each. Itself gives ourselves. */
 static PyObject *iterate(body_t *self, PyObject *of, PyObject *op) {
     if (Py_TYPE(of)->tp_iter == PyObject_SelfIter) {
         return Py_NewRef(op); // a generator: none of the application's code runs
@@ -237,7 +240,8 @@ static PyObject *body_close(PyObject *op, PyObject *unused) {
     pom_request_state_t *request = hold_request(self);
     PyObject *result = close_request(self, request);
     Py_DECREF(request);
-    // A server may keep the body, and the request has the server's start_response: no cycle is left behind.
+    // A server may keep the body, and the request has the server's start_response: no cycle is left
+    // behind.
     Py_CLEAR(self->request);
     return result;
 }
@@ -246,7 +250,8 @@ static Py_ssize_t body_length(PyObject *op) {
     return PyObject_Size(((body_t *)op)->iterable);
 }
 
-/* What else somebody looks for, such as the status_code of a framework's response, is the iterable's to answer. */
+/* What else somebody looks for, such as the status_code of a framework's response, is the
+ * iterable's to answer. */
 static PyObject *body_getattr(PyObject *op, PyObject *name) {
     PyObject *value = PyObject_GenericGetAttr(op, name);
     if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
@@ -268,7 +273,8 @@ PyObject *pom_body_wrap(pom_request_state_t *request, PyObject *iterable) {
                  (of->tp_as_mapping != NULL && of->tp_as_mapping->mp_length != NULL);
     body_t *self = PyObject_GC_New(body_t, sized ? sized_body_type : body_type);
     if (self == NULL) {
-        // Not finished here: a generator has yet to call start_response, which is the request. It ends when that is dropped.
+        // Not finished here: a generator has yet to call start_response, which is the request. It
+        // ends when that is dropped.
         pom_core_fault("wsgi body");
         return iterable;
     }
@@ -373,7 +379,8 @@ static PyType_Spec sized_body_spec = {.name = "profilomatic._core.SizedBody",
                                       .flags = BODY_FLAGS,
                                       .slots = sized_body_slots};
 
-/* No tp_clear: what it holds is fixed, and the body and the application's objects break any cycle that it is in. */
+/* No tp_clear: what it holds is fixed, and the body and the application's objects break any cycle
+ * that it is in. */
 static PyType_Slot chunks_slots[] = {{Py_tp_iter, chunks_iter},
                                      {Py_tp_iternext, chunks_next},
                                      {Py_tp_traverse, chunks_traverse},

@@ -1,17 +1,21 @@
 /*
  * Which asyncio tasks are a request's.
  *
- * They have its context, as what runs for it in threads has (helpers.c), and asyncio keeps a list of all tasks: a set of weak references up to 3.13, from 3.14 on
- * a list in the thread's state. A tick that looks at a request which waits for tasks, and knows of none, reads some of that (once), and asks the
- * contexts of a few, those first that it has not asked before. Whomever they name, it is kept for the turn of that one: of 200 requests that wait at the
- * same time each is looked at now and then only.
+ * They have its context, as what runs for it in threads has (helpers.c), and asyncio keeps a list
+ * of all tasks: a set of weak references up to 3.13, from 3.14 on a list in the thread's state. A
+ * tick that looks at a request which waits for tasks, and knows of none, reads some of that (once),
+ * and asks the contexts of a few, those first that it has not asked before. Whomever they name, it
+ * is kept for the turn of that one: of 200 requests that wait at the same time each is looked at
+ * now and then only.
  *
- * Where a task keeps its coroutine and its context no header says. So both are looked for in the task that runs as the first request begins,
- * where they are known: the coroutine is what its get_coro() gives, the context is the thread's. Whatever else is read later is
- * checked: its type, and what it leads to.
+ * Where a task keeps its coroutine and its context no header says. So both are looked for in the
+ * task that runs as the first request begins, where they are known: the coroutine is what its
+ * get_coro() gives, the context is the thread's. Whatever else is read later is checked: its type,
+ * and what it leads to.
  *
- * Only a request that waits where only another task can wake it is asked for: in a lock, an event, a queue or a group of asyncio's, or for a task. One
- * that waits for its database is there itself, whatever it has left running.
+ * Only a request that waits where only another task can wake it is asked for: in a lock, an event,
+ * a queue or a group of asyncio's, or for a task. One that waits for its database is there itself,
+ * whatever it has left running.
  *
  * Runs on the sampler thread, but for what is learnt.
  */
@@ -45,8 +49,8 @@ typedef struct child_s {
 
 /* Written by app threads with the GIL before `known`, constant afterwards. */
 static struct {
-    uintptr_t type, future_iter,
-        gathering;                         /* types, 0 = none; the last is of what gather() gives */
+    /* types, 0 = none; the last is of what gather() gives */
+    uintptr_t type, future_iter, gathering;
     size_t size, coroutine, context, node; /* of a task, and offsets in it */
     uintptr_t set; /* the table of weak references; 0 = a list in the thread's state */
     uintptr_t codes[CODES_MAX];
@@ -55,14 +59,16 @@ static struct {
 static _Atomic(bool) known; // release, pairs with the acquire in pom_children_joins
 static int tries;           // [app]
 
-/* A task that was found to be a request's: with the same coroutine, context and variables it is the same. */
+/* A task that was found to be a request's: with the same coroutine, context and variables it is the
+ * same. */
 typedef struct found_s {
     child_t child;
     uintptr_t variables;
     unsigned uses;
 } found_t;
 
-/* Those of one request, its own task among them. A newer request takes their place, and a newer task the oldest's. */
+/* Those of one request, its own task among them. A newer request takes their place, and a newer
+ * task the oldest's. */
 typedef struct family_s {
     uintptr_t owner; /* whom their contexts name */
     unsigned newest;
@@ -92,7 +98,7 @@ static uintptr_t word(const unsigned char *at) {
     return value;
 }
 
-/* ---- what is learnt ----------------------------------------------------------------------------- */
+/* ---- what is learnt -------------------------------------------------------------------------- */
 
 /* The functions of asyncio's that wait for another task; what a version lacks is left out. */
 static const char *const waits[][3] = {{"asyncio.locks", "Event", "wait"},
@@ -109,7 +115,8 @@ static const char *const waits[][3] = {{"asyncio.locks", "Event", "wait"},
 
 _Static_assert(sizeof waits / sizeof waits[0] <= CODES_MAX, "room for all");
 
-/* An attribute of an imported module; NULL without an exception when there is none. New reference. */
+/* An attribute of an imported module; NULL without an exception when there is none. New
+ * reference. */
 static PyObject *attribute(const char *module, const char *name) {
     PyObject *text = PyUnicode_FromString(module);
     PyObject *holder = text == NULL ? NULL : PyImport_GetModule(text);
@@ -218,7 +225,7 @@ void pom_children_learn(void) {
     Py_XDECREF(type);
 }
 
-/* ---- the tasks there are ------------------------------------------------------------------------ */
+/* ---- the tasks there are --------------------------------------------------------------------- */
 
 void pom_children_begin(void) {
     tick++;
@@ -348,7 +355,7 @@ static void list_state(uintptr_t state) {
     }
 }
 
-/* ---- whose they are ------------------------------------------------------------------------------ */
+/* ---- whose they are -------------------------------------------------------------------------- */
 
 static family_t *family_of(uintptr_t owner) {
     return &families[(owner * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - FAMILY_BITS)];

@@ -1,8 +1,9 @@
 /*
  * Asyncio tasks that a request of ASGI has started and waits for.
  *
- * Used by parked.c: behind a BaseHTTPMiddleware of Starlette, or in Django, the endpoint is a task of its own, and the request's own one waits
- * on something of asyncio's until that has answered. What waits then is the endpoint.
+ * Used by parked.c: behind a BaseHTTPMiddleware of Starlette, or in Django, the endpoint is a task
+ * of its own, and the request's own one waits on something of asyncio's until that has answered.
+ * What waits then is the endpoint.
  *
  *     pom_children_learn();                                [app] as a request begins
  *     pom_children_begin();                                [sampler] a tick's looks begin
@@ -20,19 +21,20 @@
 #include "actions/action.h"
 #include "sampler/slot.h"
 
-/* Finds out, from the asyncio task that runs, where such tasks lie. Cheap once that is known. No exception is pending, nor is one
- * afterwards. [app] with the GIL */
+/* Finds out, from the asyncio task that runs, where such tasks lie. Cheap once that is known. No
+ * exception is pending, nor is one afterwards. [app] with the GIL */
 void pom_children_learn(void);
 
 /* What was found is out of date. [sampler] */
 void pom_children_begin(void);
 
-/* A coroutine that is suspended in this code, or on what lies in this place (0 = nowhere), waits for other tasks: in a lock, a queue, a group of
- * asyncio, or on a task itself. [sampler] */
+/* A coroutine that is suspended in this code, or on what lies in this place (0 = nowhere), waits
+ * for other tasks: in a lock, a queue, a group of asyncio, or on a task itself. [sampler] */
 bool pom_children_joins(uintptr_t code, uintptr_t awaited);
 
-/* The coroutine's frame of a task that is known to be the action's, which is attached, and is still the same; not the one at `own`, the request's own. *next
- * is 0 at first. 0: no more. Whether it is suspended is not asked. [sampler] */
+/* The coroutine's frame of a task that is known to be the action's, which is attached, and is still
+ * the same; not the one at `own`, the request's own. *next is 0 at first. 0: no more. Whether it is
+ * suspended is not asked. [sampler] */
 uintptr_t pom_children_next(const pom_action_t *action, uintptr_t own, size_t *next);
 
 /* Finds out of more of the thread's tasks whose they are, once in a tick. [sampler] */

@@ -1,18 +1,21 @@
 /*
  * Reading a code object that may be garbage, and hearing of its death.
  *
- * A pointer taken from a frame while its thread runs on is a claim. So the object is copied by the kernel (memory.h), its type
- * pointer and reference count are looked at, and the same goes for each string and for the line table: copied,
- * checked, capped. What is no code at all is garbage: its stack was torn, and does not count. One with texts that cannot be read is
- * `<unknown>`. About 8 copies, 5 us, once in the life of a code object; frames after that cost a table look-up.
+ * A pointer taken from a frame while its thread runs on is a claim. So the object is copied by the
+ * kernel (memory.h), its type pointer and reference count are looked at, and the same goes for each
+ * string and for the line table: copied, checked, capped. What is no code at all is garbage: its
+ * stack was torn, and does not count. One with texts that cannot be read is `<unknown>`. About 8
+ * copies, 5 us, once in the life of a code object; frames after that cost a table look-up.
  *
- * Resolving at first sight on the sampler thread (rather than later under the GIL) keeps this off every request; the
- * price, a successor read at a dead object's address, is excluded by the table's epoch.
+ * Resolving at first sight on the sampler thread (rather than later under the GIL) keeps this off
+ * every request; the price, a successor read at a dead object's address, is excluded by the table's
+ * epoch.
  *
- * The line table is decoded once into runs (first instruction, line), as a look-up per frame and sample must be cheap. Its
- * format is that of CPython's Objects/locations.md: entries of 1 + n bytes, kind in bits 3-6, code units less one in bits
- * 0-2; 15 has no line, 14 a signed varint line delta and three varints, 13 a signed varint, 10-12 a delta
- * of kind - 10 and two bytes, 0-9 the same line and one byte.
+ * The line table is decoded once into runs (first instruction, line), as a look-up per frame and
+ * sample must be cheap. Its format is that of CPython's Objects/locations.md: entries of 1 + n
+ * bytes, kind in bits 3-6, code units less one in bits 0-2; 15 has no line, 14 a signed varint line
+ * delta and three varints, 13 a signed varint, 10-12 a delta of kind - 10 and two bytes, 0-9 the
+ * same line and one byte.
  *
  * Deaths: PyCode_AddWatcher where there is one (3.12), else the type's tp_dealloc, chained.
  */
@@ -105,7 +108,7 @@ static bool read_text(uintptr_t address, char out[POM_CODE_TEXT_MAX], size_t *le
     return true;
 }
 
-/* ---- the line table ---------------------------------------------------------------------------- */
+/* ---- the line table -------------------------------------------------------------------------- */
 
 typedef struct cursor_s {
     const unsigned char *at, *end;
@@ -232,7 +235,8 @@ static pom_code_t *resolve(pom_code_resolver_t *self, uintptr_t key, bool gil_he
     if (runs == NULL) {
         return NULL;
     }
-    // The frame that finishes Class() since 3.13 has file and name "__init__" and no line of the program.
+    // The frame that finishes Class() since 3.13 has file and name "__init__" and no line of the
+    // program.
     bool helper = file_len == 8 && function_len == 8 && memcmp(file, "__init__", 8) == 0 &&
                   memcmp(function, "__init__", 8) == 0;
     pom_code_spec_t spec = {
@@ -256,7 +260,7 @@ pom_code_resolver_t *pom_code_reader(void) {
     return &resolver;
 }
 
-/* ---- deaths --------------------------------------------------------------------------------------- */
+/* ---- deaths ---------------------------------------------------------------------------------- */
 
 static pom_code_table_t *watched; // NULL: nobody listens. Under the GIL.
 
@@ -265,7 +269,8 @@ static pom_code_table_t *watched; // NULL: nobody listens. Under the GIL.
 static int watcher = -1;
 
 static int on_code_event(PyCodeEvent event, PyCodeObject *code) {
-    // A birth too: what a torn frame led to an entry for, at this address before the object was there, is gone with it.
+    // A birth too: what a torn frame led to an entry for, at this address before the object was
+    // there, is gone with it.
     if ((event == PY_CODE_EVENT_DESTROY || event == PY_CODE_EVENT_CREATE) && watched != NULL) {
         pom_code_table_forget(watched, (uintptr_t)code);
     }

@@ -1,11 +1,13 @@
 /*
  * The context variable of requests, and how another thread looks it up.
  *
- * The sampler reads the thread's current context, in it the tree of variables, in that the value of ours: a hash array mapped
- * trie, five bits of the variable's hash a level. Every node is immutable once it is there, and the application may free it all under the
- * reader's feet, so each is copied by the kernel, four copies for the few variables that most programs have. Nothing read is believed: types are
- * compared, and what comes out must be an action that is attached to this thread and whose holder is the very work that was found. So
- * a task that outlives its request, whose context still names it, belongs to nobody.
+ * The sampler reads the thread's current context, in it the tree of variables, in that the value of
+ * ours: a hash array mapped trie, five bits of the variable's hash a level. Every node is immutable
+ * once it is there, and the application may free it all under the reader's feet, so each is copied
+ * by the kernel, four copies for the few variables that most programs have. Nothing read is
+ * believed: types are compared, and what comes out must be an action that is attached to this
+ * thread and whose holder is the very work that was found. So a task that outlives its request,
+ * whose context still names it, belongs to nobody.
  *
  * Asked only where a walk has met no anchor, and only once there has been a request.
  */
@@ -25,8 +27,9 @@
 #define LEVELS_MAX 7 // of 32 bits
 #define FANOUT     (1 << LEVEL_BITS)
 
-/* A node of few entries: a bit for each index in use, and pairs of key and value for these. No key: the value is a node. Of more
- * than 16 entries CPython makes a node of the other kind, which has a child for each index. */
+/* A node of few entries: a bit for each index in use, and pairs of key and value for these. No key:
+ * the value is a node. Of more than 16 entries CPython makes a node of the other kind, which has a
+ * child for each index. */
 typedef struct bitmap_node_s {
     PyObject_VAR_HEAD uint32_t bitmap;
     uintptr_t entries[2 * FANOUT];
@@ -49,8 +52,8 @@ uintptr_t pom_context_no_variables; // empty contexts share one trie; else none 
 /* written by app threads, read by the sampler; relaxed: it stands alone */
 static _Atomic(bool) used; // there has been an owner
 
-/* The types of nodes have no public names, but the roots of contexts have types. Few variables make the one kind, and more than 16
- * on one level, which this many are, the other. */
+/* The types of nodes have no public names, but the roots of contexts have types. Few variables make
+ * the one kind, and more than 16 on one level, which this many are, the other. */
 static int learn_node_types(void) {
     PyObject *context = PyContext_New();
     if (context == NULL || PyContext_Enter(context) < 0) {
@@ -117,7 +120,7 @@ pom_work_t *pom_context_work(void) {
     return open ? work : NULL;
 }
 
-/* ---- from another thread ----------------------------------------------------------------------- */
+/* ---- from another thread --------------------------------------------------------------------- */
 
 /* As much of a node as is there: it may end before the copy does, at the end of what is mapped. */
 static bool read_node(uintptr_t at, void *node, size_t head, size_t whole) {

@@ -1,25 +1,30 @@
 /*
  * The stack of a thread that may end at any moment.
  *
- * Frames that call each other lie side by side in a chunk, so a copy of its used part (a window) has most of a stack. The rest, shims
- * on the C stack and generators in the heap, lies alone; it is found by following the chain, one copy each, and noted. Then all of it is
- * copied again in one system call:
+ * Frames that call each other lie side by side in a chunk, so a copy of its used part (a window)
+ * has most of a stack. The rest, shims on the C stack and generators in the heap, lies alone; it is
+ * found by following the chain, one copy each, and noted. Then all of it is copied again in one
+ * system call:
  *
  *     state | rest of the windows | lone frames | current frame | the newest window's top
  *           | current frame | lone frames | state
  *
- * That counts when the chain in it is whole, the states agree, the leaf had not returned by the second look, and no lone frame has changed
- * around the top, where the frames are that come and go: a generator that was left between the two is soon another function's. What
- * stands together there was read within 0.2 us. With the lone frames read once, 1 of 5000 samples of a program that does little but that had
- * a generator below another function's frame; now none of 247 000, beside ten busy processes on two cores.
+ * That counts when the chain in it is whole, the states agree, the leaf had not returned by the
+ * second look, and no lone frame has changed around the top, where the frames are that come and go:
+ * a generator that was left between the two is soon another function's. What stands together there
+ * was read within 0.2 us. With the lone frames read once, 1 of 5000 samples of a program that does
+ * little but that had a generator below another function's frame; now none of 247 000, beside ten
+ * busy processes on two cores.
  *
- * A chain is whole when it ends at a frame that C called: one that was cut short by a generator that was left ends at that. Calls from C
- * divide a stack into stretches of Python, and by these the pool's own frames are told from the function that it runs: between them
- * lies Context.run, which is C.
+ * A chain is whole when it ends at a frame that C called: one that was cut short by a generator
+ * that was left ends at that. Calls from C divide a stack into stretches of Python, and by these
+ * the pool's own frames are told from the function that it runs: between them lies Context.run,
+ * which is C.
  *
  *     _bootstrap, _bootstrap_inner, run (the pool's) | Context.run | endpoint, helper, leaf
  *
- * Runs on the sampler thread. Nothing read here is believed or followed but by another copy; codes are claims, as everywhere.
+ * Runs on the sampler thread. Nothing read here is believed or followed but by another copy; codes
+ * are claims, as everywhere.
  */
 #include "bindings/ext/layout.h"
 
@@ -43,7 +48,8 @@
 #define STRETCHES   4  // remembered: of the last two, one may be taken back
 #define PARTS_MAX   (WINDOWS_MAX + 2 * LONES_MAX + 4)
 
-/* All parts of one copy, and what is found when it is followed: a window once, a lone frame twice at most. */
+/* All parts of one copy, and what is found when it is followed: a window once, a lone frame twice
+ * at most. */
 #define BYTES_MAX                                                                                  \
     (WINDOWS_MAX * (WINDOW_MAX + POM_FRAME_COPY) + (size_t)2 * LONES_MAX * POM_FRAME_COPY +        \
      2 * (POM_TSTATE_FRONT + sizeof(uintptr_t)))
@@ -96,7 +102,7 @@ void pom_thread_copy(uintptr_t state, const unsigned char *front, pom_thread_cop
                                .tid = (int32_t)word(front + POM_TSTATE_TID)};
 }
 
-/* ---- what is copied --------------------------------------------------------------------------- */
+/* ---- what is copied -------------------------------------------------------------------------- */
 
 /* Starts over with the newest chunk alone; false when the thread has none that could be. */
 static bool plan(shot_t *s, const pom_thread_copy_t *thread) {
@@ -137,7 +143,8 @@ static void add_lones(shot_t *s, int look) {
     }
 }
 
-/* All of it at one moment. POM_ENOTFOUND: the thread has ended, or left its context. POM_ETORN: another time, perhaps. */
+/* All of it at one moment. POM_ENOTFOUND: the thread has ended, or left its context. POM_ETORN:
+ * another time, perhaps. */
 static pom_status_t take(shot_t *s) {
     s->part_count = 0;
     s->used = 0;
@@ -160,7 +167,8 @@ static pom_status_t take(shot_t *s) {
     if (before.context != s->thread.context || before.interp != s->thread.interp) {
         return POM_ENOTFOUND;
     }
-    // What has been left and entered since then lies above the top now, and that in the part that is read between the looks at the leaf.
+    // What has been left and entered since then lies above the top now, and that in the part that
+    // is read between the looks at the leaf.
     const window_t *newest = &s->windows[0];
     bool below = newest->at > newest->chunk && before.top < newest->at + MARGIN;
     bool covered =
@@ -176,8 +184,8 @@ static pom_status_t take(shot_t *s) {
     pom_thread_copy(s->thread.state, last, &after);
     bool same = after.context == before.context && after.current == before.current &&
                 after.chunk == before.chunk;
-    // The leaf has returned when what is current now is neither it nor anything that can lie above it. A generator's frame lies nowhere
-    // near, and whose caller it is is not known.
+    // The leaf has returned when what is current now is neither it nor anything that can lie above
+    // it. A generator's frame lies nowhere near, and whose caller it is is not known.
     s->leaf = word(leaf);
     uintptr_t now = word(leaf_after);
     bool in_chunk = s->leaf >= after.chunk && s->leaf < after.limit;
@@ -213,14 +221,16 @@ static pom_status_t find(shot_t *s, uintptr_t frame, const unsigned char **head)
     return POM_ENOTFOUND;
 }
 
-/* The next older chunk than those that are copied, from the header of the last; 0 = none, or not known. */
+/* The next older chunk than those that are copied, from the header of the last; 0 = none, or not
+ * known. */
 static uintptr_t next_chunk(const shot_t *s) {
     const window_t *last = &s->windows[s->window_count - 1];
     bool headed = last->at == last->chunk && last->size >= sizeof(_PyStackChunk);
     return headed ? word(last->bytes + offsetof(_PyStackChunk, previous)) : 0;
 }
 
-/* Adds the next older chunk, if the frame is in that, else the frame, and copies it for now. POM_EFULL, or POM_EUNREADABLE. */
+/* Adds the next older chunk, if the frame is in that, else the frame, and copies it for now.
+ * POM_EFULL, or POM_EUNREADABLE. */
 static pom_status_t grow(shot_t *s, uintptr_t frame, const unsigned char **head) {
     uintptr_t chunk = next_chunk(s);
     // None is smaller than a window.
@@ -248,7 +258,8 @@ static pom_status_t grow(shot_t *s, uintptr_t frame, const unsigned char **head)
     return POM_OK;
 }
 
-/* Makes room: what the chain did not meet was of calls that are over. False when there is nothing of that kind. */
+/* Makes room: what the chain did not meet was of calls that are over. False when there is nothing
+ * of that kind. */
 static bool forget_unmet(shot_t *s) {
     for (size_t i = 0; i < s->lone_count; i++) {
         if (!s->lones[i].met) {
@@ -258,7 +269,7 @@ static bool forget_unmet(shot_t *s) {
     return false;
 }
 
-/* ---- the chain in it ---------------------------------------------------------------------------- */
+/* ---- the chain in it ------------------------------------------------------------------------- */
 
 /* Depths, counted from the leaf, at which C called: the nearest to the thread's start first. */
 typedef struct stretches_s {
@@ -280,7 +291,8 @@ static uintptr_t type_of(uintptr_t object) {
     return pom_memory_word(object + offsetof(PyObject, ob_type));
 }
 
-/* Thread(target=context.run): the C that run() calls through is Context.run itself, and what that runs is no pool's frame. */
+/* Thread(target=context.run): the C that run() calls through is Context.run itself, and what that
+ * runs is no pool's frame. */
 static bool runs_a_context(uintptr_t run) {
     uintptr_t function = pom_memory_word(pom_layout_thread_target(run));
     return function != 0 && type_of(function) == (uintptr_t)&PyCFunction_Type &&
@@ -302,7 +314,8 @@ static pom_status_t find_or_grow(shot_t *s, uintptr_t frame, const unsigned char
     return status == POM_OK ? POM_OK : POM_ETORN;
 }
 
-/* The frames above the pool's in *stack; a stack that is too deep keeps what was read of it, from its leaf on. */
+/* The frames above the pool's in *stack; a stack that is too deep keeps what was read of it, from
+ * its leaf on. */
 static pom_status_t follow(shot_t *s, uintptr_t starter, pom_stack_t *stack) {
     stretches_t stretches = {{0}};
     uintptr_t frame = s->leaf;

@@ -1,7 +1,8 @@
 /*
  * What the files of the extension share: the module's own decisions and its types.
  *
- * One interpreter only (module.c refuses others), so plain statics under the GIL stand for module state.
+ * One interpreter only (module.c refuses others), so plain statics under the GIL stand for module
+ * state.
  */
 #ifndef POM_EXT_CORE_H
 #define POM_EXT_CORE_H
@@ -13,7 +14,8 @@
 
 #include "base/status.h"
 
-/* The engine in force reads frames through the public API with the GIL: frames are known by their frame objects. */
+/* The engine in force reads frames through the public API with the GIL: frames are known by their
+ * frame objects. */
 bool pom_core_gil_mode(void);
 
 /* Why not the native engine, in words; empty when it is. */
@@ -31,7 +33,8 @@ bool pom_core_restart(void);
 /* MemoryError for POM_ENOMEM, else a RuntimeError that names it; returns NULL. */
 PyObject *pom_core_raise(pom_status_t status);
 
-/* Counts a failure of ours and clears the pending exception: the host's code goes on. Logged once for each place. */
+/* Counts a failure of ours and clears the pending exception: the host's code goes on. Logged once
+ * for each place. */
 void pom_core_fault(const char *where);
 
 /* A pending exception that is not ours to lose, while we run what may raise or clear one. */

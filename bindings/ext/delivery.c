@@ -567,8 +567,8 @@ static void set_running(bool is) {
     unlock();
 }
 
-/* After a start that failed: a signal handler may have raised when the thread was there already. Then it stays in force; else
- * it finds that nobody asked for it. */
+/* After a start that failed: a signal handler may have raised when the thread was there already.
+ * Then it stays in force; else it finds that nobody asked for it. */
 static bool has_entered(void) {
     lock();
     running = tid != 0;

@@ -1,12 +1,14 @@
 /*
  * Dict entries as they lie: in the order of their insertion, key and value side by side.
  *
- * That layout is CPython's own (Objects/dictobject.c), so it is checked at the start against a dict of known content; where it is
- * another one, all goes by PyDict_Next. Half of what a request asks for is absent (headers that few clients send, what integrations
- * say), and the hash table tells that in thirty instructions, where the interpreter's look-up takes a hundred.
+ * That layout is CPython's own (Objects/dictobject.c), so it is checked at the start against a dict
+ * of known content; where it is another one, all goes by PyDict_Next. Half of what a request asks
+ * for is absent (headers that few clients send, what integrations say), and the hash table tells
+ * that in thirty instructions, where the interpreter's look-up takes a hundred.
  *
- * A look-up in a dict with a key that is no str compares by that key's __eq__, which may take out what was found before. So such
- * dicts are searched entry by entry, str keys only. They are as rare as they are slow.
+ * A look-up in a dict with a key that is no str compares by that key's __eq__, which may take out
+ * what was found before. So such dicts are searched entry by entry, str keys only. They are as rare
+ * as they are slow.
  */
 #include "bindings/ext/layout.h"
 
@@ -18,7 +20,8 @@
 
 static bool layout_known; // constant after init
 
-/* The keys of a dict that is laid out as nearly all are: they are str, and it has them to itself. NULL: another kind. */
+/* The keys of a dict that is laid out as nearly all are: they are str, and it has them to itself.
+ * NULL: another kind. */
 static PyDictKeysObject *keys_of(PyObject *dict) {
     const PyDictObject *d = (PyDictObject *)dict;
     return layout_known && d->ma_values == NULL && DK_IS_UNICODE(d->ma_keys) ? d->ma_keys : NULL;
@@ -28,7 +31,8 @@ static bool is_at(PyDictKeysObject *keys, pom_dict_place_t place, PyObject *key)
     return place < keys->dk_nentries && DK_UNICODE_ENTRIES(keys)[place].me_key == key;
 }
 
-/* Its hash table holds places, of one byte each up to this size, and says of most absent keys that they are with its first one. */
+/* Its hash table holds places, of one byte each up to this size, and says of most absent keys that
+ * they are with its first one. */
 #define SMALL_LOG2 7
 #define ABSENT     (-1)
 #define UNKNOWN    (-2) /* a key of the same hash is there, which may be the same; or many keys */

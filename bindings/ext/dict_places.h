@@ -1,9 +1,11 @@
 /*
- * Looking keys up in dicts that are filled in the same order again and again: an environ, a scope, a message.
+ * Looking keys up in dicts that are filled in the same order again and again: an environ, a scope,
+ * a message.
  *
- * Used by environ.c and scope.c. Who fills such a dict fills the next one in the same order with the same keys, so a key is likeliest
- * where it stood the last time: to look there costs a tenth of a look-up, and one line of memory instead of three. Nobody's code runs,
- * whatever else is in the dict. [app] with the GIL
+ * Used by environ.c and scope.c. Who fills such a dict fills the next one in the same order with
+ * the same keys, so a key is likeliest where it stood the last time: to look there costs a tenth of
+ * a look-up, and one line of memory instead of three. Nobody's code runs, whatever else is in the
+ * dict. [app] with the GIL
  *
  *     static pom_dict_place_t place;
  *     PyObject *value = pom_dict_get(dict, key, &place);

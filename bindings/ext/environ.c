@@ -1,5 +1,6 @@
 /*
- * Reading the environ: bytes are copied, nothing is interpreted; that is done at the seal, off the request.
+ * Reading the environ: bytes are copied, nothing is interpreted; that is done at the seal, off the
+ * request.
  */
 #include "bindings/ext/environ.h"
 

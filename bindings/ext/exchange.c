@@ -4,17 +4,19 @@
  *     application --await--> exchange --(steps it)--> what the server's function returned
  *                               +-- tells the request: sending, sent, received
  *
- * In C, and no coroutine: an async function around each took 2 500 instructions a message, most of them to make a frame and to
- * resume it through two more calls. An exchange is stepped where it is awaited and steps the server's own coroutine, which stays the
- * interpreter's and is what a walk meets; one that waits is followed by parked.c through its inner pointer.
+ * In C, and no coroutine: an async function around each took 2 500 instructions a message, most of
+ * them to make a frame and to resume it through two more calls. An exchange is stepped where it is
+ * awaited and steps the server's own coroutine, which stays the interpreter's and is what a walk
+ * meets; one that waits is followed by parked.c through its inner pointer.
  *
- * Both stand for the server's object: the server's function is called at once and with the very arguments, so that what is wrong with
- * them is said as it says it, and what is asked of either, apart from being called or stepped, the server's object answers: whether
- * it is a coroutine function, its name, the frame of a coroutine. What happens to a coroutine that is awaited twice, thrown into,
- * closed or dropped happens to the server's own.
+ * Both stand for the server's object: the server's function is called at once and with the very
+ * arguments, so that what is wrong with them is said as it says it, and what is asked of either,
+ * apart from being called or stepped, the server's object answers: whether it is a coroutine
+ * function, its name, the frame of a coroutine. What happens to a coroutine that is awaited twice,
+ * thrown into, closed or dropped happens to the server's own.
  *
- * The two hold the server's functions, and the request does not: it lives on in its context for a while (context.h), and the server's
- * connection should not.
+ * The two hold the server's functions, and the request does not: it lives on in its context for a
+ * while (context.h), and the server's connection should not.
  *
  * Over 400 lines: two Python types that make one protocol, each to be declared.
  */
@@ -25,8 +27,9 @@
 #include "base/clock.h"
 #include "bindings/ext/core.h"
 
-/* Kept for reuse: two for each of a thousand requests at once, 64 bytes each; of the other kind one lives while it is awaited. From here they
- * are not new objects to the garbage collector, which is called by their number. */
+/* Kept for reuse: two for each of a thousand requests at once, 64 bytes each; of the other kind one
+ * lives while it is awaited. From here they are not new objects to the garbage collector, which is
+ * called by their number. */
 #define CHANNELS_MAX  2048
 #define EXCHANGES_MAX 64
 
@@ -56,7 +59,7 @@ static channel_t *channels[CHANNELS_MAX];
 static exchange_t *exchanges[EXCHANGES_MAX];
 static int channels_kept, exchanges_kept;
 
-/* ---- stepping ---------------------------------------------------------------------------------- */
+/* ---- stepping -------------------------------------------------------------------------------- */
 
 static void begin_step(exchange_t *self) {
     if (self->state != NEW) {
@@ -71,12 +74,14 @@ static void begin_step(exchange_t *self) {
     }
 }
 
-/* The server's awaitable is over: with a result (borrowed), or NULL: by an exception, or given up. */
+/* The server's awaitable is over: with a result (borrowed), or NULL: by an exception, or given
+ * up. */
 static void end(exchange_t *self, PyObject *result) {
     bool stepped = self->state == STEPPED;
     self->state = DONE;
     if (!stepped) {
-        return; // given up before its first step, or stepped again after the end: its own fault to find
+        // given up before its first step, or stepped again after the end: its own fault to find
+        return;
     }
     if (self->sends) {
         pom_asgi_sent(self->request, result == NULL && PyErr_Occurred() != NULL &&
@@ -86,8 +91,9 @@ static void end(exchange_t *self, PyObject *result) {
     }
 }
 
-/* Before the server's awaitable is stepped or asked for its iterator. Where that is an exchange as well, of another wrapper or of a
- * server that hands back what it got, nobody else counts how deep it goes. False with an exception: too deep. */
+/* Before the server's awaitable is stepped or asked for its iterator. Where that is an exchange as
+ * well, of another wrapper or of a server that hands back what it got, nobody else counts how deep
+ * it goes. False with an exception: too deep. */
 static bool go_down(PyObject *inner) {
     return !Py_IS_TYPE(inner, exchange_type) ||
            Py_EnterRecursiveCall(" while a message was awaited") == 0;
@@ -151,7 +157,8 @@ static PyObject *exchange_send_method(PyObject *op, PyObject *value) {
     return stop(result);
 }
 
-/* What an iterator without throw() would have happen: the exception is raised where it is awaited. */
+/* What an iterator without throw() would have happen: the exception is raised where it is
+ * awaited. */
 static PyObject *raise_here(PyObject *const *args, Py_ssize_t nargs) {
     if (nargs > 0 && PyExceptionInstance_Check(args[0])) {
         PyErr_SetObject((PyObject *)Py_TYPE(args[0]), args[0]);
@@ -181,7 +188,8 @@ static PyObject *exchange_throw(PyObject *op, PyObject *const *args, Py_ssize_t 
         result = raise_here(args, nargs);
     }
     if (result == NULL) {
-        // A receive() that answers an exception with a message is nobody's: its time stays the phase's.
+        // A receive() that answers an exception with a message is nobody's: its time stays the
+        // phase's.
         end(self, NULL);
     }
     return result;
@@ -202,7 +210,7 @@ static PyObject *exchange_close(PyObject *op, PyObject *unused) {
     return result;
 }
 
-/* ---- awaiting ---------------------------------------------------------------------------------- */
+/* ---- awaiting -------------------------------------------------------------------------------- */
 
 static unaryfunc await_of(PyObject *object) {
     const PyAsyncMethods *async = Py_TYPE(object)->tp_as_async;
@@ -255,9 +263,10 @@ static PyObject *exchange_await(PyObject *op) {
     return Py_NewRef(op);
 }
 
-/* ---- calls ------------------------------------------------------------------------------------- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
-/* Takes ownership of what the server's function returned, and gives that where there is no memory for more. */
+/* Takes ownership of what the server's function returned, and gives that where there is no memory
+ * for more. */
 static PyObject *new_exchange(const channel_t *channel, PyObject *inner, PyObject *message,
                               bool sends) {
     exchange_t *self = exchanges_kept > 0 ? exchanges[--exchanges_kept] : NULL;
@@ -334,7 +343,7 @@ size_t pom_exchange_inner(uintptr_t type) {
     return type == (uintptr_t)exchange_type ? offsetof(exchange_t, inner) : 0;
 }
 
-/* ---- types ------------------------------------------------------------------------------------- */
+/* ---- types ----------------------------------------------------------------------------------- */
 
 static PyObject *answer(PyObject *op, PyObject *name, PyObject *servers) {
     PyObject *value = PyObject_GenericGetAttr(op, name);
@@ -354,7 +363,8 @@ static PyObject *channel_getattro(PyObject *op, PyObject *name) {
     return answer(op, name, ((channel_t *)op)->servers);
 }
 
-/* Its class too, as by `inspect.iscoroutine()`: a task group that starts what is none refuses it. */
+/* Its class too, as by `inspect.iscoroutine()`: a task group that starts what is none refuses
+ * it. */
 static PyObject *exchange_getattro(PyObject *op, PyObject *name) {
     if (name == s_class) {
         return Py_NewRef((PyObject *)Py_TYPE(((exchange_t *)op)->inner));
@@ -362,8 +372,8 @@ static PyObject *exchange_getattro(PyObject *op, PyObject *name) {
     return answer(op, name, ((exchange_t *)op)->inner);
 }
 
-/* Both are freed by way of the interpreter's trashcan: one may stand for another, and that for one more, to any depth, and each end
- * would call the next. */
+/* Both are freed by way of the interpreter's trashcan: one may stand for another, and that for one
+ * more, to any depth, and each end would call the next. */
 static int channel_traverse(PyObject *op, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((channel_t *)op)->servers);
@@ -420,8 +430,9 @@ static void exchange_dealloc(PyObject *op) {
 
 #define FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION)
 
-/* No tp_clear in either: a cycle through them goes through a coroutine's frame or the server's object too, which the collector can
- * clear, and what is called or stepped after that still needs its server's. */
+/* No tp_clear in either: a cycle through them goes through a coroutine's frame or the server's
+ * object too, which the collector can clear, and what is called or stepped after that still needs
+ * its server's. */
 static PyMemberDef channel_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(channel_t, vectorcall), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};

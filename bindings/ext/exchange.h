@@ -5,7 +5,8 @@
  *     await send(message)      pom_asgi_sending(), the server's awaitable, pom_asgi_sent()
  *     await receive()          the server's awaitable, pom_asgi_received()
  *
- * Used by asgi.c, whose three functions it calls, and by parked.c. [app] with the GIL but for the last two.
+ * Used by asgi.c, whose three functions it calls, and by parked.c. [app] with the GIL but for the
+ * last two.
  */
 #ifndef POM_EXT_EXCHANGE_H
 #define POM_EXT_EXCHANGE_H
@@ -16,18 +17,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Puts callables that tell the request in the place of the server's two, both borrowed; owned afterwards. False with an exception:
- * no memory, nothing has changed. */
+/* Puts callables that tell the request in the place of the server's two, both borrowed; owned
+ * afterwards. False with an exception: no memory, nothing has changed. */
 bool pom_exchange_observe(PyObject *request, PyObject **receive, PyObject **send);
 
-/* What the server's function gave for one call, if `type` is the type of an object that stands for that: it lies at this offset of the
- * object; 0 = of another type. [sampler] */
+/* What the server's function gave for one call, if `type` is the type of an object that stands for
+ * that: it lies at this offset of the object; 0 = of another type. [sampler] */
 size_t pom_exchange_inner(uintptr_t type);
 
 /* Makes the types; -1 with an exception. */
 int pom_exchange_init(void);
 
-/* ---- what asgi.c makes of it: none of them raises, or touches an exception that is pending ---- */
+/* ---- what asgi.c makes of it: none of them raises, or touches an exception that is pending --- */
 
 /* The request has not ended. */
 bool pom_asgi_is_open(PyObject *request);

@@ -1,6 +1,7 @@
 /*
- * FileDestination: what file_destination(path) returns. The file is opened here, on the caller's thread, so that a path that
- * cannot be written is an OSError at the line that names it; everything later happens on the loop thread.
+ * FileDestination: what file_destination(path) returns. The file is opened here, on the caller's
+ * thread, so that a path that cannot be written is an OSError at the line that names it; everything
+ * later happens on the loop thread.
  */
 #include "bindings/ext/file_py.h"
 

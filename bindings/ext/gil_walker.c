@@ -111,16 +111,17 @@ static bool is_finalizing(void) {
 #endif
 }
 
-/* The sampler thread keeps one thread state from its first walk to its end. One for each walk costs more, and lets
- * tracemalloc.stop() crash the process (CPython gh-128679): its hook around the state's allocation waits for the GIL, and does
- * not look again after. */
+/* The sampler thread keeps one thread state from its first walk to its end. One for each walk costs
+ * more, and lets tracemalloc.stop() crash the process (CPython gh-128679): its hook around the
+ * state's allocation waits for the GIL, and does not look again after. */
 static pthread_key_t kept_state;
 static pthread_once_t kept_once = PTHREAD_ONCE_INIT;
 
 /* On the sampler thread as it ends; whoever joins it has let go of the GIL. */
 static void drop_state(void *state) {
     if (!is_finalizing()) {
-        // Not PyGILState_Release: the interpreter's own note of this thread may be gone already, by the same clearing of keys.
+        // Not PyGILState_Release: the interpreter's own note of this thread may be gone already, by
+        // the same clearing of keys.
         PyEval_RestoreThread(state);
         PyThreadState_Clear(state);
         PyThreadState_DeleteCurrent();

@@ -1,19 +1,23 @@
 /*
  * The stack of a greenlet that is switched out.
  *
- * greenlet keeps the ends of such a stack in an object that each of its releases lays out as it likes, and that nothing leads to from a frame.
- * What CPython says is enough. The frames of ordinary calls lie one above the other in the chunk that the greenlet took with it, each as long as
- * its code says, so they are followed from the anchor's on upwards. What has returned keeps its bytes there and looks the same, but for one
- * thing: a switch has the interpreter make a frame object for the frame that it leaves, and the two name each other only until the frame
- * returns. So the highest that does is alive, and with it all that lie below.
+ * greenlet keeps the ends of such a stack in an object that each of its releases lays out as it
+ * likes, and that nothing leads to from a frame. What CPython says is enough. The frames of
+ * ordinary calls lie one above the other in the chunk that the greenlet took with it, each as long
+ * as its code says, so they are followed from the anchor's on upwards. What has returned keeps its
+ * bytes there and looks the same, but for one thing: a switch has the interpreter make a frame
+ * object for the frame that it leaves, and the two name each other only until the frame returns. So
+ * the highest that does is alive, and with it all that lie below.
  *
  *     chunk:   ... anchor | view | query | sleep <--> frame object    | returned | returned ...
  *
- * A generator on that stack lies in the heap, and is found as the caller of an ordinary frame. Not found are: one that has switched away itself,
- * and what only C calls between (from 3.12 on the entry from C lies on the greenlet's C stack, which was copied away); frames in a further chunk,
+ * A generator on that stack lies in the heap, and is found as the caller of an ordinary frame. Not
+ * found are: one that has switched away itself, and what only C calls between (from 3.12 on the
+ * entry from C lies on the greenlet's C stack, which was copied away); frames in a further chunk,
  * which some 100 calls deep begins. A stack that lacks its leaf says where the leaf was called.
  *
- * Runs on the sampler thread. The rest of the chunk is copied at one moment, and the leaf looked at again at the end.
+ * Runs on the sampler thread. The rest of the chunk is copied at one moment, and the leaf looked at
+ * again at the end.
  */
 #include "bindings/ext/layout.h"
 
@@ -81,7 +85,7 @@ bool pom_greenlet_runs(uintptr_t state, uintptr_t frame) {
     return true;
 }
 
-/* ---- the frames that may be there ------------------------------------------------------------- */
+/* ---- the frames that may be there ------------------------------------------------------------ */
 
 /* From the frame on, page by page, as far as there is memory. */
 static void copy_window(uintptr_t first) {
@@ -139,7 +143,7 @@ static void find_frames(void) {
     }
 }
 
-/* ---- those that are ----------------------------------------------------------------------------- */
+/* ---- those that are -------------------------------------------------------------------------- */
 
 static uintptr_t object_of(const unsigned char *frame) {
     return word(frame + POM_FRAME_OBJECT);
@@ -168,7 +172,8 @@ static size_t count_alive(void) {
     return 0;
 }
 
-/* They lie where their codes say today: another one may have come to the address of one that was remembered. */
+/* They lie where their codes say today: another one may have come to the address of one that was
+ * remembered. */
 static bool sizes_hold(size_t count) {
     static unsigned char codes[POM_MEMORY_PARTS_MAX][CODE_FRONT];
     for (size_t from = 0; from < count; from += POM_MEMORY_PARTS_MAX) {
@@ -198,7 +203,7 @@ static bool stands(const pom_slot_view_t *view, const unsigned char *leaf) {
            !pom_greenlet_runs(view->slot->who.state, address_of(leaf));
 }
 
-/* ---- the stack ------------------------------------------------------------------------------------ */
+/* ---- the stack ------------------------------------------------------------------------------- */
 
 static bool push(pom_stack_t *stack, const unsigned char *frame) {
     uintptr_t code = code_of(frame);
@@ -211,7 +216,8 @@ static bool push(pom_stack_t *stack, const unsigned char *frame) {
     return true;
 }
 
-/* The generators that stand between a frame and the ordinary one below it. Of the C stack nothing is asked: it is another greenlet's. */
+/* The generators that stand between a frame and the ordinary one below it. Of the C stack nothing
+ * is asked: it is another greenlet's. */
 static bool push_generators(const pom_slot_view_t *view, uintptr_t caller, uintptr_t below,
                             pom_stack_t *stack) {
     const pom_thread_identity_t *who = &view->slot->who;

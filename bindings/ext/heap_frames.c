@@ -1,10 +1,12 @@
 /*
- * What called a frame last time is kept in a table of addresses, one place for each hash: a newer frame takes an older one's. Nothing in it is
- * believed. It says what to copy; what the copy says is followed, and where that leads elsewhere a new copy begins there.
+ * What called a frame last time is kept in a table of addresses, one place for each hash: a newer
+ * frame takes an older one's. Nothing in it is believed. It says what to copy; what the copy says
+ * is followed, and where that leads elsewhere a new copy begins there.
  *
  *     parts:   a b c d | a b c d      a's caller is b, as it was last time, ...
  *
- * The second half tells whether a still had its caller when that had been read: a generator that is left forgets it.
+ * The second half tells whether a still had its caller when that had been read: a generator that is
+ * left forgets it.
  */
 #include "bindings/ext/heap_frames.h"
 
@@ -48,8 +50,8 @@ static uintptr_t caller_in(const uintptr_t *head) {
     return head[POM_FRAME_PREVIOUS / 8];
 }
 
-/* From this frame on, as far as is known, and with what called the last of them from a chunk or the C stack; those that could be copied
- * twice. A frame alone is not: it is looked at again later. */
+/* From this frame on, as far as is known, and with what called the last of them from a chunk or the
+ * C stack; those that could be copied twice. A frame alone is not: it is looked at again later. */
 static void copy_from(pom_heap_frames_t *h, uintptr_t frame) {
     pom_memory_part_t parts[2 * POM_HEAP_FRAMES_MAX];
     size_t count = 0;
@@ -73,8 +75,8 @@ void pom_heap_frames_begin(pom_heap_frames_t *h) {
     h->count = h->given = 0;
 }
 
-/* It was copied with the last one that was given, and is that one's caller. What else was copied was so before what is between them was
- * read. */
+/* It was copied with the last one that was given, and is that one's caller. What else was copied
+ * was so before what is between them was read. */
 static bool is_next(const pom_heap_frames_t *h, uintptr_t frame) {
     return h->given < h->count && h->at[h->given] == frame &&
            (h->given == 0 || caller_in(h->heads[h->given - 1]) == frame);

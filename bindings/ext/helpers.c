@@ -1,10 +1,12 @@
 /*
  * Which thread works for a request that waits.
  *
- * Nothing tells the sampler that a pool's thread has taken something up for a request: a watcher of contexts would cost each step of each
- * task, and a patch of the pool is not ours to make. But the function runs in a copy of the request's context, so the thread's state
- * says whom it works for. So a tick that looks at a request that waits lists the interpreter's threads (once), and asks the context of those
- * that have one, until one names this request. An idle thread of a pool has no context, and costs a copy of its state.
+ * Nothing tells the sampler that a pool's thread has taken something up for a request: a watcher of
+ * contexts would cost each step of each task, and a patch of the pool is not ours to make. But the
+ * function runs in a copy of the request's context, so the thread's state says whom it works for.
+ * So a tick that looks at a request that waits lists the interpreter's threads (once), and asks the
+ * context of those that have one, until one names this request. An idle thread of a pool has no
+ * context, and costs a copy of its state.
  *
  *     interpreter -> state -> state -> state    one system call for 16, guessed from the last list
  *                      |
@@ -12,14 +14,17 @@
  *                      |
  *                    stack                     some 5 copies (copied_stack.c), the context again
  *
- * Such a thread has no slot that would keep its memory, so all of this is copied, and believed only when the context still names the request
- * after the stack was read. A thread with an action of its own is left out: its lines are in that one's record.
+ * Such a thread has no slot that would keep its memory, so all of this is copied, and believed only
+ * when the context still names the request after the stack was read. A thread with an action of its
+ * own is left out: its lines are in that one's record.
  *
- * What is found lives until the next tick, as numbers that are compared. So a request that ends, or is cancelled, while a thread still works
- * for it is nobody's concern: it waits no more, and is not looked at.
+ * What is found lives until the next tick, as numbers that are compared. So a request that ends, or
+ * is cancelled, while a thread still works for it is nobody's concern: it waits no more, and is not
+ * looked at.
  *
- * Nobody has read the thread's CPU clock when it took the work up. So a look that meets it on a CPU has all that it used since it was last met
- * so, up to the time that the look stands for: the end of one request's work goes to the next one's.
+ * Nobody has read the thread's CPU clock when it took the work up. So a look that meets it on a CPU
+ * has all that it used since it was last met so, up to the time that the look stands for: the end
+ * of one request's work goes to the next one's.
  *
  * Runs on the sampler thread, but for the check at start.
  */
@@ -45,8 +50,8 @@
 #define THREADS_MAX 128
 #define BATCH       16
 
-/* Contexts asked in one tick, 1.5 us each: as many requests at a time are in threads rarely, and which are asked changes from tick to
- * tick. */
+/* Contexts asked in one tick, 1.5 us each: as many requests at a time are in threads rarely, and
+ * which are asked changes from tick to tick. */
 #define LOOKUPS_MAX 32
 
 #define CLOCKS_SEEN 128
@@ -84,9 +89,10 @@ static int lookups;
 static uint32_t turn;                         // who is asked first
 static clock_seen_t clocks_seen[CLOCKS_SEEN]; // by the thread's id; two may take turns at a place
 
-/* ---- the list of threads ------------------------------------------------------------------------ */
+/* ---- the list of threads --------------------------------------------------------------------- */
 
-/* Copies the states from this one on, as far as the last list says where they are; returns how many. */
+/* Copies the states from this one on, as far as the last list says where they are; returns how
+ * many. */
 static size_t copy_states(uintptr_t at, size_t *guess, uintptr_t *where,
                           unsigned char (*fronts)[POM_TSTATE_FRONT]) {
     pom_memory_part_t parts[BATCH];
@@ -134,7 +140,8 @@ static void drop_empty_contexts(void) {
     helper_count = kept;
 }
 
-/* All threads, and of these the ones that are in a context. A list that changes meanwhile is cut short, or has one that is gone. */
+/* All threads, and of these the ones that are in a context. A list that changes meanwhile is cut
+ * short, or has one that is gone. */
 static void list_threads(void) {
     uintptr_t found[THREADS_MAX], where[BATCH];
     unsigned char fronts[BATCH][POM_TSTATE_FRONT];
@@ -166,7 +173,7 @@ static void list_threads(void) {
     drop_empty_contexts();
 }
 
-/* ---- for one request ------------------------------------------------------------------------------ */
+/* ---- for one request ------------------------------------------------------------------------- */
 
 void pom_helpers_begin(pom_walker_t *self, const pom_slots_t *slots) {
     (void)self;
@@ -187,9 +194,10 @@ static bool works_for(helper_t *helper, const pom_action_t *action) {
     return pom_context_owns(helper->owner, action);
 }
 
-/* The thread has a CPU, or had to leave it to us, as of one with a slot (sampler.c): its clock has gone on during the look, or it wants the
- * CPU that is ours. The latter is asked for when it has used a fiftieth of the time since its last look: one that waits for the interpreter's
- * lock wakes up, too. Returns what it used since it was last met so, else 0. */
+/* The thread has a CPU, or had to leave it to us, as of one with a slot (sampler.c): its clock has
+ * gone on during the look, or it wants the CPU that is ours. The latter is asked for when it has
+ * used a fiftieth of the time since its last look: one that waits for the interpreter's lock wakes
+ * up, too. Returns what it used since it was last met so, else 0. */
 static int64_t used_cpu(int32_t tid, int64_t before_ns) {
     clock_seen_t *seen = &clocks_seen[(uint32_t)tid % CLOCKS_SEEN];
     int64_t now_ns = pom_now_ns(), after_ns = 0;
@@ -212,7 +220,8 @@ static int64_t used_cpu(int32_t tid, int64_t before_ns) {
     return used_ns;
 }
 
-/* The context may be gone, and another be at its place: it is asked again when the stack has been read. */
+/* The context may be gone, and another be at its place: it is asked again when the stack has been
+ * read. */
 static bool read_stack(const helper_t *helper, pom_stack_t *stack, int64_t *helped_ns) {
     int32_t tid = helper->thread.tid;
     int64_t cpu_ns = 0;
@@ -250,7 +259,7 @@ int32_t pom_helpers_stack(const pom_anchor_t *anchor, pom_stack_t *stack, int64_
     return 0;
 }
 
-/* ---- the check at start --------------------------------------------------------------------------- */
+/* ---- the check at start ---------------------------------------------------------------------- */
 
 static bool read_state(uintptr_t state, pom_thread_copy_t *thread) {
     unsigned char front[POM_TSTATE_FRONT];
@@ -297,8 +306,8 @@ static bool has_chunk(uintptr_t state) {
            frame.frame < thread.top && thread.top <= thread.limit;
 }
 
-/* What threading.Thread calls through C is none of a pool's jobs: from 3.14 on that is its run(), in a context of its own, and before 3.12,
- * where C is between all calls with *args, its target. */
+/* What threading.Thread calls through C is none of a pool's jobs: from 3.14 on that is its run(),
+ * in a context of its own, and before 3.12, where C is between all calls with *args, its target. */
 static uintptr_t starter_code(void) {
 #if PY_VERSION_HEX >= 0x030e0000
     const char *starts = "_bootstrap_inner";

@@ -1,8 +1,10 @@
 /*
- * HttpDestination: what RestDestination(...) returns. Options are checked here, on the caller's thread, and certificates are read,
- * so that what is wrong is an exception at the line that says it; everything later happens on the loop thread.
+ * HttpDestination: what RestDestination(...) returns. Options are checked here, on the caller's
+ * thread, and certificates are read, so that what is wrong is an exception at the line that says
+ * it; everything later happens on the loop thread.
  *
- * The package's RestDestination() is the interface for people; this one takes each option, by keyword, in its final form.
+ * The package's RestDestination() is the interface for people; this one takes each option, by
+ * keyword, in its final form.
  */
 #define PY_SSIZE_T_CLEAN // "z#" takes a Py_ssize_t
 #include "bindings/ext/http_py.h"

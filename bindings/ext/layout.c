@@ -1,8 +1,10 @@
 /*
- * Is the running interpreter laid out as the headers said? Asked once at start; a no leads to the GIL engine.
+ * Is the running interpreter laid out as the headers said? Asked once at start; a no leads to the
+ * GIL engine.
  *
- * The minor version must be the one built for. From 3.13 on the interpreter carries a table of its own offsets (made for
- * debuggers), and each one we use is compared. Before that the self-test walk (walker.c) is the judge.
+ * The minor version must be the one built for. From 3.13 on the interpreter carries a table of its
+ * own offsets (made for debuggers), and each one we use is compared. Before that the self-test walk
+ * (walker.c) is the judge.
  */
 #include "bindings/ext/layout.h"
 

@@ -1,10 +1,11 @@
 /*
- * The life of the engine as Python sees it: which walker it gets and why, what of this folder is hooked into the
- * interpreter while it runs, and the order of starts, stops, flushes, forks and the interpreter's end.
+ * The life of the engine as Python sees it: which walker it gets and why, what of this folder is
+ * hooked into the interpreter while it runs, and the order of starts, stops, flushes, forks and the
+ * interpreter's end.
  *
- * One start, stop or flush at a time, by a lock that is waited for without the GIL. A stop ends at its deadline: what
- * is not delivered by then is counted. What the lock protects is small; what may take as long as a user's callable
- * likes is done after it has been given back.
+ * One start, stop or flush at a time, by a lock that is waited for without the GIL. A stop ends at
+ * its deadline: what is not delivered by then is counted. What the lock protects is small; what may
+ * take as long as a user's callable likes is done after it has been given back.
  *
  * On app threads with the GIL.
  */
@@ -35,7 +36,7 @@ static bool lifecycle_owned;
 static bool exiting;
 static bool restart_failed; // in this process: not tried again for each request
 
-/* ---- parts for the engine -------------------------------------------------------------------------- */
+/* ---- parts for the engine -------------------------------------------------------------------- */
 
 bool pom_core_gil_mode(void) {
     return gil_mode;
@@ -111,17 +112,18 @@ int pom_lifecycle_init(void) {
     return 0;
 }
 
-/* ---- life cycle ---------------------------------------------------------------------------------------- */
+/* ---- life cycle ------------------------------------------------------------------------------ */
 
-/* Takes the lock by the deadline; the GIL is free while waiting, so that the holder can finish. No Python of the user's is
- * meant to run under it. Where it does all the same (a collection that runs finalizers), false is better than waiting for
- * oneself for ever. */
+/* Takes the lock by the deadline; the GIL is free while waiting, so that the holder can finish. No
+ * Python of the user's is meant to run under it. Where it does all the same (a collection that runs
+ * finalizers), false is better than waiting for oneself for ever. */
 static bool lock_lifecycle(int64_t deadline_ns) {
     if (pthread_mutex_trylock(&lifecycle_lock) != 0) {
         if (lifecycle_owned && pthread_equal(lifecycle_owner, pthread_self())) {
             return false;
         }
-        // This call knows the wall clock only: a clock that is set makes one wait longer or shorter.
+        // This call knows the wall clock only: a clock that is set makes one wait longer or
+        // shorter.
         int64_t left_ns = deadline_ns - pom_now_ns();
         int64_t until_ns = pom_wall_ns() + (left_ns > 0 ? left_ns : 0);
         struct timespec until = pom_timespec(until_ns);
@@ -167,7 +169,9 @@ static int64_t deadline_after(double timeout) {
 
 static pom_status_t start_engine(void) {
     if (exiting) {
-        return POM_OK; // nobody would stop it any more: the sampler would look at threads while the interpreter ends them
+        // nobody would stop it any more: the sampler would look at threads while the interpreter
+        // ends them
+        return POM_OK;
     }
     if (!lock_lifecycle(deadline_after(1e8))) {
         return POM_ETIMEDOUT;
@@ -235,8 +239,8 @@ static PyObject *at_exit(PyObject *module, PyObject *unused) {
     exiting = true;
     int clean =
         stop_engine(deadline_after(2.0)); // what is left is counted; there is nobody to tell
-    (void)
-        pom_engine_stop_begin(); // where the lock could not be had: at least no thread is looked at from here on
+    // where the lock could not be had: at least no thread is looked at from here on
+    (void)pom_engine_stop_begin();
     if (clean < 0) {
         return NULL;
     }
@@ -253,7 +257,8 @@ int pom_lifecycle_flush(double timeout) {
     done = pom_engine_sync(deadline_ns); // the parts stay meanwhile, by the lock
     Py_END_ALLOW_THREADS;
     unlock_lifecycle();
-    // Without the lock: a destination may take as long as it likes, and a stop, or the end of the process, must not wait for it.
+    // Without the lock: a destination may take as long as it likes, and a stop, or the end of the
+    // process, must not wait for it.
     if (done) {
         Py_BEGIN_ALLOW_THREADS;
         done = pom_exporter_flush(pom_engine_exporter(), deadline_ns);

@@ -20,8 +20,8 @@ int pom_lifecycle_init(void);
 /* Also sees to it that the interpreter's end is a stop. Nothing once that has come. */
 int pom_lifecycle_start(void);
 
-/* 1: everything was delivered and all threads have ended. 0: not within so many seconds, another stop is at
- * it, or the caller is the delivery thread, which would wait for itself. */
+/* 1: everything was delivered and all threads have ended. 0: not within so many seconds, another
+ * stop is at it, or the caller is the delivery thread, which would wait for itself. */
 int pom_lifecycle_stop(double timeout);
 
 /* 1: every queue was empty. 0 likewise. */

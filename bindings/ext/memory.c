@@ -1,22 +1,23 @@
 /*
  * Guarded reads, and stack chunks that outlive a walk.
  *
- * A Python frame lives in a 16 KiB chunk that the interpreter takes from and returns to its arena allocator
- * (mmap and munmap). Deep calls cross chunks all the time, so a chunk may be unmapped in the middle of a walk. Copying by the
- * kernel instead would cost more than the whole walk; a SIGSEGV handler is not ours to install. So the allocator's
- * documented hook is chained: a chunk freed while a walk is under way goes to a short list, and is freed by the next
- * call that finds no walk. Nobody waits, but for a list that is full.
+ * A Python frame lives in a 16 KiB chunk that the interpreter takes from and returns to its arena
+ * allocator (mmap and munmap). Deep calls cross chunks all the time, so a chunk may be unmapped in
+ * the middle of a walk. Copying by the kernel instead would cost more than the whole walk; a
+ * SIGSEGV handler is not ours to install. So the allocator's documented hook is chained: a chunk
+ * freed while a walk is under way goes to a short list, and is freed by the next call that finds no
+ * walk. Nobody waits, but for a list that is full.
  *
  *     app thread                          sampler
  *     unlink chunk from the thread        walking + 1
  *     full fence                          full fence
  *     read walking                        read the thread's chunk list
  *
- * Either the app sees the walk and defers, or the sampler does not see the chunk. Only the interpreter's
- * frees come here (a few a second); everything else in the process is untouched.
+ * Either the app sees the walk and defers, or the sampler does not see the chunk. Only the
+ * interpreter's frees come here (a few a second); everything else in the process is untouched.
  *
- * The hook is the process's, not the interpreter's: a sub-interpreter with a lock of its own comes here beside the main one. So the
- * list has a lock, taken only where there is a walk or a list.
+ * The hook is the process's, not the interpreter's: a sub-interpreter with a lock of its own comes
+ * here beside the main one. So the list has a lock, taken only where there is a walk or a list.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE // process_vm_readv, syscall
@@ -59,7 +60,8 @@ static struct {
     } deferred[DEFERRED_MAX];
 } guard;
 
-/* Where the system call is refused (seccomp): the same copy through the file system, one call more expensive. */
+/* Where the system call is refused (seccomp): the same copy through the file system, one call more
+ * expensive. */
 static pom_status_t read_by_file(uintptr_t address, void *out, size_t size) {
     ssize_t got = -1;
     (void)pthread_mutex_lock(&mem_lock); // cannot fail: plain, never taken twice
@@ -101,9 +103,10 @@ uintptr_t pom_memory_word(uintptr_t address) {
                : 0;
 }
 
-/* A part that is the remote side costs its page's look-up, 360 ns where a call takes 800; on the local side 5 ns, with the same answer where
- * there is no page. So what is read is local here, and out is the remote one. By its number: sanitizers check what the library's function is
- * given to read. */
+/* A part that is the remote side costs its page's look-up, 360 ns where a call takes 800; on the
+ * local side 5 ns, with the same answer where there is no page. So what is read is local here, and
+ * out is the remote one. By its number: sanitizers check what the library's function is given to
+ * read. */
 size_t pom_memory_gather(const pom_memory_part_t *parts, size_t count, void *out) {
     struct iovec local[POM_MEMORY_PARTS_MAX], remote = {.iov_base = out};
     size_t most = count < POM_MEMORY_PARTS_MAX ? count : POM_MEMORY_PARTS_MAX, done = 0;
@@ -147,8 +150,8 @@ static void *alloc_block(void *ctx, size_t size) {
     return guard.original.alloc(guard.original.ctx, size);
 }
 
-/* What its caller has unlinked is out of reach of every walk, when this says false. Pairs with the fence in
- * pom_memory_walk_begin. */
+/* What its caller has unlinked is out of reach of every walk, when this says false. Pairs with the
+ * fence in pom_memory_walk_begin. */
 static bool is_walking(void) {
     atomic_thread_fence(memory_order_seq_cst);
     return atomic_load_explicit(&walking, memory_order_acquire) > 0;
@@ -180,7 +183,8 @@ static void free_block(void *ctx, void *block, size_t size) {
         return;
     }
     (void)pthread_mutex_lock(&deferred_lock); // cannot fail: plain, never taken twice
-    // Looked at again: what others have put on the list meanwhile was unlinked before this look, not before the first.
+    // Looked at again: what others have put on the list meanwhile was unlinked before this look,
+    // not before the first.
     bool walk = is_walking();
     while (walk && deferred_count() == DEFERRED_MAX) {
         (void)sched_yield(); // 64 chunks freed within one walk: the sampler has lost its core

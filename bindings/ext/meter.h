@@ -1,8 +1,8 @@
 /*
  * A meter: what one piece of our own work costs on app threads, for the bill.
  *
- * Used around everything that we do in a request. Reading the clock twice would be a tenth of what it measures, so one piece in 16 is
- * timed, and a running mean stands for all.
+ * Used around everything that we do in a request. Reading the clock twice would be a tenth of what
+ * it measures, so one piece in 16 is timed, and a running mean stands for all.
  *
  *     static pom_meter_t meter = {.cost_ns = 300};      a guess, until measured
  *     int64_t start_ns = pom_meter_start(&meter);
@@ -31,8 +31,8 @@ static inline int64_t pom_meter_start(pom_meter_t *meter) {
     return meter->turn++ % POM_METER_EVERY == 0 ? pom_now_ns() : 0;
 }
 
-/* A moving average that a lost core cannot spoil: what took many times as long was not spent by us, but on somebody else's
- * turn. */
+/* A moving average that a lost core cannot spoil: what took many times as long was not spent by us,
+ * but on somebody else's turn. */
 static inline void pom_meter_learn(pom_meter_t *meter, int64_t took_ns) {
     int64_t most_ns = 2 * meter->cost_ns + 100;
     meter->cost_ns += ((took_ns < most_ns ? took_ns : most_ns) - meter->cost_ns) / 8;

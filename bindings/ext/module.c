@@ -1,9 +1,11 @@
 /*
- * The module `_core`: the backend interface of the package, on top of the engine. The package calls nothing else of the
- * extension. What is asked for is checked and translated here; when it happens is lifecycle.c's.
+ * The module `_core`: the backend interface of the package, on top of the engine. The package calls
+ * nothing else of the extension. What is asked for is checked and translated here; when it happens
+ * is lifecycle.c's.
  *
- * One interpreter: statics under the GIL are the state, and a sub-interpreter is refused with a sentence that says so. So is a later
- * one of the process, after Py_Finalize(): what the statics name has gone with the first.
+ * One interpreter: statics under the GIL are the state, and a sub-interpreter is refused with a
+ * sentence that says so. So is a later one of the process, after Py_Finalize(): what the statics
+ * name has gone with the first.
  */
 #include "bindings/ext/layout.h"
 
@@ -34,7 +36,7 @@ static struct {
     int64_t count;
 } faults[FAULT_PLACES];
 
-/* ---- failures of ours --------------------------------------------------------------------------- */
+/* ---- failures of ours ------------------------------------------------------------------------ */
 
 void pom_core_fault(const char *where) {
     for (int i = 0; i < FAULT_PLACES; i++) {
@@ -72,7 +74,7 @@ PyObject *pom_core_raise(pom_status_t status) {
     return PyErr_Format(PyExc_RuntimeError, "profilomatic: %s", pom_status_text(status));
 }
 
-/* ---- life cycle ---------------------------------------------------------------------------------------- */
+/* ---- life cycle ------------------------------------------------------------------------------ */
 
 static PyObject *py_start(PyObject *module, PyObject *unused) {
     (void)module;
@@ -103,7 +105,7 @@ static PyObject *py_flush(PyObject *module, PyObject *timeout) {
     return within(timeout, pom_lifecycle_flush);
 }
 
-/* ---- options ------------------------------------------------------------------------------------------ */
+/* ---- options --------------------------------------------------------------------------------- */
 
 static PyObject *option(PyObject *dict, const char *name) {
     PyObject *value = PyDict_GetItemString(dict, name); // borrowed
@@ -168,7 +170,7 @@ static PyObject *py_apply_options(PyObject *module, PyObject *dict) {
     Py_RETURN_NONE;
 }
 
-/* ---- destinations ------------------------------------------------------------------------------------- */
+/* ---- destinations ---------------------------------------------------------------------------- */
 
 /* The destination inside an object of one of our types, borrowed; NULL for any other object. */
 static pom_destination_t *destination_inside(PyObject *object) {
@@ -218,8 +220,8 @@ static PyObject *py_current_task_uuid(PyObject *module, PyObject *unused) {
     return pom_work_task_uuid(work);
 }
 
-/* What goes out of the innermost action in a traceparent. The span is that of the outermost one, which has the record; the
- * flags that came in belong to the trace that came in. */
+/* What goes out of the innermost action in a traceparent. The span is that of the outermost one,
+ * which has the record; the flags that came in belong to the trace that came in. */
 static PyObject *py_trace_span(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
@@ -242,7 +244,7 @@ static PyObject *py_strip_leaf(PyObject *module, PyObject *prefix) {
     Py_RETURN_NONE;
 }
 
-/* ---- the module --------------------------------------------------------------------------------------- */
+/* ---- the module ------------------------------------------------------------------------------ */
 
 static PyMethodDef functions[] = {
     {"apply_options", py_apply_options, METH_O, "Takes a complete dict of checked options."},
@@ -285,7 +287,8 @@ static int set_own_files(void) {
     return 0;
 }
 
-/* Whether this interpreter is the one that the statics are of; the first that asks is. -1 with an exception. */
+/* Whether this interpreter is the one that the statics are of; the first that asks is. -1 with an
+ * exception. */
 static int is_served(void) {
     static bool taken;
     PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get()); // borrowed

@@ -1,18 +1,21 @@
 /*
- * The stack of an action that is switched out: its coroutine awaits, its generator is suspended, its greenlet is parked.
+ * The stack of an action that is switched out: its coroutine awaits, its generator is suspended,
+ * its greenlet is parked.
  *
- * Runs on the sampler thread. Such an action is not on its thread's stack, so a walk cannot meet it, yet its time passes: under
- * the line that waits. The anchor frame still lies where it was: in the coroutine or generator object, or in the stack chunks that
- * a greenlet took with it. From a coroutine the chain of awaits is followed down (what `cr_await` says: it lies on the
- * suspended frame's stack), so that the leaf is the innermost await. An asynchronous generator that is asked for a value awaits in its
- * consumer's place, so the chain goes through it. Where the anchor is over, a caller stands in for it. Frames in the chunks of a greenlet
- * are found by greenlets.c.
+ * Runs on the sampler thread. Such an action is not on its thread's stack, so a walk cannot meet
+ * it, yet its time passes: under the line that waits. The anchor frame still lies where it was: in
+ * the coroutine or generator object, or in the stack chunks that a greenlet took with it. From a
+ * coroutine the chain of awaits is followed down (what `cr_await` says: it lies on the suspended
+ * frame's stack), so that the leaf is the innermost await. An asynchronous generator that is asked
+ * for a value awaits in its consumer's place, so the chain goes through it. Where the anchor is
+ * over, a caller stands in for it. Frames in the chunks of a greenlet are found by greenlets.c.
  *
- * Threads that work for a request of ASGI while it waits stand below its chain (helpers.c). Tasks that it has started and waits for stand in the
- * place of its chain (children.c).
+ * Threads that work for a request of ASGI while it waits stand below its chain (helpers.c). Tasks
+ * that it has started and waits for stand in the place of its chain (children.c).
  *
- * Everything is read by the kernel's safe copy, for the application runs on and may free what is read: two copies a level, which are one call
- * for all levels where nothing has moved since the last look (replay.h). The anchor frame is looked at again at the end; if it has moved, the chain
+ * Everything is read by the kernel's safe copy, for the application runs on and may free what is
+ * read: two copies a level, which are one call for all levels where nothing has moved since the
+ * last look (replay.h). The anchor frame is looked at again at the end; if it has moved, the chain
  * is thrown away. Codes are only claims, as everywhere.
  */
 #include "bindings/ext/layout.h"
@@ -57,8 +60,9 @@ static void parse_frame(uintptr_t at, const unsigned char *front, parked_frame_t
     frame->owner = front[POM_FRAME_OWNER];
 }
 
-/* The frame in a copy of a coroutine or generator; false: it is not suspended. One that has ended links to nothing either, and what was
- * freed keeps its bytes for a while, so its state and its references are asked as well. */
+/* The frame in a copy of a coroutine or generator; false: it is not suspended. One that has ended
+ * links to nothing either, and what was freed keeps its bytes for a while, so its state and its
+ * references are asked as well. */
 static bool parse_object(uintptr_t object, const unsigned char *copy, parked_frame_t *frame) {
     parse_frame(object + POM_FRAME_INSIDE, copy + POM_FRAME_INSIDE, frame);
     uintptr_t type = word(copy + offsetof(PyObject, ob_type));
@@ -102,8 +106,8 @@ static uintptr_t read_object(uintptr_t object, unsigned char *copy, size_t size)
                : 0;
 }
 
-/* What a suspended coroutine awaits, when that is a suspended coroutine too, or an exchange of ours that stands for one, or the next value
- * of an asynchronous generator that is suspended itself. */
+/* What a suspended coroutine awaits, when that is a suspended coroutine too, or an exchange of ours
+ * that stands for one, or the next value of an asynchronous generator that is suspended itself. */
 static bool awaited(parked_frame_t *frame) {
     uintptr_t object;
     unsigned char copy[OBJECT];
@@ -141,8 +145,9 @@ static void leaf_first(pom_stack_t *stack, int32_t from) {
     }
 }
 
-/* Of the anchor, or once that has ended or returned of the nearest of the callers that stand in for it (a coroutine whose helper has begun the
- * action): the suspended frame that the action waits in or below. */
+/* Of the anchor, or once that has ended or returned of the nearest of the callers that stand in for
+ * it (a coroutine whose helper has begun the action): the suspended frame that the action waits in
+ * or below. */
 static bool find_suspended(const pom_anchor_t *anchor, parked_frame_t *frame) {
     bool found = read_suspended(anchor->at.frame, anchor->at.code, frame);
     for (int i = 0; i < POM_ANCHOR_CALLERS && anchor->callers[i].frame != 0 && !found; i++) {
@@ -151,7 +156,8 @@ static bool find_suspended(const pom_anchor_t *anchor, parked_frame_t *frame) {
     return found;
 }
 
-/* A suspended frame and what it awaits, down to the leaf, which is in *frame then. False: torn, or `other` is among them. */
+/* A suspended frame and what it awaits, down to the leaf, which is in *frame then. False: torn, or
+ * `other` is among them. */
 static bool push_awaits(parked_frame_t *frame, uintptr_t other, pom_stack_t *stack) {
     if (frame->at == other || !push(stack, frame)) {
         return false;
@@ -169,8 +175,9 @@ static bool push_awaits(parked_frame_t *frame, uintptr_t other, pom_stack_t *sta
     return true;
 }
 
-/* A task's frame and what it awaits, on top of what is in the stack. How little it tells what its request waits for, by its leaf: 0, it waits by itself; 1, for
- * the client, as Django's listener for its leaving does; 2, for other tasks. -1: it does not wait, or is the request's own task. */
+/* A task's frame and what it awaits, on top of what is in the stack. How little it tells what its
+ * request waits for, by its leaf: 0, it waits by itself; 1, for the client, as Django's listener
+ * for its leaving does; 2, for other tasks. -1: it does not wait, or is the request's own task. */
 static int push_child(uintptr_t at, uintptr_t own, parked_frame_t *first, pom_stack_t *stack) {
     if (!read_suspended(at, 0, first)) {
         return -1;
@@ -189,7 +196,8 @@ static void take_place(pom_stack_t *stack, int32_t from, int32_t above) {
     stack->depth = from + depth;
 }
 
-/* Takes the place of the request's own chain if one of its tasks that are known waits, and ranks so high at most (see push_child). */
+/* Takes the place of the request's own chain if one of its tasks that are known waits, and ranks so
+ * high at most (see push_child). */
 static bool take_child(const pom_anchor_t *anchor, int most, int32_t helped, pom_stack_t *stack) {
     int32_t own_depth = stack->depth;
     size_t next = 0;
@@ -206,8 +214,9 @@ static bool take_child(const pom_anchor_t *anchor, int most, int32_t helped, pom
     return false;
 }
 
-/* A request that waits for tasks which it has started waits where one of these does: that one's chain then stands in the place of its own, as its
- * lines do while it runs. What is in the stack up to `helped` are frames of a thread. */
+/* A request that waits for tasks which it has started waits where one of these does: that one's
+ * chain then stands in the place of its own, as its lines do while it runs. What is in the stack up
+ * to `helped` are frames of a thread. */
 static void walk_child(const pom_slot_view_t *view, const pom_anchor_t *anchor, int32_t helped,
                        const parked_frame_t *leaf, pom_stack_t *stack) {
     const pom_action_t *action = anchor->action; // attached, as in helpers.c
@@ -220,8 +229,9 @@ static void walk_child(const pom_slot_view_t *view, const pom_anchor_t *anchor, 
     }
 }
 
-/* The action's greenlet is switched out: its stack from the anchor on, or from a caller that stands in for that. Or the anchor's own frame alone,
- * where what has switched away cannot be told: a generator, perhaps. */
+/* The action's greenlet is switched out: its stack from the anchor on, or from a caller that stands
+ * in for that. Or the anchor's own frame alone, where what has switched away cannot be told: a
+ * generator, perhaps. */
 static pom_status_t walk_greenlet(const pom_slot_view_t *view, const pom_anchor_t *anchor,
                                   pom_stack_t *stack) {
     unsigned char front[POM_FRAME_FRONT];

@@ -1,8 +1,10 @@
 /*
- * A thread walks the calling thread's neighbour as the sampler does, as often as asked, and tells what it saw: time a walk, what
- * failed, and each distinct stack with its count. Used by bench/walker and the stress tests only; nothing of the product calls it.
+ * A thread walks the calling thread's neighbour as the sampler does, as often as asked, and tells
+ * what it saw: time a walk, what failed, and each distinct stack with its count. Used by
+ * bench/walker and the stress tests only; nothing of the product calls it.
  *
- * The caller's thread does the walking, without the GIL, on the one other thread that has an action attached.
+ * The caller's thread does the walking, without the GIL, on the one other thread that has an action
+ * attached.
  */
 #include "bindings/ext/probe.h"
 

@@ -1,6 +1,6 @@
 /*
- * One list of reads for each hash of a key: a newer key takes an older one's. Copies lie in the order of the list, so that a read is a
- * comparison and a copy.
+ * One list of reads for each hash of a key: a newer key takes an older one's. Copies lie in the
+ * order of the list, so that a read is a comparison and a copy.
  */
 #include "bindings/ext/replay.h"
 

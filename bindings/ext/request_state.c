@@ -1,13 +1,17 @@
 /*
- * A request between the wrapper, the application and the body: what begins it, what it learns on the way, what ends it.
+ * A request between the wrapper, the application and the body: what begins it, what it learns on
+ * the way, what ends it.
  *
- * The object is what the application gets as start_response, so status and route are read when they are said (Flask forgets its
- * request before it returns). Objects are pooled: a request allocates nothing in steady state but its task id's text.
+ * The object is what the application gets as start_response, so status and route are read when they
+ * are said (Flask forgets its request before it returns). Objects are pooled: a request allocates
+ * nothing in steady state but its task id's text.
  *
- * Two listeners stand between application and server where they must: around the server's write(), to count, and in place of a
- * wsgi.file_wrapper that is a function, to know its bodies. Both hand on exactly what they get.
+ * Two listeners stand between application and server where they must: around the server's write(),
+ * to count, and in place of a wsgi.file_wrapper that is a function, to know its bodies. Both hand
+ * on exactly what they get.
  *
- * A guest never breaks the house: each step of ours that can fail is cleared and counted, and the request goes on.
+ * A guest never breaks the house: each step of ours that can fail is cleared and counted, and the
+ * request goes on.
  *
  * Over 400 lines, as the three Python types it needs are declared at its end.
  */
@@ -56,7 +60,7 @@ static int settle_task_id(pom_request_state_t *self, PyObject *env) {
     return status;
 }
 
-/* ---- nested requests: a pair of messages in the tree around them ------------------------------- */
+/* ---- nested requests: a pair of messages in the tree around them ----------------------------- */
 
 static void put(PyObject *dict, const char *key, PyObject *value) {
     if (value != NULL && PyDict_SetItemString(dict, key, value) < 0) {
@@ -101,7 +105,7 @@ static void post_nested(pom_request_state_t *self, const char *status, const cha
     Py_XDECREF(env);
 }
 
-/* ---- a request's life --------------------------------------------------------------------------- */
+/* ---- a request's life ------------------------------------------------------------------------ */
 
 static PyObject *request_call(PyObject *self, PyObject *const *args, size_t nargsf,
                               PyObject *names);
@@ -215,7 +219,8 @@ void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObje
                     exception, false);
     }
     pom_work_end(&self->work, outcome, exception);
-    // start_response stays: as the server's own it may be called after an error, or by a file that the server reads later.
+    // start_response stays: as the server's own it may be called after an error, or by a file that
+    // the server reads later.
     Py_CLEAR(self->environ);
     Py_CLEAR(self->headers);
     Py_CLEAR(self->file_body);
@@ -239,7 +244,7 @@ pom_outcome_t pom_request_outcome_of(PyObject *type) {
                : POM_OUTCOME_FAILED;
 }
 
-/* ---- start_response: the Request itself, called ------------------------------------------------- */
+/* ---- start_response: the Request itself, called ---------------------------------------------- */
 
 static void started(pom_request_state_t *self, PyObject *const *args, Py_ssize_t nargs) {
     const char *status;
@@ -363,9 +368,10 @@ bool pom_request_is_complete(pom_request_state_t *self) {
     return false;
 }
 
-/* ---- wsgi.file_wrapper --------------------------------------------------------------------------- */
+/* ---- wsgi.file_wrapper ----------------------------------------------------------------------- */
 
-/* Where it is a function (uWSGI), what it made can be known only by listening. It is put back before the server looks. */
+/* Where it is a function (uWSGI), what it made can be known only by listening. It is put back
+ * before the server looks. */
 typedef struct file_wrapper_s {
     PyObject_HEAD
     vectorcallfunc vectorcall;
@@ -433,7 +439,7 @@ bool pom_request_is_file_body(pom_request_state_t *self, PyObject *result) {
            PyObject_TypeCheck(result, (PyTypeObject *)factory);
 }
 
-/* ---- types ---------------------------------------------------------------------------------------------- */
+/* ---- types ----------------------------------------------------------------------------------- */
 
 static int request_traverse(PyObject *op, visitproc visit, void *arg) {
     pom_request_state_t *self = (pom_request_state_t *)op;

@@ -1,7 +1,9 @@
 /*
- * One request between the wrapper, the application and the body: what request_state.c, wsgi.c and body.c share.
+ * One request between the wrapper, the application and the body: what request_state.c, wsgi.c and
+ * body.c share.
  *
- * A Python object, since it is also the start_response that the application gets, and the application may keep that.
+ * A Python object, since it is also the start_response that the application gets, and the
+ * application may keep that.
  */
 #ifndef POM_EXT_REQUEST_STATE_H
 #define POM_EXT_REQUEST_STATE_H
@@ -29,7 +31,8 @@ typedef struct pom_request_state_s {
     bool first_byte;        /* seen */
 } pom_request_state_t;
 
-/* A request begins, as an action of its own or inside another; NULL without an exception: the application runs bare. */
+/* A request begins, as an action of its own or inside another; NULL without an exception: the
+ * application runs bare. */
 pom_request_state_t *pom_request_begin(PyObject *env, PyObject *start_response);
 
 /* Puts the server's wsgi.file_wrapper back, if ours stands in its place. */
@@ -44,7 +47,8 @@ int pom_request_init(void);
 /* The request's data; NULL while the action is nested or shed. */
 pom_request_t *pom_request_data(pom_request_state_t *self);
 
-/* Application code is about to run below the caller's frame; now_ns is this moment or the request's start. */
+/* Application code is about to run below the caller's frame; now_ns is this moment or the request's
+ * start. */
 void pom_request_enter(pom_request_state_t *self, int64_t now_ns);
 /* It has returned: the application's own time since `since_ns`, without that in write(). */
 int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns);
@@ -52,20 +56,22 @@ int64_t pom_request_leave(pom_request_state_t *self, int64_t since_ns);
 /* A chunk of the body was sent. */
 void pom_request_count(pom_request_state_t *self, PyObject *chunk);
 
-/* The end, once: when the application last returned (left_ns; 0 = now). An exception (borrowed, NULL = none) says why it failed. Safe
- * with an exception pending. */
+/* The end, once: when the application last returned (left_ns; 0 = now). An exception (borrowed,
+ * NULL = none) says why it failed. Safe with an exception pending. */
 void pom_request_finish(pom_request_state_t *self, pom_outcome_t outcome, PyObject *exception);
 
 /* The end, by the exception that is pending; it stays pending. */
 void pom_request_finish_raised(pom_request_state_t *self);
 
-/* What the pending exception means for the request: a server giving up (GeneratorExit, StopIteration) or a failure. */
+/* What the pending exception means for the request: a server giving up (GeneratorExit,
+ * StopIteration) or a failure. */
 pom_outcome_t pom_request_outcome_of(PyObject *type);
 
 /* As much of the body was sent as its Content-Length promised; for HEAD that is nothing. */
 bool pom_request_is_complete(pom_request_state_t *self);
 
-/* Wraps what the application returned (stolen); never fails: what cannot be wrapped is returned as it is. */
+/* Wraps what the application returned (stolen); never fails: what cannot be wrapped is returned as
+ * it is. */
 PyObject *pom_body_wrap(pom_request_state_t *self, PyObject *iterable);
 
 #endif

@@ -1,13 +1,15 @@
 /*
  * What a framework says of a request, read where the framework leaves it.
  *
- * The route: environ["profilomatic.route"] first, which integrations and applications write, then the objects that frameworks leave
- * in the environ by themselves. Read when start_response is called and again at the end: a framework routes before the first and may
- * have forgotten by the second (Flask), or learns of the route only behind it. The bytes are copied into the action; the name is
- * made of them, and bounded, at the seal (middleware/route_name.c).
+ * The route: environ["profilomatic.route"] first, which integrations and applications write, then
+ * the objects that frameworks leave in the environ by themselves. Read when start_response is
+ * called and again at the end: a framework routes before the first and may have forgotten by the
+ * second (Flask), or learns of the route only behind it. The bytes are copied into the action; the
+ * name is made of them, and bounded, at the seal (middleware/route_name.c).
  *
- * The exception: a framework that turns one into an error page hides it from us, unless it passes exc_info to start_response or an
- * integration links it. The outcome stays what it is: an answer was given.
+ * The exception: a framework that turns one into an error page hides it from us, unless it passes
+ * exc_info to start_response or an integration links it. The outcome stays what it is: an answer
+ * was given.
  *
  * A failure of a framework's attribute is no route, never an exception of the application's.
  */
@@ -19,7 +21,7 @@
 #include "bindings/ext/text.h"
 #include "bindings/ext/values.h"
 
-/* ---- the route --------------------------------------------------------------------------------- */
+/* ---- the route ------------------------------------------------------------------------------- */
 
 #define STEPS_MAX 2
 
@@ -40,7 +42,8 @@ static const place_t places[] = {
 static PyObject *rule_at(PyObject *env, const place_t *place) {
     PyObject *object = pom_environ_get(env, place->key);
     if (object == NULL || object == Py_None) {
-        return NULL; // Flask leaves None behind: asking that for attributes took 1 us, for the exception
+        // Flask leaves None behind: asking that for attributes took 1 us, for the exception
+        return NULL;
     }
     Py_INCREF(object);
     for (int i = 0; object != NULL && i < STEPS_MAX && place->path[i] != NULL; i++) {
@@ -73,7 +76,8 @@ static bool ends_with(pom_text_t text, const char *end, size_t size) {
     return size > 0 && text.size >= size && memcmp(text.data + text.size - size, end, size) == 0;
 }
 
-/* The mount point as it is now (a dispatcher moves it), then the framework's rule, which does not know where it is mounted. */
+/* The mount point as it is now (a dispatcher moves it), then the framework's rule, which does not
+ * know where it is mounted. */
 static void keep_route(pom_request_state_t *self, PyObject *rule) {
     pom_request_t *r = pom_request_data(self);
     const char *mount = "";
@@ -115,7 +119,7 @@ void pom_route_read(pom_request_state_t *self, bool at_end) {
     Py_XDECREF(rule);
 }
 
-/* ---- the exception ----------------------------------------------------------------------------- */
+/* ---- the exception --------------------------------------------------------------------------- */
 
 void pom_route_link(pom_request_state_t *self, PyObject *exc_info) {
     if (self->environ == NULL || self->work.kind == POM_WORK_SHED || !PyTuple_Check(exc_info) ||

@@ -1,14 +1,17 @@
 /*
  * Reading an ASGI scope.
  *
- * Whether `path` includes `root_path` is left to the server: by the specification it does, and not all did so. Here the mount
- * point is taken off when it is there, as frameworks do, so that it stands once in every name.
+ * Whether `path` includes `root_path` is left to the server: by the specification it does, and not
+ * all did so. Here the mount point is taken off when it is there, as frameworks do, so that it
+ * stands once in every name.
  *
- * The route: frameworks leave the route they matched in scope["route"] (Starlette, FastAPI), whose `path` is relative to the router that
- * matched it. Routers that are mounted move root_path in this same scope, so root_path and path make the whole name once routing
- * is over. Three exceptions:
- *   - a mount that is itself the last match (static files) has moved root_path by its own path already;
- *   - a route of a router that FastAPI includes lazily knows its path but not its prefix: the context beside it does;
+ * The route: frameworks leave the route they matched in scope["route"] (Starlette, FastAPI), whose
+ * `path` is relative to the router that matched it. Routers that are mounted move root_path in this
+ * same scope, so root_path and path make the whole name once routing is over. Three exceptions:
+ *   - a mount that is itself the last match (static files) has moved root_path by its own path
+ *     already;
+ *   - a route of a router that FastAPI includes lazily knows its path but not its prefix: the
+ *     context beside it does;
  *   - who sets scope["profilomatic.route"] is believed before the framework, as with WSGI.
  *
  * Headers are looked at only in a list or a tuple: any other iterable might be used up by that.
@@ -224,8 +227,8 @@ static PyObject *text_attribute(PyObject *object, PyObject *name) {
     return value;
 }
 
-/* What knows the whole path of the route: FastAPI's context of an included router when it is about this very route. A new
- * reference. */
+/* What knows the whole path of the route: FastAPI's context of an included router when it is about
+ * this very route. A new reference. */
 static PyObject *route_with_path(PyObject *scope, PyObject *route) {
     PyObject *fastapi = pom_scope_get(scope, s_fastapi);
     PyObject *context =

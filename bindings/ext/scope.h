@@ -1,8 +1,8 @@
 /*
  * Reading an ASGI scope: a dict of somebody else's, with anything in it.
  *
- * Used by asgi.c. Looks up without running anybody's code, but for the route, which is a framework's object; never raises.
- * [app] with the GIL
+ * Used by asgi.c. Looks up without running anybody's code, but for the route, which is a
+ * framework's object; never raises. [app] with the GIL
  *
  *     pom_scope_read(scope, &seen);    its texts are good whatever the scope's owner does meanwhile
  *     pom_scope_release(&seen);
@@ -39,14 +39,15 @@ void pom_scope_read(PyObject *scope, pom_scope_t *out);
 /* May run anybody's code, as what is let go may be the last of its kind. */
 void pom_scope_release(pom_scope_t *seen);
 
-/* The id that an application around this one was told: it has handed on its scope. Borrowed; NULL = none. */
+/* The id that an application around this one was told: it has handed on its scope. Borrowed; NULL =
+ * none. */
 PyObject *pom_scope_task(PyObject *scope);
 
 /* Tells the application its task id, under "profilomatic.task_uuid"; -1 with an exception. */
 int pom_scope_set_task(PyObject *scope, PyObject *task_uuid);
 
-/* The name of the matched route in out, with its mount point once, cut at room; 0 = nobody has matched one. Runs the framework's
- * attributes. */
+/* The name of the matched route in out, with its mount point once, cut at room; 0 = nobody has
+ * matched one. Runs the framework's attributes. */
 size_t pom_scope_route(PyObject *scope, char *out, size_t room);
 
 /* What str says in UTF-8; empty when it is none. */
@@ -55,8 +56,9 @@ pom_text_t pom_scope_text(PyObject *text);
 /* Borrowed; NULL when absent. The key is an interned str. */
 PyObject *pom_scope_get(PyObject *dict, PyObject *key);
 
-/* The same for several keys at once. Who fills a dict fills the next one in the same order: `places` (one a caller, as static as its
- * keys) says where each key stood last, and what stands there again costs a tenth of a look-up. */
+/* The same for several keys at once. Who fills a dict fills the next one in the same order:
+ * `places` (one a caller, as static as its keys) says where each key stood last, and what stands
+ * there again costs a tenth of a look-up. */
 void pom_scope_pick(PyObject *dict, PyObject **const *keys, pom_dict_place_t *places, size_t count,
                     PyObject **found);
 

@@ -1,11 +1,12 @@
 /*
- * CPython has no call that gives out the SSL_CTX of an ssl.SSLContext, but it has always been the first
- * field behind the object's head. It is taken from there only if everything agrees that can be asked:
+ * CPython has no call that gives out the SSL_CTX of an ssl.SSLContext, but it has always been the
+ * first field behind the object's head. It is taken from there only if everything agrees that can
+ * be asked:
  *
- *   - the object is a context of the _ssl module by type, and that type is a direct child of `object`
- *     whose instances have room for the field;
- *   - `object` itself is as large as the head that this extension was compiled with (a build without
- *     the GIL or with reference tracing has another);
+ *   - the object is a context of the _ssl module by type, and that type is a direct child of
+ *     `object` whose instances have room for the field;
+ *   - `object` itself is as large as the head that this extension was compiled with (a build
+ *     without the GIL or with reference tracing has another);
  *   - _ssl is a file, and calls the same OpenSSL as we do (destinations/tls_borrow.c);
  *   - what is found there has the settings that the object's attributes tell.
  *
@@ -23,7 +24,8 @@ static void say(char *why, size_t size, const char *text) {
     PyOS_snprintf(why, size, "%s", text);
 }
 
-/* True when the context's head and first field are where we think. False, with `why` or an exception. */
+/* True when the context's head and first field are where we think. False, with `why` or an
+ * exception. */
 static bool has_known_layout(PyObject *context, PyObject *ssl, char *why, size_t size) {
     PyObject *type = PyObject_GetAttrString(ssl, "_SSLContext");
     if (type == NULL) {

@@ -9,7 +9,8 @@
 #include <Python.h>
 
 /* Borrowed from the context, for as long as that lives. NULL without an exception when it cannot be
- * used from here: `why` gets a clause for people. NULL with one: an attribute of the context raised. */
+ * used from here: `why` gets a clause for people. NULL with one: an attribute of the context
+ * raised. */
 void *pom_ssl_context_take(PyObject *context, char *why, size_t size);
 
 /* _core.ssl_context_problem(context). */

@@ -1,8 +1,8 @@
 /*
  * stats() and engine_info(): counters of all parts as dicts.
  *
- * stats() has exactly the keys it documents; what else there is to know (for the metrics, the benches and `profilomatic check`) is in
- * engine_info().
+ * stats() has exactly the keys it documents; what else there is to know (for the metrics, the
+ * benches and `profilomatic check`) is in engine_info().
  */
 #include "bindings/ext/layout.h"
 

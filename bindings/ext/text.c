@@ -5,8 +5,8 @@
  * the object for its life, and lone surrogates make it raise. It is cut on the way, so that a giant
  * costs no more than what is shown of it.
  *
- * Whatever the user's __str__ raises is swallowed, BaseException too: this runs inside a call of the
- * user's that has nothing to do with it, and a guest has no way to hand it on.
+ * Whatever the user's __str__ raises is swallowed, BaseException too: this runs inside a call of
+ * the user's that has nothing to do with it, and a guest has no way to hand it on.
  *
  * On the caller's thread with the GIL.
  */
@@ -114,8 +114,9 @@ const char *pom_py_utf8(PyObject *str, Py_ssize_t *size) {
         *size = PyUnicode_GET_LENGTH(str);
         return PyUnicode_DATA(str);
     }
-    // Looked for here: the interpreter would make an exception for it, before 3.12 that may run a collection, and a collection
-    // anybody's code. Who reads a dict of somebody else's holds what is in it only by that nothing runs.
+    // Looked for here: the interpreter would make an exception for it, before 3.12 that may run a
+    // collection, and a collection anybody's code. Who reads a dict of somebody else's holds what
+    // is in it only by that nothing runs.
     if (!is_ready(str) || has_surrogate(str)) {
         return NULL;
     }

@@ -25,19 +25,19 @@
 /* Writes a str; lone surrogates become '?'. A pending exception stays as it is. */
 void pom_py_write_text(pom_value_writer_t *w, PyObject *str);
 
-/* UTF-8 of the first `most` characters; returns the bytes, -1: it cannot be read. A pending exception
- * stays as it is. */
+/* UTF-8 of the first `most` characters; returns the bytes, -1: it cannot be read. A pending
+ * exception stays as it is. */
 Py_ssize_t pom_py_text_start(PyObject *str, Py_ssize_t most, char *out);
 
 /* The same, with an ellipsis behind them when there are more (*cut). */
 Py_ssize_t pom_py_text_shown(PyObject *str, Py_ssize_t most, char *out, bool *cut);
 
-/* The whole in UTF-8, kept with the str; NULL, without an exception: it has a lone surrogate, or there is no memory. Runs nobody's
- * code. A pending exception stays as it is. */
+/* The whole in UTF-8, kept with the str; NULL, without an exception: it has a lone surrogate, or
+ * there is no memory. Runs nobody's code. A pending exception stays as it is. */
 const char *pom_py_utf8(PyObject *str, Py_ssize_t *size);
 
-/* str() of anything, or what stands for a value whose class lets nothing be known of it. May run the
- * user's code. A new reference; NULL, without an exception set, for no memory. */
+/* str() of anything, or what stands for a value whose class lets nothing be known of it. May run
+ * the user's code. A new reference; NULL, without an exception set, for no memory. */
 PyObject *pom_py_text_of(PyObject *value);
 
 /* An exception's class, with its module unless it is a builtin, and its str(). New references to

@@ -1,17 +1,19 @@
 /*
  * From the calling thread to its slot, and from the end of its thread state to the slot's release.
  *
- * The sampler reads a thread's state and stack while the slot is claimed, so the slot must be released before they go away. A
- * pthread destructor comes too late for that (the thread state is deleted first), so a small guard object is put into the
- * thread state's dict: the interpreter drops it when it clears the state, with the stack still there, and dropping it
- * releases the slot (which waits the microseconds of a walk under way).
+ * The sampler reads a thread's state and stack while the slot is claimed, so the slot must be
+ * released before they go away. A pthread destructor comes too late for that (the thread state is
+ * deleted first), so a small guard object is put into the thread state's dict: the interpreter
+ * drops it when it clears the state, with the stack still there, and dropping it releases the slot
+ * (which waits the microseconds of a walk under way).
  *
- * A thread may also end and leave its state, or the state's dict, behind: C code that calls pthread_exit, a host that cancels its
- * threads, a debugger that keeps what gc.get_objects() lists. The stack goes all the same. So there is a pthread destructor too; it has
- * no GIL, and only tells the sampler to look no more.
+ * A thread may also end and leave its state, or the state's dict, behind: C code that calls
+ * pthread_exit, a host that cancels its threads, a debugger that keeps what gc.get_objects() lists.
+ * The stack goes all the same. So there is a pthread destructor too; it has no GIL, and only tells
+ * the sampler to look no more.
  *
- * Servers that make a new thread state for each request on the same thread (embedded interpreters) are
- * covered by the same rule: the next action finds its slot released and claims one anew.
+ * Servers that make a new thread state for each request on the same thread (embedded interpreters)
+ * are covered by the same rule: the next action finds its slot released and claims one anew.
  */
 #include "bindings/ext/threads.h"
 
@@ -38,7 +40,8 @@ typedef struct guard_s {
 static PyTypeObject *guard_type;
 static PyObject *guard_key;
 
-/* ---- under the GIL; the first two, and the serials in slots, are written under ends_lock too, so that either may read ---- */
+/* ---- under the GIL; the first two, and the serials in slots, are written under ends_lock too, so
+ * that either may read */
 static pom_slots_t *slots;   // NULL: no engine
 static uint64_t generation;  // of slots
 static uint64_t last_serial; // of claims
@@ -88,8 +91,9 @@ static void thread_ends(void *unused) {
     (void)pthread_mutex_unlock(&ends_lock);
 }
 
-/* Where in a thread's own memory the kernel keeps the number of its CPU, from the thread pointer on: struct rseq of rseq(2), which glibc
- * registers from 2.35 on and tells of; its second word. 0 = it does not. */
+/* Where in a thread's own memory the kernel keeps the number of its CPU, from the thread pointer
+ * on: struct rseq of rseq(2), which glibc registers from 2.35 on and tells of; its second word. 0 =
+ * it does not. */
 static ptrdiff_t cpu_offset;
 
 static void find_cpu_offset(void) {
@@ -118,7 +122,8 @@ void pom_threads_after_fork(void) {
     (void)pthread_mutex_init(&ends_lock, NULL); // a thread that is not here may have held it
 }
 
-/* The main thread's stack is mapped only as far as it has been used: use some of it, so that plain loads there are safe. */
+/* The main thread's stack is mapped only as far as it has been used: use some of it, so that plain
+ * loads there are safe. */
 __attribute__((noinline)) static uintptr_t touch_stack(void) {
     volatile char pages[MAIN_STACK_TOUCHED];
     for (size_t i = 0; i < sizeof pages; i += 4096) {
@@ -213,14 +218,16 @@ static pom_slot_t *claim_now(PyThreadState *state) {
         return NULL;
     }
     guard->slot = NULL;
-    // Into the dict first: from then on the slot is released whatever happens. This drops an older guard.
+    // Into the dict first: from then on the slot is released whatever happens. This drops an older
+    // guard.
     if (PyDict_SetItem(dict, guard_key, (PyObject *)guard) < 0) {
         PyErr_Clear(); // unsampled
         Py_DECREF(guard);
         return NULL;
     }
     Py_DECREF(guard); // the dict's own keeps it alive
-    // A Thread of the user's own making may have run code for its name: the engine may have been stopped.
+    // A Thread of the user's own making may have run code for its name: the engine may have been
+    // stopped.
     pom_slot_t *slot = slots == NULL ? NULL : pom_slots_claim(slots, &who);
     if (slot == NULL) {
         return NULL;
@@ -241,7 +248,8 @@ static pom_slot_t *claim_now(PyThreadState *state) {
     return slot;
 }
 
-/* Also at the end of an action that another thread drops with an exception under way, which is none of ours to clear. */
+/* Also at the end of an action that another thread drops with an exception under way, which is none
+ * of ours to clear. */
 __attribute__((noinline)) static pom_slot_t *claim(PyThreadState *state) {
     pom_pending_t pending = pom_pending_put_aside();
     pom_slot_t *slot = claim_now(state);
@@ -253,9 +261,10 @@ pom_slot_t *pom_threads_first(void) {
     return slots == NULL ? NULL : atomic_load_explicit(&slots->first, memory_order_acquire);
 }
 
-/* The thread that asked last, which most often is the one that asks now: a request asks ten times, and finding a thread's own variable in a
- * loaded library is a call each time. Under the interpreter's lock. A host may hand a thread state on to another thread, whose
- * clock and stack are others, so both must be the same. */
+/* The thread that asked last, which most often is the one that asks now: a request asks ten times,
+ * and finding a thread's own variable in a loaded library is a call each time. Under the
+ * interpreter's lock. A host may hand a thread state on to another thread, whose clock and stack
+ * are others, so both must be the same. */
 static struct {
     uintptr_t thread;
     PyThreadState *state;
@@ -279,7 +288,8 @@ __attribute__((noinline)) static pom_slot_t *look_up(PyThreadState *state) {
 
 pom_slot_t *pom_threads_slot(void) {
     PyThreadState *state = PyThreadState_Get();
-    // The serial tells a thread state from a later one at its address: the guard gave the slot up in between.
+    // The serial tells a thread state from a later one at its address: the guard gave the slot up
+    // in between.
     if (recent.state == state && recent.thread == pom_threads_this() &&
         recent.generation == generation && recent.slot->serial == recent.serial) {
         return recent.slot;

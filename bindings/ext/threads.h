@@ -12,8 +12,8 @@
 
 #include "sampler/slot.h"
 
-/* This thread's slot, claimed now if need be: 3 ns when it is there. NULL without an exception: no slot can be had, the action
- * runs unsampled. */
+/* This thread's slot, claimed now if need be: 3 ns when it is there. NULL without an exception: no
+ * slot can be had, the action runs unsampled. */
 pom_slot_t *pom_threads_slot(void);
 
 #if defined(__has_builtin) && (defined(__x86_64__) || defined(__aarch64__))
@@ -37,7 +37,8 @@ void pom_threads_silence(void);
 /* The first of all slots, NULL = none; for the probe. */
 pom_slot_t *pom_threads_first(void);
 
-/* At the start of an engine: where slots come from. A new generation forgets all slots of the one before (stop, fork). */
+/* At the start of an engine: where slots come from. A new generation forgets all slots of the one
+ * before (stop, fork). */
 void pom_threads_use(pom_slots_t *slots);
 
 /* In a forked child: no other thread is there. */

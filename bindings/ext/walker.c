@@ -1,22 +1,28 @@
 /*
- * The native walker: from a thread's current frame to the first frame that anchors one of its actions.
+ * The native walker: from a thread's current frame to the first frame that anchors one of its
+ * actions.
  *
  * Runs on the sampler thread while the walked thread runs on. Three things keep that safe and true:
  *
- * - Every address is checked before it is read. In the thread's stack chunks (which stay mapped during a walk, memory.c) and in
- *   its C stack plain loads are used; anything else (generators live in the heap) is copied by the kernel. No fault is possible.
- * - A walk that meets no anchor is worthless and dropped, however plausible it looks. That alone removes most stacks that
- *   were torn by generators and callbacks.
- * - Reading is leaf first, each frame right after the one it called. A frame is only ever mistaken for another when
- *   its callee and it return and a new frame is pushed at its address, all between two reads some 10 ns apart. The leaf's
- *   lines are the ones the walked thread writes, so they are the slow ones to fetch: they are prefetched, and after the second
- *   frame has been read the current-frame pointer is read again. When the leaf has returned meanwhile, the walk starts over.
- *   Never more checks than that: accepting only stacks that hold still for a whole walk would under-count fast functions.
- * - A greenlet switch exchanges the thread's chunks, and overwrites the shims on the C stack a moment before it exchanges the
- *   current frame, so that a chain can begin in one greenlet and end in another. So an ordinary frame outside of the chunks the walk
- *   began with is torn, and so is a walk at whose end the thread has other chunks.
+ * - Every address is checked before it is read. In the thread's stack chunks (which stay mapped
+ *   during a walk, memory.c) and in its C stack plain loads are used; anything else (generators
+ *   live in the heap) is copied by the kernel. No fault is possible.
+ * - A walk that meets no anchor is worthless and dropped, however plausible it looks. That alone
+ *   removes most stacks that were torn by generators and callbacks.
+ * - Reading is leaf first, each frame right after the one it called. A frame is only ever mistaken
+ *   for another when its callee and it return and a new frame is pushed at its address, all between
+ *   two reads some 10 ns apart. The leaf's lines are the ones the walked thread writes, so they are
+ *   the slow ones to fetch: they are prefetched, and after the second frame has been read the
+ *   current-frame pointer is read again. When the leaf has returned meanwhile, the walk starts
+ *   over. Never more checks than that: accepting only stacks that hold still for a whole walk would
+ *   under-count fast functions.
+ * - A greenlet switch exchanges the thread's chunks, and overwrites the shims on the C stack a
+ *   moment before it exchanges the current frame, so that a chain can begin in one greenlet and end
+ *   in another. So an ordinary frame outside of the chunks the walk began with is torn, and so is a
+ *   walk at whose end the thread has other chunks.
  *
- * Garbage in a code pointer is possible all the same; nothing here follows it (code_reader.c checks it first).
+ * Garbage in a code pointer is possible all the same; nothing here follows it (code_reader.c checks
+ * it first).
  */
 #include "bindings/ext/layout.h"
 
@@ -31,7 +37,8 @@
 #include "bindings/ext/memory.h"
 #include "bindings/ext/parked.h"
 
-/* Frames and shims, of which the stack keeps those at the leaf; a cycle ends here. All of them take some 0.3 ms. */
+/* Frames and shims, of which the stack keeps those at the leaf; a cycle ends here. All of them take
+ * some 0.3 ms. */
 #define STEPS_MAX     32768
 #define CHUNKS_MAX    1024                  // 1024 x 16 KiB hold four times as many frames
 #define CHUNK_MAX     ((uintptr_t)64 << 20) // a larger size field is torn
@@ -59,8 +66,8 @@ typedef struct frame_head_s {
     unsigned owner;
 } frame_head_t;
 
-/* Memory of a thread that goes on running. AddressSanitizer would take the guard zones that come and go in its C stack meanwhile
- * for an error of ours. */
+/* Memory of a thread that goes on running. AddressSanitizer would take the guard zones that come
+ * and go in its C stack meanwhile for an error of ours. */
 #define NOT_OURS __attribute__((no_sanitize("address")))
 
 NOT_OURS static inline uintptr_t load(uintptr_t address) {
@@ -76,8 +83,8 @@ static inline bool within(const span_t *span, uintptr_t address, size_t size) {
     return address >= span->low && address <= span->high && span->high - address >= size;
 }
 
-/* Moves to the next older chunk of the list; false at its end. The chunk's header is read plainly: it cannot be unmapped
- * before the walk ends. */
+/* Moves to the next older chunk of the list; false at its end. The chunk's header is read plainly:
+ * it cannot be unmapped before the walk ends. */
 static bool next_chunk(reader_t *r) {
     uintptr_t chunk = r->next_chunk;
     if (chunk == 0 || (chunk & 7) != 0) {
@@ -107,7 +114,8 @@ static void reader_start(reader_t *r, const pom_thread_identity_t *who) {
     pom_heap_frames_begin(&r->heap);
 }
 
-/* Plain loads at the address are safe, by the chunk list. Frames are met newest first, and so are chunks. */
+/* Plain loads at the address are safe, by the chunk list. Frames are met newest first, and so are
+ * chunks. */
 __attribute__((noinline)) static bool is_in_other_chunk(reader_t *r, uintptr_t address,
                                                         size_t size) {
     if (within(&r->stack, address, size)) {
@@ -190,7 +198,8 @@ static int anchor_at(const pom_slot_view_t *view, uintptr_t frame, uintptr_t cod
     return -1;
 }
 
-/* The same among the remembered callers, which own the samples once the anchor's frame has returned. */
+/* The same among the remembered callers, which own the samples once the anchor's frame has
+ * returned. */
 static int caller_at(const pom_slot_view_t *view, uintptr_t frame, uintptr_t code) {
     for (uint32_t i = 0; i < view->count; i++) {
         const pom_anchor_t *a = &view->anchors[i];
@@ -201,11 +210,11 @@ static int caller_at(const pom_slot_view_t *view, uintptr_t frame, uintptr_t cod
     return -1;
 }
 
-/* Most frames are no anchor. A bit set of the anchors' addresses says so in one look: one word for the usual few, more for the many
- * of asyncio and greenlets. */
+/* Most frames are no anchor. A bit set of the anchors' addresses says so in one look: one word for
+ * the usual few, more for the many of asyncio and greenlets. */
 typedef struct filter_s {
-    uintptr_t low,
-        high;       /* the addresses lie within: anchors are old frames, so most others lie above */
+    /* the addresses lie within: anchors are old frames, so most others lie above */
+    uintptr_t low, high;
     unsigned shift; /* of the hash, so that what is left numbers the bits */
     uint64_t bits[64];
 } filter_t;
@@ -254,13 +263,15 @@ static bool head_holds(const reader_t *r, uintptr_t frame, const frame_head_t *h
             load(frame + POM_FRAME_PREVIOUS) == head->previous);
 }
 
-/* The leaf still runs, or called something: the current frame is the leaf or lies above it in the same chunk (or on the C stack: a
- * call from C), and no other function's frame has taken its place. Where the leaf lies elsewhere (a generator, a chunk boundary) addresses
- * say nothing: that passes here. So does a generator as the current frame when the leaf was called by one, which takes so long to read that
- * short calls are over by then, and would never be seen; else the leaf may be a call that this generator is about to make. The caller
- * is looked at once more as well: up to 3.13 a frame gets its code first, and until it gets its caller there stands that of the last
- * frame in its place. Of loops that make calls at one place themselves and by a generator 28 and 39 of a million stacks showed the
- * one for the other. */
+/* The leaf still runs, or called something: the current frame is the leaf or lies above it in the
+ * same chunk (or on the C stack: a call from C), and no other function's frame has taken its place.
+ * Where the leaf lies elsewhere (a generator, a chunk boundary) addresses say nothing: that passes
+ * here. So does a generator as the current frame when the leaf was called by one, which takes so
+ * long to read that short calls are over by then, and would never be seen; else the leaf may be a
+ * call that this generator is about to make. The caller is looked at once more as well: up to 3.13
+ * a frame gets its code first, and until it gets its caller there stands that of the last frame in
+ * its place. Of loops that make calls at one place themselves and by a generator 28 and 39 of a
+ * million stacks showed the one for the other. */
 static bool leaf_holds(reader_t *r, uintptr_t at, const frame_head_t *leaf,
                        const frame_head_t *caller) {
     uintptr_t now;
@@ -276,8 +287,8 @@ static bool leaf_holds(reader_t *r, uintptr_t at, const frame_head_t *leaf,
     return runs && head_holds(r, at, leaf);
 }
 
-/* A leaf that a generator called: it is current, and its caller is said. By the time that one has been copied its place says nothing
- * of this moment any more. */
+/* A leaf that a generator called: it is current, and its caller is said. By the time that one has
+ * been copied its place says nothing of this moment any more. */
 static bool leaf_is_called(reader_t *r, uintptr_t at, const frame_head_t *leaf) {
     uintptr_t now;
     if (!within(&r->chunk, at, POM_FRAME_HEAD) || is_plain(r, leaf->previous, POM_FRAME_HEAD)) {
@@ -286,9 +297,9 @@ static bool leaf_is_called(reader_t *r, uintptr_t at, const frame_head_t *leaf) 
     return current_frame(r, &now) && now == at && head_holds(r, at, leaf);
 }
 
-/* A generator that is left forgets its caller, whose frame is soon another function's. Copying a frame from the heap takes as long as
- * some calls do, so it is looked at again once its caller has been read; and the caller once more, which is to be there when its
- * own is read. */
+/* A generator that is left forgets its caller, whose frame is soon another function's. Copying a
+ * frame from the heap takes as long as some calls do, so it is looked at again once its caller has
+ * been read; and the caller once more, which is to be there when its own is read. */
 static bool call_holds(reader_t *r, uintptr_t at, const frame_head_t *generator, uintptr_t next,
                        const frame_head_t *head, bool anew) {
     pom_heap_call_t call = {.frame = at,
@@ -431,12 +442,13 @@ static pom_status_t walk_once(const pom_slot_view_t *view, const filter_t *filte
         task_depth = before_depth;
     }
     if (found.anchor < 0 && depth > task_depth && pom_frame_is_coroutine(task)) {
-        // A task that a request has started, perhaps: a coroutine, and below it the event loop. A chain that ends in the heap
-        // was cut by a generator that was left.
+        // A task that a request has started, perhaps: a coroutine, and below it the event loop. A
+        // chain that ends in the heap was cut by a generator that was left.
         found.anchor = pom_context_anchor(context, view);
         depth = task_depth;
         if (load(reader.tstate + POM_TSTATE_CONTEXT) != context) {
-            return POM_ETORN; // the loop has gone on to another task: a stack of one, the context of the other
+            // the loop has gone on to another task: a stack of one, the context of the other
+            return POM_ETORN;
         }
     }
     if (load(reader.tstate + POM_TSTATE_CHUNK) != newest_chunk) {
@@ -466,7 +478,7 @@ pom_walker_t *pom_native_walker(void) {
     return &walker;
 }
 
-/* ---- a thread's own stack ------------------------------------------------------------------------ */
+/* ---- a thread's own stack -------------------------------------------------------------------- */
 
 bool pom_own_frame(uintptr_t tstate, uintptr_t frame, pom_own_frame_t *out) {
     if (frame == 0) {

@@ -1,19 +1,21 @@
 /*
  * Works: which action a piece of code belongs to, found from the stack itself.
  *
- * There is no "current action" variable. What is current is decided as the sampler decides it: walk the calling thread's own
- * frames up to the first one that anchors an action of this thread. So greenlets, suspended generators and asyncio tasks that share a
- * thread cannot be confused, and entering or leaving an action sets nothing but its anchor. When nothing is attached to the
+ * There is no "current action" variable. What is current is decided as the sampler decides it: walk
+ * the calling thread's own frames up to the first one that anchors an action of this thread. So
+ * greenlets, suspended generators and asyncio tasks that share a thread cannot be confused, and
+ * entering or leaving an action sets nothing but its anchor. When nothing is attached to the
  * thread, which is the usual case at the start of a request, there is nothing to walk.
  *
- * A shed outermost action leaves its anchor too, in a small table that only app threads read: what begins inside it follows
- * its decision. It costs the sampler nothing.
+ * A shed outermost action leaves its anchor too, in a small table that only app threads read: what
+ * begins inside it follows its decision. It costs the sampler nothing.
  *
- * CPU time is taken at attach and detach, so that the record's is right even for a request that no sample met. That is a system
- * call (0.2-0.4 us, more than all the rest of an attach), so a reading is good for CPU_GUESS_NS more, and of the clock itself until
- * the thread is switched out (cpu_at).
+ * CPU time is taken at attach and detach, so that the record's is right even for a request that no
+ * sample met. That is a system call (0.2-0.4 us, more than all the rest of an attach), so a reading
+ * is good for CPU_GUESS_NS more, and of the clock itself until the thread is switched out (cpu_at).
  *
- * Over 400 lines: begin, end, message and the search of the current action are one protocol on one set of frames.
+ * Over 400 lines: begin, end, message and the search of the current action are one protocol on one
+ * set of frames.
  */
 #include "bindings/ext/layout.h"
 
@@ -35,16 +37,18 @@
 /* A message that took longer was interrupted: the rest of that time was another thread's. */
 #define MESSAGE_MOST_NS (50 * POM_NS_PER_US)
 
-/* Frames of ours that app threads look at before they give up: a cycle is not possible under the GIL. */
+/* Frames of ours that app threads look at before they give up: a cycle is not possible under the
+ * GIL. */
 #define FRAMES_MAX POM_STACK_MAX
 
-/* So long after a reading of its CPU clock a thread is taken to have run on. The attaches of one request (a body's chunks, its close) and
- * those of a loop of short actions come so close together that one reading serves many. What a guess is wrong by, the next
- * reading puts right, unless the thread blocks for less than this between many stretches. */
+/* So long after a reading of its CPU clock a thread is taken to have run on. The attaches of one
+ * request (a body's chunks, its close) and those of a loop of short actions come so close together
+ * that one reading serves many. What a guess is wrong by, the next reading puts right, unless the
+ * thread blocks for less than this between many stretches. */
 #define CPU_GUESS_NS (50 * POM_NS_PER_US)
 
-/* A thread that was not switched out has run. Interrupts, and a host that takes the CPU away from a virtual machine, are in that time all
- * the same, so its clock is read again after so long. */
+/* A thread that was not switched out has run. Interrupts, and a host that takes the CPU away from a
+ * virtual machine, are in that time all the same, so its clock is read again after so long. */
 #define CPU_RUN_NS (10 * POM_NS_PER_MS)
 
 bool pom_work_engine_runs(void) {
@@ -103,7 +107,8 @@ typedef struct found_s {
     bool crossed; /* generators or coroutines lie between it and the leaf */
 } found_t;
 
-/* The first anchor on the calling stack, up to a frame of it; 0 = all of it, and what is anchored outside of all Python. */
+/* The first anchor on the calling stack, up to a frame of it; 0 = all of it, and what is anchored
+ * outside of all Python. */
 static found_t search_stack(const pom_slot_t *slot, uintptr_t last) {
     found_t found = {0};
     uint32_t count;
@@ -133,9 +138,10 @@ static found_t search_stack(const pom_slot_t *slot, uintptr_t last) {
     return found;
 }
 
-/* The action whose anchor is the first on the calling stack, or the request whose context this is, if that is asked; NULL with
- * *is_shed telling whether a shed one is. An asyncio task has a context of its own, so what lies above its coroutine is none of it: an action around
- * the event loop, or of the task that started this one eagerly. Asked only when such a one was met. */
+/* The action whose anchor is the first on the calling stack, or the request whose context this is,
+ * if that is asked; NULL with *is_shed telling whether a shed one is. An asyncio task has a context
+ * of its own, so what lies above its coroutine is none of it: an action around the event loop, or
+ * of the task that started this one eagerly. Asked only when such a one was met. */
 static pom_action_t *find_action(const pom_slot_t *slot, bool *is_shed, bool ask_context) {
     *is_shed = false;
     if (atomic_load_explicit(&slot->count, memory_order_relaxed) == 0 && slot->shed_count == 0) {
@@ -167,7 +173,7 @@ static pom_action_t *find_action(const pom_slot_t *slot, bool *is_shed, bool ask
     return NULL;
 }
 
-/* ---- begin and end ------------------------------------------------------------------------------- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 static void fill_action(pom_action_t *a, pom_work_t *work, const pom_slot_t *slot) {
     work->task_id = pom_id_new();
@@ -195,8 +201,8 @@ static void begin(pom_work_t *work, const pom_action_kind_t *kind, bool ask_cont
     pom_slot_t *slot = pom_threads_slot();
     bool is_shed = false;
     if (slot == NULL || pom_engine_state != POM_ENGINE_RUNNING) {
-        // More threads than slots; a destination's thread, whose own actions would feed themselves; or a collection since the caller
-        // asked has run code that stopped the engine.
+        // More threads than slots; a destination's thread, whose own actions would feed themselves;
+        // or a collection since the caller asked has run code that stopped the engine.
         return;
     }
     work->generation = pom_engine_generation();
@@ -273,10 +279,11 @@ static void detach_shed(pom_work_t *work) {
     }
 }
 
-/* The CPU clock of the slot's thread, which is the calling one, at this moment. To read it makes the kernel account for the thread, and
- * take its CPU away if another waits and the slice is over, which else comes with the next tick, up to 4 ms later. Behind a server
- * of four threads, where one has the interpreter's lock and the others want it, the readings added 7 % to a request's switches. To
- * count the switches asks for nothing of the kind, and costs less. */
+/* The CPU clock of the slot's thread, which is the calling one, at this moment. To read it makes
+ * the kernel account for the thread, and take its CPU away if another waits and the slice is over,
+ * which else comes with the next tick, up to 4 ms later. Behind a server of four threads, where one
+ * has the interpreter's lock and the others want it, the readings added 7 % to a request's
+ * switches. To count the switches asks for nothing of the kind, and costs less. */
 static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
     pom_slot_cpu_t *cpu = &slot->cpu;
     int64_t since_ns = now_ns - cpu->known_at_ns;
@@ -330,7 +337,8 @@ static bool is_attached_itself(const pom_work_t *work) {
 
 void pom_work_attach(pom_work_t *work, const pom_own_frame_t *frame, pom_anchor_kind_t kind,
                      int64_t now_ns) {
-    // First: a thread's first slot may be claimed here, and that can run code of the user's, which may stop the engine.
+    // First: a thread's first slot may be claimed here, and that can run code of the user's, which
+    // may stop the engine.
     pom_slot_t *slot = is_attached_itself(work) ? pom_threads_slot() : NULL;
     if (slot != NULL) {
         pom_anchor_t anchor = {.at = {.frame = frame->frame, .code = frame->code}, .kind = kind};
@@ -351,7 +359,7 @@ void pom_work_attach_caller(pom_work_t *work, int64_t now_ns) {
     }
 }
 
-/* ---- actions that outlive the generator they are anchored in ------------------------------------- */
+/* ---- actions that outlive the generator they are anchored in --------------------------------- */
 
 static pom_work_t *watched; // newest first
 static PyObject *gone;
@@ -406,8 +414,8 @@ void pom_work_attach_block(pom_work_t *work, const pom_own_frame_t *frame, int64
     if (!is_attached_itself(work)) {
         return;
     }
-    // All that may run code of the user's comes first (contextlib is imported, an object is made, a thread's first slot claimed): it may
-    // stop the engine, and the slot goes with that.
+    // All that may run code of the user's comes first (contextlib is imported, an object is made, a
+    // thread's first slot claimed): it may stop the engine, and the slot goes with that.
     pom_anchor_t anchor = {.kind = POM_ANCHOR_INSIDE};
     PyObject *generator = pom_anchors_fill(&anchor, frame);
     PyObject *reference = generator == NULL ? NULL : PyWeakref_NewRef(generator, gone);
@@ -423,7 +431,7 @@ void pom_work_attach_block(pom_work_t *work, const pom_own_frame_t *frame, int64
     }
 }
 
-/* ---- attached no more ---------------------------------------------------------------------------- */
+/* ---- attached no more ------------------------------------------------------------------------ */
 
 int64_t pom_work_detach(pom_work_t *work) {
     if (work->kind == POM_WORK_SHED) {
@@ -433,7 +441,8 @@ int64_t pom_work_detach(pom_work_t *work) {
     pom_slot_t *slot = work->slot;
     work->slot = NULL;
     if (slot == NULL || !pom_work_is_live(work) || slot->serial != work->slot_serial) {
-        return pom_now_ns(); // its engine has been stopped, or its thread's state is gone and the slot with it
+        // its engine has been stopped, or its thread's state is gone and the slot with it
+        return pom_now_ns();
     }
     (void)pom_slot_detach(slot, work->attached_as); // false only when stop() has withdrawn it
     int64_t now_ns = pom_now_ns();                  // after it: no sample is later
@@ -465,7 +474,8 @@ void pom_work_keep_exception(pom_action_t *action, PyObject *name, PyObject *tex
     action->reason = keep_text(action, text);
 }
 
-/* Class and text of an exception. str() is the user's code, so this runs before anything of the work is changed. */
+/* Class and text of an exception. str() is the user's code, so this runs before anything of the
+ * work is changed. */
 static void describe_exception(PyObject *exception, PyObject **name, PyObject **text) {
     *name = pom_py_exception_name(exception);
     *text = pom_py_exception_text(exception);
@@ -537,7 +547,7 @@ void pom_work_end(pom_work_t *work, pom_outcome_t outcome, PyObject *exception) 
     Py_XDECREF(text);
 }
 
-/* ---- messages ---------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* The anchor of an action on the calling thread, NULL = it is attached elsewhere or nowhere. */
 static const pom_anchor_t *anchor_of(const pom_action_t *action) {
@@ -552,8 +562,8 @@ static const pom_anchor_t *anchor_of(const pom_action_t *action) {
     return NULL;
 }
 
-/* The part of a stack that a traceback adds: from the frame that handles the exception to where it was raised. Returns the
- * frames written, leaf first; *handler is the handling frame. */
+/* The part of a stack that a traceback adds: from the frame that handles the exception to where it
+ * was raised. Returns the frames written, leaf first; *handler is the handling frame. */
 static int32_t walk_traceback(PyObject *traceback, pom_raw_frame_t *frames, int32_t room,
                               uintptr_t *handler) {
     int32_t depth = 0;
@@ -603,8 +613,9 @@ static bool is_coroutine(const pom_own_frame_t *frame) {
     return frame->generator && (((PyCodeObject *)frame->code)->co_flags & CO_COROUTINE) != 0;
 }
 
-/* The calling stack down to the action's anchor, leaf first, behind the `raised` frames that are there already: those of a traceback
- * whose handling frame is `handler`. Returns the depth; 0 when the handler is not on this stretch of the stack. */
+/* The calling stack down to the action's anchor, leaf first, behind the `raised` frames that are
+ * there already: those of a traceback whose handling frame is `handler`. Returns the depth; 0 when
+ * the handler is not on this stretch of the stack. */
 static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames, int32_t raised,
                             uintptr_t handler) {
     const pom_anchor_t *anchor = anchor_of(action);
@@ -620,8 +631,9 @@ static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames,
             break;
         }
         if (!handled && frame.frame == handler) {
-            handled =
-                true; // what was called while handling is not where it was raised: the traceback stands for it
+            // what was called while handling is not where it was raised: the traceback stands for
+            // it
+            handled = true;
         } else if (handled && (depth > 0 || !is_stripped(&frame))) {
             frames[depth++] = (pom_raw_frame_t){.code = frame.code, .lasti = frame.lasti};
         }
@@ -642,7 +654,8 @@ static int32_t capture_from(const pom_action_t *action, pom_raw_frame_t *frames,
     return handled ? depth : 0;
 }
 
-/* The stack of a message; with a traceback, where its exception was raised, if it is handled inside the action. */
+/* The stack of a message; with a traceback, where its exception was raised, if it is handled inside
+ * the action. */
 static int32_t capture(const pom_action_t *action, PyObject *traceback, pom_raw_frame_t *frames) {
     uintptr_t handler = 0;
     int32_t depth = 0;
@@ -689,7 +702,8 @@ static void write_head(pom_value_writer_t *w, const pom_work_head_t *head, const
 void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *fields,
                       PyObject *traceback) {
     unsigned char encoded[POM_EVENT_FIELDS_MAX];
-    // 32 KiB, which is all the stack some threads have. Under the GIL: nobody else's code runs from the capture on.
+    // 32 KiB, which is all the stack some threads have. Under the GIL: nobody else's code runs from
+    // the capture on.
     static pom_raw_frame_t raw[POM_EVENT_FRAMES_MAX];
     pom_value_writer_t writer;
     if (!pom_work_is_live(work) || work->action == NULL) {
@@ -706,9 +720,10 @@ void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *f
     }
     pom_value_map_end(&writer);
     uint32_t size = (uint32_t)pom_value_finish(&writer);
-    (void)
-        pom_threads_slot(); // claimed before the capture asks for it, as it must not run anybody's code
-    // Encoding and claiming may have run the user's code and let other threads run: the engine may have been stopped.
+    // claimed before the capture asks for it, as it must not run anybody's code
+    (void)pom_threads_slot();
+    // Encoding and claiming may have run the user's code and let other threads run: the engine may
+    // have been stopped.
     if (!pom_work_is_live(work) || work->action == NULL) {
         return;
     }
@@ -733,7 +748,7 @@ void pom_work_message(pom_work_t *work, const pom_work_head_t *head, PyObject *f
                         took_ns < MESSAGE_MOST_NS ? took_ns : MESSAGE_MOST_NS);
 }
 
-/* ---- questions ---------------------------------------------------------------------------------------- */
+/* ---- questions ------------------------------------------------------------------------------- */
 
 PyObject *pom_work_task_uuid(pom_work_t *work) {
     if (work->task_uuid == NULL) {

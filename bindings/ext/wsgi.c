@@ -6,8 +6,9 @@
  *     server <------- list, tuple: the same object, request over ----+
  *     server <------- anything else: inside a body iterator (body.c) -+
  *
- * The path, as short as it can be: read the environ (bytes are copied, nothing is interpreted), ask the registry, write the task id
- * back, attach, call, detach, end. What cannot be recorded runs bare, with the very arguments it would have got.
+ * The path, as short as it can be: read the environ (bytes are copied, nothing is interpreted), ask
+ * the registry, write the task id back, attach, call, detach, end. What cannot be recorded runs
+ * bare, with the very arguments it would have got.
  */
 #include "bindings/ext/request_state.h"
 
@@ -26,7 +27,7 @@ typedef struct wrapped_s {
 
 static PyTypeObject *wrapped_type;
 
-/* ---- the call ---------------------------------------------------------------------------------------- */
+/* ---- the call -------------------------------------------------------------------------------- */
 
 static void count_chunks(pom_request_state_t *self, PyObject *chunks) {
     PyObject **items = PySequence_Fast_ITEMS(chunks);
@@ -53,7 +54,8 @@ static PyObject *respond(pom_request_state_t *self, PyObject *result) {
     return pom_body_wrap(self, result);
 }
 
-/* Our arguments for the server's: the last one replaced. A method's self may stand before the two. */
+/* Our arguments for the server's: the last one replaced. A method's self may stand before the
+ * two. */
 static PyObject *call_app(PyObject *app, PyObject *const *args, Py_ssize_t nargs,
                           pom_request_state_t *request) {
     PyObject *passed[4] = {NULL}; // a free place before the first, for bound methods
@@ -69,8 +71,9 @@ static pom_meter_t begin_meter = {.cost_ns = 500}, end_meter = {.cost_ns = 400},
 
 static PyObject *call_profiled(PyObject *app, PyObject *const *args, Py_ssize_t nargs,
                                pom_request_state_t *request, int64_t timed_ns) {
-    // Of a nested one there is no start: its phases are nobody's, its messages bill themselves.
-    // To begin one may have run the user's code, and in it the end of the engine: there is no action then.
+    // Of a nested one there is no start: its phases are nobody's, its messages bill themselves. To
+    // begin one may have run the user's code, and in it the end of the engine: there is no action
+    // then.
     bool outermost = pom_request_data(request) != NULL;
     int64_t start_ns = outermost ? request->work.action->start_ns : 0;
     pom_request_enter(request, start_ns);
@@ -161,7 +164,8 @@ static PyObject *wrapped_getattr(PyObject *op, PyObject *name) {
     return value;
 }
 
-/* Also deletes. Users and frameworks set up `app` after it was wrapped: what is not ours reaches the application, as if bare. */
+/* Also deletes. Users and frameworks set up `app` after it was wrapped: what is not ours reaches
+ * the application, as if bare. */
 static int wrapped_setattr(PyObject *op, PyObject *name, PyObject *value) {
     PyObject *own = PyObject_GenericGetAttr(op, name); // there is no dict: of the type
     if (own != NULL) {
@@ -175,7 +179,8 @@ static int wrapped_setattr(PyObject *op, PyObject *name, PyObject *value) {
     return PyObject_SetAttr(((wrapped_t *)op)->app, name, value);
 }
 
-/* As a class attribute it is what the application would be: a function becomes a method, an object stays as it is. */
+/* As a class attribute it is what the application would be: a function becomes a method, an object
+ * stays as it is. */
 static PyObject *wrapped_get(PyObject *op, PyObject *object, PyObject *type) {
     PyObject *app = ((wrapped_t *)op)->app;
     descrgetfunc get = Py_TYPE(app)->tp_descr_get;
@@ -219,7 +224,8 @@ static void wrapped_dealloc(PyObject *op) {
     Py_DECREF(type);
 }
 
-/* The application's: inspect finds none in a callable of C, and some tell ASGI from WSGI by the number of parameters. */
+/* The application's: inspect finds none in a callable of C, and some tell ASGI from WSGI by the
+ * number of parameters. */
 static PyObject *wrapped_signature(PyObject *op, void *closure) {
     (void)closure;
     PyObject *inspect = PyImport_ImportModule("inspect");

@@ -374,7 +374,8 @@ static void json_seconds(pom_emitter_t *self, int64_t ns) {
     value_end(json, to);
 }
 
-/* The moments of a record lie in one second or two: its text is kept, and only the digits below it are new. */
+/* The moments of a record lie in one second or two: its text is kept, and only the digits below it
+ * are new. */
 static void json_moment(pom_emitter_t *self, int64_t wall_ns) {
     pom_json_t *json = json_of(self);
     char *moment = json->moment + 1; /* behind the quote */

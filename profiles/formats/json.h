@@ -1,6 +1,7 @@
 /*
- * JSON writer: an emitter that appends to a buffer. RFC 8259, one record a line (no newline inside), ASCII only: other
- * characters are escaped, bad UTF-8 becomes U+FFFD, NaN and infinities become null.
+ * JSON writer: an emitter that appends to a buffer. RFC 8259, one record a line (no newline
+ * inside), ASCII only: other characters are escaped, bad UTF-8 becomes U+FFFD, NaN and infinities
+ * become null.
  *
  *     pom_json_t json;
  *     pom_json_init(&json, &buf);

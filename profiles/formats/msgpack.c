@@ -21,12 +21,12 @@
  * Times are rounded to microseconds: what is below is noise beside samples that are milliseconds
  * apart, and noise is what does not compress, a tenth of a batch. It is the moments and the running
  * sums of self times that are rounded, and their differences written, so that no error adds up: the
- * total of any node is right within a microsecond. What follows from the rest (the root's self time,
- * a wall time that is the duration) is written as nothing.
+ * total of any node is right within a microsecond. What follows from the rest (the root's self
+ * time, a wall time that is the duration) is written as nothing.
  *
  * Texts are checked: MessagePack calls them UTF-8, and strict readers would refuse the batch for
- * one bad byte. Nothing here recurses. Runs on any thread. The only file that knows msgpack.h, hence
- * its length.
+ * one bad byte. Nothing here recurses. Runs on any thread. The only file that knows msgpack.h,
+ * hence its length.
  */
 #include "profiles/formats/msgpack.h"
 

@@ -36,10 +36,10 @@ typedef struct pom_msgpack_source_s {
     int64_t created_wall_ns; /* 0: not told */
 } pom_msgpack_source_t;
 
-/* Appends one batch. source NULL: the first profile's name and pid. POM_EFULL: it passes a limit above
- * or the buffer's cap, and half of the profiles may fit; POM_ENOMEM. Either way the buffer stays as
- * it was, unless it was its own growth that found no memory. Full depth, timeline included.
- * O(nodes). [any] */
+/* Appends one batch. source NULL: the first profile's name and pid. POM_EFULL: it passes a limit
+ * above or the buffer's cap, and half of the profiles may fit; POM_ENOMEM. Either way the buffer
+ * stays as it was, unless it was its own growth that found no memory. Full depth, timeline
+ * included. O(nodes). [any] */
 POM_MUST_USE pom_status_t pom_msgpack_put_batch(pom_buf_t *buf,
                                                 const pom_profile_t *const *profiles, size_t count,
                                                 const pom_msgpack_source_t *source);

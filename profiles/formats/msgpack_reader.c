@@ -7,8 +7,8 @@
  * where it stands. A dictionary that makes no sense spoils the batch; a profile only itself. A key
  * that is not known is passed over, wherever it stands.
  *
- * Nothing recurses; memory is bounded by the limits in the header file. Runs on any thread, one at a
- * time for each reader.
+ * Nothing recurses; memory is bounded by the limits in the header file. Runs on any thread, one at
+ * a time for each reader.
  *
  * Over 400 lines: head, report and dictionaries are read in one walk, by the same checks.
  */

@@ -40,9 +40,9 @@ void pom_msgpack_reader_free(pom_msgpack_reader_t *reader); /* accepts NULL */
 
 /* Bytes of the batch that begins at data, its head included, by the first POM_MSGPACK_HEAD bytes of
  * it; *size_out may be more than size: the batch is not complete yet. POM_ENOTFOUND: size is less
- * than a head and what there is may be the beginning of one. POM_EINVAL: no batch. POM_EFULL: larger
- * than POM_MSGPACK_BODY_MAX. POM_EUNSUPPORTED: another version; *size_out is right, so it can be
- * passed over. [any] */
+ * than a head and what there is may be the beginning of one. POM_EINVAL: no batch. POM_EFULL:
+ * larger than POM_MSGPACK_BODY_MAX. POM_EUNSUPPORTED: another version; *size_out is right, so it
+ * can be passed over. [any] */
 POM_MUST_USE pom_status_t pom_msgpack_batch_size(const void *data, size_t size, size_t *size_out);
 
 /* Takes a whole batch, size bytes as pom_msgpack_batch_size said; borrows them until the next begin

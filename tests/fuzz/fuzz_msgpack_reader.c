@@ -1,5 +1,6 @@
 /*
- * Any bytes to the reader of the wire form, and what it makes of them to the JSON writer. libFuzzer:
+ * Any bytes to the reader of the wire form, and what it makes of them to the JSON writer.
+ * libFuzzer:
  *
  *     cmake -S . -B build/fuzz -DPOM_BUILD_PYTHON=OFF -DPOM_BUILD_TESTS=OFF \
  *         -DPOM_SANITIZE=address -DCMAKE_C_COMPILER=clang && cmake --build build/fuzz

@@ -1,6 +1,6 @@
 /*
- * A registry with everything around it faked, for the tests of this folder: a sink that keeps what it gets, and short
- * ways to begin, sample and end. Times are plain numbers.
+ * A registry with everything around it faked, for the tests of this folder: a sink that keeps what
+ * it gets, and short ways to begin, sample and end. Times are plain numbers.
  */
 #ifndef POM_TESTS_UNIT_ACTIONS_RIG_H
 #define POM_TESTS_UNIT_ACTIONS_RIG_H

@@ -1,4 +1,5 @@
-/* The registry on one thread: what a profile says of an action, in which order things are applied, and what is counted. */
+/* The registry on one thread: what a profile says of an action, in which order things are applied,
+ * and what is counted. */
 #include "tests/unit/support/test_support.h"
 
 #include <stdlib.h>
@@ -64,7 +65,7 @@ static pom_profile_t *only_profile(rig_t *rig) {
     return rig->kept[0];
 }
 
-/* ---- what a profile says ---------------------------------------------------------------------- */
+/* ---- what a profile says --------------------------------------------------------------------- */
 
 static void test_registry_makes_one_profile_of_an_action(void **state) {
     rig_t rig;
@@ -434,7 +435,8 @@ static void test_registry_keeps_interleaved_actions_apart(void **state) {
     pom_anchor_t anchor = anchor_of(a, 1000, 500);
     pom_sample_t s = {.at_ns = 2000, .cpu_ns = 1000, .running = true};
     assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
-    // Others from 2000 on; it was seen waiting at 5000, and the look before the next sample was at 8000.
+    // Others from 2000 on; it was seen waiting at 5000, and the look before the next sample was at
+    // 8000.
     s = (pom_sample_t){
         .at_ns = 5000, .cpu_ns = 3000, .parked = true, .since_ns = 4000, .since_cpu_ns = 2500};
     assert_true(rig_sample_path(&rig, &anchor, &s, PATH(30)));
@@ -462,13 +464,15 @@ static void test_registry_keeps_interleaved_actions_apart(void **state) {
     rig_fini(&rig);
 }
 
-/* Two actions of one thread, as asyncio tasks are: the looks see one of them run and the other wait. */
+/* Two actions of one thread, as asyncio tasks are: the looks see one of them run and the other
+ * wait. */
 static void test_registry_shares_a_thread_among_its_actions(void **state) {
     rig_t rig;
     rig_init(&rig);
     pom_action_t *a = rig_begin(&rig, 1000), *b = rig_begin(&rig, 1000);
     pom_anchor_t at_a = anchor_of(a, 1000, 0), at_b = anchor_of(b, 1000, 0);
-    // The thread's clock: a runs until 2000 (1000 ns of CPU), then b until 4000 (2000), then a again (500).
+    // The thread's clock: a runs until 2000 (1000 ns of CPU), then b until 4000 (2000), then a
+    // again (500).
     static const struct {
         bool a_runs;
         int64_t at_ns, cpu_ns, since_ns, since_cpu_ns;
@@ -508,8 +512,8 @@ static void test_registry_shares_a_thread_among_its_actions(void **state) {
     rig_fini(&rig);
 }
 
-/* An action waits for a thread that works for it, and is met with a CPU at two of three looks. What it used before the action began is not
- * the action's. */
+/* An action waits for a thread that works for it, and is met with a CPU at two of three looks. What
+ * it used before the action began is not the action's. */
 static void test_registry_adds_what_a_thread_uses_for_a_waiting_action(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -532,7 +536,8 @@ static void test_registry_adds_what_a_thread_uses_for_a_waiting_action(void **st
     rig_fini(&rig);
 }
 
-/* Of two that take turns, one was met only as its thread waited for a CPU, and then as it waited for its turn. */
+/* Of two that take turns, one was met only as its thread waited for a CPU, and then as it waited
+ * for its turn. */
 static void test_registry_keeps_the_time_of_what_is_never_met_running(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -771,7 +776,7 @@ static void test_registry_names_an_action_whose_tree_is_full(void **state) {
     rig_fini(&rig);
 }
 
-/* ---- order -------------------------------------------------------------------------------------- */
+/* ---- order ----------------------------------------------------------------------------------- */
 
 /* acceptance: PM13 */
 static void test_registry_orders_messages_among_samples(void **state) {
@@ -860,7 +865,7 @@ static void test_registry_says_whether_anything_was_queued(void **state) {
     rig_fini(&rig);
 }
 
-/* ---- code that dies ------------------------------------------------------------------------------ */
+/* ---- code that dies -------------------------------------------------------------------------- */
 
 static pom_code_table_t *dying_in;
 
@@ -996,7 +1001,7 @@ static void test_registry_keeps_codes_of_events_in_the_queue(void **state) {
     rig_fini(&rig);
 }
 
-/* ---- caps and pools -------------------------------------------------------------------------------- */
+/* ---- caps and pools -------------------------------------------------------------------------- */
 
 static void test_registry_drops_events_beyond_the_cap(void **state) {
     static const struct {
@@ -1133,7 +1138,7 @@ static void test_registry_gives_back_what_a_burst_took(void **state) {
     rig_fini(&rig);
 }
 
-/* ---- admission, abandon, free ------------------------------------------------------------------------ */
+/* ---- admission, abandon, free ---------------------------------------------------------------- */
 
 /* acceptance: PM9 */
 static void test_registry_sheds_over_budget_and_counts_it(void **state) {
@@ -1286,7 +1291,7 @@ static void test_registry_free_seals_what_ended_and_frees_the_rest(void **state)
     pom_registry_free(NULL);
 }
 
-/* ---- no memory --------------------------------------------------------------------------------------- */
+/* ---- no memory ------------------------------------------------------------------------------- */
 
 static void test_registry_counts_profiles_it_had_no_memory_for(void **state) {
     rig_t rig;

@@ -1,6 +1,7 @@
 /*
- * The registry with a real sampler thread: app threads that take turns by a lock, as an interpreter's do, begin, attach, log and
- * end, while code dies and options change. For the thread sanitizer above all.
+ * The registry with a real sampler thread: app threads that take turns by a lock, as an
+ * interpreter's do, begin, attach, log and end, while code dies and options change. For the thread
+ * sanitizer above all.
  */
 #include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
@@ -77,7 +78,8 @@ static void log_something(town_t *town, pom_action_t *a, uint64_t random) {
     }
 }
 
-/* Half of the actions are sealed in parts, at each sample, while their app side writes what only the last part tells. */
+/* Half of the actions are sealed in parts, at each sample, while their app side writes what only
+ * the last part tells. */
 static void describe_open(const pom_action_t *a, pom_value_writer_t *w) {
     pom_value_key(w, "method", 6);
     pom_value_text(w, a->type.data, a->type.size);

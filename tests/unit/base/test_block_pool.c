@@ -1,4 +1,5 @@
-/* The pool of blocks: what comes back is taken again, how much is kept, and that blocks may outlive the owner. */
+/* The pool of blocks: what comes back is taken again, how much is kept, and that blocks may outlive
+ * the owner. */
 #include "tests/unit/support/test_support.h"
 
 #include "base/alloc.h"
@@ -84,7 +85,7 @@ static void test_block_pool_survives_failing_allocations(void **state) {
     assert_int_equal(pom_torture(live_a_life, NULL), 4);
 }
 
-/* ---- one taker, two givers -------------------------------------------------------------------- */
+/* ---- one taker, two givers ------------------------------------------------------------------- */
 
 #define ROUNDS 20000
 

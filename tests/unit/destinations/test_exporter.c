@@ -656,7 +656,8 @@ static bool loop_sleeps(const pom_exporter_t *e) {
     return state != NULL && state[2] == 'S'; /* see proc(5) */
 }
 
-/* As os.closerange does. The loop's next turn, when its timer is due, is one of a stop that is under way. */
+/* As os.closerange does. The loop's next turn, when its timer is due, is one of a stop that is
+ * under way. */
 static void test_exporter_without_its_descriptors_stops_without_waiting(void **state) {
     skip_when_sanitized(); /* a child that starts threads */
     for (int busy = 0; busy < 2; busy++) {

@@ -195,7 +195,8 @@ static void test_fork_with_a_removed_destination_leaves_it_behind(void **state) 
     pom_destination_unref(&gone->base);
 }
 
-/* Removed and closed at the fork, so it is none of the exporter's members, and added again in both. */
+/* Removed and closed at the fork, so it is none of the exporter's members, and added again in
+ * both. */
 static void test_fork_child_has_a_fresh_destination_that_was_away(void **state) {
     skip_when_sanitized();
     fake_t *f;

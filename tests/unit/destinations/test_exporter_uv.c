@@ -1,6 +1,6 @@
 /*
- * Loops in processes that have closed some of their first descriptors. Each test is a child, since libuv
- * sets up a process once; a child tells by its exit status: 0, or the line that failed.
+ * Loops in processes that have closed some of their first descriptors. Each test is a child, since
+ * libuv sets up a process once; a child tells by its exit status: 0, or the line that failed.
  */
 #include "tests/unit/support/test_support.h"
 

@@ -158,8 +158,8 @@ static int check_lines(const char *where, int64_t first, int *broken) {
     return whole;
 }
 
-/* As check_lines for the wire form: profiles in order from `first`, and places where a reader had to
- * look for the next magic. */
+/* As check_lines for the wire form: profiles in order from `first`, and places where a reader had
+ * to look for the next magic. */
 static int check_batches(const char *where, int64_t first, int *broken) {
     size_t size, at = 0, batch;
     char *data = content(where, &size);
@@ -260,8 +260,8 @@ static void test_file_append_after_half_a_line_begins_a_new_one(void **state) {
     rig_down(&rig);
 }
 
-/* Another process that has the file open writes half a line, and is killed, or goes on while we look; then we write. Its line in the file is
- * to be this one, between two of ours. */
+/* Another process that has the file open writes half a line, and is killed, or goes on while we
+ * look; then we write. Its line in the file is to be this one, between two of ours. */
 static void check_beside_a_neighbour(bool goes_on, const char *wanted) {
     rig_t rig;
     rig_up(&rig, path, false, true);
@@ -461,7 +461,8 @@ static void test_file_closed_pipe_is_an_error_not_a_signal(void **state) {
     rig_down(&rig);
 }
 
-/* What a reader gets that comes when the pipe is full, and reads on until everything was sent, is in this file then. */
+/* What a reader gets that comes when the pipe is full, and reads on until everything was sent, is
+ * in this file then. */
 static void read_all(rig_t *rig, int reader, const char *into) {
     FILE *out = fopen(into, "w");
     assert_non_null(out);

@@ -32,7 +32,8 @@
 #define MUTE         "mute"  /* read it, answer nothing until the client closes */
 #define EARLY        "early" /* say yes, and read nothing until the destination has judged that */
 
-/* How often a destination began to wait before another attempt. Longer are a connection's timeout, a report's, the exporter's. */
+/* How often a destination began to wait before another attempt. Longer are a connection's timeout,
+ * a report's, the exporter's. */
 #define PAUSE_MOST_NS (30 * POM_NS_PER_S)
 static _Atomic(int) pauses;
 int __real_uv_timer_start(uv_timer_t *timer, uv_timer_cb call, uint64_t ms, uint64_t repeat);
@@ -44,8 +45,8 @@ int __wrap_uv_timer_start(uv_timer_t *timer, uv_timer_cb call, uint64_t ms, uint
     return __real_uv_timer_start(timer, call, ms, repeat);
 }
 
-/* A program that closes descriptors it does not know, and then opens a file of its own by the number that
- * wakes the loop. */
+/* A program that closes descriptors it does not know, and then opens a file of its own by the
+ * number that wakes the loop. */
 static pom_exporter_t *robbed;
 static FILE *own_file;
 
@@ -53,9 +54,9 @@ static void rob(fake_t *f) {
     assert_int_not_equal(dup2(fileno(own_file), robbed->guard.woken), -1);
 }
 
-/* It does so while "robbed.example" is looked up. The others have two addresses, of which the second is
- * good. At the first nobody listens; or it is one that no socket may connect to; or a hole, if
- * dig_hole() has been there. */
+/* It does so while "robbed.example" is looked up. The others have two addresses, of which the
+ * second is good. At the first nobody listens; or it is one that no socket may connect to; or a
+ * hole, if dig_hole() has been there. */
 static const char *const two_addresses[][2] = {{"two.example", "127.0.0.2"},
                                                {"forbidden.example", "255.255.255.255"},
                                                {"hole.example", "127.0.0.3"}};
@@ -713,7 +714,8 @@ static void test_http_tries_each_address_of_a_name(void **state) {
 
 #define DIGGERS 3
 
-/* Connections to this port of 127.0.0.3 are not answered: there is a listener whose queue is full. */
+/* Connections to this port of 127.0.0.3 are not answered: there is a listener whose queue is
+ * full. */
 static void dig_hole(uint16_t port, int fds[1 + DIGGERS]) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
     assert_int_equal(inet_pton(AF_INET, "127.0.0.3", &address.sin_addr), 1);

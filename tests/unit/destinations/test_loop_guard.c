@@ -1,7 +1,7 @@
 /*
- * Loops whose numbers are of somebody else's epoll and eventfd, which have no inodes of their own. Each
- * test is a child, as it closes descriptors by the dozen; it tells by its exit status: 0, or the line that
- * failed.
+ * Loops whose numbers are of somebody else's epoll and eventfd, which have no inodes of their own.
+ * Each test is a child, as it closes descriptors by the dozen; it tells by its exit status: 0, or
+ * the line that failed.
  */
 #include "tests/unit/support/test_support.h"
 
@@ -123,8 +123,8 @@ static void lose_both(guarded_t *g) {
     POM_TEST_CHILD_CHECK(epoll_wait(polled, &event, 1, 0) == 0);
 }
 
-/* os.closerange(), and then a loop of the program's own gets all the numbers of ours, watched as ours
- * were. */
+/* os.closerange(), and then a loop of the program's own gets all the numbers of ours, watched as
+ * ours were. */
 static void lose_all_to_a_loop(guarded_t *g) {
     guarded_t theirs;
     int fds[] = {uv_backend_fd(&g->loop), g->loop.signal_pipefd[0], g->loop.signal_pipefd[1],

@@ -241,8 +241,8 @@ static void test_spool_of_the_living_is_left_alone(void **state) {
     pom__spool_free(b);
 }
 
-/* As a program does that closes what it does not know (os.closerange), and then opens files of its own,
- * each with an old number of ours. Returns how many, below `end`. */
+/* As a program does that closes what it does not know (os.closerange), and then opens files of its
+ * own, each with an old number of ours. Returns how many, below `end`. */
 static int take_numbers_of_others(int first, int end, const char *path) {
     int taken = 0;
     for (int fd = first; fd < end; fd++) {

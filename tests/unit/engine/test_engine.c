@@ -1,7 +1,9 @@
 /*
- * The engine with its real sampler, registry, exporter and a file, and with a fake walker and resolver.
+ * The engine with its real sampler, registry, exporter and a file, and with a fake walker and
+ * resolver.
  *
- * The engine is one for the process and so is its exporter, which therefore outlives every test here.
+ * The engine is one for the process and so is its exporter, which therefore outlives every test
+ * here.
  */
 #include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
@@ -111,7 +113,7 @@ static int64_t count_lines(const output_t *out, const char *text) {
     return count;
 }
 
-/* ---- steps ------------------------------------------------------------------------------------ */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static int64_t patience(void) {
     return pom_now_ns() + FAKE_PATIENCE_NS;
@@ -200,7 +202,7 @@ static void assert_not_backwards(const pom_engine_stats_t *a, const pom_engine_s
     assert_true(b->registry.in_flight >= 0);
 }
 
-/* ---- tests -------------------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 /* acceptance: PM30 */
 static void test_engine_starts_and_stops(void **state) {
@@ -393,7 +395,7 @@ static void test_engine_flush_without_an_engine_is_the_exporters(void **state) {
     output_close(&out);
 }
 
-/* ---- forks --------------------------------------------------------------------------------------- */
+/* ---- forks ----------------------------------------------------------------------------------- */
 
 static _Atomic(bool) hold_walk, walking;
 

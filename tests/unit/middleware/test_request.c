@@ -133,7 +133,7 @@ static void test_request_task_id_survives_every_cut_and_flip(void **state) {
     assert_false(pom_request_task_id(nul, sizeof nul, NULL, 0, &id, &text));
 }
 
-/* ---- the record --------------------------------------------------------------------------------- */
+/* ---- the record ------------------------------------------------------------------------------ */
 
 typedef struct rig_s {
     pom_profile_sink_t sink; /* first: the sink finds the rig by it */

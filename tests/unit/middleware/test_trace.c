@@ -1,4 +1,5 @@
-/* Trace context: which headers count (test_request.c has the malformed ones), what is kept, what goes on. */
+/* Trace context: which headers count (test_request.c has the malformed ones), what is kept, what
+ * goes on. */
 #include "tests/unit/support/test_support.h"
 
 #include <stdio.h>

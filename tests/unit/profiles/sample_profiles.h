@@ -1,6 +1,7 @@
 /*
- * Profiles for the tests of forms: made by the call tree as the sampler would, so that everything in
- * them agrees. Each returns owned. Their times are whole microseconds, as the wire form has no others.
+ * Profiles for the tests of forms: made by the call tree as the sampler would, so that everything
+ * in them agrees. Each returns owned. Their times are whole microseconds, as the wire form has no
+ * others.
  */
 #ifndef POM_TESTS_SAMPLE_PROFILES_H
 #define POM_TESTS_SAMPLE_PROFILES_H

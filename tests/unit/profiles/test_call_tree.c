@@ -1,6 +1,6 @@
 /*
- * The call tree and its parts. Trees are compared as text: each node is name:line=total/self, its children in
- * braces, a message is "!" with its own place and fields.
+ * The call tree and its parts. Trees are compared as text: each node is name:line=total/self, its
+ * children in braces, a message is "!" with its own place and fields.
  *
  *     root=3/0{f:10=3/1{g:3=2/2}}
  *

@@ -440,7 +440,8 @@ static void take_events(heap_t *heap) {
 static void *app_main(void *arg) {
     heap_t *heap = arg;
     uint64_t random = atomic_fetch_add(&heap->seed, 1); // a sequence of its own
-    // And until the sampler has had its share: on a busy machine it may get no core for all these turns.
+    // And until the sampler has had its share: on a busy machine it may get no core for all these
+    // turns.
     for (int i = 0; i < APP_TURNS || atomic_load(&heap->checked_by_sampler) < CHECKED_LEAST; i++) {
         pthread_mutex_lock(&heap->gil);
         app_turn(heap, &random);

@@ -266,7 +266,8 @@ static void test_json_moments_have_microseconds_and_z(void **state) {
     assert_string_equal(written(), "\"2026-11-20T12:18:43.456789Z\"");
 }
 
-/* Each as if it were the first: around a second, far away and back, before 1970, at both ends of time. */
+/* Each as if it were the first: around a second, far away and back, before 1970, at both ends of
+ * time. */
 static void test_json_moments_do_not_depend_on_the_last_one(void **state) {
     static const int64_t second = INT64_C(1795177123000000000);
     static const int64_t moments[] = {

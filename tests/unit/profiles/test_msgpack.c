@@ -1,6 +1,6 @@
 /*
- * The wire form as written: golden bytes, limits, failures, and its size beside JSON's. That what is
- * written is read back the same is test_msgpack_reader.c.
+ * The wire form as written: golden bytes, limits, failures, and its size beside JSON's. That what
+ * is written is read back the same is test_msgpack_reader.c.
  *
  * tests/data/wire/NAME.msgpack are the golden bytes, NAME.jsonl says the same for people. After a
  * wanted change: POM_GOLDEN_UPDATE=1 writes them anew, for review.

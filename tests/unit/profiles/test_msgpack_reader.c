@@ -1,7 +1,7 @@
 /*
  * The wire form as read: the same record comes out, what is unknown is passed over, and no bytes do
- * any harm. tests/data/wire: see test_msgpack.c; later.msgpack has keys, columns and values that this
- * version does not know, regressions/ what once went wrong.
+ * any harm. tests/data/wire: see test_msgpack.c; later.msgpack has keys, columns and values that
+ * this version does not know, regressions/ what once went wrong.
  */
 #include "tests/unit/support/test_support.h"
 
@@ -228,7 +228,8 @@ static void assert_nearly_equal(const pom_profile_t *was, const pom_profile_t *i
     }
 }
 
-/* A thousand nodes of a third of a microsecond: rounded one by one nothing would be left of them. */
+/* A thousand nodes of a third of a microsecond: rounded one by one nothing would be left of
+ * them. */
 static void test_msgpack_reader_finds_times_that_are_rounded_but_add_up(void **state) {
     sample_codes_t codes;
     sample_codes(&codes);

@@ -1,9 +1,10 @@
 /*
- * Fakes for what the sampler works with: a walker that does what a test says, a client that writes down what it is told, a
- * resolver that makes a code of any key.
+ * Fakes for what the sampler works with: a walker that does what a test says, a client that writes
+ * down what it is told, a resolver that makes a code of any key.
  *
- * Used by the unit tests of sampler, actions and engine. The walker and the client run on the sampler thread; what they
- * write down is atomic, so that a test may look at any time, and await() looks until a deadline.
+ * Used by the unit tests of sampler, actions and engine. The walker and the client run on the
+ * sampler thread; what they write down is atomic, so that a test may look at any time, and await()
+ * looks until a deadline.
  */
 #ifndef POM_TESTS_UNIT_SAMPLER_FAKES_H
 #define POM_TESTS_UNIT_SAMPLER_FAKES_H
@@ -31,7 +32,8 @@
 
 /* ---- resolver ------------------------------------------------------------------------------- */
 
-/* The code of key 7 is file "f7.py", function "g7", line 7 at any instruction; odd tens of thousands are internal. */
+/* The code of key 7 is file "f7.py", function "g7", line 7 at any instruction; odd tens of
+ * thousands are internal. */
 static inline pom_code_t *fake_resolve(pom_code_resolver_t *self, uintptr_t key, bool gil_held) {
     char file[32], function[32];
     int file_len = snprintf(file, sizeof file, "f%" PRIuPTR ".py", key);

@@ -1,4 +1,5 @@
-/* The sampler's thread: what it hands on, what it counts as missed, when it parks, and that nobody is left waiting. */
+/* The sampler's thread: what it hands on, what it counts as missed, when it parks, and that nobody
+ * is left waiting. */
 #define _GNU_SOURCE // gettid, pthread_setaffinity_np
 #include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
@@ -269,7 +270,8 @@ static pom_status_t take_time(fake_walker_t *self, const pom_slot_view_t *view, 
     return atomic_load(&self->walks) % 2 == 0 ? POM_ETORN : POM_OK;
 }
 
-/* A sampler that takes a walk for interrupted, as the fake one usually is not, and has met only such as take 4 us a frame. */
+/* A sampler that takes a walk for interrupted, as the fake one usually is not, and has met only
+ * such as take 4 us a frame. */
 static void rig_init_slow(rig_t *rig, int64_t *frame_us) {
     rig_init(rig, FAST_NS, 1000000);
     *frame_us = 4;
@@ -287,7 +289,8 @@ static void rig_init_slow(rig_t *rig, int64_t *frame_us) {
 }
 
 static void test_sampler_learns_how_slow_the_machine_is(void **state) {
-    // Of walks that all take as long, none was interrupted, until that is longer than any machine takes.
+    // Of walks that all take as long, none was interrupted, until that is longer than any machine
+    // takes.
     int64_t frame_us, interrupted_us = 40;
     rig_t rig;
     rig_init_slow(&rig, &frame_us);
@@ -443,8 +446,8 @@ static void test_sampler_reads_nothing_of_a_thread_that_ended_before_the_lock(vo
     rig_fini(&rig);
 }
 
-/* With a lock or without: a thread may also end without the interpreter's, and its stack with it. One that has that lock, and would
- * wait for a walk that waits for it, is not kept. */
+/* With a lock or without: a thread may also end without the interpreter's, and its stack with it.
+ * One that has that lock, and would wait for a walk that waits for it, is not kept. */
 static void test_sampler_keeps_the_thread_during_a_walk_but_not_while_it_waits(void **state) {
     for (int takes_lock = 0; takes_lock < 2; takes_lock++) {
         rig_t rig;
@@ -508,7 +511,8 @@ static void resolve_under_lock(fake_client_t *client) {
     atomic_fetch_add((_Atomic(int64_t) *)client->context, atomic_load(&lock_held) && lives ? 0 : 1);
 }
 
-/* A request that compiles all the time lost every sample to codes that had died while the sampler waited. */
+/* A request that compiles all the time lost every sample to codes that had died while the sampler
+ * waited. */
 static void test_sampler_names_code_while_it_has_the_lock_under_which_none_dies(void **state) {
     rig_t rig;
     _Atomic(int64_t) faults = 0;
@@ -528,7 +532,7 @@ static void test_sampler_names_code_while_it_has_the_lock_under_which_none_dies(
     rig_fini(&rig);
 }
 
-/* ---- actions that wait ------------------------------------------------------------------------ */
+/* ---- actions that wait ----------------------------------------------------------------------- */
 
 static _Atomic(int) parked_status;
 static _Atomic(bool) disturb_parked;
@@ -709,7 +713,7 @@ static void test_sampler_takes_no_wait_of_a_slot_that_changed(void **state) {
     rig_fini(&rig);
 }
 
-/* ---- CPU time --------------------------------------------------------------------------------- */
+/* ---- CPU time -------------------------------------------------------------------------------- */
 
 typedef struct worker_s {
     pthread_t thread;
@@ -763,13 +767,15 @@ static void test_sampler_tells_running_threads_from_waiting_ones(void **state) {
         slot->asked_cpu_ns = other_ns;
         attach(&rig, slot, 1);
         start(&rig);
-        // Not at each look: other processes want the CPU too, and it may still be on its way to the wait.
+        // Not at each look: other processes want the CPU too, and it may still be on its way to the
+        // wait.
         assert_true(spins ? await(atomic_load(&rig.client.running) > 0)
                           : await(atomic_load(&rig.client.not_running) >= 30));
         pom_sampler_stop(rig.sampler);
         worker_stop(&worker);
         assert_true(atomic_load(&rig.client.cpu_ns) > 0);
-        // Also of the one that waits, whose CPU time found no stack: it was asked for once, and is not in each look.
+        // Also of the one that waits, whose CPU time found no stack: it was asked for once, and is
+        // not in each look.
         assert_in_range(slot->asked_cpu_ns, 1, other_ns - 1);
         rig_fini(&rig);
     }
@@ -795,8 +801,8 @@ static bool two_cpus(const cpu_set_t *all, int cpus[2]) {
 
 #define FIRST_LOOKS 10
 
-/* How many of some first looks find a thread running that has used its CPU before, but hardly gets it now: another one does. It says that its
- * CPU is `told`, -1 = it does not say. */
+/* How many of some first looks find a thread running that has used its CPU before, but hardly gets
+ * it now: another one does. It says that its CPU is `told`, -1 = it does not say. */
 static int found_running(int sampler_cpu, int cpu, int32_t told) {
     const struct sched_param none = {0};
     worker_t starved, other;
@@ -1041,7 +1047,8 @@ static void test_sampler_bounds_its_descriptors(void **state) {
     rig_fini(&rig);
 }
 
-/* Of the thread, and another number than that. A look asks only where there is CPU time to place, which is up to the machine, and once. */
+/* Of the thread, and another number than that. A look asks only where there is CPU time to place,
+ * which is up to the machine, and once. */
 static void await_descriptor(rig_t *rig, pom_slot_t *slot, int32_t tid, int than) {
     bool has = false;
     for (int rounds = 0; rounds < 1000 && !has; rounds++) {
@@ -1060,7 +1067,8 @@ static void test_sampler_gives_up_descriptors_of_threads_that_ended(void **state
     pom_slot_t *slot = claim(&rig, atomic_load(&first.tid));
     attach(&rig, slot, 1);
     await_descriptor(&rig, slot, atomic_load(&first.tid), -1);
-    /* Closed by the program, and its number a file of the program's by now: neither read nor closed. */
+    /* Closed by the program, and its number a file of the program's by now: neither read nor
+     * closed. */
     int pipe_fds[2];
     int number = slot->files.stat.fd;
     assert_int_equal(pipe(pipe_fds), 0);
@@ -1078,7 +1086,7 @@ static void test_sampler_gives_up_descriptors_of_threads_that_ended(void **state
     rig_fini(&rig);
 }
 
-/* ---- parking ---------------------------------------------------------------------------------- */
+/* ---- parking --------------------------------------------------------------------------------- */
 
 static void test_sampler_parks_while_nothing_is_going_on(void **state) {
     rig_t rig;
@@ -1257,7 +1265,7 @@ static void test_sampler_stop_leaves_no_sync_waiting(void **state) {
     rig_fini(&rig);
 }
 
-/* ---- life -------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void test_sampler_stops_and_syncs_at_once_at_the_coarsest_period(void **state) {
     static const bool attached[] = {false, true};
@@ -1296,8 +1304,8 @@ static void test_sampler_ticks_between_rare_looks(void **state) {
     rig_fini(&rig);
 }
 
-/* A short action that meets an idle process is seen as often as its length is worth: a period's half as the least delay
- * would never see it. */
+/* A short action that meets an idle process is seen as often as its length is worth: a period's
+ * half as the least delay would never see it. */
 static void test_sampler_may_look_at_once_after_an_idle_time(void **state) {
     rig_t rig;
     rig_init(&rig, 20 * POM_NS_PER_MS, 1000000);
@@ -1392,7 +1400,7 @@ static void test_sampler_leaves_signals_to_the_host(void **state) {
     rig_fini(&rig);
 }
 
-/* ---- options and the bill ---------------------------------------------------------------------- */
+/* ---- options and the bill -------------------------------------------------------------------- */
 
 /* acceptance: PM5 */
 static void test_sampler_takes_a_new_granularity_at_once(void **state) {
@@ -1435,7 +1443,8 @@ static void test_sampler_widens_the_period_over_budget(void **state) {
     rig_fini(&rig);
 }
 
-/* What keeps the thread ticking then is a limit on admission, and it must be lifted at some time. */
+/* What keeps the thread ticking then is a limit on admission, and it must be lifted at some
+ * time. */
 static void test_sampler_judges_idle_windows_as_cheap(void **state) {
     rig_t rig;
     rig_init(&rig, POM_NS_PER_MS, 1);

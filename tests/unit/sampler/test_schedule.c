@@ -1,4 +1,5 @@
-/* The schedule: where the period ends up for a cost model, how fast, and what extreme inputs do to it. */
+/* The schedule: where the period ends up for a cost model, how fast, and what extreme inputs do to
+ * it. */
 #include "tests/unit/support/test_support.h"
 
 #include <limits.h>
@@ -17,7 +18,8 @@ static pom_schedule_t schedule_of(int64_t granularity_ns, int64_t budget_ppm) {
     return s;
 }
 
-/* One window: wake-ups at the period, each of which looks at `threads` threads; other CPU in per cent of the window. */
+/* One window: wake-ups at the period, each of which looks at `threads` threads; other CPU in per
+ * cent of the window. */
 static void run_window(pom_schedule_t *s, int64_t threads, int64_t walk_ns, int64_t busy_percent) {
     int64_t cost = WINDOW_NS * (WAKE_NS + threads * walk_ns) / s->period_ns;
     pom_schedule_update(s, cost, WINDOW_NS / 100 * busy_percent, WINDOW_NS);
@@ -36,7 +38,8 @@ static void test_schedule_converges_to_the_budget(void **state) {
         int64_t period_low_ns, period_high_ns;
         bool over;
     } cases[] = {
-        // A wake-up of 20 us + 1 walk of 1 us in 10 ms is 0.21 % of one busy core: the finest period is affordable.
+        // A wake-up of 20 us + 1 walk of 1 us in 10 ms is 0.21 % of one busy core: the finest
+        // period is affordable.
         {10000000, 20000, 1, 1000, 100, 10000000, 10000000, false},
         // "auto": 21 us / (0.94 x 2 %) = 1.12 ms; of the 179 ticks of a window little is noise.
         {0, 20000, 1, 1000, 100, 1090000, 1150000, false},
@@ -53,7 +56,8 @@ static void test_schedule_converges_to_the_budget(void **state) {
         // The same at 1 %: 24.7 ms; at 0.5 %: 49.4 ms.
         {10000000, 10000, 1, 1000, 0, 22000000, 27500000, false},
         {10000000, 5000, 1, 1000, 0, 45000000, 50000000, false},
-        // A tenth of a per cent cannot be kept: the coarsest period, and the limit on admission does the rest.
+        // A tenth of a per cent cannot be kept: the coarsest period, and the limit on admission
+        // does the rest.
         {10000000, 100, 1, 1000, 100, 50000000, 50000000, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -1,4 +1,5 @@
-/* Slots: the table of anchors, its growth, claims and releases, and the seqlock under a racing reader. */
+/* Slots: the table of anchors, its growth, claims and releases, and the seqlock under a racing
+ * reader. */
 #include "tests/unit/support/detach.h"
 #include "tests/unit/support/test_support.h"
 
@@ -200,8 +201,8 @@ static void test_slot_detaches_once(void **state) {
     pom_slots_fini(&slots);
 }
 
-/* A queue of a thousand that moves on, as asyncio tasks do: whole and in order at each step, in bounded memory, with the places
- * that are looked at bounded too. */
+/* A queue of a thousand that moves on, as asyncio tasks do: whole and in order at each step, in
+ * bounded memory, with the places that are looked at bounded too. */
 static void test_slot_closes_gaps(void **state) {
     enum { TASKS = 1000 };
     pom_slots_t slots;
@@ -450,7 +451,7 @@ static void test_slots_survive_failing_allocations(void **state) {
     assert_int_equal(pom_torture(live_a_life, NULL), 2 * 4 + 1);
 }
 
-/* ---- threads ---------------------------------------------------------------------------------- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 #define ROUNDS 100000
 

@@ -48,8 +48,8 @@ int pom_test_teardown(void **state);
 void pom_test_assert_no_leak(const char *file, int line);
 int64_t pom_test_torture(pom_torture_fn function, void *arg, const char *file, int line);
 
-/* The end of a forked child, status 0 or 1. A child leaves what was its parent's as it is, by design, so under valgrind nobody looks
- * for leaks here; an error of another kind is status 1. */
+/* The end of a forked child, status 0 or 1. A child leaves what was its parent's as it is, by
+ * design, so under valgrind nobody looks for leaks here; an error of another kind is status 1. */
 _Noreturn void pom_test_child_ends(bool good);
 
 /* In a forked child, where cmocka's asserts are of no use: ends it with status 1 and says why. */
