@@ -5,11 +5,10 @@
  * of its own, and the request's own one waits on something of asyncio's until that has answered.
  * What waits then is the endpoint.
  *
- *     pom_children_learn();                                [app] as a request begins
- *     pom_children_begin();                                [sampler] a tick's looks begin
- *     if (pom_children_joins(code, awaited)) ...           a request waits for tasks
+ *     pom_children_begin();                     a tick's looks begin
+ *     if (pom_tasks_join(code, awaited))        a request waits for tasks
  *         while ((frame = pom_children_next(action, own, &next)) != 0) ...
- *         pom_children_search(view);                    finds more
+ *         pom_children_search(view);            finds more
  */
 #ifndef POM_EXT_CHILDREN_H
 #define POM_EXT_CHILDREN_H
@@ -21,16 +20,8 @@
 #include "actions/action.h"
 #include "sampler/slot.h"
 
-/* Finds out, from the asyncio task that runs, where such tasks lie. Cheap once that is known. No
- * exception is pending, nor is one afterwards. [app] with the GIL */
-void pom_children_learn(void);
-
 /* What was found is out of date. [sampler] */
 void pom_children_begin(void);
-
-/* A coroutine that is suspended in this code, or on what lies in this place (0 = nowhere), waits
- * for other tasks: in a lock, a queue, a group of asyncio, or on a task itself. [sampler] */
-bool pom_children_joins(uintptr_t code, uintptr_t awaited);
 
 /* The coroutine's frame of a task that is known to be the action's, which is attached, and is still
  * the same; not the one at `own`, the request's own. *next is 0 at first. 0: no more. Whether it is

@@ -20,8 +20,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "bindings/ext/children.h"
 #include "bindings/ext/memory.h"
+#include "bindings/ext/tasks.h"
 
 #define LEVEL_BITS 5
 #define LEVELS_MAX 7 // of 32 bits
@@ -102,7 +102,7 @@ void pom_context_enter(PyObject *owner) {
         return;
     }
     Py_DECREF(token);
-    pom_children_learn();
+    pom_tasks_learn();
     atomic_store_explicit(&used, true, memory_order_relaxed);
 }
 

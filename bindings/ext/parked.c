@@ -30,6 +30,7 @@
 #include "bindings/ext/helpers.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/replay.h"
+#include "bindings/ext/tasks.h"
 #include "middleware/request.h"
 
 #define AWAITS_MAX 64 // levels; a chain this deep is cut at the leaf
@@ -186,7 +187,7 @@ static int push_child(uintptr_t at, uintptr_t own, parked_frame_t *first, pom_st
     if (!push_awaits(&leaf, own, stack)) {
         return -1;
     }
-    return pom_children_joins(leaf.code, leaf.awaited) ? 2 : leaf.exchanged ? 1 : 0;
+    return pom_tasks_join(leaf.code, leaf.awaited) ? 2 : leaf.exchanged ? 1 : 0;
 }
 
 /* The frames above this depth in the place of those between. */
@@ -221,7 +222,7 @@ static void walk_child(const pom_slot_view_t *view, const pom_anchor_t *anchor, 
                        const parked_frame_t *leaf, pom_stack_t *stack) {
     const pom_action_t *action = anchor->action; // attached, as in helpers.c
     if (action->kind != &pom_asgi_kind || leaf->exchanged ||
-        !pom_children_joins(leaf->code, leaf->awaited) || take_child(anchor, 0, helped, stack)) {
+        !pom_tasks_join(leaf->code, leaf->awaited) || take_child(anchor, 0, helped, stack)) {
         return;
     }
     pom_children_search(view);
