@@ -20,7 +20,8 @@ class NoReader(Exception):
 def open_reader(stream, name, needle=None):
     """The reader that fits what the file begins with; `needle` is of use to the one for lines. NoReader."""
     peek = getattr(stream, "peek", None)
-    if peek is not None and peek(len(MAGIC))[:len(MAGIC)] == MAGIC:
+    head = b"" if peek is None else peek(len(MAGIC))[:len(MAGIC)]
+    if head and MAGIC.startswith(head):  # of a pipe there may be a part of it yet; no line begins so
         return Reader(stream, name)
     return LineReader(stream, name, needle=needle)
 

@@ -127,6 +127,21 @@ def test_report_passes_over_damaged_batches_and_says_so(both, tmp_path):
     assert done.returncode == 1 and b"has no record yet" in done.stderr
 
 
+def test_a_pipe_may_give_the_first_bytes_one_by_one(monkeypatch):
+    class Pipe(io.RawIOBase):
+        data = (WIRE / "batch.msgpack").read_bytes()
+
+        def readable(self):
+            return True
+
+        def readinto(self, room):
+            room[:1], self.data = self.data[:1], self.data[1:]
+            return 1
+
+    monkeypatch.setattr(_wire, "_decoder", lambda: None)
+    assert isinstance(_wire.open_reader(io.BufferedReader(Pipe()), "standard input"), _wire.Reader)
+
+
 @pytest.mark.parametrize("kept", [1, 6, 8, 9, 11, 12, 13, 40])
 def test_a_batch_that_the_end_of_the_file_cuts_is_torn(kept):
     """Inside the twelve bytes that tell its length, too."""
