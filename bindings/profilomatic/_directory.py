@@ -27,6 +27,8 @@ class DirectoryDestination:
             raise ValueError("format=%r: must be one of %s" % (format, names))
         if clock not in ("wall", "cpu"):
             raise ValueError("clock=%r: must be 'wall' or 'cpu'" % (clock,))
+        if not os.fsdecode(directory):
+            raise ValueError("directory=%r: must name a folder; '.' is the current one" % (directory,))
         # Absolute, so that a later chdir changes nothing; made now, so that a wrong place fails here and not at delivery.
         self.directory = os.path.abspath(os.fsdecode(directory))
         self.format = format

@@ -89,6 +89,8 @@ def test_profiles_of_a_running_program_arrive(tmp_path):
 def test_wrong_use_fails_at_once(tmp_path):
     with pytest.raises(ValueError, match="speedscope"):
         DirectoryDestination(tmp_path, format="svg")
+    with pytest.raises(ValueError, match="'.' is the current one"):
+        DirectoryDestination("")  # of a setting that is empty
     with pytest.raises(ValueError, match="cpu"):
         DirectoryDestination(tmp_path, clock="sun")
     (tmp_path / "file").write_text("")
