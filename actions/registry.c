@@ -508,6 +508,20 @@ static void charge_unmet(pom_action_t *a, const pom_sample_t *sample, pom_weight
     }
 }
 
+/* CPU time of a thread that works for it. What is more than passed since the last such sample, or
+ * since its start, was for others. */
+static int64_t add_helped(pom_action_t *a, const pom_sample_t *sample) {
+    int64_t since_ns = a->helped_at_ns > 0 ? a->helped_at_ns : a->start_ns;
+    int64_t most_ns = sample->at_ns - since_ns;
+    int64_t helped_ns = sample->helped_cpu_ns < most_ns ? sample->helped_cpu_ns : most_ns;
+    if (helped_ns <= 0) {
+        return 0;
+    }
+    a->helped_cpu_ns += helped_ns;
+    a->helped_at_ns = sample->at_ns;
+    return helped_ns;
+}
+
 /* What a sample of an action stands for, and with it when the next one's begins. */
 static pom_weight_t weigh(const pom_registry_t *r, const pom_anchor_t *anchor,
                           const pom_sample_t *sample) {
@@ -537,11 +551,7 @@ static pom_weight_t weigh(const pom_registry_t *r, const pom_anchor_t *anchor,
         weight.cpu_ns = a->pending_cpu_ns;
         a->pending_cpu_ns = 0;
     }
-    // What is more than the time of this sample is of before.
-    int64_t helped_ns =
-        sample->helped_cpu_ns < weight.wall_ns ? sample->helped_cpu_ns : weight.wall_ns;
-    weight.cpu_ns += helped_ns;
-    a->helped_cpu_ns += helped_ns;
+    weight.cpu_ns += add_helped(a, sample);
     a->last_sample_ns = sample->at_ns;
     // A clock that could not be read says 0: the next delta must not count from there.
     a->last_cpu_ns = sample->cpu_ns > base_cpu_ns ? sample->cpu_ns : base_cpu_ns;

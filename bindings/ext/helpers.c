@@ -23,8 +23,8 @@
  * looked at.
  *
  * Nobody has read the thread's CPU clock when it took the work up. So a look that meets it on a CPU
- * has all that it used since it was last met so, up to the time that the look stands for: the end
- * of one request's work goes to the next one's.
+ * has all that it used since it was last met so, up to the time since the last such look at the
+ * action, or since its start: the end of one request's work may go to the next one's.
  *
  * Runs on the sampler thread, but for the check at start.
  */
@@ -54,7 +54,7 @@
  * which are asked changes from tick to tick. */
 #define LOOKUPS_MAX 32
 
-#define CLOCKS_SEEN 128
+#define CLOCKS_SEEN 256
 
 /* Threads that the check at start goes through: the main one is the last. */
 #define LIST_MAX 65536
@@ -197,12 +197,14 @@ static bool works_for(helper_t *helper, const pom_action_t *action) {
 /* The thread has a CPU, or had to leave it to us, as of one with a slot (sampler.c): its clock has
  * gone on during the look, or it wants the CPU that is ours. The latter is asked for when it has
  * used a fiftieth of the time since its last look: one that waits for the interpreter's lock wakes
- * up, too. Returns what it used since it was last met so, else 0. */
+ * up, too. Returns what it used since it was last met so, or first met; else 0. */
 static int64_t used_cpu(int32_t tid, int64_t before_ns) {
     clock_seen_t *seen = &clocks_seen[(uint32_t)tid % CLOCKS_SEEN];
     int64_t now_ns = pom_now_ns(), after_ns = 0;
     if (seen->tid != tid || seen->met_ns > before_ns) { // or it has ended, and its id come again
-        *seen = (clock_seen_t){.tid = tid, .at_ns = now_ns};
+        // For whom it has used what it did before, nobody knows.
+        *seen =
+            (clock_seen_t){.tid = tid, .at_ns = now_ns, .met_ns = before_ns, .asked_ns = before_ns};
     }
     bool runs = pom_tid_cpu_ns(tid, &after_ns) && after_ns > before_ns;
     if (!runs && (before_ns - seen->asked_ns) * 50 > now_ns - seen->at_ns) {
