@@ -100,6 +100,9 @@ class TextReport(Pieces):
         if not lines:
             self.out.line(clip("  no sample: " + _why_no_sample(model), self.out.columns))
             return
+        if by_cpu and model.sampled.cpu <= 0:
+            self.out.line("  no sample met a line on a CPU; without --sort cpu: where they waited")
+            return
         hint = "  share" + " " * (_BAR + 2) + "    wall" + ("     CPU" if has_cpu else "") + "  where"
         self.out.line(
             self.out.paint(pad(hint, min(67, self.out.columns - 16)) + "█ runs  ░ waits" if has_cpu else hint, "dim")
@@ -258,7 +261,8 @@ class TextReport(Pieces):
         answers = []
         for place, line in model.hottest_lines()[:1]:
             share = (line.cpu if by_cpu else line.wall) / ((model.sampled.cpu if by_cpu else model.sampled.wall) or 1e-9)
-            answers.append((f"{percent(share)} of the {'CPU' if by_cpu else 'time'}", place))
+            if share > 0:
+                answers.append((f"{percent(share)} of the {'CPU' if by_cpu else 'time'}", place))
         for cause in _report_causes.find(list(model.groups.values()))[:1]:
             answers.append((f"slow {clip(clean(cause.group.name), 24)}", cause.place))
         slowest = "most CPU" if by_cpu else "the slowest action"

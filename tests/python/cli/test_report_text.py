@@ -126,6 +126,12 @@ def test_a_long_route_makes_no_line_wider_than_the_terminal(tmp_path, monkeypatc
     assert [line for line in out.getvalue().splitlines() if len(line) > columns] == []
 
 
+def test_of_actions_that_only_waited_no_line_has_the_cpu(tmp_path, show):
+    record = build.Script().run(build.SERVER + build.HOME, 0.1, cpu=0).record()
+    status, text, _ = show(build.write(tmp_path / "waits.jsonl", [record]), "--sort", "cpu")
+    assert status == 0 and "no sample met a line on a CPU" in text and "of the CPU" not in text and "most CPU " in text
+
+
 def test_the_last_lines_say_the_answer_once_more(day, sources, show):
     *_, title, hottest, slow, command = show(day, "--source-root", sources)[1].splitlines()
     assert title == "IN SHORT"
