@@ -70,7 +70,8 @@ struct pom_action_s {
     int64_t told_ns, told_cpu_ns; /* of the time attached, what lies before the last sample */
     /* of cpu_ns, what other actions of the thread used while this one waited */
     int64_t foreign_cpu_ns;
-    /* what other threads used for it while it waited, by samples, and when the last of these was */
+    /* what other threads used for it while it waited, by samples; and when the last of these was,
+     * or one that says that there is no such thread */
     int64_t helped_cpu_ns, helped_at_ns;
     int32_t unkept_events;  /* messages that there was no memory for */
     int64_t pending_cpu_ns; /* CPU time seen while not running: goes to the next stack that runs */

@@ -508,17 +508,19 @@ static void charge_unmet(pom_action_t *a, const pom_sample_t *sample, pom_weight
     }
 }
 
-/* CPU time of a thread that works for it. What is more than passed since the last such sample, or
- * since its start, was for others. */
+/* CPU time of a thread that works for it. What is more than passed since a look met such a thread
+ * with a CPU, or none that works for it, was for others. */
 static int64_t add_helped(pom_action_t *a, const pom_sample_t *sample) {
     int64_t since_ns = a->helped_at_ns > 0 ? a->helped_at_ns : a->start_ns;
     int64_t most_ns = sample->at_ns - since_ns;
     int64_t helped_ns = sample->helped_cpu_ns < most_ns ? sample->helped_cpu_ns : most_ns;
+    if (sample->helped_cpu_ns != 0) {
+        a->helped_at_ns = sample->at_ns;
+    }
     if (helped_ns <= 0) {
         return 0;
     }
     a->helped_cpu_ns += helped_ns;
-    a->helped_at_ns = sample->at_ns;
     return helped_ns;
 }
 

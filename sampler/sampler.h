@@ -27,7 +27,8 @@ typedef struct pom_sample_s {
     int64_t cpu_ns; /* the thread's CPU clock then; 0 when it could not be read */
     bool running;   /* it was on a CPU, or had to leave it to us: CPU time belongs to this stack */
     bool parked;    /* its thread was doing something else: the stack is what it waits in */
-    /* parked: CPU time, for this stack, of a thread that works for the action */
+    /* parked: CPU time, for this stack, of a thread that works for the action;
+     * POM_WALK_UNHELPED: there is none */
     int64_t helped_cpu_ns;
     /* the look before at this thread, 0 = none: only the time from then on was surely this
      * stack's */

@@ -17,6 +17,9 @@
  * 000. */
 #define POM_WALK_TRIES 8
 
+/* No other thread works for an action that waits. */
+#define POM_WALK_UNHELPED (-1)
+
 typedef struct pom_walker_s pom_walker_t;
 
 struct pom_walker_s {
@@ -34,7 +37,8 @@ struct pom_walker_s {
     /* The stack of an action of the view that does not run, because its coroutine or greenlet
      * waits. POM_ENOTFOUND when it runs after all, or cannot be found. *helped_ns (0 before): the
      * stack is also that of a thread that works for it and has a CPU, and this is what that one
-     * used since it was last met so. Likewise [sampler]; NULL: this walker cannot. */
+     * used since it was last met so; POM_WALK_UNHELPED: there is no such thread. Likewise
+     * [sampler]; NULL: this walker cannot. */
     pom_status_t (*parked)(pom_walker_t *self, const pom_slot_view_t *view, uint32_t anchor,
                            pom_stack_t *stack, int64_t *helped_ns);
     /* Both NULL: the walk needs no lock. Else the walk comes between them, and the look-up of the

@@ -23,8 +23,8 @@
  * looked at.
  *
  * Nobody has read the thread's CPU clock when it took the work up. So a look that meets it on a CPU
- * has all that it used since it was last met so, up to the time since the last such look at the
- * action, or since its start: the end of one request's work may go to the next one's.
+ * has all that it used since it was last met so, up to the time since a look at the action met such
+ * a thread, or none at all: the end of one request's work may go to the next one's.
  *
  * Runs on the sampler thread, but for the check at start.
  */
@@ -45,6 +45,7 @@
 #include "bindings/ext/walker.h"
 #include "middleware/request.h"
 #include "sampler/thread_files.h"
+#include "sampler/walker.h"
 
 /* The newest of more are seen. anyio's pool has 40 threads and that of asyncio 32 at most. */
 #define THREADS_MAX 128
@@ -54,7 +55,8 @@
  * which are asked changes from tick to tick. */
 #define LOOKUPS_MAX 32
 
-#define CLOCKS_SEEN 256
+/* By the thread's id: of ten that compute, two meet at one place once in a hundred times. */
+#define CLOCKS_SEEN 4096
 
 /* Threads that the check at start goes through: the main one is the last. */
 #define LIST_MAX 65536
@@ -86,8 +88,8 @@ static size_t state_count;
 static helper_t helpers[THREADS_MAX]; // those in a context
 static size_t helper_count;
 static int lookups;
-static uint32_t turn;                         // who is asked first
-static clock_seen_t clocks_seen[CLOCKS_SEEN]; // by the thread's id; two may take turns at a place
+static uint32_t turn; // who is asked first
+static clock_seen_t clocks_seen[CLOCKS_SEEN];
 
 /* ---- the list of threads --------------------------------------------------------------------- */
 
@@ -231,11 +233,10 @@ static bool read_stack(const helper_t *helper, pom_stack_t *stack, int64_t *help
     if (pom_copied_stack(&helper->thread, starter, stack) == 0) {
         return false;
     }
-    int64_t used_ns = clock ? used_cpu(tid, cpu_ns) : 0;
     if (pom_context_owner(helper->thread.context) != helper->owner) {
         return false;
     }
-    *helped_ns = used_ns;
+    *helped_ns = clock ? used_cpu(tid, cpu_ns) : 0;
     return true;
 }
 
@@ -250,12 +251,18 @@ int32_t pom_helpers_stack(const pom_anchor_t *anchor, pom_stack_t *stack, int64_
         listed = true;
     }
     turn++;
+    bool all = true; // asked, and none of them is its own
     for (size_t i = 0; i < helper_count; i++) {
         helper_t *helper = &helpers[(turn + i) % helper_count];
-        if (works_for(helper, action) && read_stack(helper, stack, helped_ns)) {
-            return stack->depth;
+        if (works_for(helper, action)) {
+            if (read_stack(helper, stack, helped_ns)) {
+                return stack->depth;
+            }
+            all = false;
         }
+        all = all && helper->asked;
     }
+    *helped_ns = all ? POM_WALK_UNHELPED : 0;
     stack->depth = 0;
     stack->truncated = false;
     return 0;

@@ -19,7 +19,8 @@ void pom_helpers_begin(pom_walker_t *self, const pom_slots_t *slots);
 /* Puts the frames of a thread that works for the anchor's action into the empty stack, leaf first,
  * and returns how many; 0: none works for it, or it is no request of ASGI. Of several each gets its
  * turn. *helped_ns: when that thread has a CPU, the CPU time that it used since it was last met
- * with one. The first call of a tick that is about a request lists the threads. [sampler] */
+ * with one; POM_WALK_UNHELPED: for sure there is none. The first call of a tick that is about a
+ * request lists the threads. [sampler] */
 int32_t pom_helpers_stack(const pom_anchor_t *anchor, pom_stack_t *stack, int64_t *helped_ns);
 
 /* Looks whether this interpreter's threads and contexts lie where they should; else they are not

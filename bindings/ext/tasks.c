@@ -156,9 +156,12 @@ static bool learn_task(PyObject *task, PyObject *coroutine) {
 }
 
 void pom_tasks_learn(void) {
-    if (atomic_load_explicit(&known, memory_order_relaxed) || tries >= TRIES_MAX) {
+    // A collection within may let another thread come here.
+    static bool learning;
+    if (atomic_load_explicit(&known, memory_order_relaxed) || learning || tries >= TRIES_MAX) {
         return;
     }
+    learning = true;
     tries++;
     PyObject *type = attribute("_asyncio", "Task");
     PyObject *current = attribute("asyncio.tasks", "current_task");
@@ -170,6 +173,7 @@ void pom_tasks_learn(void) {
         learn_codes();
         atomic_store_explicit(&known, true, memory_order_release);
     }
+    learning = false;
     PyErr_Clear(); // no loop runs, or one of another kind
     Py_XDECREF(coroutine);
     Py_XDECREF(task);

@@ -4,6 +4,7 @@ Only the native engine looks into such threads. The applications work until enou
 """
 
 import asyncio
+import concurrent.futures
 import contextvars
 import platform
 import sys
@@ -235,6 +236,38 @@ def test_a_thread_that_waits_has_no_cpu_time_in_the_record(profiles):
     record = profiles.one()
     slept, = {node["time"] for node in walk(record) if name_of(node) == "sleep_on_this_line"}
     assert cpu_of(record, "sleep_on_this_line") < 0.2 * slept
+
+
+def test_what_a_thread_computed_for_nobody_is_not_the_next_requests(profiles):
+    """The pool has one thread, which is known from a request before, and computes for a second while the next one waits."""
+    used = []
+
+    def compute(seconds):
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
+            burn(1000)
+
+    def work():
+        before = time.thread_time()
+        work_on_this_line()
+        used.append(time.thread_time() - before)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(1))
+        await handle(wrap(by_to_thread(work)))
+        nobodys = loop.run_in_executor(None, compute, 1)
+
+        async def wait_and_work():
+            while not nobodys.done():
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(work)
+
+        await handle(wrap(bare_app(wait_and_work)))
+
+    asyncio.run(main())
+    _, second = profiles.flushed(2)
+    assert second["cpu_time"] < used[1] + 0.6, (second["cpu_time"], used)
 
 
 # Whose thread it is.

@@ -526,13 +526,19 @@ static void test_registry_adds_what_a_thread_uses_for_a_waiting_action(void **st
     assert_true(rig_sample_path(&rig, &anchor, &s, PATH(30)));
     s = (pom_sample_t){.at_ns = 5000, .cpu_ns = 300, .parked = true, .helped_cpu_ns = 2500};
     assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
+    // What comes after a look that found no thread is its own from there on.
+    s = (pom_sample_t){
+        .at_ns = 7000, .cpu_ns = 300, .parked = true, .helped_cpu_ns = POM_WALK_UNHELPED};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(30)));
+    s = (pom_sample_t){.at_ns = 7100, .cpu_ns = 300, .parked = true, .helped_cpu_ns = 9000};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
     a->cpu_ns = 350; // 50 of its own, at its end
-    rig_end(&rig, a, 6000);
+    rig_end(&rig, a, 8000);
     const pom_profile_t *p = only_profile(&rig);
-    assert_int_equal(child(&p->tree.root, 0)->self_cpu_ns, 1000 + 2500);
+    assert_int_equal(child(&p->tree.root, 0)->self_cpu_ns, 1000 + 2500 + 100);
     assert_int_equal(child(&p->tree.root, 1)->self_cpu_ns, 0);
     assert_int_equal(p->tree.root.self_cpu_ns, 50);
-    assert_int_equal(p->cpu_ns, 3500 + 50);
+    assert_int_equal(p->cpu_ns, 3600 + 50);
     rig_fini(&rig);
 }
 
