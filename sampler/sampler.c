@@ -309,13 +309,10 @@ static bool stands_still(const pom_slot_t *slot, const pom_slot_view_t *view, in
            cpu_ns == slot->look_cpu_ns && cpu_ns != 0;
 }
 
-/* Enough CPU, since it was last seen on one or asked for, to ask whether it waits for one. What is
- * less is carried until it is more: a thread that waits for the interpreter's lock wakes up each 5
- * ms to ask for it. Of 64 such threads each was asked for in each tick, for the CPU time of its
- * last turn: 40 % of this thread's own. */
+/* Since it was last seen on a CPU or asked for: see POM_THREAD_ASK_SHARE. */
 static bool used_cpu(const pom_slot_t *slot, const pom_sample_t *sample) {
     int64_t wall_ns = sample->since_ns > 0 ? sample->at_ns - sample->since_ns : 0;
-    return (sample->cpu_ns - slot->asked_cpu_ns) * 50 > wall_ns;
+    return (sample->cpu_ns - slot->asked_cpu_ns) * POM_THREAD_ASK_SHARE > wall_ns;
 }
 
 /* The CPU that the slot's thread ran on last, -1 = unknown. One load, where /proc takes two system

@@ -17,6 +17,7 @@
 
 #include "bindings/ext/children.h"
 
+#include "base/hash.h"
 #include "bindings/ext/context.h"
 #include "bindings/ext/memory.h"
 #include "bindings/ext/replay.h"
@@ -64,7 +65,7 @@ void pom_children_begin(void) {
 }
 
 static family_t *family_of(uintptr_t owner) {
-    return &families[(owner * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - FAMILY_BITS)];
+    return &families[pom_hash_place(owner, FAMILY_BITS)];
 }
 
 /* Among those of its owner, as the newest. */
@@ -83,7 +84,7 @@ static void keep(const pom_task_t *task, uintptr_t owner) {
 }
 
 static asked_t *asked_place(const pom_task_t *task) {
-    return &asked_before[(task->object * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - ASKED_BITS)];
+    return &asked_before[pom_hash_place(task->object, ASKED_BITS)];
 }
 
 static bool was_asked(const pom_task_t *task) {

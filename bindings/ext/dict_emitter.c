@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "profiles/formats/record.h"
 
 #define OPEN_MAX POM_RECORD_DEPTH_JSON
@@ -109,7 +110,7 @@ static size_t place_of(const char *text, size_t size) {
     uint64_t head = 0;
     memcpy(&head, text, size < 8 ? size : 8);
     head ^= (uint64_t)(unsigned char)text[size - 1] << 32 ^ (uint64_t)size << 40;
-    return (size_t)(head * UINT64_C(0x9e3779b97f4a7c15) >> 56);
+    return pom_hash_place(head, 8);
 }
 
 /* A new reference. */

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "bindings/ext/memory.h"
 
 #define PLACES_BITS 10
@@ -23,7 +24,7 @@ _Static_assert(2 * POM_HEAP_FRAMES_MAX <= POM_MEMORY_PARTS_MAX, "all in one copy
 static struct { _Atomic(uintptr_t) frame, caller; } places[1 << PLACES_BITS];
 
 static size_t place_of(uintptr_t frame) {
-    return (size_t)((frame * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - PLACES_BITS));
+    return pom_hash_place(frame, PLACES_BITS);
 }
 
 static void remember(uintptr_t frame, uintptr_t caller) {

@@ -197,9 +197,8 @@ static bool works_for(helper_t *helper, const pom_action_t *action) {
 }
 
 /* The thread has a CPU, or had to leave it to us, as of one with a slot (sampler.c): its clock has
- * gone on during the look, or it wants the CPU that is ours. The latter is asked for when it has
- * used a fiftieth of the time since its last look: one that waits for the interpreter's lock wakes
- * up, too. Returns what it used since it was last met so, or first met; else 0. */
+ * gone on during the look, or it wants the CPU that is ours. Returns what it used since it was last
+ * met so, or first met; else 0. */
 static int64_t used_cpu(int32_t tid, int64_t before_ns) {
     clock_seen_t *seen = &clocks_seen[(uint32_t)tid % CLOCKS_SEEN];
     int64_t now_ns = pom_now_ns(), after_ns = 0;
@@ -209,7 +208,7 @@ static int64_t used_cpu(int32_t tid, int64_t before_ns) {
             (clock_seen_t){.tid = tid, .at_ns = now_ns, .met_ns = before_ns, .asked_ns = before_ns};
     }
     bool runs = pom_tid_cpu_ns(tid, &after_ns) && after_ns > before_ns;
-    if (!runs && (before_ns - seen->asked_ns) * 50 > now_ns - seen->at_ns) {
+    if (!runs && (before_ns - seen->asked_ns) * POM_THREAD_ASK_SHARE > now_ns - seen->at_ns) {
         pom_thread_files_t files = POM_THREAD_FILES_NONE;
         runs = pom_thread_wants_cpu(&files, tid, sched_getcpu());
         pom_thread_files_close(&files);

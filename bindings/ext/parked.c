@@ -197,22 +197,32 @@ static void take_place(pom_stack_t *stack, int32_t from, int32_t above) {
     stack->depth = from + depth;
 }
 
-/* Takes the place of the request's own chain if one of its tasks that are known waits, and ranks so
- * high at most (see push_child). */
+/* Takes the place of the request's own chain if one of its tasks that are known waits: the one that
+ * ranks lowest, and so high at most (see push_child). */
 static bool take_child(const pom_anchor_t *anchor, int most, int32_t helped, pom_stack_t *stack) {
+    uintptr_t own = anchor->at.frame, at = 0, best = 0;
     int32_t own_depth = stack->depth;
     size_t next = 0;
-    uintptr_t at;
     parked_frame_t first;
-    while ((at = pom_children_next(anchor->action, anchor->at.frame, &next)) != 0) {
-        int rank = push_child(at, anchor->at.frame, &first, stack);
+    while (most >= 0 && (at = pom_children_next(anchor->action, own, &next)) != 0) {
+        stack->depth = own_depth;
+        int rank = push_child(at, own, &first, stack);
         if (rank >= 0 && rank <= most && stands(&first)) {
-            take_place(stack, helped, own_depth);
-            return true;
+            best = at;
+            most = rank - 1;
         }
+    }
+    bool taken = best != 0 && at == best; // it stands in the stack
+    if (best != 0 && !taken) {
+        stack->depth = own_depth;
+        taken = push_child(best, own, &first, stack) >= 0 && stands(&first);
+    }
+    if (taken) {
+        take_place(stack, helped, own_depth);
+    } else {
         stack->depth = own_depth;
     }
-    return false;
+    return taken;
 }
 
 /* A request that waits for tasks which it has started waits where one of these does: that one's
@@ -226,8 +236,7 @@ static void walk_child(const pom_slot_view_t *view, const pom_anchor_t *anchor, 
         return;
     }
     pom_children_search(view);
-    for (int most = 0; most <= 2 && !take_child(anchor, most, helped, stack); most++) {
-    }
+    (void)take_child(anchor, 2, helped, stack);
 }
 
 /* The action's greenlet is switched out: its stack from the anchor on, or from a caller that stands

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "base/hash.h"
 #include "bindings/ext/memory.h"
 
 #define LISTS_BITS 7
@@ -29,7 +30,7 @@ static struct {
 } replay;
 
 void pom_replay_begin(uintptr_t key) {
-    list_t *list = &lists[(key * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - LISTS_BITS)];
+    list_t *list = &lists[pom_hash_place(key, LISTS_BITS)];
     if (list->key != key) {
         list->key = key;
         list->count = 0;

@@ -371,6 +371,13 @@ def test_fork_with_busy_threads_and_queued_profiles_duplicates_nothing(python, t
     assert set(reports["parent"][0]) <= {"busy"}
 
 
+def types_of_records(script, path):
+    """Of the actions that a program, which is a file as multiprocessing wants it, has written to the path."""
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(profilomatic.__file__))}
+    subprocess.run([sys.executable, str(script)], env=environment, timeout=300, check=True)
+    return [json.loads(line)["action"]["type"] for line in path.read_text().splitlines()]
+
+
 @forks
 @pytest.mark.acceptance("PM30", "W24")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -402,10 +409,7 @@ def test_a_child_of_multiprocessing_delivers_at_its_end(tmp_path, method, parent
                 process.join()
                 assert process.exitcode == 0
     """)
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(profilomatic.__file__))}
-    subprocess.run([sys.executable, str(script)], env=environment, timeout=300, check=True)
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [record["action"]["type"] for record in records] == ["in child"] * 2
+    assert types_of_records(script, path) == ["in child"] * 2
 
 
 @forks
@@ -432,10 +436,7 @@ def test_a_child_of_multiprocessing_delivers_what_its_main_module_started(tmp_pa
                 process.join()
                 assert process.exitcode == 0
     """)
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(profilomatic.__file__))}
-    subprocess.run([sys.executable, str(script)], env=environment, timeout=300, check=True)
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [record["action"]["type"] for record in records] == ["in child"] * 2
+    assert types_of_records(script, path) == ["in child"] * 2
 
 
 @forks
