@@ -6,10 +6,8 @@
  * zone and the locale, which belong to the application, and take a lock inside libc that a thread
  * may hold across a fork. Any thread.
  */
-#define _GNU_SOURCE // RUSAGE_THREAD
 #include "base/clock.h"
 
-#include <sys/resource.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -32,12 +30,6 @@ int64_t pom_wall_ns(void) {
 
 int64_t pom_thread_cpu_ns(void) {
     return read_clock(CLOCK_THREAD_CPUTIME_ID);
-}
-
-int64_t pom_thread_switches(void) {
-    struct rusage use = {0};
-    (void)getrusage(RUSAGE_THREAD, &use); /* Cannot fail: of this thread, into valid memory. */
-    return (int64_t)use.ru_nvcsw + (int64_t)use.ru_nivcsw;
 }
 
 int64_t pom_process_cpu_ns(void) {

@@ -24,11 +24,6 @@ int64_t pom_wall_ns(void);
 /* CPU time of the calling thread; 0.2-0.4 us, a system call. [any] */
 int64_t pom_thread_cpu_ns(void);
 
-/* How often the calling thread has been switched out, of its own will or not: while this stands
- * still it runs. 0.2 us, a system call, which unlike that of its CPU clock does not make the kernel
- * see whether its slice is over. [any] */
-int64_t pom_thread_switches(void);
-
 /* CPU time of the process, all threads, those that ended included. [any] */
 int64_t pom_process_cpu_ns(void);
 

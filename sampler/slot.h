@@ -115,7 +115,7 @@ typedef struct pom_anchor_table_s {
 typedef struct pom_slot_cpu_s {
     int64_t known_ns, known_at_ns; /* the clock, and when it said so, monotonic */
     int64_t read_at_ns;            /* when the kernel was asked */
-    int64_t switches;              /* how often the thread had been switched out then */
+    int64_t switches;              /* pom_rseq_ran_on()'s */
 } pom_slot_cpu_t;
 
 typedef struct pom_slot_s {

@@ -16,6 +16,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/rseq.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/code_reader.h"
 #include "bindings/ext/core.h"
@@ -75,6 +76,7 @@ static pom_status_t attach(pom_slots_t *slots, pom_code_table_t *codes) {
     pom_status_t status = pom_code_deaths_watch(codes);
     if (status == POM_OK) {
         pom_memory_guard_install();
+        pom_rseq_init();
         pom_threads_use(slots);
     }
     return status;

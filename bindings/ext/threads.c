@@ -17,14 +17,14 @@
  */
 #include "bindings/ext/threads.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/rseq.h"
+#include "base/thread_pointer.h"
 #include "bindings/ext/core.h"
 
 #define MAIN_STACK_TOUCHED                                                                         \
@@ -91,20 +91,7 @@ static void thread_ends(void *unused) {
     (void)pthread_mutex_unlock(&ends_lock);
 }
 
-/* Where in a thread's own memory the kernel keeps the number of its CPU, from the thread pointer
- * on: struct rseq of rseq(2), which glibc registers from 2.35 on and tells of; its second word. 0 =
- * it does not. */
-static ptrdiff_t cpu_offset;
-
-static void find_cpu_offset(void) {
-    const ptrdiff_t *offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
-    const unsigned *size = dlsym(RTLD_DEFAULT, "__rseq_size"); // 0: not registered
-    bool known = POM_THREADS_HAVE_POINTER && offset != NULL && size != NULL && *size > 0;
-    cpu_offset = known ? *offset + (ptrdiff_t)sizeof(uint32_t) : 0;
-}
-
 int pom_threads_init(void) {
-    find_cpu_offset();
     has_ends_key = has_ends_key || pthread_key_create(&ends_key, thread_ends) == 0;
     guard_type = (PyTypeObject *)PyType_FromSpec(&guard_spec);
     guard_key = PyUnicode_InternFromString("profilomatic.thread");
@@ -204,13 +191,12 @@ static pom_slot_t *claim_now(PyThreadState *state) {
     if (mine.stack_high == 0) {
         find_stack();
     }
-    pom_thread_identity_t who = {
-        .tid = (int32_t)syscall(SYS_gettid),
-        .ident = PyThread_get_thread_ident(),
-        .state = (uintptr_t)state,
-        .stack_low = mine.stack_low,
-        .stack_high = mine.stack_high,
-        .cpu = cpu_offset == 0 ? 0 : pom_threads_this() + (uintptr_t)cpu_offset};
+    pom_thread_identity_t who = {.tid = (int32_t)syscall(SYS_gettid),
+                                 .ident = PyThread_get_thread_ident(),
+                                 .state = (uintptr_t)state,
+                                 .stack_low = mine.stack_low,
+                                 .stack_high = mine.stack_high,
+                                 .cpu = pom_rseq_cpu()};
     find_name(who.name, sizeof who.name, (unsigned long)who.ident);
     guard_t *guard = PyObject_New(guard_t, guard_type);
     if (guard == NULL) {
@@ -277,7 +263,7 @@ __attribute__((noinline)) static pom_slot_t *look_up(PyThreadState *state) {
                  mine.slot->serial == mine.serial;
     pom_slot_t *slot = known ? mine.slot : claim(state);
     if (slot != NULL) {
-        recent.thread = pom_threads_this();
+        recent.thread = pom_this_thread();
         recent.state = state;
         recent.slot = slot;
         recent.generation = mine.generation;
@@ -290,7 +276,7 @@ pom_slot_t *pom_threads_slot(void) {
     PyThreadState *state = PyThreadState_Get();
     // The serial tells a thread state from a later one at its address: the guard gave the slot up
     // in between.
-    if (recent.state == state && recent.thread == pom_threads_this() &&
+    if (recent.state == state && recent.thread == pom_this_thread() &&
         recent.generation == generation && recent.slot->serial == recent.serial) {
         return recent.slot;
     }

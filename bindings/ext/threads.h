@@ -8,28 +8,11 @@
 
 #include <Python.h>
 
-#include <pthread.h>
-
 #include "sampler/slot.h"
 
 /* This thread's slot, claimed now if need be: 3 ns when it is there. NULL without an exception: no
  * slot can be had, the action runs unsampled. */
 pom_slot_t *pom_threads_slot(void);
-
-#if defined(__has_builtin) && (defined(__x86_64__) || defined(__aarch64__))
-#define POM_THREADS_HAVE_POINTER __has_builtin(__builtin_thread_pointer)
-#else
-#define POM_THREADS_HAVE_POINTER 0
-#endif
-
-/* Which thread runs, in one instruction where the compiler can; never dereferenced. */
-static inline uintptr_t pom_threads_this(void) {
-#if POM_THREADS_HAVE_POINTER
-    return (uintptr_t)__builtin_thread_pointer();
-#else
-    return (uintptr_t)pthread_self();
-#endif
-}
 
 /* The calling thread never gets a slot: what it does is not recorded. */
 void pom_threads_silence(void);

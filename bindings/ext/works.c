@@ -12,7 +12,7 @@
  *
  * CPU time is taken at attach and detach, so that the record's is right even for a request that no
  * sample met. That is a system call (0.2-0.4 us, more than all the rest of an attach), so a reading
- * is good for CPU_GUESS_NS more, and of the clock itself until the thread is switched out (cpu_at).
+ * is good for CPU_GUESS_NS more, and until the thread is switched out (cpu_at).
  *
  * Over 400 lines: begin, end, message and the search of the current action are one protocol on one
  * set of frames.
@@ -24,6 +24,8 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/rseq.h"
+#include "base/thread_pointer.h"
 #include "bindings/engine/engine.h"
 #include "bindings/ext/anchors.h"
 #include "bindings/ext/asyncio.h"
@@ -283,21 +285,20 @@ static void detach_shed(pom_work_t *work) {
  * the kernel account for the thread, and take its CPU away if another waits and the slice is over,
  * which else comes with the next tick, up to 4 ms later. Behind a server of four threads, where one
  * has the interpreter's lock and the others want it, the readings added 7 % to a request's
- * switches. To count the switches asks for nothing of the kind, and costs less. */
+ * switches. To ask for its switches asks for nothing of the kind, and costs less. */
 static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
     pom_slot_cpu_t *cpu = &slot->cpu;
     int64_t since_ns = now_ns - cpu->known_at_ns;
     if (since_ns >= 0 && since_ns < CPU_GUESS_NS) {
         return cpu->known_ns + since_ns;
     }
-    int64_t switches =
-        pom_thread_switches(); // before the clock: one that comes between is seen next time
-    if (since_ns >= 0 && switches == cpu->switches && now_ns - cpu->read_at_ns < CPU_RUN_NS) {
+    // Before the clock: a switch that comes between is seen next time.
+    bool ran_on = pom_rseq_ran_on(&cpu->switches);
+    if (since_ns >= 0 && ran_on && now_ns - cpu->read_at_ns < CPU_RUN_NS) {
         cpu->known_ns += since_ns;
     } else {
         cpu->known_ns = pom_thread_cpu_ns();
         cpu->read_at_ns = now_ns;
-        cpu->switches = switches;
     }
     cpu->known_at_ns = now_ns;
     return cpu->known_ns;
@@ -322,7 +323,7 @@ static bool attach(pom_work_t *work, pom_slot_t *slot, pom_anchor_t *anchor, int
     }
     work->slot = slot;
     work->slot_serial = slot->serial;
-    work->attached_on = pom_threads_this();
+    work->attached_on = pom_this_thread();
     work->attached_at_ns = now_ns;
     work->attached_cpu_ns = anchor->since_cpu_ns;
     work->attached_as = slot->attaches;
@@ -448,7 +449,7 @@ int64_t pom_work_detach(pom_work_t *work) {
     int64_t now_ns = pom_now_ns();                  // after it: no sample is later
     // When other actions took turns with it on this thread, only samples tell whose time it was.
     if (work->attached_alone && slot->attaches == work->attached_as &&
-        work->attached_on == pom_threads_this()) {
+        work->attached_on == pom_this_thread()) {
         // Less than nothing where the attach guessed too high: the sum is what counts.
         work->action->cpu_ns += cpu_at(slot, now_ns) - work->attached_cpu_ns;
         work->action->attached_ns += now_ns - work->attached_at_ns;

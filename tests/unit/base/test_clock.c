@@ -62,14 +62,6 @@ static void test_clock_process_cpu_keeps_ended_threads(void **state) {
     assert_true(pom_process_cpu_ns() - before >= burnt);
 }
 
-static void test_clock_counts_the_switches_of_this_thread(void **state) {
-    int64_t before = pom_thread_switches();
-    const struct timespec moment = {.tv_nsec = 1}; // not for its time: to be switched out
-    assert_int_equal(nanosleep(&moment, NULL), 0);
-    int64_t after = pom_thread_switches();
-    assert_true(after > before);
-}
-
 static void test_clock_tid_reads_the_clock_of_that_thread(void **state) {
     int64_t before = pom_thread_cpu_ns();
     int64_t by_tid = 0;
@@ -134,7 +126,6 @@ int main(void) {
         POM_TEST(test_clock_wall_is_that_of_time),
         POM_TEST(test_clock_cpu_counts_work),
         POM_TEST(test_clock_process_cpu_keeps_ended_threads),
-        POM_TEST(test_clock_counts_the_switches_of_this_thread),
         POM_TEST(test_clock_tid_reads_the_clock_of_that_thread),
         POM_TEST(test_clock_tid_of_no_thread_is_refused),
         POM_TEST(test_clock_moment_has_microseconds_and_z),
