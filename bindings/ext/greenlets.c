@@ -16,8 +16,8 @@
  * entry from C lies on the greenlet's C stack, which was copied away); frames in a further chunk,
  * which some 100 calls deep begins. A stack that lacks its leaf says where the leaf was called.
  *
- * Runs on the sampler thread. The rest of the chunk is copied at one moment, and the leaf looked at
- * again at the end.
+ * Runs on the sampler thread. The rest of the chunk is copied at once, and what of it is alive
+ * looked at again at the end.
  */
 #include "bindings/ext/layout.h"
 
@@ -193,13 +193,23 @@ static bool sizes_hold(size_t count) {
     return true;
 }
 
-/* The leaf has not moved since, and its greenlet is still switched out. */
-static bool stands(const pom_slot_view_t *view, const unsigned char *leaf) {
-    unsigned char now[POM_FRAME_FRONT];
-    return pom_memory_read(address_of(leaf), now, sizeof now) == POM_OK &&
-           word(now + POM_FRAME_CODE) == word(leaf + POM_FRAME_CODE) &&
-           word(now + POM_FRAME_IP) == word(leaf + POM_FRAME_IP) &&
-           object_of(now) == object_of(leaf) &&
+static bool same_word(const unsigned char *now, const unsigned char *then, size_t at) {
+    return word(now + at) == word(then + at);
+}
+
+/* None of them has moved since, and their greenlet is still switched out. A copy of two pages can
+ * have the lower frames of one wait and the upper ones of the next. */
+static bool stand(const pom_slot_view_t *view, size_t alive) {
+    static _Alignas(8) unsigned char again[PAGES_MAX * PAGE];
+    const unsigned char *leaf = window.frames[alive - 1];
+    size_t size = (size_t)(leaf - window.bytes) + POM_FRAME_FRONT;
+    bool same = pom_memory_read(window.first, again, size) == POM_OK;
+    for (size_t i = 0; i < alive && same; i++) {
+        const unsigned char *then = window.frames[i], *now = again + (then - window.bytes);
+        same = same_word(now, then, POM_FRAME_CODE) && same_word(now, then, POM_FRAME_IP) &&
+               same_word(now, then, POM_FRAME_PREVIOUS);
+    }
+    return same && object_of(again + (leaf - window.bytes)) == object_of(leaf) &&
            !pom_greenlet_runs(view->slot->who.state, address_of(leaf));
 }
 
@@ -261,7 +271,7 @@ pom_status_t pom_greenlet_stack(const pom_slot_view_t *view, const pom_frame_id_
             return POM_ENOTFOUND;
         }
     }
-    if (!stands(view, window.frames[alive - 1])) {
+    if (!stand(view, alive)) {
         stack->depth = 0;
         return POM_ENOTFOUND;
     }
