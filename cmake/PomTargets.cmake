@@ -120,8 +120,9 @@ function(pom_python_module)
     target_include_directories(_core SYSTEM PRIVATE "${dir}/internal")
   endforeach()
   target_link_libraries(_core PRIVATE pom_flags ${arg_USES})
-  # -z now: a symbol we forgot to link fails at import, not in the middle of a request.
-  target_link_options(_core PRIVATE -Wl,--exclude-libs,ALL -Wl,--as-needed -Wl,-z,relro,-z,now)
+  # -z now: a symbol we forgot to link fails at import, not in the middle of a request. -z nodelete:
+  # the kernel and libc keep addresses of ours (base/rseq.c, pthread_atfork, keys of threads).
+  target_link_options(_core PRIVATE -Wl,--exclude-libs,ALL -Wl,--as-needed -Wl,-z,relro,-z,now,-z,nodelete)
   if(NOT SKBUILD)
     set_target_properties(_core PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${stage}")
   endif()

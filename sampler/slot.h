@@ -23,6 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/rseq.h"
 #include "base/status.h"
 #include "sampler/thread_files.h"
 
@@ -115,7 +116,7 @@ typedef struct pom_anchor_table_s {
 typedef struct pom_slot_cpu_s {
     int64_t known_ns, known_at_ns; /* the clock, and when it said so, monotonic */
     int64_t read_at_ns;            /* when the kernel was asked */
-    int64_t switches;              /* pom_rseq_ran_on()'s */
+    pom_rseq_asker_t asker;        /* whether it has run on since */
 } pom_slot_cpu_t;
 
 typedef struct pom_slot_s {

@@ -293,14 +293,14 @@ static int64_t cpu_at(pom_slot_t *slot, int64_t now_ns) {
         return cpu->known_ns + since_ns;
     }
     // Before the clock: a switch that comes between is seen next time.
-    bool ran_on = pom_rseq_ran_on(&cpu->switches);
+    bool ran_on = pom_rseq_ran_on(&cpu->asker);
     if (since_ns >= 0 && ran_on && now_ns - cpu->read_at_ns < CPU_RUN_NS) {
         cpu->known_ns += since_ns;
+        cpu->known_at_ns = now_ns;
     } else {
         cpu->known_ns = pom_thread_cpu_ns();
-        cpu->read_at_ns = now_ns;
+        cpu->known_at_ns = cpu->read_at_ns = pom_now_ns(); // it may have been away since now_ns
     }
-    cpu->known_at_ns = now_ns;
     return cpu->known_ns;
 }
 

@@ -41,10 +41,10 @@ static void give_up_the_cpu(void) {
     (void)nanosleep(&moment, NULL); /* Not for long enough for a signal to matter. */
 }
 
-static bool runs_on_at_last(int64_t *switches) {
+static bool runs_on_at_last(pom_rseq_asker_t *asker) {
     for (int i = 0; i < TRIES; i++) {
-        (void)pom_rseq_ran_on(switches);
-        if (pom_rseq_ran_on(switches)) {
+        (void)pom_rseq_ran_on(asker);
+        if (pom_rseq_ran_on(asker)) {
             return true;
         }
     }
@@ -52,11 +52,11 @@ static bool runs_on_at_last(int64_t *switches) {
 }
 
 static void tell_running_from_sleeping(void) {
-    int64_t switches = 0;
+    pom_rseq_asker_t asker = {0};
     for (int i = 0; i < 100; i++) {
-        assert_true(runs_on_at_last(&switches));
+        assert_true(runs_on_at_last(&asker));
         give_up_the_cpu();
-        assert_false(pom_rseq_ran_on(&switches));
+        assert_false(pom_rseq_ran_on(&asker));
     }
 }
 
@@ -67,6 +67,15 @@ static void test_rseq_tells_running_from_sleeping_by_counting(void **state) {
 static void test_rseq_tells_running_from_sleeping(void **state) {
     pom_rseq_init();
     tell_running_from_sleeping();
+}
+
+static void test_rseq_tells_askers_on_one_thread_apart(void **state) {
+    pom_rseq_init();
+    pom_rseq_asker_t one = {0}, other = {0};
+    assert_true(runs_on_at_last(&one));
+    give_up_the_cpu();
+    assert_true(runs_on_at_last(&other));
+    assert_false(pom_rseq_ran_on(&one));
 }
 
 /* 618 for 6.18. */
@@ -84,10 +93,10 @@ static void test_rseq_counts_no_switches_where_the_kernel_tells(void **state) {
         skip(); // see the head of rseq.c
     }
     int before = atomic_load(&calls);
-    int64_t switches = 0;
-    assert_true(runs_on_at_last(&switches));
+    pom_rseq_asker_t asker = {0};
+    assert_true(runs_on_at_last(&asker));
     give_up_the_cpu();
-    assert_false(pom_rseq_ran_on(&switches));
+    assert_false(pom_rseq_ran_on(&asker));
     assert_int_equal(atomic_load(&calls), before);
 }
 
@@ -113,14 +122,14 @@ typedef struct asked_s {
 } asked_t;
 
 static void *ask_while_busy(void *arg) {
-    int64_t switches = 0;
+    pom_rseq_asker_t asker = {0};
     asked_t *asked = arg;
     for (int turn = 0; turn < 3000; turn++) {
-        (void)pom_rseq_ran_on(&switches);
+        (void)pom_rseq_ran_on(&asker);
         int64_t before = switches_of_this_thread();
         be_busy(turn);
         int64_t after = switches_of_this_thread();
-        bool ran_on = pom_rseq_ran_on(&switches);
+        bool ran_on = pom_rseq_ran_on(&asker);
         asked->yes += ran_on;
         asked->wrong += ran_on && after != before;
     }
@@ -159,23 +168,23 @@ static void test_rseq_stands_signals(void **state) {
     const struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     struct sigaction old;
     assert_int_equal(sigaction(SIGUSR1, &action, &old), 0);
-    int64_t switches = 0;
+    pom_rseq_asker_t asker = {0};
     for (int i = 0; i < 1000; i++) {
-        assert_true(runs_on_at_last(&switches));
+        assert_true(runs_on_at_last(&asker));
         assert_int_equal(raise(SIGUSR1), 0);
     }
-    assert_true(runs_on_at_last(&switches));
+    assert_true(runs_on_at_last(&asker));
     assert_int_equal(sigaction(SIGUSR1, &old, NULL), 0);
 }
 
 static void test_rseq_works_in_a_forked_child(void **state) {
     pom_rseq_init();
-    int64_t switches = 0;
-    assert_true(runs_on_at_last(&switches));
+    pom_rseq_asker_t asker = {0};
+    assert_true(runs_on_at_last(&asker));
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        int64_t own = 0;
+        pom_rseq_asker_t own = {0};
         bool right = runs_on_at_last(&own);
         give_up_the_cpu();
         pom_test_child_ends(right && !pom_rseq_ran_on(&own));
@@ -183,7 +192,7 @@ static void test_rseq_works_in_a_forked_child(void **state) {
     int status = 0;
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_int_equal(status, 0);
-    assert_true(runs_on_at_last(&switches));
+    assert_true(runs_on_at_last(&asker));
 }
 
 static void *place(void *arg) {
@@ -213,6 +222,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_rseq_tells_running_from_sleeping_by_counting), // first: not yet found
         POM_TEST(test_rseq_tells_running_from_sleeping),
+        POM_TEST(test_rseq_tells_askers_on_one_thread_apart),
         POM_TEST(test_rseq_counts_no_switches_where_the_kernel_tells),
         POM_TEST(test_rseq_never_overlooks_a_switch),
         POM_TEST(test_rseq_stands_signals),
