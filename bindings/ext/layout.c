@@ -3,8 +3,9 @@
  * GIL engine.
  *
  * The minor version must be the one built for. From 3.13 on the interpreter carries a table of its
- * own offsets (made for debuggers), and each one we use is compared. Before that the self-test walk
- * (walker.c) is the judge.
+ * own offsets (made for debuggers), and each one we use is compared, but for two that it does not
+ * have: a wrong one of an asynchronous generator's flag or of a thread's asyncio tasks finds
+ * nothing to show. Before that the self-test walk (walker.c) is the judge.
  */
 #include "bindings/ext/layout.h"
 

@@ -3,8 +3,8 @@
  *
  * Used by walker.c, parked.c, greenlets.c, copied_stack.c, helpers.c, works.c and code_reader.c.
  * Everything is an offset or a tiny accessor, so the code that reads is the same for every version.
- * Offsets come from the headers the extension is built with; layout.c compares them at start with
- * what the running interpreter says of itself, since structs do change within a minor version.
+ * Offsets come from the headers the extension is built with; layout.c compares at start those that
+ * the running interpreter tells of itself, since structs do change within a minor version.
  *
  * A new CPython version is a new branch here and nothing elsewhere. From 3.14 on the references in
  * a frame carry tag bits (POM_REF_MASK), and its stack top is a pointer.
