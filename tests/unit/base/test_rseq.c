@@ -1,5 +1,5 @@
-/* Whether a thread has run on: a "yes" is never wrong, and signals, forks and the sections of
- * others leave the program alone. The same before pom_rseq_init(), which counts, and after it. */
+/* Whether a thread has run on: a "yes" is never wrong, and signals and forks do no harm. The same
+ * before pom_rseq_init(), where switches are counted, and after it. */
 #define _GNU_SOURCE // RUSAGE_THREAD, sched_getcpu
 #include "tests/unit/support/test_support.h"
 
@@ -17,7 +17,7 @@
 /* Each of them finds the thread undisturbed for some instructions. */
 #define TRIES 10000
 
-/* As many calls of getrusage() have been made by the code under test. */
+/* Of getrusage(), by the code under test. */
 static _Atomic(int) calls;
 
 int __real_getrusage(int who, struct rusage *use);
@@ -30,8 +30,7 @@ int __wrap_getrusage(int who, struct rusage *use) {
 
 static int64_t switches_of_this_thread(void) {
     struct rusage use = {0};
-    (void)__real_getrusage(RUSAGE_THREAD,
-                           &use); /* Cannot fail: of this thread, into valid memory. */
+    (void)__real_getrusage(RUSAGE_THREAD, &use); /* Cannot fail: see rseq.c. */
     return (int64_t)use.ru_nvcsw + (int64_t)use.ru_nivcsw;
 }
 
