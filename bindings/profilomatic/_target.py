@@ -51,15 +51,59 @@ def module(name, arguments):
 
 
 def look(path):
-    """A script that cannot be read is told before an output file is overwritten."""
+    """False: running this script can only say what is wrong with it. One that cannot be read is told here."""
+    if path == "-":
+        return True
     full = _full(path)
-    if path == "-" or os.path.isdir(full):
-        return
+    if os.path.isdir(full):
+        return _has_main(full)
     try:
-        with open(full, "rb"):
-            pass
+        with open(full, "rb") as file:
+            source = file.read()
     except OSError as error:
         raise Fail(f"can't open file {full!r}: [Errno {error.errno}] {error.strerror}") from None
+    if _is_importable(full):
+        return _has_main(full)
+    return full.endswith(".pyc") or _compiles(source, full)
+
+
+def look_for_module(name):
+    """False: there is no such module. Imports nothing, so of a dotted name the first part decides."""
+    import importlib.machinery
+    import importlib.util
+
+    top = name.partition(".")[0]
+    try:
+        return bool(importlib.machinery.PathFinder.find_spec(top, [os.getcwd()]) or importlib.util.find_spec(top))
+    except (ImportError, ValueError, OSError):
+        return True  # whatever it is, the interpreter knows better
+
+
+def _has_main(full):
+    import pkgutil
+
+    importer = pkgutil.get_importer(full)
+    return importer is not None and importer.find_spec("__main__") is not None
+
+
+def _compiles(source, full):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come when it is compiled to be run
+        try:
+            compile(source, full, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, OverflowError, RecursionError):
+            return False
+    return True
+
+
+def is_file(path, other):
+    """Whether both are one existing file."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
 
 
 def script(path, arguments):

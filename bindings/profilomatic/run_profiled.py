@@ -165,9 +165,11 @@ def main(argv=None):
             "-m needs the name of a module" if is_module else "name a script to run, or -m and a module"
         )
     try:
-        if not is_module:
-            _target.look(target)
-        _start(options)
+        # What has no code to run says so by itself, and leaves an output file alone.
+        if _target.look_for_module(target) if is_module else _target.look(target):
+            if not is_module:
+                _keep_from_overwriting(target, options)
+            _start(options)
     except (_target.Fail, ValueError, ImportError) as error:
         print(f"profilomatic run: {error}", file=sys.stderr)
         return 2
@@ -183,6 +185,12 @@ def main(argv=None):
     program = _target.module(target, arguments) if is_module else _target.script(target, arguments)
     _target.run(_whole(program, target) if options.whole else program)
     return 0
+
+
+def _keep_from_overwriting(script, options):
+    for option, path in (("--output-file", options.output_file), ("--profile-profiler", options.profile_profiler)):
+        if path is not None and _target.is_file(script, path):
+            raise _target.Fail(f"{option} {path!r} is the program itself")
 
 
 def _start(options):
@@ -231,6 +239,8 @@ def _destination(options):
         return file_destination(_named.connect(host, port), flush=flush), name
     if options.output_file is None and named:
         return _named.destination(named), _named.lasting(named)
+    if options.output_file == "":
+        raise _target.Fail("--output-file '': must name a file")
     if options.output_file in (None, "-"):
         return file_destination(sys.stderr, flush=flush), "-"
     # A reloader may repeat this command in the interpreter that it starts: the file is the one of the command above.
@@ -271,8 +281,18 @@ def _finish(observer):
             file=sys.stderr,
         )
     profilomatic.stop()
+    _tell_losses(profilomatic.stats()["destinations"])
     if observer is not None:
         observer.finish()
+
+
+def _tell_losses(destinations):
+    """Whether the program's profiles arrived is asked of the command that was to write them."""
+    for each in destinations:
+        lost, why = sum(each["dropped"].values()), ", ".join(each["dropped"])
+        if lost and sys.stderr is not None:
+            last = f"; {each['last_error']}" if each["last_error"] else ""
+            print(f"profilomatic run: {lost} of {lost + each['sent']} profiles lost ({why}): {each['name']}{last}", file=sys.stderr)
 
 
 def _had_children():
@@ -322,7 +342,7 @@ def _need(module, library, option):
 def _address(text):
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise _target.Fail(f"--output-socket {text!r} is not HOST:PORT")
+        raise _target.Fail(f"--output-socket {text!r} is not HOST:PORT, with a port from 1 to 65535")
     return host.strip("[]"), int(port)
 
 

@@ -167,6 +167,26 @@ def test_missing_script_keeps_the_output_file(command, program):
     assert (program / "keep").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    "target", [["-m", "absent"], ["-m", "absent.part"], ["empty"], ["empty.zip"], ["broken.py"]], ids=" ".join
+)
+def test_what_has_no_code_to_run_keeps_the_output_file(command, program, target):
+    (program / "empty").mkdir()
+    with zipfile.ZipFile(program / "empty.zip", "w") as archive:
+        archive.writestr("other.py", "")
+    (program / "out.jsonl").write_text("precious")
+    assert same(command, program, target).returncode == 1
+    assert (program / "out.jsonl").read_text() == "precious"
+
+
+@pytest.mark.parametrize("option", ["-o", "--profile-profiler"])
+def test_the_program_is_not_overwritten_by_its_own_output(command, program, option):
+    run = command("-m", "profilomatic", "run", option, "./link.py", "package/__main__.py", cwd=program)
+    assert run.returncode == 2
+    assert b"'./link.py' is the program itself" in run.stderr and run.stderr.count(b"\n") == 1
+    assert (program / "package" / "__main__.py").read_text() == PROBE
+
+
 ACTIONS = """
 import atexit, sys, threading, time
 import profilomatic
@@ -308,12 +328,28 @@ def test_profiles_go_to_a_socket(command, actions, flush):
 
 
 @pytest.mark.parametrize(
+    "options,env,where",
+    [
+        (["-o", "/dev/full"], {}, "/dev/full; "),
+        ([], {"PROFILOMATIC_DESTINATION": "http://127.0.0.1:1/"}, "http://127.0.0.1:1/api/data; "),
+    ],
+    ids=["file", "server"],
+)
+def test_lost_profiles_are_told_at_the_end(command, actions, options, env, where):
+    run = command("-m", "profilomatic", "run", *options, "actions.py", cwd=actions, env=env)
+    assert (run.returncode, run.stdout) == (0, b"")
+    last = run.stderr.decode().splitlines()[-1]
+    assert last.startswith("profilomatic run: 1 of 1 profiles lost (") and f": {where}" in last
+
+
+@pytest.mark.parametrize(
     "arguments,words",
     [
         (["-i", "nowhere", "actions.py"], "HOST:PORT"),
-        (["-i", "127.0.0.1:99999", "actions.py"], "HOST:PORT"),
+        (["-i", "127.0.0.1:99999", "actions.py"], "a port from 1 to 65535"),
         (["-i", "127.0.0.1:1", "actions.py"], "127.0.0.1:1: "),
         (["-o", "/no/such/folder/x", "actions.py"], "/no/such/folder/x"),
+        (["-o", "", "actions.py"], "--output-file ''"),
         (["-v", "lots", "actions.py"], "percentage"),
         (["-v", "300%", "actions.py"], "max_overhead"),
         (["-t", "0", "actions.py"], "time_granularity"),
