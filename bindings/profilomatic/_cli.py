@@ -24,6 +24,29 @@ def usage():
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "run" and not set(argv[1:2]) & {"-h", "--help"}:
+        return _dispatch(argv)  # standard output, and being interrupted, are the program's
+    try:
+        try:
+            return _dispatch(argv)
+        finally:  # argparse leaves by SystemExit
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        if error.filename is not None:
+            raise  # no stream's
+        from ._terminal import abandon
+
+        abandon()
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(f"profilomatic: standard output: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(argv):
     if argv and argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0

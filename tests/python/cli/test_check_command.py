@@ -359,3 +359,33 @@ def test_commands_are_listed_and_unknown_ones_refused(command):
     for name in ("run", "report", "check"):
         run = command("-m", "profilomatic", name, "--help")
         assert run.returncode == 0 and b"usage: profilomatic " + name.encode() in run.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["auto"], ["run", "--help"], ["report", "--help"]], ids=" ".join)
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as pipe:
+        assert written_to(pipe, *arguments) == (0, b"")
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "auto"])
+def test_an_output_that_takes_nothing_is_one_line(argument):
+    with open("/dev/full", "wb") as full:
+        assert written_to(full, argument) == (2, b"profilomatic: standard output: No space left on device\n")
+
+
+def written_to(out, *arguments):
+    run = subprocess.run([sys.executable, "-m", "profilomatic", *arguments], stdout=out, stderr=subprocess.PIPE,
+                         env=package_environment())
+    return run.returncode, run.stderr
+
+
+def test_an_interrupted_command_ends_without_a_traceback(monkeypatch):
+    from profilomatic import _cli
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "examine", interrupted)
+    assert _cli.main(["check"]) == 130
