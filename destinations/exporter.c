@@ -343,13 +343,25 @@ pom_status_t pom_exporter_remove(pom_exporter_t *e, pom_destination_t *d) {
     return status;
 }
 
+/* A loop whose descriptors a program has closed ends the turn that it is in and begins no other:
+ * more time would not help. */
+static bool stands_still_locked(const pom_exporter_t *e) {
+    return e->wakeable && !pom__loop_holds(&e->loop);
+}
+
 uint32_t pom_exporter_list(pom_exporter_t *e, pom_destination_t **out, uint32_t room) {
     uint32_t n = 0;
     lock(e);
     (void)pom__exporter_deal_locked(e);
+    bool for_good = stands_still_locked(e); /* nobody else is there to say it */
     for (uint32_t i = 0; i < e->member_count && n < room; i++) {
         if (!e->members[i]->leaving) {
             out[n++] = pom_destination_ref(e->members[i]->destination);
+            if (for_good) {
+                pom_destination_error(e->members[i]->destination,
+                                      "this process delivers no more: it has closed the delivery's "
+                                      "descriptors (os.closerange?), and has not forked since");
+            }
         }
     }
     unlock(e);
@@ -441,12 +453,6 @@ static void drop_backlogs_locked(pom_exporter_t *e) {
     for (uint32_t i = 0; i < e->member_count; i++) {
         pom__member_drop_backlog_locked(e->members[i], POM_DROP_SHUTDOWN);
     }
-}
-
-/* A loop whose descriptors a program has closed ends the turn that it is in and begins no other:
- * more time would not help. */
-static bool stands_still_locked(const pom_exporter_t *e) {
-    return e->wakeable && !pom__loop_holds(&e->loop);
 }
 
 pom_status_t pom_exporter_stop(pom_exporter_t *e, int64_t deadline_ns) {

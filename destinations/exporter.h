@@ -94,7 +94,8 @@ void pom_exporter_after_fork_parent(pom_exporter_t *exporter);
 void pom_exporter_after_fork_child(pom_exporter_t *exporter);
 
 /* Deals out the intake, so that counters are exact, and writes an owned reference of each
- * destination, in the order added. Returns how many. [any] */
+ * destination, in the order added. Returns how many. Where the program has closed the loop's
+ * descriptors, each destination's last error says so. [any] */
 uint32_t pom_exporter_list(pom_exporter_t *exporter, pom_destination_t **out, uint32_t room);
 
 void pom_exporter_stats(pom_exporter_t *exporter, pom_exporter_stats_t *out); /* [any] */

@@ -658,7 +658,7 @@ static bool loop_sleeps(const pom_exporter_t *e) {
 
 /* As os.closerange does. The loop's next turn, when its timer is due, is one of a stop that is
  * under way. */
-static void test_exporter_without_its_descriptors_stops_without_waiting(void **state) {
+static void test_exporter_without_its_descriptors_says_so_and_stops_without_waiting(void **state) {
     skip_when_sanitized(); /* a child that starts threads */
     for (int busy = 0; busy < 2; busy++) {
         pid_t pid = fork();
@@ -672,8 +672,13 @@ static void test_exporter_without_its_descriptors_stops_without_waiting(void **s
             wait_for(atomic_load(&f->opens) == 1);
             /* A turn that reads the one or is about to poll the other would end the process. */
             wait_for(loop_sleeps(e));
+            pom_destination_t *listed[1];
+            good = pom_exporter_list(e, listed, 1) == 1 && good &&
+                   counters(&f->base).last_error[0] == '\0';
             (void)close(e->guard.polled);
             (void)close(e->guard.woken);
+            good = pom_exporter_list(e, listed, 1) == 1 && good &&
+                   strstr(counters(&f->base).last_error, "closed the delivery's descriptors");
             good = pom_exporter_stop(e, pom_now_ns() + HOUR_NS) == POM_ETIMEDOUT && good;
             pom_test_child_ends(good);
         }
@@ -867,7 +872,7 @@ int main(void) {
         POM_TEST(test_exporter_stop_does_not_wait_for_a_hanging_write),
         POM_TEST(test_exporter_open_is_tried_again),
         POM_TEST(test_exporter_says_when_there_is_no_descriptor_for_a_loop),
-        POM_TEST(test_exporter_without_its_descriptors_stops_without_waiting),
+        POM_TEST(test_exporter_without_its_descriptors_says_so_and_stops_without_waiting),
         POM_TEST(test_exporter_thread_is_a_quiet_guest),
         POM_TEST(test_exporter_storm_of_puts_adds_and_removes),
         POM_TEST(test_exporter_survives_failing_allocations),
