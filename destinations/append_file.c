@@ -17,7 +17,8 @@
  * Fork: the child shares the descriptor. Daemons close descriptors they do not know, and the
  * number may then be a socket of theirs; so each write first checks (fstat, 0.3 us) that the
  * descriptor is still our file, and opens the path again, appending, when it is not. Opening
- * anew in each child would fail where workers have given up the rights to do so.
+ * anew in each child would fail where workers have given up the rights to do so. A file that was
+ * deleted is made anew likewise: nobody would ever read the old one.
  *
  * Rotation (rotate.c moves the files) happens between two writes, so no line or batch is ever
  * split. A file that is rotated by us is followed by its path: before each write the path is looked
@@ -92,6 +93,12 @@ static bool is_it(const pom__append_file_t *f, const struct stat *st) {
 static bool is_ours(const pom__append_file_t *f) {
     struct stat st;
     return f->fd >= 0 && fstat(f->fd, &st) == 0 && is_it(f, &st);
+}
+
+/* Some folder still has it. */
+static bool is_linked(const pom__append_file_t *f) {
+    struct stat st;
+    return f->type != S_IFREG || fstat(f->fd, &st) != 0 || st.st_nlink > 0;
 }
 
 /* The last byte, and the size it was found at; a newline for none; -1 when it may not be read, or
@@ -289,9 +296,15 @@ int pom__append_file_write(pom__append_file_t *f, const char *data, size_t size,
     *written = 0;
     if (!is_ours(f)) {
         f->fd = -1; /* not closed: the number is somebody else's now, or nobody's */
+    }
+    if (f->fd < 0 || !is_linked(f)) {
+        int before = f->fd;
         int error = open_path(f, 0);
         if (error != 0) {
             return error;
+        }
+        if (before >= 0) {
+            (void)close(before); /* each write to it was checked */
         }
     }
     if (rotates(f)) {

@@ -7,6 +7,7 @@ destination that raises loses that profile, is logged once, and does not keep th
 
 import collections
 import os
+import stat
 import time
 
 # Everything is imported here and nothing in a function: a fork while one thread imports would leave the child with a
@@ -23,6 +24,7 @@ class FileDestination:
 
     def __init__(self, path, flush, append, format="json", rotate_bytes=0, rotate_seconds=0.0, keep=0):
         self.path = path
+        self._path = os.path.join(os.getcwd(), path)  # as in the engine in C
         self.name = path
         self._flush = flush
         self._buffer = []
@@ -60,9 +62,16 @@ class FileDestination:
         self._buffer, self._buffered = [], 0
         if data and self._rotation is not None:
             self._fd = self._rotation.turn(len(data))
+        elif data and self._is_deleted():
+            fd, self._fd = self._fd, os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            os.close(fd)
         while data:
             data = data[os.write(self._fd, data):]
         self.lost = 0
+
+    def _is_deleted(self):
+        there = os.fstat(self._fd)
+        return there.st_nlink == 0 and stat.S_ISREG(there.st_mode)
 
     def __del__(self):
         fd, self._fd = getattr(self, "_fd", -1), -1

@@ -302,6 +302,32 @@ def test_append_keeps_what_was_there(added, tmp_path):
     assert path.read_text().startswith("{}\n{\"task_uuid\"")
 
 
+def test_a_deleted_file_is_made_anew(added, tmp_path):
+    path = tmp_path / "profiles.jsonl"
+    added(profilomatic.file_destination(path))
+    act()
+    assert profilomatic.flush(60)
+    path.unlink()
+    act()
+    assert profilomatic.flush(60)
+    assert len(path.read_text().splitlines()) == 1
+    assert counters(str(path))["sent"] == 2
+
+
+def test_a_file_that_cannot_be_made_anew_is_counted(added, tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    path = folder / "profiles.jsonl"
+    added(profilomatic.file_destination(path))
+    path.unlink()
+    folder.rmdir()
+    act()
+    profilomatic.flush(60)
+    entry = counters(str(path))
+    assert (entry["sent"], entry["dropped"]) == (0, {"error": 1})
+    assert "o such file" in entry["last_error"]
+
+
 def test_json_and_dict_forms_say_the_same(added, tmp_path):
     path = tmp_path / "profiles.jsonl"
     added(profilomatic.file_destination(path))

@@ -570,6 +570,49 @@ static void test_file_closed_under_it_is_opened_again(void **state) {
     unlink(other);
 }
 
+static int descriptors(void) {
+    int count = 0;
+    for (int fd = 0; fd < 256; fd++) {
+        count += fcntl(fd, F_GETFD) >= 0;
+    }
+    return count;
+}
+
+static void test_file_that_was_deleted_is_made_anew(void **state) {
+    rig_t rig;
+    rig_up(&rig, path, false, true);
+    put(rig.e, 0, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    int before = descriptors();
+    assert_int_equal(unlink(path), 0);
+    put(rig.e, 1, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    assert_int_equal(descriptors(), before);
+    int broken;
+    assert_int_equal(check_lines(path, 1, &broken), 1);
+    assert_int_equal(broken, 0);
+    rig_down(&rig);
+}
+
+/* With its folder: there is nowhere to write to, and each profile is counted as lost. */
+static void test_file_that_cannot_be_made_anew_is_an_error(void **state) {
+    char folder[300], inside[400];
+    snprintf(folder, sizeof folder, "%s/gone", directory);
+    snprintf(inside, sizeof inside, "%s/profiles", folder);
+    assert_int_equal(mkdir(folder, 0700), 0);
+    rig_t rig;
+    rig_up(&rig, inside, false, true);
+    assert_int_equal(unlink(inside), 0);
+    assert_int_equal(rmdir(folder), 0);
+    put(rig.e, 0, 0);
+    (void)pom_exporter_flush(rig.e, soon());
+    pom_destination_counters_t c = counters(rig.d);
+    assert_int_equal(c.sent, 0);
+    assert_int_equal(c.dropped[POM_DROP_ERROR], 1);
+    assert_non_null(strstr(c.last_error, "no such file"));
+    rig_down(&rig);
+}
+
 static void test_file_relative_path_survives_chdir(void **state) {
     char before[4096];
     assert_non_null(getcwd(before, sizeof before));
@@ -986,6 +1029,8 @@ int main(void) {
         POM_TEST(test_file_line_larger_than_a_pipe_goes_through_it_whole),
         POM_TEST(test_file_full_pipe_does_not_hold_up_a_stop),
         POM_TEST(test_file_closed_under_it_is_opened_again),
+        POM_TEST(test_file_that_was_deleted_is_made_anew),
+        POM_TEST(test_file_that_cannot_be_made_anew_is_an_error),
         POM_TEST(test_file_relative_path_survives_chdir),
         POM_TEST(test_file_wrong_path_says_why),
         POM_TEST(test_file_removed_in_mid_stream_loses_nothing_uncounted),
