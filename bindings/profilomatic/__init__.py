@@ -49,12 +49,21 @@ def add_destination(destination):
     destination: what file_destination() and its like return, or any callable that takes one dict per finished
     action. Callables run on the thread named "Profilomatic Thread", one at a time, and get a dict of their own;
     one that raises is counted in stats() and logged once, and the others are still served. Adding one twice
-    is adding it once. TypeError for anything else. When the interpreter is ending already and the engine does not run,
-    it may be too late to start it: then nothing is recorded, and a RuntimeWarning says so.
+    is adding it once; two that write to one file put each profile into it twice, and a UserWarning says so. TypeError for
+    anything else. When the interpreter is ending already and the engine does not run, it may be too late to start it:
+    then nothing is recorded, and a RuntimeWarning says so.
     """
     if isinstance(destination, str) or any(destination is maker for maker in _MAKERS):
         raise TypeError("%r is no destination, what profilomatic.file_destination(...) and its like return is" % (destination,))
     _start_in_time(_backend.load().add_destination, destination)
+    from ._files import written_twice
+
+    path = written_twice([each["name"] for each in _backend.load().stats()["destinations"]])
+    if path is not None:
+        import warnings
+
+        warnings.warn("two destinations write to %r: each profile stands there twice (does PROFILOMATIC_DESTINATION or "
+                      "`profilomatic run -o` name it, too?)" % (path,), UserWarning, 2)
 
 
 def remove_destination(destination):

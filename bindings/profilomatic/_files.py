@@ -75,6 +75,17 @@ class FileObjectDestination:
         return "<profilomatic destination: %s>" % self.__qualname__
 
 
+def written_twice(names):
+    """The file that the last of these destinations and another one write to, or None."""
+    for name in names[:-1]:
+        try:
+            if os.path.isfile(name) and os.path.samefile(name, names[-1]):
+                return names[-1]
+        except (OSError, ValueError):  # no path, or gone
+            pass
+    return None
+
+
 def rotation(rotate_bytes, rotate_seconds, keep):
     """The three options in the form that backends take: 0 for not."""
     for name, value, kinds in (("rotate_bytes", rotate_bytes, int), ("rotate_seconds", rotate_seconds, (int, float)),

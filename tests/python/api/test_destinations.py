@@ -302,6 +302,18 @@ def test_append_keeps_what_was_there(added, tmp_path):
     assert path.read_text().startswith("{}\n{\"task_uuid\"")
 
 
+def test_two_destinations_of_one_file_are_warned_of(added, tmp_path, recwarn):
+    path, link = tmp_path / "profiles.jsonl", tmp_path / "link"
+    one = added(profilomatic.file_destination(path))
+    added(profilomatic.file_destination(tmp_path / "other"))
+    added(one)
+    assert not recwarn.list
+    link.symlink_to(path)
+    with pytest.warns(UserWarning, match="two destinations write to '.*link'.*PROFILOMATIC_DESTINATION") as told:
+        added(profilomatic.file_destination(link, append=True))
+    assert "test_destinations" in told[0].filename
+
+
 def test_a_deleted_file_is_made_anew(added, tmp_path):
     path = tmp_path / "profiles.jsonl"
     added(profilomatic.file_destination(path))
