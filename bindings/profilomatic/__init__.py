@@ -85,6 +85,7 @@ def file_destination(path_or_file, format="json", flush=True, append=False, rota
     processes may share (with append=True, or forked from the one that opened it). ValueError for less than 1.
     Errors while writing are counted in stats(), and profiling goes on.
     """
+    import errno
     import os
 
     from ._files import rotation
@@ -94,8 +95,13 @@ def file_destination(path_or_file, format="json", flush=True, append=False, rota
         if not path:
             raise ValueError("path_or_file=%r: must name a file" % (path_or_file,))
         if format == "json" or (format == "msgpack" and backend.NAME == "c"):
-            return backend.FileDestination(path, bool(flush), bool(append), format,
-                                           *rotation(rotate_bytes, rotate_seconds, keep))
+            rotated = rotation(rotate_bytes, rotate_seconds, keep)
+            try:
+                return backend.FileDestination(path, bool(flush), bool(append), format, *rotated)
+            except OSError as error:
+                if any(rotated[:2]) and error.errno == errno.EINVAL:
+                    raise OSError(error.errno, "only a regular file can be rotated", path) from None
+                raise
     if format != "json":
         raise ValueError("format=%r: must be 'json', or 'msgpack' for a path with the C extension" % (format,))
     if callable(getattr(path_or_file, "write", None)):

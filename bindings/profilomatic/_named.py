@@ -36,6 +36,11 @@ def add():
         complain(("%r: %s" if _said is not None else "PROFILOMATIC_DESTINATION=%r: %s") % (text, error))
 
 
+def waiting():
+    """The destination that the environment names, as long as there is no application; else empty."""
+    return "" if _settled else os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+
+
 def settle():
     """Somebody else says where to: the environment is not asked."""
     global _settled
@@ -70,7 +75,7 @@ def look(text):
 
     url = urlsplit(text)
     if url.scheme == "tcp" and url.hostname and url.port and url.netloc == text[len("tcp://"):] and url.username is None:
-        return lambda: profilomatic.file_destination(connect(url.hostname, url.port))
+        return lambda: over_tcp(url.hostname, url.port)
     if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username is not None:
         raise ValueError("a destination is a file, -, tcp://host:port or http[s]://host[:port][/path], not %r" % (text,))
     path = url.path if url.path not in ("", "/") else "/api/data"
@@ -84,13 +89,21 @@ def lasting(text):
     return os.path.abspath(text) if is_file(text) else text
 
 
-def connect(host, port):
-    """A text file object over a TCP connection. OSError."""
+def tcp_name(host, port):
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def over_tcp(host, port, flush=True):
+    """A destination that writes lines to a TCP connection, which is made now. OSError."""
     import socket
+
+    import profilomatic
 
     connection = socket.create_connection((host, port), timeout=5)
     connection.settimeout(30)  # a receiver that stops reading holds up the delivery thread only, and not for ever
-    return connection.makefile("w", encoding="utf-8", newline="\n")
+    destination = profilomatic.file_destination(connection.makefile("w", encoding="utf-8", newline="\n"), flush=flush)
+    destination.__qualname__ = tcp_name(host, port)
+    return destination
 
 
 def complain(error):

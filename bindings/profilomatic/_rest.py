@@ -5,6 +5,7 @@ callback, which would need the GIL (bindings/ext/ssl_context.c asks the rest). O
 over, and a context with something that cannot be is refused, with a sentence that says what to pass instead.
 """
 
+import errno
 import gc
 import os
 import re
@@ -67,6 +68,11 @@ class TlsOptions:
         if authorities:
             self.ca_pem = "".join(map(ssl.DER_cert_to_PEM_cert, authorities))
 
+    def told(self, error):
+        """What is wrong with the files that were given, which it names."""
+        given = ["%s=%r" % (name, getattr(self, name)) for name in ("ca_file", "cert", "key") if getattr(self, name) is not None]
+        return ValueError("%s: %s" % (", ".join(given), error) if given else str(error))
+
     def python_context(self):
         """The same as an ssl.SSLContext."""
         import ssl
@@ -77,7 +83,7 @@ class TlsOptions:
         try:
             return self._filled(context)
         except ssl.SSLError as error:
-            raise ValueError("no certificate, or no key for it, in what was given (PEM is expected): %s" % error) from None
+            raise self.told("no certificate, or no key for it (PEM is expected): %s" % error) from None
 
     def _filled(self, context):
         import ssl
@@ -215,8 +221,15 @@ def _native_destination(backend, host, port, timeout, path, format, headers, tok
             "ca_file", "ca_path", "ca_pem", "cert", "key", "verify", "check_hostname", "min_version", "verify_flags")}
         if tls.as_it_is:
             arguments["ssl_context"] = tls.context
-    return backend.HttpDestination(host, port, path, timeout, headers, token, compress, format == "msgpack",
-                                   tls is not None, spool_dir=spool_dir, report_every=report_every, send_every=send_every, **arguments)
+    if spool_dir is not None and os.path.exists(spool_dir) and not os.path.isdir(spool_dir):
+        raise NotADirectoryError(errno.ENOTDIR, "spool_dir must be a folder", spool_dir)
+    try:
+        return backend.HttpDestination(host, port, path, timeout, headers, token, compress, format == "msgpack", tls is not None,
+                                       spool_dir=spool_dir, report_every=report_every, send_every=send_every, **arguments)
+    except ValueError as error:
+        if "PEM" not in str(error):
+            raise
+        raise tls.told(error) from None
 
 
 class PureRestDestination:

@@ -284,8 +284,14 @@ def explain(stats=None):
     if any(caveat.refuses for caveat in caveats):
         return said  # what else is missing would not help
     if not destinations:
+        from . import _named
+
+        named = _named.waiting()
         said.append(
-            "There is no destination: call profilomatic.add_destination(profilomatic.file_destination(PATH))."
+            f"There is no destination: PROFILOMATIC_DESTINATION={named!r} is used once an application is wrapped, and none is; "
+            "call profilomatic.add_destination()."
+            if named
+            else "There is no destination: call profilomatic.add_destination(profilomatic.file_destination(PATH))."
         )
     if not stats["running"]:
         said.append(

@@ -36,7 +36,10 @@ def init_app(app):
     """Adds the middleware, and handle_exception for Exception.
 
     To be called before the application adds handlers of its own: a handler for Exception that is added later takes the
-    place of ours, one for a class derived from it comes before it.
+    place of ours, one for a class derived from it comes before it. TypeError for anything but an application of Falcon's,
+    one that is wrapped already included.
     """
+    if not isinstance(app, falcon.App):
+        raise TypeError("profilomatic.falcon.init_app() takes an application of Falcon's, not %r" % (app,))
     app.add_middleware(Middleware())
     app.add_error_handler(Exception, handle_exception)

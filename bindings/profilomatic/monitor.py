@@ -41,9 +41,12 @@ def enable_prometheus(registry=None):
 
     Starts nothing: the application exposes the registry as it does for its other metrics. Where several processes serve
     one application, each has its own figures; a scrape sees those of the process that answers. RuntimeWarning where
-    PROMETHEUS_MULTIPROC_DIR is set: the library's default registry is not what is scraped there.
+    PROMETHEUS_MULTIPROC_DIR is set: the library's default registry is not what is scraped there. TypeError for what is no
+    registry.
     """
     registry = REGISTRY if registry is None else registry
+    if not callable(getattr(registry, "register", None)):
+        raise TypeError("enable_prometheus() takes a registry of prometheus_client, not %r" % (registry,))
     with _lock:
         known = any(known is registry for known in _registries)
         if not known:

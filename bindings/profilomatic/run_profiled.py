@@ -235,8 +235,7 @@ def _destination(options):
     named = os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
     if options.output_socket is not None:
         host, port = _address(options.output_socket)
-        name = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-        return file_destination(_named.connect(host, port), flush=flush), name
+        return _named.over_tcp(host, port, flush), _named.tcp_name(host, port)
     if options.output_file is None and named:
         return _named.destination(named), _named.lasting(named)
     if options.output_file == "":
@@ -272,6 +271,7 @@ def _observer(path):
 def _finish(observer):
     import profilomatic
 
+    profilomatic.stop()  # first: the engine in pure Python counts an action when it comes to it
     # A process with workers says nothing: a server's master begins no action, they do. Nor does one that a reloader started.
     with_workers = _forked or _hand_on.gave or _hand_on.received
     if sys.stderr is not None and sys.stderr.isatty() and not with_workers and not profilomatic.stats()["actions"]["started"]:
@@ -280,7 +280,6 @@ def _finish(observer):
             + (", and PROFILOMATIC_AUTO=1 servers that it starts in interpreters of their own" if _had_children() else ""),
             file=sys.stderr,
         )
-    profilomatic.stop()
     _tell_losses(profilomatic.stats()["destinations"])
     if observer is not None:
         observer.finish()

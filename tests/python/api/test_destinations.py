@@ -393,6 +393,11 @@ def test_a_file_is_rotated_by_size_in_whole_lines(added, tmp_path, append):
     assert counters(str(path))["sent"] == 20
 
 
+def test_what_is_no_regular_file_cannot_be_rotated():
+    with pytest.raises(OSError, match="only a regular file can be rotated: '/dev/null'"):
+        profilomatic.file_destination("/dev/null", rotate_bytes=100)
+
+
 def test_so_many_rotated_files_are_kept(added, tmp_path):
     path = tmp_path / "profiles.jsonl"
     added(profilomatic.file_destination(path, rotate_seconds=3600, rotate_bytes=1, keep=2))

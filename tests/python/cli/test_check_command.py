@@ -270,6 +270,16 @@ def test_explain_says_why_this_process_sends_nothing(change, words):
     assert (said == []) if words is None else (words in said[0])
 
 
+def test_a_named_destination_that_waits_for_an_application_is_told():
+    done = run_python("""
+import profilomatic.check, profilomatic.wsgi
+assert "PROFILOMATIC_DESTINATION='/dev/null' is used once an application is wrapped" in profilomatic.check.explain()[0]
+profilomatic.wsgi.wrap(lambda environ, start_response: [])
+assert not any("PROFILOMATIC_DESTINATION" in each for each in profilomatic.check.explain())
+""", PROFILOMATIC_DESTINATION="/dev/null")
+    assert done.returncode == 0, done.stderr
+
+
 def test_explain_asks_the_engine_itself():
     said = check.explain()
     assert said[0].startswith("There is no destination")

@@ -327,6 +327,16 @@ def test_profiles_go_to_a_socket(command, actions, flush):
     assert [r["action"]["type"] for r in records_of(received[0])] == ["job", "at-exit"]
 
 
+def test_a_socket_is_named_by_its_address():
+    from profilomatic import _named
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        destination = _named.destination(f"tcp://127.0.0.1:{port}")
+        assert destination.__qualname__ == f"tcp://127.0.0.1:{port}"
+        destination.file.close()
+
+
 @pytest.mark.parametrize(
     "options,env,where",
     [

@@ -383,6 +383,9 @@ def test_no_secret_is_in_the_spool(sender, only_c, tmp_path, port):
 def test_a_spool_that_cannot_be_used_is_an_error(only_c, tmp_path):
     with pytest.raises(OSError, match="spool"):
         profilomatic.RestDestination("h.example", spool_dir=tmp_path / "no" / "folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="spool_dir must be a folder: '.*file'"):
+        profilomatic.RestDestination("h.example", spool_dir=tmp_path / "file")
 
 
 def test_msgpack_batches_arrive(sender, only_c):
@@ -443,7 +446,8 @@ def context_with(protocol=ssl.PROTOCOL_TLS_CLIENT, **attributes):
     ({"token": "two words"}, ValueError, "characters that HTTP does not allow"),
     ({"key": "k.pem"}, ValueError, "key="),
     ({"ca_file": "/no/such/file.pem"}, OSError, "o such file.*: '/no/such/file.pem'|'/no/such/file.pem': No such file"),
-    ({"ca_file": __file__}, ValueError, "PEM"),
+    ({"ca_file": __file__}, ValueError, "^ca_file='.*test_rest.py': no certificate.*PEM"),
+    ({"cert": __file__}, ValueError, "^cert='.*test_rest.py': no certificate.*PEM"),
     ({"ssl_context": True}, TypeError, "ssl.SSLContext"),
 ])
 def test_wrong_options_are_refused_here_and_now(options, error, words):

@@ -37,6 +37,15 @@ def test_flask_refuses_what_is_no_flask_application():
             profilomatic.flask.init_app(wrong)
 
 
+def test_falcon_refuses_what_is_no_falcon_application():
+    pytest.importorskip("falcon")
+    import profilomatic.falcon
+
+    for wrong in (5, profilomatic.wsgi.wrap(lambda environ, start_response: [])):
+        with pytest.raises(TypeError, match=r"init_app\(\) takes an application of Falcon's, not "):
+            profilomatic.falcon.init_app(wrong)
+
+
 def test_flask_exceptions_that_a_handler_answers_are_not_linked_and_those_that_leave_are_failures(profiles):
     pytest.importorskip("flask")
     app, _ = make_flask()

@@ -101,6 +101,11 @@ assert [t.name for t in threading.enumerate()] == ["MainThread"]
 """)
 
 
+def test_what_is_no_registry_is_refused():
+    with pytest.raises(TypeError, match=r"enable_prometheus\(\) takes a registry of prometheus_client, not 'x'"):
+        profilomatic.monitor.enable_prometheus("x")
+
+
 def test_the_counters_of_stats_are_metrics_with_the_same_values(registry, profiles):
     def refuses(record):
         raise ValueError("no")
