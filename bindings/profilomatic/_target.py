@@ -59,12 +59,12 @@ def look(path):
         return _has_main(full)
     try:
         with open(full, "rb") as file:
-            source = file.read()
+            source = file.read() if os.path.isfile(full) else None  # what a pipe has can be read once
     except OSError as error:
         raise Fail(f"can't open file {full!r}: [Errno {error.errno}] {error.strerror}") from None
     if _is_importable(full):
         return _has_main(full)
-    return full.endswith(".pyc") or _compiles(source, full)
+    return source is None or full.endswith(".pyc") or _compiles(source, full)
 
 
 def look_for_module(name):

@@ -159,6 +159,12 @@ def test_program_from_standard_input(command, program):
     assert bare.returncode == 0
 
 
+def test_program_from_a_pipe(command, program):
+    """As a shell's `<(…)` is: it can be read once."""
+    bare = same(command, program, ["/dev/stdin"], stdin=b"import sys; print(sys.argv, __name__, __file__)")
+    assert bare.returncode == 0 and b"/dev/stdin" in bare.stdout
+
+
 def test_missing_script_keeps_the_output_file(command, program):
     (program / "keep").write_text("precious")
     run = command("-m", "profilomatic", "run", "-o", "keep", "absent.py", cwd=program)
