@@ -27,6 +27,9 @@ def test_self_test_profiles_a_planted_line(command):
     # What is expected of the period at the end; it only grew, when the budget was spent, from the one that is asked for.
     assert 1 <= test["samples"] <= 1.2 * test["expected"] * test["period"] / 0.01 + 2
     assert test["overhead_cpu"] > 0
+    (told,) = (finding["text"] for finding in result["findings"] if finding["topic"] == "self-test")
+    assert told.startswith(f"{test['samples']} samples in ")
+    assert f"; the planted line got {100 * test['planted_share']:.0f}%; overhead {100 * test['overhead_fraction']:.2f}%, " in told
     assert run.returncode == status_of(test["engine"])
     assert result["status"] == ("ok" if run.returncode == 0 else "degraded")
 

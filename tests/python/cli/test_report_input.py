@@ -56,6 +56,8 @@ def test_bad_lines_are_counted_and_the_first_is_named(tmp_path, show):
     status, out, _ = show(path, "--no-source")
     assert status == 0
     assert "2 lines not read (first: line 3)" in out
+    assert json.loads(show(path, "--json")[1])["input"] == {
+        "name": str(path), "lines": 5, "records": 2, "bad": 2, "first_bad": 3, "torn": 0, "too_long": 0, "lost": {}}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,12 @@ def test_reading_a_big_foreign_file_stops_early():
     with pytest.raises(NotRecords):
         list(Reader(stream, "x"))
     assert stream.tell() < 10_000
+
+
+def test_a_file_of_records_is_read_to_its_end_whatever_else_is_in_it():
+    line = json.dumps(one()).encode() + b"\n"
+    records, reader = read(line + b"no record\n" * 1000 + line)
+    assert (len(records), reader.bad, reader.first_bad) == (2, 1000, 2)
 
 
 def test_empty_and_absent_files(tmp_path, show):
@@ -174,6 +182,9 @@ def test_records_of_the_original_system_are_read(tmp_path, show):
     assert status == 0
     assert "a.py:4 f" in out and "old:action" in out
     assert "CPU" not in out[out.index("HOTTEST") : out.index("ROUTES")]
+    assert out.splitlines()[0] == "1 action in 300 ms, from 2026-03-01 09:30:00 to 09:30:00 UTC · host"
+    del record["end_time"]
+    assert show(build.write(path, [record]), "--no-source")[1] == out
     status, out, _ = show(path, "--task", "old", "--no-source")
     assert "◆ old:action started  at app/a.py:3" in out
 
@@ -183,6 +194,8 @@ def test_records_of_the_original_system_are_read(tmp_path, show):
     [
         ("/srv/a.py:f:3", ("/srv/a.py", "f", 3)),
         ("/srv/a.py:f", ("/srv/a.py", "f", None)),
+        ("/srv/a.py:f²", ("/srv/a.py", "f²", None)),
+        ("/srv/a.py:²", ("/srv/a.py", "²", None)),
         ("/srv/a.py", ("/srv/a.py", "", None)),
         ("C:\\srv\\a.py:Class.f:3", ("C:\\srv\\a.py", "Class.f", 3)),
         ("C:\\srv\\a.py", ("C:\\srv\\a.py", "", None)),
@@ -305,10 +318,28 @@ def test_odd_values_do_no_harm(tmp_path, show, change, arguments):
         json.loads(out)
 
 
+def test_numbers_that_json_does_not_have_are_none(tmp_path, show):
+    """Other writers have them, and readers of what --json prints do not."""
+    record = one(ratio=float("nan"), limits=[float("inf"), -float("inf")])
+    out = show(build.write(tmp_path / "nan", [record]), "--task", "abcd", "--json")[1]
+    fields = json.loads(out, parse_constant=pytest.fail)["tasks"][0]["fields"]
+    assert (fields["ratio"], fields["limits"]) == (None, [None, None])
+
+
 def test_nesting_beyond_the_parser_is_a_bad_line():
     deep = b'{"task_uuid": "x", "time": 1, "children": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
     records, reader = read(json.dumps(one()).encode() + b"\n" + deep)
     assert (len(records), reader.bad) == (1, 1)
+
+
+def test_json_leaves_out_what_is_nested_deeper_than_its_readers_bear(tmp_path, show):
+    record = {**one(), "children": [nested(200)]}
+    node = json.loads(show(build.write(tmp_path / "deep", [record]), "--task", "abcd", "--json")[1])["tasks"][0]["call_graph"]
+    depth = 0
+    while "children" in node:
+        (node,) = node["children"]
+        depth += 1
+    assert depth == 120 and node["deeper_nodes_left_out"] is True
 
 
 def test_a_named_pipe_or_device_is_not_read_as_source(tmp_path):
@@ -492,6 +523,49 @@ def test_cause_is_found_among_sixteen_actions():
     assert [(c.place.line, c.slow, c.hit) for c in causes] == [(44, 3, 3)]
 
 
+def test_cause_explains_the_part_of_the_difference_that_its_line_took():
+    """Of 0.5 s more, 0.3 s are the line's and 0.2 s another's."""
+    records = []
+    for i in range(100):
+        script = build.Script("GET", "/cart", f"{i:08x}").run(build.PRICE, 0.03)
+        if i % 20 == 0:
+            script.run(build.VOUCHER, 0.3).run(build.QUERY, 0.2)
+        records.append(script.record())
+    (cause,) = cause_of(records)
+    assert (cause.place.line, cause.explained) == (44, pytest.approx(0.6))
+
+
+def test_no_line_is_a_cause_that_explains_too_little():
+    """Ten lines have a tenth of the difference each."""
+    records = []
+    for i in range(100):
+        script = build.Script("GET", "/cart", f"{i:08x}").run(build.PRICE, 0.03)
+        for line in range(10 if i % 20 == 0 else 0):
+            script.run([build.own("shop/cart.py", "step", line + 1)], 0.1)
+        records.append(script.record())
+    assert cause_of(records) == []
+
+
+def test_cause_needs_three_samples_of_its_line():
+    """Each slow one has one: every 0.4 s, and not in the first 0.2 s."""
+    for slow_every, lines in ((50, []), (33, [44])):
+        scripts = (build.Script("GET", "/cart", f"{i:08x}").run(build.PRICE, 0.03) for i in range(100))
+        records = [(script if i % slow_every else script.run(build.VOUCHER, 0.4)) for i, script in enumerate(scripts, 1)]
+        assert [c.place.line for c in cause_of([script.record(period=0.4, phase=0.2) for script in records])] == lines
+
+
+def test_cause_is_found_where_no_samples_are_counted():
+    """Records of the original system have times alone."""
+    records = []
+    for i in range(100):
+        children = [{"instruction": "/srv/app/shop/pricing.py:price:52", "time": 0.03, "self_time": 0.03}]
+        if i % 20 == 0:
+            children.append({"instruction": "/srv/app/shop/pricing.py:check_voucher:44", "time": 0.5, "self_time": 0.5})
+        whole = sum(child["time"] for child in children)
+        records.append({"task_uuid": f"{i:08x}", "time": whole, "self_time": 0.0, "children": children})
+    assert [c.place.line for c in cause_of(records)] == [44]
+
+
 def test_cause_says_waiting_apart():
     records = [
         build.Script("GET", "/w", f"{i}")
@@ -551,6 +625,8 @@ def test_paths_are_shown_below_their_common_folder():
     assert shortener.show("/srv/app/shop/db/sql.py") == "shop/db/sql.py"
     assert shortener.show("/other/x.py") == "/other/x.py"
     assert _report_source.Shortener(["/a.py", "/srv/b.py"]).show("/srv/b.py") == "/srv/b.py"
+    assert _report_source.Shortener(["/srv/app/api/a.py", "/srv/app/shop/b.py"]).show("/srv/app/shop/b.py") == "app/shop/b.py"
+    assert _report_source.Shortener(["/opt/jobs/a.py", "/srv/shop/b.py"]).show("/opt/jobs/a.py") == "/opt/jobs/a.py"
 
 
 def test_source_is_found_below_a_root_in_archives_and_in_odd_encodings(tmp_path):

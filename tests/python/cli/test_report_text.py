@@ -345,6 +345,68 @@ def test_recursion_is_folded_and_all_unfolds_it(tmp_path, show):
     assert max(len(line) for line in full.splitlines()) <= 100
 
 
+def graph_of(show, path, *arguments):
+    """The rows of a call graph below the action, without their times and bars."""
+    _, out, _ = show(path, "--no-source", *arguments)
+    _, rows = re.split("the action .*\n", out)
+    return [re.sub(r"^.{33}[ │├└]*", "", row) for row in rows.splitlines()]
+
+
+def test_neighbours_that_took_next_to_nothing_are_one_row_where_they_happened(tmp_path, show):
+    work = [[build.own("cart.py", "work", line)] for line in range(1, 6)]
+    script = build.Script().run(work[0], 5.0).run(work[1], 0.02).run(work[2], 0.01).run(work[3], 5.0).run(work[4], 0.01)
+    path = build.write(tmp_path / "one.jsonl", [script.record()])
+    assert graph_of(show, path, "--task", "0") == ["app/cart.py:1 work", "⋯ 2 more places", "app/cart.py:4 work", "app/cart.py:5 work"]
+    assert re.search("^ 30.0 ms       · 30.0 ms .* 2 more places$", show(path, "--task", "0", "--no-source")[1], re.MULTILINE)
+    assert graph_of(show, path, "--task", "0", "--all") == [f"app/cart.py:{line} work" for line in range(1, 6)]
+
+
+def test_a_message_is_shown_however_little_its_place_took(tmp_path, show):
+    work = [[build.own("cart.py", "work", line)] for line in range(1, 5)]
+    script = build.Script().run(work[0], 5.0).run(work[1], 0.02).message("told", stack=work[1] + work[1])
+    path = build.write(tmp_path / "one.jsonl", [script.run(work[2], 0.01).run(work[3], 5.0).record()])
+    assert graph_of(show, path, "--task", "0") == [
+        "app/cart.py:1 work", "app/cart.py:2 work", "◆ told  at app/cart.py:2", "app/cart.py:3 work", "app/cart.py:4 work"]
+
+
+def test_a_line_that_a_library_calls_back_is_not_folded_with_the_library(tmp_path, show):
+    library = build.frame("/srv/venv/lib/python3.12/site-packages/flask/app.py", "call", 7)
+    stack = [build.own("cart.py", "work", 1), library, build.own("cart.py", "work", 2)]
+    path = build.write(tmp_path / "one.jsonl", [build.Script().run([*stack, build.own("cart.py", "load", 3)], 0.1).record()])
+    assert graph_of(show, path, "--task", "0") == ["app/cart.py:1 work", "flask/app.py:7 call", "app/cart.py:2 work", "app/cart.py:3 load"]
+
+
+def test_json_of_a_task_has_the_nodes_of_its_record(tmp_path, show):
+    record = build.shop_day(18)[-2]
+    path = build.write(tmp_path / "one.jsonl", [record])
+    status, out, _ = show(path, "--task", record["task_uuid"], "--json", "--no-source")
+    assert status == 0 and out.endswith("}\n")
+    keys = ("file", "function", "line", "time", "self_time", "cpu_time", "hits", "start_time", "end_time", "message")
+
+    def facts(node):
+        return [node.get(key) for key in keys], [facts(child) for child in node.get("children", ())]
+
+    (task,) = json.loads(out)["tasks"]
+    assert facts(task["call_graph"]) == facts(record)
+    assert (task["fields"], task["profiler"]) == (record["action"], record["profiler"])
+
+
+def test_a_line_from_the_bottom_begins_and_ends_with_its_first_and_last_sample(tmp_path, show):
+    records = [build.Script(start=start).run(build.HOME, 0.1).record() for start in (2.0, 3.0, 1.0)]
+    _, out, _ = show(build.write(tmp_path / "three.jsonl", records), "--bottom-up", "--json")
+    (row,) = json.loads(out)["bottom_up"]
+    assert row["start_time"] == records[2]["children"][0]["start_time"]
+    assert row["end_time"] == records[1]["children"][0]["end_time"]
+
+
+@pytest.mark.parametrize("method,route,name", [
+    ("GET", "/cart", "GET /cart"), ("GET", "GET /cart", "GET /cart"), ("GET", "GETAWAY", "GET GETAWAY"), (None, "nightly", "nightly")])
+def test_an_action_is_called_by_its_method_once_and_its_route(tmp_path, show, method, route, name):
+    path = build.write(tmp_path / "one.jsonl", [build.Script(method, route).run(build.HOME, 0.1).record()])
+    data = json.loads(show(path, "--json")[1])
+    assert [each["name"] for each in data["groups"] + data["slowest_actions"]] == [name, name]
+
+
 def test_text_is_plain_ascii_where_the_encoding_is(day, command):
     done = command(
         "-m", "profilomatic", "report", day.absolute(), "--no-source", env={"PYTHONIOENCODING": "ascii"}
