@@ -113,6 +113,37 @@ def test_an_output_that_is_full_is_named_and_not_the_input(form, lines, capsys):
     assert (done.returncode, done.stderr) == (2, b"profilomatic convert: standard output: No space left on device\n")
 
 
+def test_an_output_that_fails_half_way_leaves_the_file_of_before_and_no_other(lines, tmp_path):
+    target = tmp_path / "out"
+    target.write_text("precious")
+    script = 'ulimit -f 0; exec "$0" -m profilomatic convert "$1" --to chrome -o "$2"'  # no file may grow
+    done = subprocess.run(["/bin/sh", "-c", script, sys.executable, str(lines), str(target)], capture_output=True,
+                          env=package_environment(PYTHONDONTWRITEBYTECODE="1"), timeout=300)
+    assert (done.returncode, done.stderr.decode()) == (2, f"profilomatic convert: {target}: File too large\n")
+    assert target.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["out", "profiles.jsonl"]
+
+
+@pytest.mark.parametrize("form", _formats.FORMATS)
+def test_a_terminal_is_written_to_unless_the_format_is_binary(form, tmp_path):
+    path = rr.write(tmp_path / "one.jsonl", [{"task_uuid": "t", "time": 1.0}])  # less than a terminal holds unread
+    ours, theirs = os.openpty()
+    try:
+        done = subprocess.run([sys.executable, "-m", "profilomatic", "convert", str(path), "--to", form], stdout=theirs,
+                              stderr=subprocess.PIPE, env=package_environment(), timeout=300)
+        os.set_blocking(ours, False)
+        if form not in ("pprof", "pstats"):
+            assert (done.returncode, done.stderr) == (0, b"") and os.read(ours, 1)
+            return
+        told = f"profilomatic convert: {form} is binary and standard output is a terminal; name a file with -o\n"
+        assert (done.returncode, done.stderr.decode()) == (2, told)
+        with pytest.raises(BlockingIOError):
+            os.read(ours, 1)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_an_output_without_a_name_is_refused(lines, capsys):
     with pytest.raises(SystemExit) as stop:
         convert.main([str(lines), "--to", "chrome", "-o", ""])

@@ -50,6 +50,14 @@ def test_collapsed_has_one_number_at_the_end_of_a_line(converted, name, label):
     assert converted([record], "collapsed").decode() == label + " 500000000\n"
 
 
+def test_the_time_of_a_node_that_names_no_place_is_its_parents(converted):
+    line = {"file": "a.py", "line": 3}
+    record = {**rr.records(0)[0], "action": {"type": "load"}, "time": 1.0, "self_time": 0.25, "children": [
+        {"time": 0.375, "self_time": 0.25, "children": [{**line, "time": 0.125, "self_time": 0.125}]},
+        {**line, "time": 0.375, "self_time": 0.125, "children": [{"time": 0.25, "self_time": 0.25}]}]}
+    assert converted([record], "collapsed").decode() == "load 500000000\nload;a.py:3 500000000\n"
+
+
 def collapsed_label(frame):
     text = ":".join(str(part) for part in frame if part)
     return re.sub(r" (\d+)$", r"_\1", printable(text.replace(";", ":")))
@@ -138,6 +146,14 @@ def test_callgrind_adds_up_for_each_function(seed, converted):
         assert caller in data.blocks and callee in data.blocks
 
 
+def test_callgrind_numbers_functions_of_one_name(converted):
+    """Readers take what has one name for one function."""
+    children = [{"file": f"{folder}/views.py", "function": "index", "line": 1, "time": 0.25, "self_time": 0.25} for folder in "abc"]
+    record = {**rr.records(0)[0], "action": {"type": "load"}, "time": 0.75, "children": children}
+    data = readers.Callgrind(converted([record], "callgrind").decode())
+    assert data.blocks == [("(action)", "load"), ("a/views.py", "index"), ("b/views.py", "index_2"), ("c/views.py", "index_3")]
+
+
 def turn(cost):
     """hits, wall, CPU to the file's order."""
     return [cost[1], cost[2], cost[0]]
@@ -157,6 +173,10 @@ def test_pstats_adds_up_for_each_function(seed, converted, tmp_path):
         want = {(printable(file) or "~", printable(name) if file else f"<{printable(name)}>"):
                 (own.get((file, name), [0, 0, 0])[1 + index], cost[1 + index]) for (file, name), cost in total.items()}
         assert {key: value for key, value in have.items() if any(value)} == {k: v for k, v in want.items() if any(v)}
+        have = {(caller[::2], callee[::2]): round(pair[3] * 1e9)
+                for callee, row in stats.stats.items() for caller, pair in row[4].items()}
+        want = calls(made, 1 + index)
+        assert {pair: value for pair, value in have.items() if value} == {pair: value for pair, value in want.items() if value}
         for cc, nc, tt, ct, callers in stats.stats.values():
             assert 0 <= cc <= nc and tt <= ct + 1e-12
             if callers:
@@ -164,6 +184,18 @@ def test_pstats_adds_up_for_each_function(seed, converted, tmp_path):
                 assert all(pair[3] <= ct + 1e-9 for pair in callers.values())
                 assert sum(pair[1] for pair in callers.values()) == nc
                 assert sum(pair[0] for pair in callers.values()) == cc
+
+
+def calls(made, index):
+    """{(caller, callee): cost of all paths on which the one calls the other}, each as pstats names it."""
+    sums = {}
+    for record in made:
+        for path, cost in rr.paths(record).items():
+            names = [(printable(file) or "~", printable(name) if file else f"<{printable(name)}>")
+                     for file, name in map(rr.function_of, path)]
+            for pair in set(zip(names, names[1:])):
+                sums[pair] = sums.get(pair, 0) + cost[index]
+    return sums
 
 
 def test_pstats_keeps_names_apart_that_print_alike(converted, tmp_path):
