@@ -48,6 +48,7 @@ def test_known_options_do_not_warn():
     ("code_granularity", "function", "method"), ("code_granularity", 2, "method"),
     ("store_all_logs", "yes", "True"), ("store_all_logs", 2, "True"),
     ("max_actions_per_run", -1, "0"), ("max_actions_per_run", 1.5, "0"), ("max_actions_per_run", True, "0"),
+    ("max_actions_per_run", 1000001, "1000000"), ("time_granularity", 10.001, "10"), ("max_overhead", 0.501, "0.5"),
     ("source_name", "", "1 to 255"), ("source_name", 7, "1 to 255"), ("source_name", "x" * 256, "1 to 255"),
     ("source_name", "\ud800", "UTF-8"), ("retention", "slow", "all"),
     ("scrub", "password", "list"), ("scrub", [1], "list"), ("scrub", ["\ud800x"], "list"), ("scrub", 3, "list"),
@@ -58,6 +59,21 @@ def test_wrong_value_names_option_value_and_range(name, bad, word):
     text = str(caught.value)
     assert name in text and repr(bad) in text and word in text
     profilomatic.configure()  # nothing of the bad value was kept to fail later
+
+
+@pytest.mark.parametrize("name, given, kept", [
+    ("max_overhead", 0.5, 0.5), ("max_overhead", "50%", 0.5), ("max_overhead", " 0.25 ", 0.25),
+    ("time_granularity", 0.0005, 0.0005), ("time_granularity", 10, 10.0),
+    ("code_granularity", "method", "method"), ("store_all_logs", 1, True), ("store_all_logs", 0, False),
+    ("max_actions_per_run", 0, 0), ("max_actions_per_run", 1000000, 1000000),
+    ("partial_every", 0, 0.0), ("partial_every", 0.05, 0.05), ("partial_every", 86400, 86400.0),
+    ("source_name", "x", "x"), ("source_name", "x" * 255, "x" * 255), ("retention", "all", None), ("scrub", [], ()),
+])
+def test_the_ends_of_a_range_belong_to_it(name, given, kept):
+    profilomatic.configure(**{name: given})
+    assert value(name) == kept and type(value(name)) is type(kept)
+    with profilomatic.action("taken by the engine as well"):
+        pass
 
 
 def test_a_call_with_a_wrong_value_applies_nothing():

@@ -455,6 +455,15 @@ def test_wrong_options_are_refused_here_and_now(options, error, words):
         profilomatic.RestDestination(**{"host": "h.example", **options})
 
 
+@pytest.mark.parametrize("option, least, most, beyond", [
+    ("port", 1, 65535, 65536), ("timeout", 0.001, 3600, 3600.5), ("report_every", 0.001, 86400, 86400.5), ("send_every", 0, 3600, 3600.5)])
+def test_the_ends_of_a_range_belong_to_it(option, least, most, beyond):
+    for value in (least, most):
+        assert profilomatic.RestDestination("h.example", **{option: value})
+    with pytest.raises(ValueError, match=f"{option}={beyond}"):
+        profilomatic.RestDestination("h.example", **{option: beyond})
+
+
 @pytest.mark.parametrize("host", ["::1", "[::1]", "fe80::1%lo"])
 def test_an_address_of_version_6_is_a_host(host):
     assert profilomatic.RestDestination(host)
