@@ -5,6 +5,7 @@ import json
 import logging
 import pathlib
 import re
+import tempfile
 import threading
 
 import pytest
@@ -527,11 +528,12 @@ def test_a_file_object_that_was_closed_has_been_flushed(added, tmp_path):
 def test_binary_file_objects_work_too(added, tmp_path):
     memory = io.BytesIO()
     added(profilomatic.file_destination(memory))
-    with open(tmp_path / "profiles", "wb") as file:
+    with open(tmp_path / "profiles", "wb") as file, tempfile.NamedTemporaryFile(dir=tmp_path) as wrapped:
         added(profilomatic.file_destination(file))
+        added(profilomatic.file_destination(wrapped))
         act()
         assert profilomatic.flush(60)
-        assert (tmp_path / "profiles").read_bytes() == memory.getvalue()
+        assert (tmp_path / "profiles").read_bytes() == pathlib.Path(wrapped.name).read_bytes() == memory.getvalue()
     assert json.loads(memory.getvalue())["action"]["type"] == "work"
 
 

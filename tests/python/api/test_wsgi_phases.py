@@ -63,6 +63,14 @@ def test_what_a_proxy_wrote_is_the_queues_time(profiles, header, waited):
     assert (1.9 < queue < 2 + PATIENCE) == (waited == 2 and "nonsense" not in header)
 
 
+@pytest.mark.parametrize("header", ["t=%d", "%d"])
+@pytest.mark.parametrize("unit", [10**3, 10**6, 10**9])
+def test_a_proxy_may_write_thousandths_or_smaller_parts(profiles, header, unit):
+    env = environ(HTTP_X_REQUEST_START=header % ((time.time() - 2) * unit))
+    Server(wrap(listed), env).run()
+    assert 1.9 < phases_of(profiles)["queue"] < 2 + PATIENCE
+
+
 @pytest.mark.parametrize("start", [None, 17, "", "t=\u20ac", b"t=1"])
 def test_a_request_without_a_moment_has_no_queue(profiles, start):
     Server(wrap(listed), environ(HTTP_X_REQUEST_START=start)).run()
