@@ -216,6 +216,35 @@ def test_time_in_libraries_belongs_to_the_line_that_called(day, sources, show):
     assert "json/encoder.py:258" in hot
 
 
+@pytest.mark.parametrize("spent,told", [
+    ([0.1, 0.6, 0.3], "mostly json/scanner.py:2"), ([0.3, 0.3, 0.4], "most in json/scanner.py:3"), ([0.05, 0.05, 0.0], None)])
+def test_the_library_line_that_took_most_is_named_where_they_took_much(tmp_path, show, spent, told):
+    script = build.Script().run(build.HOME, 1.0 - sum(spent) + 0.1)
+    for line, seconds in enumerate(spent, 1):
+        script.run([*build.HOME, ("/usr/lib/python3.12/json/scanner.py", "scan", line)], seconds)
+    out = show(build.write(tmp_path / "one.jsonl", [script.record()]), "--no-source")[1]
+    assert ("in library code" in out) == (told is not None)
+    assert told is None or f"% in library code, {told}\n" in out
+
+
+def test_a_route_tells_how_its_actions_ended(tmp_path, show):
+    ends = [("succeeded", 200), ("succeeded", 503), ("failed", 500), ("failed", None), ("aborted", 200), ("lost", 200), ("lost", None)]
+    records = [build.Script(outcome=outcome, status=status).run(build.HOME, 0.1).record() for outcome, status in ends]
+    path = build.write(tmp_path / "seven.jsonl", records)
+    (group,) = json.loads(show(path, "--json")[1])["groups"]
+    assert (group["count"], group["errors"], group["aborted"], group["lost"]) == (7, 3, 1, 2)
+    out = show(path, "--no-source")[1]
+    header, row = out[out.index("ROUTES") :].splitlines()[1:3]
+    assert header.split()[-2:] == ["errors", "aborted"] and row.split()[-2:] == ["3", "3"]
+
+
+def test_of_many_processes_the_first_are_named_and_the_rest_counted(tmp_path, show):
+    records = [build.Script().run(build.HOME, 0.1).record(pid=pid, source="shop") for pid in (7, 8, 9, 10, 11, 8)]
+    path = build.write(tmp_path / "six.jsonl", records)
+    assert show(path, "--no-source")[1].splitlines()[0].endswith(" · shop · pid 8, 7, 9 and 2 more")
+    assert json.loads(show(path, "--json")[1])["head"]["pids"] == [8, 7, 9, 10, 11]
+
+
 def test_own_makes_a_library_path_yours(day, show):
     _, out, _ = show(day, "--own", "json/encoder", "--no-source")
     hot = out[out.index("HOTTEST LINES") : out.index("WHAT MAKES")]
@@ -374,6 +403,13 @@ def test_a_line_that_a_library_calls_back_is_not_folded_with_the_library(tmp_pat
     stack = [build.own("cart.py", "work", 1), library, build.own("cart.py", "work", 2)]
     path = build.write(tmp_path / "one.jsonl", [build.Script().run([*stack, build.own("cart.py", "load", 3)], 0.1).record()])
     assert graph_of(show, path, "--task", "0") == ["app/cart.py:1 work", "flask/app.py:7 call", "app/cart.py:2 work", "app/cart.py:3 load"]
+
+
+def test_functions_of_one_file_that_call_each_other_are_no_recursion(tmp_path, show):
+    stack = [build.own("cart.py", name, line) for line, name in enumerate(("show", "load", "fetch", "parse"), 1)]
+    path = build.write(tmp_path / "one.jsonl", [build.Script().run(stack, 0.1).record()])
+    assert graph_of(show, path, "--task", "0") == [
+        "app/cart.py:1 show", "app/cart.py:2 load", "app/cart.py:3 fetch", "app/cart.py:4 parse"]
 
 
 def test_json_of_a_task_has_the_nodes_of_its_record(tmp_path, show):
