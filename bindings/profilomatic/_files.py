@@ -95,7 +95,7 @@ def rotation(rotate_bytes, rotate_seconds, keep):
         if isinstance(value, bool) or not isinstance(value, kinds):
             raise TypeError("%s must be a number, not %r" % (name, value))
         if not 1 <= value <= 1 << 30 and not (name == "rotate_bytes" and value >= 1):
-            raise ValueError("%s=%r: must be at least 1" % (name, value))
+            raise ValueError("%s=%r: must be %s" % (name, value, "at least 1" if name == "rotate_bytes" else "1 to %d" % (1 << 30)))
     return min(rotate_bytes or 0, 1 << 62), float(rotate_seconds or 0), keep
 
 

@@ -256,15 +256,17 @@ class TextReport(Pieces):
 
     def in_short(self, model, file_name):
         """The answer once more, last: on a terminal the end of a report is what is seen first."""
-        self.title("IN SHORT")
         by_cpu = model.sort == "cpu"
-        answers = []
+        answers, actions = [], model.slowest_actions()[:1]
         for place, line in model.hottest_lines()[:1]:
             share = (line.cpu if by_cpu else line.wall) / ((model.sampled.cpu if by_cpu else model.sampled.wall) or 1e-9)
             if share > 0:
                 answers.append((f"{percent(share)} of the {'CPU' if by_cpu else 'time'}", place))
         for cause in _report_causes.find(list(model.groups.values()))[:1]:
             answers.append((f"slow {clip(clean(cause.group.name), 24)}", cause.place))
+        if not answers and not actions:
+            return
+        self.title("IN SHORT")
         slowest = "most CPU" if by_cpu else "the slowest action"
         first = 4 + max(width(text) for text in (slowest, *(answer for answer, _ in answers)))
         room = self.out.columns - first
@@ -273,7 +275,7 @@ class TextReport(Pieces):
             source, left = self.source_of(place), room - width(bare(where)) - 2
             source = "  " + self.out.paint(clip(source, left), "cyan") if source and left >= _USEFUL else ""
             self.out.line(pad("  " + answer, first) + where + source)
-        for action in model.slowest_actions()[:1]:
+        for action in actions:
             command = "profilomatic report {} --task " + clean(action.task)[:8]
             if width(command.format(clean(file_name))) > room:
                 file_name = "FILE"
@@ -287,6 +289,8 @@ def _why_no_sample(model):
         return f"all that were wanted were missed: {reasons}"
     if period and max((group.times.max for group in model.groups.values()), default=0.0) > period:
         return "none was taken, though an action lasted longer than the period; `profilomatic check` tells more"
+    if model.head.actions == 0:
+        return "of actions that were still open there is none yet; `profilomatic check` tells more"
     if model.head.actions == 1:
         return "the action was shorter than the period"
     return "the actions were shorter than the period, and few; `profilomatic check` tells more"

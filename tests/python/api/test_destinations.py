@@ -425,6 +425,7 @@ def test_a_file_that_cannot_be_rotated_is_written_on(added, tmp_path):
 def test_wrong_rotations_are_refused(tmp_path):
     for options, error, words in [
         ({"rotate_bytes": 0}, ValueError, "rotate_bytes=0"), ({"rotate_seconds": 0.5}, ValueError, "rotate_seconds=0.5"),
+        ({"rotate_seconds": 2**31}, ValueError, "rotate_seconds=2147483648: must be 1 to 1073741824"),
         ({"rotate_bytes": 1, "keep": 0}, ValueError, "keep=0"), ({"rotate_bytes": 1.5}, TypeError, "rotate_bytes"),
         ({"rotate_seconds": "1"}, TypeError, "rotate_seconds"), ({"keep": None}, TypeError, "keep"),
     ]:

@@ -140,7 +140,8 @@ def test_parts_of_an_action_that_goes_on_are_shown_before_it_ends(tmp_path, show
     assert json.loads(show(file, "--json")[1])["hottest_lines"]
     unseen = {**one(outcome="open", part=1), "hits": 0, "children": []}
     status, out, err = show(build.write(tmp_path / "unseen", [unseen]))
-    assert (status, err) == (0, "") and "\n  no sample: " in out
+    assert (status, err) == (0, "") and "\n  no sample: of actions that were still open there is none yet; " in out
+    assert "IN SHORT" not in out
     assert "no action has ended" not in show(build.write(tmp_path / "both", [one(outcome="open", part=1), one()]))[1]
 
 
