@@ -110,6 +110,19 @@ static void test_admission_allowance_grows_and_is_bounded(void **state) {
     }
 }
 
+/* acceptance: PM9 */
+static void test_admission_allowance_grows_by_half(void **state) {
+    // 10 x 64 is the bound, where the limit ends.
+    static const int64_t want[] = {15, 23, 35, 53, 80, 120, 180, 270, 405, 608, -1};
+    pom_admission_t a;
+    pom_admission_init(&a, 10);
+    pom_admission_cycle(&a, true);
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
+        pom_admission_cycle(&a, false);
+        assert_int_equal(pom_admission_allowed(&a), want[i]);
+    }
+}
+
 /* acceptance: PM4, PM9 */
 static void test_admission_over_budget_resets_the_allowance(void **state) {
     pom_admission_t a;
@@ -203,6 +216,7 @@ int main(void) {
         POM_TEST(test_admission_over_budget_bounds_those_in_flight),
         POM_TEST(test_admission_counts_those_from_before_the_limit),
         POM_TEST(test_admission_allowance_grows_and_is_bounded),
+        POM_TEST(test_admission_allowance_grows_by_half),
         POM_TEST(test_admission_over_budget_resets_the_allowance),
         POM_TEST(test_admission_of_zero_never_sheds),
         POM_TEST(test_admission_takes_a_new_limit),

@@ -250,6 +250,45 @@ static void test_registry_cuts_no_parts_unasked(void **state) {
     rig_fini(&rig);
 }
 
+/* What began some time after the clock did. acceptance: W15 */
+static void test_registry_tells_the_whole_time_from_the_begin(void **state) {
+    rig_t rig;
+    init_for_parts(&rig, 60 * SECOND);
+    pom_action_t *a = rig_begin_kind(&rig, &stream_kind, 1000 * SECOND);
+    stream(&rig, a, 1000, 1065);
+    a->cpu_ns = 33 * SECOND;
+    rig_end(&rig, a, 1070 * SECOND);
+    (void)rig_tick(&rig);
+    assert_int_equal(rig.count, 2);
+    assert_int_equal(rig.kept[0]->wall_ns, 60 * SECOND);
+    assert_int_equal(rig.kept[1]->wall_ns, 10 * SECOND);
+    assert_string_equal(
+        fields_of(rig.kept[1]),
+        "{status:0 part:2 whole:{parts:2 time:70000000000ns cpu_time:33000000000ns}}");
+    rig_fini(&rig);
+}
+
+/* acceptance: W15 */
+static void test_registry_tells_a_miss_in_one_part(void **state) {
+    rig_t rig;
+    init_for_parts(&rig, 60 * SECOND);
+    pom_action_t *a = rig_begin_kind(&rig, &stream_kind, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    rig.client->missed(rig.client, &anchor, 0);
+    rig.client->missed(rig.client, &anchor, 0);
+    rig.client->missed(rig.client, &anchor, 1);
+    stream(&rig, a, 0, 60);
+    rig.client->missed(rig.client, &anchor, 1);
+    rig_end(&rig, a, 61 * SECOND);
+    (void)rig_tick(&rig);
+    assert_int_equal(rig.count, 2);
+    assert_int_equal(rig.kept[0]->missed[0], 2);
+    assert_int_equal(rig.kept[0]->missed[1], 1);
+    assert_int_equal(rig.kept[1]->missed[0], 0);
+    assert_int_equal(rig.kept[1]->missed[1], 1);
+    rig_fini(&rig);
+}
+
 /* A part that a message or the end of the action is waiting behind. acceptance: W15 */
 static void test_registry_cuts_between_what_happened(void **state) {
     rig_t rig;
@@ -738,6 +777,24 @@ static void test_registry_tells_the_mean_of_the_periods_wanted(void **state) {
     rig_fini(&rig);
 }
 
+static void test_registry_tells_the_period_that_was_wanted_at_the_time(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    static const pom_window_t before = {.period_ns = 10}, after = {.period_ns = 60};
+    pom_action_t *sampled = rig_begin(&rig, 0), *never = rig_begin(&rig, 0);
+    pom_anchor_t anchor = anchor_of(sampled, 0, 0);
+    rig.client->window(rig.client, &before);
+    pom_sample_t s = {.at_ns = 1};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20)));
+    rig.client->window(rig.client, &after);
+    rig_end(&rig, sampled, 10);
+    rig_end(&rig, never, 10);
+    (void)rig_tick(&rig);
+    assert_int_equal(rig.kept[0]->period_ns, 10);
+    assert_int_equal(rig.kept[1]->period_ns, 60); // no sample: what is wanted now
+    rig_fini(&rig);
+}
+
 static void test_registry_bills_samples_at_the_last_known_price(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -955,6 +1012,29 @@ static void test_registry_drops_a_stack_with_what_is_no_code(void **state) {
     const pom_profile_t *p = only_profile(&rig);
     assert_int_equal(p->samples, 1);
     assert_int_equal(p->tree.node_count, 3);
+    rig_fini(&rig);
+}
+
+static bool born_at_13;
+
+static pom_code_t *resolve_13_once_born(pom_code_resolver_t *self, uintptr_t key, bool gil_held) {
+    return (born_at_13 ? fake_resolve : resolve_but_13)(self, key, gil_held);
+}
+
+static void test_registry_names_a_code_born_where_none_was(void **state) {
+    static pom_code_resolver_t resolver = {.resolve = resolve_13_once_born};
+    rig_t rig;
+    pom_registry_options_t options = rig_options();
+    assert_true(rig_try_with(&rig, &options, &resolver));
+    pom_action_t *a = rig_begin(&rig, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    pom_sample_t s = {.at_ns = 100};
+    born_at_13 = false;
+    assert_false(rig_sample_path(&rig, &anchor, &s, PATH(13, 10)));
+    born_at_13 = true; // no death is announced: there was no code
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(13, 10)));
+    rig_end(&rig, a, 300);
+    assert_node(child(child(&only_profile(&rig)->tree.root, 0), 0), "g13");
     rig_fini(&rig);
 }
 
@@ -1353,6 +1433,25 @@ static void test_registry_names_a_code_once_there_is_memory(void **state) {
     rig_fini(&rig);
 }
 
+static void test_registry_goes_without_a_source_it_had_no_memory_for(void **state) {
+    rig_t rig;
+    pom_alloc_fail_from(0); // counts anew
+    rig_init(&rig);
+    int64_t calls = pom_alloc_calls();
+    rig_fini(&rig);
+    pom_registry_options_t options = rig_options();
+    pom_alloc_fail_from(calls); // the last one, which is the source's
+    assert_true(rig_try(&rig, &options));
+    pom_alloc_fail_from(0);
+    rig_end(&rig, rig_begin(&rig, 0), 10);
+    assert_true(text_is(only_profile(&rig)->source, ""));
+    rig_forget(&rig);
+    pom_registry_configure(rig.registry, &options); // there is memory again
+    rig_end(&rig, rig_begin(&rig, 0), 10);
+    assert_true(text_is(only_profile(&rig)->source, "web-1"));
+    rig_fini(&rig);
+}
+
 static bool live_a_life(void *arg) {
     (void)arg;
     rig_t rig;
@@ -1397,6 +1496,8 @@ int main(void) {
         POM_TEST(test_registry_seals_a_long_stream_in_parts_that_add_up),
         POM_TEST(test_registry_holds_no_more_of_a_longer_stream),
         POM_TEST(test_registry_cuts_no_parts_unasked),
+        POM_TEST(test_registry_tells_the_whole_time_from_the_begin),
+        POM_TEST(test_registry_tells_a_miss_in_one_part),
         POM_TEST(test_registry_cuts_between_what_happened),
         POM_TEST(test_registry_weighs_samples_by_measured_time),
         POM_TEST(test_registry_gives_short_stretches_to_the_one_that_was_met),
@@ -1416,6 +1517,7 @@ int main(void) {
         POM_TEST(test_registry_takes_a_new_source_without_growing),
         POM_TEST(test_registry_bills_an_action),
         POM_TEST(test_registry_tells_the_mean_of_the_periods_wanted),
+        POM_TEST(test_registry_tells_the_period_that_was_wanted_at_the_time),
         POM_TEST(test_registry_bills_samples_at_the_last_known_price),
         POM_TEST(test_registry_guesses_the_price_before_the_first_window),
         POM_TEST(test_registry_names_an_action_whose_tree_is_full),
@@ -1425,6 +1527,7 @@ int main(void) {
         POM_TEST(test_registry_says_whether_anything_was_queued),
         POM_TEST(test_registry_drops_a_sample_whose_code_died),
         POM_TEST(test_registry_drops_a_stack_with_what_is_no_code),
+        POM_TEST(test_registry_names_a_code_born_where_none_was),
         POM_TEST(test_registry_names_a_successor_at_a_dead_codes_address),
         POM_TEST(test_registry_keeps_codes_of_events_in_the_queue),
         POM_TEST(test_registry_drops_events_beyond_the_cap),
@@ -1440,6 +1543,7 @@ int main(void) {
         POM_TEST(test_registry_counts_profiles_it_had_no_memory_for),
         POM_TEST(test_registry_counts_messages_it_had_no_memory_for),
         POM_TEST(test_registry_names_a_code_once_there_is_memory),
+        POM_TEST(test_registry_goes_without_a_source_it_had_no_memory_for),
         POM_TEST(test_registry_survives_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
