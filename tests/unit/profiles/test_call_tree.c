@@ -375,6 +375,27 @@ static void test_tree_wide_parent_finds_all_its_children(void **state) {
     close_tree();
 }
 
+/* Where the table of its children finds no room, none is made that could not be found again. */
+static void test_tree_wide_parent_survives_every_arena_size(void **state) {
+    enum { CHILDREN = 200 };
+    pom_tree_limits_t limits = pom_tree_limits_default();
+    limits.max_stretches = 0;
+    for (size_t cap = 0; cap < 40000; cap += 136) {
+        uint32_t nodes = 0;
+        open_tree(POM_BY_LINE, limits, cap);
+        for (int32_t i = 0; i < 2 * CHILDREN; i++) {
+            pom_weight_t weight = {.wall_ns = 1, .hits = 1, .at_ns = i};
+            pom_tree_add(&tree, PATH(place(F, 1), place(G, i % CHILDREN)), &weight);
+            nodes = i < CHILDREN ? tree.node_count : nodes;
+        }
+        assert_int_equal(tree.node_count, nodes);
+        assert_int_equal(nodes == 1 + CHILDREN, tree.cuts.nodes == 0);
+        assert_int_equal(tree.root.total_wall_ns, 2 * CHILDREN);
+        assert_true(pom_tree_validate(&tree));
+        close_tree();
+    }
+}
+
 static void test_tree_wide_parent_forgets_sealed_children(void **state) {
     /* Around the 32 that are searched one by one: none, one and many found by hash. */
     static const int32_t widths[] = {1, 31, 32, 33, 34, 65, 500};
@@ -753,6 +774,7 @@ int main(void) {
         POM_TEST(test_tree_message_larger_than_the_arena_is_dropped_alone),
         POM_TEST(test_tree_full_arena_cuts_and_stays_exact),
         POM_TEST(test_tree_wide_parent_finds_all_its_children),
+        POM_TEST(test_tree_wide_parent_survives_every_arena_size),
         POM_TEST(test_tree_wide_parent_forgets_sealed_children),
         POM_TEST(test_tree_takes_the_deepest_stack),
         POM_TEST(test_timeline_joins_consecutive_samples_of_one_leaf),

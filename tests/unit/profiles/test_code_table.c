@@ -247,6 +247,20 @@ static void test_code_table_full_answers_overflow_and_counts(void **state) {
     pom_code_table_free(table);
 }
 
+static void test_code_table_full_has_room_for_what_is_read_anew(void **state) {
+    pom_code_table_t *table = new_table(4);
+    for (uintptr_t key = 1; key <= 4; key++) {
+        (void)pom_code_table_get(table, key * 16, SAMPLER, NULL); // fills a slot each
+    }
+    bool fresh = false;
+    assert_string_equal(pom_code_table_get(table, 0x20, APP, &fresh)->function, "call 5");
+    assert_true(fresh);
+    assert_string_equal(pom_code_table_get(table, 0x20, SAMPLER, NULL)->function, "call 5");
+    assert_int_equal(pom_code_table_stats(table).overflowed, 0);
+    assert_int_equal(pom_code_table_stats(table).live, 4);
+    pom_code_table_free(table);
+}
+
 static void meanwhile_app_takes_the_last_slot(fake_resolver_t *self, uintptr_t key) {
     (void)pom_code_table_get(self->table, key + 16, APP, NULL); // for its slot
 }
@@ -562,6 +576,7 @@ int main(void) {
         POM_TEST(test_code_table_discard_after_a_double_insertion_leaves_the_confirmed),
         POM_TEST(test_code_table_death_during_a_reading_is_seen_in_the_epoch),
         POM_TEST(test_code_table_full_answers_overflow_and_counts),
+        POM_TEST(test_code_table_full_has_room_for_what_is_read_anew),
         POM_TEST(test_code_table_last_slot_lost_to_another_thread_overflows),
         POM_TEST(test_code_table_probes_are_bounded),
         POM_TEST(test_code_table_uses_forgotten_slots_again),

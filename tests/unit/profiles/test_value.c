@@ -369,6 +369,23 @@ static void test_value_entries_of_a_stream_join_a_map_being_written(void **state
     }
 }
 
+/* A list is cut off, and the byte behind would seem to be its end. */
+static void test_value_entries_end_where_their_stream_does(void **state) {
+    const char *const none = NULL;
+    unsigned char first[16], storage[64];
+    pom_value_writer_t w;
+    pom_value_begin(&w, first, sizeof first);
+    pom_value_map_begin(&w);
+    pom_value_key(&w, "k", 1);
+    pom_value_list_begin(&w);
+    size_t size = pom_value_finish(&w);
+    pom_value_begin(&w, storage, sizeof storage);
+    pom_value_map_begin(&w);
+    pom_value_entries(&w, first, size - 1, &none);
+    assert_int_equal(w.cut, 1);
+    assert_string_equal(replay(storage, pom_value_finish(&w), POM_OK), "{}");
+}
+
 static void test_value_entries_stay_behind_when_their_key_is_taken(void **state) {
     static const char *const taken[] = {"tags", "step", "ratio", "tag", NULL};
     unsigned char first[256], storage[256];
@@ -543,6 +560,7 @@ int main(void) {
         cmocka_unit_test(test_value_ignores_calls_out_of_order),
         cmocka_unit_test(test_value_entries_join_an_open_map),
         cmocka_unit_test(test_value_entries_of_a_stream_join_a_map_being_written),
+        cmocka_unit_test(test_value_entries_end_where_their_stream_does),
         cmocka_unit_test(test_value_entries_stay_behind_when_their_key_is_taken),
         cmocka_unit_test(test_value_random_calls_stay_well_formed),
         cmocka_unit_test(test_value_replay_survives_random_bytes),

@@ -161,6 +161,21 @@ static void test_schedule_starts_at_the_wanted_period(void **state) {
     assert_int_equal(schedule_of(0, 20000).period_ns, 2 * POM_NS_PER_MS);
 }
 
+static void test_schedule_starts_anew_whatever_was_before(void **state) {
+    pom_schedule_options_t options = pom_schedule_options_default();
+    pom_schedule_t s;
+    pom_schedule_init(&s, &options);
+    for (int window = 0; window < 30; window++) {
+        pom_schedule_update(&s, WINDOW_NS, WINDOW_NS, WINDOW_NS);
+    }
+    assert_true(s.helpless && s.over_budget && s.overhead_ppm > 0);
+    pom_schedule_init(&s, &options);
+    assert_false(s.helpless || s.over_budget);
+    assert_int_equal(s.overhead_ppm, 0);
+    assert_int_equal(s.over_windows, 0);
+    assert_int_equal(s.period_ns, options.granularity_ns);
+}
+
 static void test_schedule_keeps_a_period_that_still_fits(void **state) {
     pom_schedule_t s = schedule_of(10 * POM_NS_PER_MS, 20000);
     pom_schedule_update(&s, WINDOW_NS, WINDOW_NS, WINDOW_NS);
@@ -258,6 +273,7 @@ int main(void) {
         POM_TEST(test_schedule_keeps_its_bounds),
         POM_TEST(test_schedule_is_helpless_only_when_no_period_mends_it),
         POM_TEST(test_schedule_starts_at_the_wanted_period),
+        POM_TEST(test_schedule_starts_anew_whatever_was_before),
         POM_TEST(test_schedule_keeps_a_period_that_still_fits),
         POM_TEST(test_schedule_steps_at_most_by_two),
         POM_TEST(test_schedule_ignores_idle_windows),

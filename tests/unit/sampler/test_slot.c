@@ -292,6 +292,24 @@ static void test_slot_view_holds_until_a_change(void **state) {
     pom_slots_fini(&slots);
 }
 
+/* What a writer has left half done is not looked at, though nothing moves meanwhile. */
+static void test_slot_shows_nothing_within_a_change(void **state) {
+    pom_slots_t slots;
+    pom_slots_init(&slots);
+    pom_slot_t *slot = claim(&slots, 7);
+    pom_slot_view_t view;
+    attach(slot, 1);
+    atomic_fetch_add(&slot->seq, 1);
+    assert_false(pom_slot_view(slot, &view, storage, POM_ANCHORS_MAX));
+    atomic_fetch_add(&slot->seq, 1);
+    assert_true(pom_slot_view(slot, &view, storage, POM_ANCHORS_MAX));
+    atomic_store(&slot->count, POM_ANCHORS_FIRST + 1); // of a table that is yet to be seen
+    assert_false(pom_slot_view(slot, &view, storage, POM_ANCHORS_MAX));
+    atomic_store(&slot->count, 1);
+    assert_true(pom_slot_view(slot, &view, storage, POM_ANCHORS_MAX));
+    pom_slots_fini(&slots);
+}
+
 /* ---- claims ---------------------------------------------------------------------------------- */
 
 static void test_slot_whose_thread_has_ended_shows_nothing(void **state) {
@@ -622,6 +640,7 @@ int main(void) {
         POM_TEST(test_slot_fills_gaps_of_the_largest_table),
         POM_TEST(test_slot_grows_to_its_cap),
         POM_TEST(test_slot_view_holds_until_a_change),
+        POM_TEST(test_slot_shows_nothing_within_a_change),
         POM_TEST(test_slot_whose_thread_has_ended_shows_nothing),
         POM_TEST(test_slots_reuse_what_was_released),
         POM_TEST(test_slots_are_capped),
