@@ -257,7 +257,10 @@ static void test_engine_stop_delivers_what_is_open_as_lost(void **state) {
     }
     serve(slot, 3);
     uint32_t generation = pom_engine_generation();
-    assert_true(stop());
+    assert_true(pom_engine_stop_begin());
+    assert_int_equal(pom_slot_attached(slot), 0); // what is over must not be sampled
+    assert_true(pom_engine_stop_wait(patience()));
+    pom_engine_stop_end();
     assert_true(pom_engine_generation() > generation); // so that their holders only forget them
     assert_int_equal(count_lines(&out, "\"outcome\":\"lost\""), 5);
     assert_int_equal(count_lines(&out, "\"outcome\":\"succeeded\""), 3);
@@ -554,6 +557,58 @@ static void test_engine_child_of_a_fork_amid_a_stop_may_start(void **state) {
     }
 }
 
+/* ---- what went wrong ------------------------------------------------------------------------- */
+
+static pom_status_t hold_and_fail(fake_walker_t *self, const pom_slot_view_t *view,
+                                  pom_stack_t *stack, uint32_t *anchor) {
+    (void)hold(self, view, stack, anchor);
+    return POM_EUNREADABLE;
+}
+
+/* Of all engines there were, not of the last one. */
+static void test_engine_stats_add_up_what_went_wrong(void **state) {
+    configure("web-1");
+    pom_engine_stats_t before = pom_engine_stats();
+    int64_t overflowed = before.codes.overflowed;
+    int64_t unreadable = before.sampler.missed[POM_MISS_UNREADABLE];
+    fake_walker.script = hold_and_fail;
+    for (int life = 1; life <= 2; life++) {
+        atomic_store(&hold_walk, true);
+        start();
+        pom_slot_t *slot = claim();
+        pom_action_t *walked = begin(slot), *a;
+        assert_true(await(atomic_load(&walking)));
+        pom_registry_drop(pom_engine_registry(), walked);
+        pom_registry_drop(pom_engine_registry(), walked);
+        // The sampler stands still, and too many that have ended wait for it.
+        for (int ended = 0; (a = begin(slot)) != NULL; ended++) {
+            end(slot, a);
+            assert_in_range(ended, 0, 100000);
+        }
+        (void)pom_code_table_get(pom_engine_codes(), 1, true, NULL); // to be forgotten
+        pom_code_table_forget(pom_engine_codes(), 1);
+        for (uintptr_t key = 1000; pom_code_table_stats(pom_engine_codes()).overflowed == 0;
+             key++) {
+            (void)pom_code_table_get(pom_engine_codes(), key, true, NULL); // takes a place
+            assert_in_range(key, 1000, 1000 + POM_CODE_TABLE_CAPACITY);
+        }
+        atomic_store(&hold_walk, false);
+        assert_true(await(pom_engine_stats().sampler.missed[POM_MISS_UNREADABLE] > unreadable));
+        end(slot, walked);
+        assert_true(stop());
+        pom_engine_stats_t after = pom_engine_stats();
+        assert_int_equal(after.registry.shed - before.registry.shed, life);
+        assert_int_equal(after.registry.dropped_events - before.registry.dropped_events, 2 * life);
+        assert_int_equal(after.codes.forgotten - before.codes.forgotten, life);
+        assert_true(after.codes.overflowed > overflowed);
+        assert_true(after.sampler.missed[POM_MISS_UNREADABLE] > unreadable);
+        assert_true(after.sampler.period_ns >= 100 * POM_NS_PER_US);
+        overflowed = after.codes.overflowed;
+        unreadable = after.sampler.missed[POM_MISS_UNREADABLE];
+    }
+    fake_walker.script = NULL;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_engine_starts_and_stops),
@@ -569,6 +624,7 @@ int main(void) {
         cmocka_unit_test(test_engine_lives_on_in_a_forked_child),
         cmocka_unit_test(test_engine_child_is_not_kept_by_a_walk_of_the_parents),
         cmocka_unit_test(test_engine_child_of_a_fork_amid_a_stop_may_start),
+        cmocka_unit_test(test_engine_stats_add_up_what_went_wrong),
     };
     return cmocka_run_group_tests(tests, init, NULL);
 }

@@ -25,6 +25,16 @@ static void test_queue_time_of_each_form(void **state) {
     assert_int_equal(queued("1795178096"), 750000000);
 }
 
+/* A header is a piece of a larger text, which goes on with anything. */
+static void test_queue_time_reads_no_further_than_it_may(void **state) {
+    (void)state;
+    assert_int_equal(pom_request_queue_ns("1795178096.57", 12, NOW), 250000000);
+    assert_int_equal(pom_request_queue_ns("1795178096.5", 11, NOW), 750000000);
+    assert_int_equal(pom_request_queue_ns("1795178096.5", 10, NOW), 750000000);
+    assert_int_equal(pom_request_queue_ns("17951780965", 10, NOW), 750000000);
+    assert_int_equal(pom_request_queue_ns("t=1795178096", 1, NOW), 0);
+}
+
 static void test_queue_time_is_none_where_there_is_no_moment(void **state) {
     (void)state;
     static const char *const wrong[] = {
@@ -59,6 +69,7 @@ static void test_queue_time_believes_no_clock_that_is_far_off(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_queue_time_of_each_form),
+        POM_TEST(test_queue_time_reads_no_further_than_it_may),
         POM_TEST(test_queue_time_is_none_where_there_is_no_moment),
         POM_TEST(test_queue_time_believes_no_clock_that_is_far_off),
     };

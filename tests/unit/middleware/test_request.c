@@ -203,7 +203,11 @@ static void test_request_record_says_all_of_it(void **state) {
     r->status = 200;
     r->bytes = 1234;
     r->app_ns = 1500000000;
+    r->first_byte_ns = 125000000;
+    r->body_ns = 750000000;
     r->client_ns = 250000000;
+    r->close_ns = 500000000;
+    r->trace = (pom_trace_t){.parent_span = 0xf067aa0ba902b7, .span = 0xb7ad6b7169203331};
     char *record = record_of(&rig, a);
     assert_has(record, "\"type\":\"/shop/items/7\"");
     assert_has(record, "\"kind\":\"wsgi\"");
@@ -215,7 +219,9 @@ static void test_request_record_says_all_of_it(void **state) {
     assert_has(record, "\"status\":200");
     assert_has(record, "\"route\":\"/shop/items/<id>\"");
     assert_has(record, "\"bytes\":1234");
-    assert_has(record, "\"phases\":{\"app\":1.5,\"client\":0.25}");
+    assert_has(record, "\"phases\":{\"app\":1.5,\"first_byte\":0.125,\"body\":0.75,"
+                       "\"client\":0.25,\"close\":0.5}");
+    assert_has(record, "\"parent_span\":\"00f067aa0ba902b7\",\"span\":\"b7ad6b7169203331\"");
     pom_free(record);
     rig_fini(&rig);
 }

@@ -30,6 +30,8 @@ static void test_route_mask_replaces_what_looks_like_an_id(void **state) {
         {"/f/facade", "/f/facade"},
         {"/f/0af76519-16cd-43dd-8448-eb211c80319c", "/f/<id>"},
         {"/f/0AF76519-16CD-43DD-8448-EB211C80319C/x", "/f/<id>/x"},
+        {"/p/the-history-of-all-hitherto-existing", // as long as a UUID
+         "/p/the-history-of-all-hitherto-existing"},
         {"/p/a-very-long-article-name-1", "/p/<id>"},
         {"/p/a-very-long-article-name", "/p/a-very-long-article-name"},
         {"/t/eyJhbGciOiJIUzI1NiJ9", "/t/<id>"},
