@@ -103,6 +103,26 @@ static void test_destination_after_fork_starts_from_zero(void **state) {
     pom_destination_unref(&f->base);
 }
 
+static void test_destinations_that_are_left_all_hear_of_a_fork(void **state) {
+    fake_t *f[5];
+    for (int i = 0; i < 5; i++) {
+        f[i] = fake_new("a", FAKE_SEND);
+        pom_destination_enlist(&f[i]->base);
+        pom_destination_enlist(&f[i]->base); /* once is enough */
+        atomic_store(&f[i]->base.produced, 9);
+    }
+    static const int gone[] = {2, 0, 4}; /* in the middle, and at both ends */
+    for (int i = 0; i < 3; i++) {
+        pom_destination_unref(&f[gone[i]]->base);
+    }
+    pom_destinations_before_fork();
+    pom_destinations_after_fork_child();
+    assert_int_equal(counters(&f[1]->base).produced, 0);
+    assert_int_equal(counters(&f[3]->base).produced, 0);
+    pom_destination_unref(&f[1]->base);
+    pom_destination_unref(&f[3]->base);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_destination_counts_each_fate_apart),
@@ -110,6 +130,7 @@ int main(void) {
         POM_TEST(test_destination_long_name_keeps_its_end),
         POM_TEST(test_destination_sum_holds_while_others_count),
         POM_TEST(test_destination_after_fork_starts_from_zero),
+        POM_TEST(test_destinations_that_are_left_all_hear_of_a_fork),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

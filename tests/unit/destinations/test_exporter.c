@@ -399,6 +399,17 @@ static void test_exporter_remove_while_sending(void **state) {
     done(other);
 }
 
+static void test_exporter_closes_what_is_removed_while_nothing_comes(void **state) {
+    pom_exporter_t *e = quick_exporter(5);
+    fake_t *f = add_fake(e, "a", FAKE_SEND);
+    wait_for(atomic_load(&f->opens) == 1);
+    wait_for(atomic_load(&e->signal) == 0); /* the timer rests */
+    assert_int_equal(pom_exporter_remove(e, &f->base), POM_OK);
+    wait_for(atomic_load(&f->closes) == 1);
+    free_exporter(e);
+    done(f);
+}
+
 static void test_exporter_removed_destination_can_be_added_at_once(void **state) {
     pom_exporter_t *e = slow_exporter();
     fake_t *f = add_fake(e, "a", FAKE_HOLD);
@@ -445,6 +456,26 @@ static void test_exporter_window_bounds_batches_out(void **state) {
     assert_false(pom_exporter_flush(e, 0)); /* the last few do not make a batch */
     wait_for((fake_release(f, 1), counters(&f->base).sent == 100));
     assert_true(pom_exporter_flush(e, soon()));
+    free_exporter(e);
+    done(f);
+}
+
+static void test_exporter_delivers_the_next_when_the_last_is_through(void **state) {
+    pom_exporter_t *e = slow_exporter();
+    fake_t *f = add_fake(e, "a", FAKE_HOLD); /* one batch at a time */
+    for (int i = 1; i <= 3; i++) {
+        put(e, i, 0);
+        assert_false(pom_exporter_flush(e, 0));
+        if (i == 1) {
+            wait_for(atomic_load(&f->held_count) == 1);
+        } else {
+            wait_for((atomic_load(&e->signal) & POM__URGENT) == 0);
+            assert_int_equal(fake_release(f, 1), 1); /* no tick comes, and nobody asks */
+            wait_for(atomic_load(&f->held_count) == 1);
+        }
+        assert_int_equal(atomic_load(&f->delivered), i);
+    }
+    assert_int_equal(fake_release(f, 1), 1);
     free_exporter(e);
     done(f);
 }
@@ -537,6 +568,24 @@ static void test_exporter_flush_hears_of_a_late_send(void **state) {
     pthread_join(thread, &flushed);
     assert_non_null(flushed);
     assert_true(pom_now_ns() - before < PATIENCE_NS); /* told, not timed out */
+    free_exporter(e);
+    done(f);
+}
+
+static void test_exporter_flush_does_not_wait_for_what_is_removed(void **state) {
+    pom_exporter_t *e = slow_exporter();
+    fake_t *f = add_fake(e, "a", FAKE_BLOCK);
+    put(e, 1, 0);
+    pthread_t thread;
+    void *flushed = NULL;
+    pthread_create(&thread, NULL, flush_it, e);
+    wait_for(atomic_load(&e->waiters) == 1 && atomic_load(&f->inside) == 1);
+    int64_t before = pom_now_ns();
+    assert_int_equal(pom_exporter_remove(e, &f->base), POM_OK); /* the loop hangs in its deliver */
+    pthread_join(thread, &flushed);
+    assert_non_null(flushed);
+    assert_true(pom_now_ns() - before < PATIENCE_NS); /* told, not timed out */
+    atomic_store(&f->gate, true);
     free_exporter(e);
     done(f);
 }
@@ -862,11 +911,14 @@ int main(void) {
         POM_TEST(test_exporter_add_and_remove_say_what_is_wrong),
         POM_TEST(test_exporter_new_destination_gets_no_older_profile),
         POM_TEST(test_exporter_remove_while_sending),
+        POM_TEST(test_exporter_closes_what_is_removed_while_nothing_comes),
         POM_TEST(test_exporter_removed_destination_can_be_added_at_once),
         POM_TEST(test_exporter_window_bounds_batches_out),
+        POM_TEST(test_exporter_delivers_the_next_when_the_last_is_through),
         POM_TEST(test_exporter_twenty_destinations_each_keep_their_own_books),
         POM_TEST(test_exporter_flush_is_false_until_the_queue_was_empty),
         POM_TEST(test_exporter_flush_hears_of_a_late_send),
+        POM_TEST(test_exporter_flush_does_not_wait_for_what_is_removed),
         POM_TEST(test_exporter_flush_empties_what_a_destination_buffers),
         POM_TEST(test_exporter_stop_counts_the_rest_and_can_start_again),
         POM_TEST(test_exporter_stop_does_not_wait_for_a_hanging_write),

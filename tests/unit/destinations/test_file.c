@@ -245,6 +245,24 @@ static void test_file_overwrites_or_appends_as_told(void **state) {
     (void)unlink(path);
 }
 
+/* Its batches end with any byte, and nothing may stand between two. */
+static void test_file_appends_to_the_wire_form(void **state) {
+    rig_t rig;
+    int broken;
+    format = POM_FILE_MSGPACK;
+    for (int life = 0; life < 3; life++) {
+        rig_up(&rig, path, life > 0, true);
+        put(rig.e, life, 0);
+        assert_true(pom_exporter_flush(rig.e, soon()));
+        assert_int_equal(check_batches(path, 0, &broken), life + 1);
+        assert_int_equal(broken, 0);
+        free_exporter(rig.e);
+        pom_destination_unref(rig.d);
+    }
+    (void)unlink(path);
+    format = POM_FILE_JSON;
+}
+
 static void test_file_append_after_half_a_line_begins_a_new_one(void **state) {
     int fd = open(path, O_WRONLY | O_CREAT, 0600);
     assert_int_equal(write(fd, "{\"torn\":", 8), 8);
@@ -719,6 +737,37 @@ static void test_file_is_shared_with_forked_children(void **state) {
     rig_down(&rig);
 }
 
+/* What the parent has not written yet is its own. */
+static void test_file_child_begins_with_nothing_encoded(void **state) {
+    skip_when_sanitized();
+    rig_t rig;
+    format = POM_FILE_MSGPACK;
+    rig_up(&rig, path, false, true);
+    plan_writes((const int[]){-ENOSPC, -ENOSPC, 0});
+    put(rig.e, 1, 0);
+    wait_for(atomic_load(&calls) == 1); /* to be tried again */
+    pom_exporter_before_fork(rig.e);
+    pid_t child = fork();
+    if (child == 0) {
+        pom_exporter_after_fork_child(rig.e);
+        plan_writes((const int[]){0});
+        put(rig.e, 2000, 0);
+        put(rig.e, 2001, 0);
+        bool ok = pom_exporter_flush(rig.e, soon()) && counters(rig.d).sent == 2;
+        pom_test_child_ends(ok && pom_exporter_stop(rig.e, soon()) == POM_OK);
+    }
+    pom_exporter_after_fork_parent(rig.e);
+    int status = -1, broken;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_int_equal(check_batches(path, 2000, &broken), 2);
+    assert_int_equal(broken, 0);
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    assert_int_equal(counters(rig.d).dropped[POM_DROP_ERROR], 1);
+    rig_down(&rig);
+    format = POM_FILE_JSON;
+}
+
 /* ---- rotation ---- */
 
 static void rotating_up(rig_t *rig, bool append, int64_t bytes, int64_t ns, uint32_t keep) {
@@ -883,6 +932,21 @@ static void test_file_appended_to_is_rotated_too(void **state) {
 }
 
 /* acceptance: PM23 */
+static void test_file_rotated_by_a_neighbour_is_not_written_on(void **state) {
+    rig_t rig;
+    rotating_up(&rig, false, 1 << 20, 0, 5);
+    put_each(&rig, 0, 1);
+    assert_int_equal(rename(path, numbered(1)), 0);
+    put_each(&rig, 1, 3);
+    int broken;
+    assert_int_equal(check_lines(numbered(1), 0, &broken), 1);
+    assert_int_equal(broken, 0);
+    assert_int_equal(check_lines(path, 1, &broken), 2);
+    assert_int_equal(broken, 0);
+    remove_rotated();
+    rig_down(&rig);
+}
+
 static void test_file_that_cannot_be_rotated_is_written_on(void **state) {
     rig_t rig;
     rotating_up(&rig, false, 1024, 0, 1);
@@ -1013,6 +1077,7 @@ int main(void) {
         POM_TEST(test_file_writes_one_whole_line_each),
         POM_TEST(test_file_batch_is_one_write),
         POM_TEST(test_file_overwrites_or_appends_as_told),
+        POM_TEST(test_file_appends_to_the_wire_form),
         POM_TEST(test_file_append_after_half_a_line_begins_a_new_one),
         POM_TEST(test_file_line_of_a_killed_neighbour_takes_none_of_ours_with_it),
         POM_TEST(test_file_write_of_a_neighbour_under_way_is_waited_for),
@@ -1035,12 +1100,14 @@ int main(void) {
         POM_TEST(test_file_wrong_path_says_why),
         POM_TEST(test_file_removed_in_mid_stream_loses_nothing_uncounted),
         POM_TEST(test_file_is_shared_with_forked_children),
+        POM_TEST(test_file_child_begins_with_nothing_encoded),
         POM_TEST(test_file_rotates_by_size_between_lines),
         POM_TEST(test_file_rotates_the_wire_form_between_batches),
         POM_TEST(test_file_a_batch_larger_than_a_file_is_divided),
         POM_TEST(test_file_keeps_so_many_rotated_files),
         POM_TEST(test_file_rotates_by_age),
         POM_TEST(test_file_appended_to_is_rotated_too),
+        POM_TEST(test_file_rotated_by_a_neighbour_is_not_written_on),
         POM_TEST(test_file_that_cannot_be_rotated_is_written_on),
         POM_TEST(test_file_rotates_what_a_link_points_to),
         POM_TEST(test_file_rotates_regular_files_only),

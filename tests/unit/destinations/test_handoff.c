@@ -79,6 +79,29 @@ static void test_handoff_gives_each_destination_each_profile_in_order(void **sta
     rig_down(&rig);
 }
 
+/* Who has been served stands behind those who wait. */
+static void test_handoff_takes_destinations_in_turn(void **state) {
+    rig_t rig;
+    rig_up(&rig, 3);
+    fake_t *beside = fake_new("beside", FAKE_SEND); /* gets its batches last in each turn */
+    assert_int_equal(pom_exporter_add(rig.e, &beside->base), POM_OK);
+    put(rig.e, 1, 0);
+    wait_for(atomic_load(&beside->delivered) == 1);
+    for (int i = 0; i < 6; i++) {
+        pom_handoff_item_t item = take(&rig);
+        assert_ptr_equal(item.destination, rig.d[i % 3]);
+        assert_int_equal(item.profile->thread, 1 + i / 3);
+        pom_handoff_done(rig.h, &item, NULL);
+        if (i == 0) { /* the first has its second while the others have not had theirs */
+            put(rig.e, 2, 0);
+            wait_for(atomic_load(&beside->delivered) == 2);
+        }
+    }
+    assert_true(pom_exporter_flush(rig.e, soon()));
+    rig_down(&rig);
+    pom_destination_unref(&beside->base);
+}
+
 static void test_handoff_flush_waits_for_the_consumer(void **state) {
     rig_t rig;
     rig_up(&rig, 1);
@@ -105,6 +128,17 @@ static void test_handoff_take_times_out_and_closes(void **state) {
     assert_int_equal(item.profile->thread, 1);
     pom_handoff_done(rig.h, &item, NULL);
     rig_down(&rig);
+}
+
+static void test_handoff_of_a_child_is_not_stopped(void **state) {
+    pom_handoff_t *h = NULL;
+    pom_handoff_item_t item;
+    assert_int_equal(pom_handoff_new(&h), POM_OK);
+    pom_handoff_stop(h);
+    assert_int_equal(pom_handoff_take(h, 0, &item), POM_ECLOSED);
+    pom_handoff_after_fork_child(h);
+    assert_int_equal(pom_handoff_take(h, 0, &item), POM_ETIMEDOUT);
+    pom_handoff_unref(h);
 }
 
 static void *stop_it(void *arg) {
@@ -312,8 +346,10 @@ static void test_handoff_survives_failing_allocations(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_handoff_gives_each_destination_each_profile_in_order),
+        POM_TEST(test_handoff_takes_destinations_in_turn),
         POM_TEST(test_handoff_flush_waits_for_the_consumer),
         POM_TEST(test_handoff_take_times_out_and_closes),
+        POM_TEST(test_handoff_of_a_child_is_not_stopped),
         POM_TEST(test_handoff_stop_wakes_a_waiting_consumer),
         POM_TEST(test_handoff_slow_consumer_costs_the_oldest),
         POM_TEST(test_handoff_removed_destination_is_called_no_more),

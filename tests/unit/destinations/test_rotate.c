@@ -106,6 +106,22 @@ static void test_rotate_tells_why_not(void **state) {
     check("a");
 }
 
+static int next_descriptor(void) {
+    int fd = open("/dev/null", O_RDONLY);
+    assert_true(fd >= 0);
+    close(fd);
+    return fd;
+}
+
+static void test_rotate_leaves_nothing_open(void **state) {
+    int before = next_descriptor();
+    struct stat a = make(0, 'a');
+    assert_int_equal(pom__rotate(path, 5, a.st_dev, a.st_ino), 0);
+    make(0, 'b');
+    assert_int_equal(pom__rotate(path, 5, a.st_dev, a.st_ino), 0); /* another file */
+    assert_int_equal(next_descriptor(), before);
+}
+
 #define ROTATE_TEST(function)                                                                      \
     cmocka_unit_test_setup_teardown(function, make_directory, drop_directory)
 
@@ -116,6 +132,7 @@ int main(void) {
         ROTATE_TEST(test_rotate_leaves_another_file_alone),
         ROTATE_TEST(test_rotate_leaves_it_to_who_is_at_it),
         ROTATE_TEST(test_rotate_tells_why_not),
+        ROTATE_TEST(test_rotate_leaves_nothing_open),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

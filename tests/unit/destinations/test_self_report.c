@@ -40,7 +40,10 @@ static void test_self_report_is_due_after_trouble_only(void **state) {
     assert_int_equal(pom__self_report_wait_ns(&s, d, 2 * EVERY), EVERY);
     pom__self_report_make(&s, d, 100, &report);
     assert_int_equal(report.drop_count, 2);
-    pom__self_report_told(&s, 3 * EVERY);
+    pom__self_report_failed(&s, 3 * EVERY); /* still due, but not at once */
+    assert_int_equal(pom__self_report_wait_ns(&s, d, 3 * EVERY), EVERY);
+    pom__self_report_make(&s, d, 101, &report);
+    pom__self_report_told(&s, 4 * EVERY);
     assert_int_equal(pom__self_report_wait_ns(&s, d, 9 * EVERY), -1);
     pom_destination_unref(d);
 }

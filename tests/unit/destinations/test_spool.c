@@ -206,6 +206,31 @@ static void test_spool_is_adopted_after_a_crash(void **state) {
     pom__spool_free(s);
 }
 
+static void damage(const char *path, off_t at, const char *bytes, size_t size) {
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, bytes, size, at), size);
+    close(fd);
+}
+
+/* After a power cut the disk may have one acknowledgement and not the one before it. */
+static void test_spool_sends_what_is_pending_among_others(void **state) {
+    char path[512];
+    pom__spool_t *s = opened(0);
+    for (uint32_t i = 1; i <= 4; i++) {
+        put(s, i, 100);
+    }
+    die(s);
+    assert_int_equal(files(directory, "00000001.seg", path), 1);
+    damage(path, 164 + 4, "A", 1);
+    damage(path, 2 * 164 + 4, "A", 1);
+    s = opened(1 + 4);
+    expect(s, 1);
+    expect(s, 4);
+    expect(s, 0);
+    pom__spool_free(s);
+}
+
 static void test_spool_is_kept_when_it_is_closed_in_order(void **state) {
     pom__spool_t *s = opened(0);
     put(s, 9, 10);
@@ -337,13 +362,6 @@ static void test_spool_says_when_the_entry_being_sent_was_evicted(void **state) 
     pom__spool_free(s);
 }
 
-static void damage(const char *path, off_t at, const char *bytes, size_t size) {
-    int fd = open(path, O_WRONLY);
-    assert_true(fd >= 0);
-    assert_int_equal(pwrite(fd, bytes, size, at), size);
-    close(fd);
-}
-
 /* Nothing is left, and that much was found to be damaged. */
 static void expect_damage(pom__spool_t *s, int64_t segments, int64_t profiles) {
     pom__spool_lost_t lost = {0};
@@ -395,6 +413,7 @@ static void test_spool_counts_what_is_behind_a_bad_head(void **state) {
         {164, "?", 1, 1, 3 + 4 + 5},                        /* its head is bad */
         {164 + 8, "\xff\xff\xff\x03", 4, 1, 2 + 3 + 4 + 5}, /* its length goes beyond the end */
         {164 + 8, "\x10\x01", 2, 1, 2 + 3 + 4 + 5},         /* or into the middle of another */
+        {3 * 164 + 8, "\x12\x01", 2, 3, 4 + 5},             /* or 10 bytes beyond the end */
         {0, zeros, 164, 0, 2 + 3 + 4 + 5},
         {4 * 164, zeros, 164, 4, 0}, /* nobody knows what was there */
     };
@@ -584,6 +603,26 @@ static void test_spool_without_a_descriptor_loses_nothing(void **state) {
     pom__spool_free(s);
 }
 
+static void test_spool_relative_folder_survives_chdir(void **state) {
+    char before[4096];
+    char path[512];
+    char error[256] = "";
+    int64_t adopted = -1;
+    pom__spool_t *s = NULL;
+    assert_non_null(getcwd(before, sizeof before));
+    assert_int_equal(chdir(directory), 0);
+    pom_status_t status = pom__spool_new("kept", ADDRESS, POM__SPOOL_CAP, &s, error, sizeof error);
+    assert_int_equal(chdir("/"), 0);
+    assert_int_equal(status, POM_OK);
+    assert_int_equal(pom__spool_open(s, &adopted), POM_OK);
+    put(s, 1, 10);
+    assert_int_equal(files(directory, ".seg", path), 1);
+    expect(s, 1);
+    pom__spool_free(s);
+    pom__spool_free(NULL);
+    assert_int_equal(chdir(before), 0);
+}
+
 static void test_spool_names_a_wrong_folder(void **state) {
     char error[256] = "";
     pom__spool_t *s = NULL;
@@ -613,6 +652,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         SPOOL_TEST(test_spool_gives_back_in_order),
         SPOOL_TEST(test_spool_is_adopted_after_a_crash),
+        SPOOL_TEST(test_spool_sends_what_is_pending_among_others),
         SPOOL_TEST(test_spool_is_kept_when_it_is_closed_in_order),
         SPOOL_TEST(test_spool_of_the_living_is_left_alone),
         SPOOL_TEST(test_spool_leaves_the_files_of_a_program_alone),
@@ -629,6 +669,7 @@ int main(void) {
         SPOOL_TEST(test_spool_ignores_other_addresses_and_links),
         SPOOL_TEST(test_spool_takes_a_full_disk),
         SPOOL_TEST(test_spool_without_a_descriptor_loses_nothing),
+        SPOOL_TEST(test_spool_relative_folder_survives_chdir),
         SPOOL_TEST(test_spool_names_a_wrong_folder),
         SPOOL_TEST(test_spool_forgets_what_is_too_old),
     };
