@@ -135,6 +135,36 @@ static void test_registry_keeps_fields_and_what_failed(void **state) {
     rig_fini(&rig);
 }
 
+static void test_registry_leaves_keys_that_it_does_not_need(void **state) {
+    static const char *const keys[] = {"exception", "type", "reason", "span", "whole"};
+    rig_t rig;
+    rig_init(&rig);
+    unsigned char stream[200];
+    pom_value_writer_t writer;
+    pom_value_begin(&writer, stream, sizeof stream);
+    pom_value_map_begin(&writer);
+    for (int i = 0; i < 5; i++) {
+        pom_value_key(&writer, keys[i], strlen(keys[i]));
+        pom_value_integer(&writer, i);
+    }
+    pom_action_t *a = rig_begin(&rig, 0);
+    pom_text_t kept = pom_action_text(a, (const char *)stream, pom_value_finish(&writer));
+    a->fields = kept.data;
+    a->fields_size = kept.size;
+    a->task_text = pom_action_text(a, "7", 1);
+    a->cut_values = 2;
+    a->text_cut = true;
+    rig_end(&rig, a, 10);
+    const pom_profile_t *p = only_profile(&rig);
+    static trace_t trace;
+    trace_init(&trace);
+    assert_int_equal(pom_value_emit(p->fields, p->fields_size, &trace.emitter), POM_OK);
+    assert_string_equal(trace.text, "{exception:0 reason:2}"); // nothing was raised
+    assert_int_equal(p->cut_values, 2 + 1);
+    assert_true(text_is(p->task_text, "7"));
+    rig_fini(&rig);
+}
+
 /* ---- parts ---------------------------------------------------------------------------------- */
 
 static void describe_stream(const pom_action_t *a, pom_value_writer_t *w) {
@@ -247,6 +277,27 @@ static void test_registry_cuts_no_parts_unasked(void **state) {
     stream(&rig, a, 0, 600);
     rig_end(&rig, a, 600 * SECOND);
     assert_int_equal(only_profile(&rig)->samples, 600);
+    rig_fini(&rig);
+}
+
+/* acceptance: W15 */
+static void test_registry_cuts_a_stream_that_stands_still(void **state) {
+    rig_t rig;
+    init_for_parts(&rig, 60 * SECOND);
+    pom_action_t *a = rig_begin_kind(&rig, &stream_kind, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    pom_sample_t s = {.at_ns = 30 * SECOND};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(10)));
+    s.at_ns = 60 * SECOND;
+    assert_true(rig.client->again(rig.client, &anchor, &s));
+    assert_int_equal(rig.count, 1);
+    assert_int_equal(rig.kept[0]->samples, 2);
+    assert_int_equal(rig.kept[0]->tree.root.total_wall_ns, 60 * SECOND);
+    s.at_ns = 61 * SECOND;
+    assert_false(rig.client->again(rig.client, &anchor, &s)); // nothing is known of the next part
+    rig_end(&rig, a, 62 * SECOND);
+    (void)rig_tick(&rig);
+    assert_int_equal(rig.kept[1]->wall_ns, 2 * SECOND);
     rig_fini(&rig);
 }
 
@@ -715,6 +766,20 @@ static void test_registry_takes_the_granularity_of_the_begin(void **state) {
     rig_fini(&rig);
 }
 
+/* acceptance: PM3, PM8 */
+static void test_registry_takes_a_new_limit(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_window_t window = {.period_ns = 1, .helpless = true};
+    rig.client->window(rig.client, &window);
+    assert_int_equal(pom_registry_stats(rig.registry).allowed, 10);
+    pom_registry_options_t options = rig_options();
+    options.max_actions_per_run = 3;
+    pom_registry_configure(rig.registry, &options);
+    assert_int_equal(pom_registry_stats(rig.registry).allowed, 3);
+    rig_fini(&rig);
+}
+
 /* acceptance: PM10 */
 static void test_registry_takes_a_new_source_without_growing(void **state) {
     rig_t rig;
@@ -753,6 +818,22 @@ static void test_registry_bills_an_action(void **state) {
     assert_int_equal(p->overhead_ppm, 34);
     assert_int_equal(pom_registry_stats(rig.registry).in_request_ns, 350);
     assert_int_equal(rig.client->other_cost_ns(rig.client), 350);
+    rig_fini(&rig);
+}
+
+static int64_t cost_of_the_rest(void *context) {
+    return *(int64_t *)context;
+}
+
+static void test_registry_tells_what_the_rest_costs(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    int64_t cost_ns = 7;
+    pom_registry_set_cost_source(rig.registry, cost_of_the_rest, &cost_ns);
+    pom_registry_charge(rig.registry, NULL, 50);
+    assert_int_equal(rig.client->other_cost_ns(rig.client), 57);
+    cost_ns = 9;
+    assert_int_equal(rig.client->other_cost_ns(rig.client), 59);
     rig_fini(&rig);
 }
 
@@ -902,6 +983,22 @@ static void test_registry_takes_a_sample_before_the_end_of_its_own_action(void *
     assert_node(child(&p->tree.root, 0), "!m");
     assert_node(child(&p->tree.root, 1), "g10");
     assert_balanced(&rig);
+    rig_fini(&rig);
+}
+
+static void test_registry_leaves_an_end_that_comes_after_a_sample(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    pom_action_t *a = rig_begin(&rig, 0), *other = rig_begin(&rig, 0);
+    pom_anchor_t anchor = anchor_of(a, 0, 0);
+    rig_end(&rig, other, 250);
+    pom_sample_t s = {.at_ns = 200};
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20, 10)));
+    assert_int_equal(rig.count, 0);
+    s.at_ns = 250;
+    assert_true(rig_sample_path(&rig, &anchor, &s, PATH(20, 10)));
+    assert_int_equal(rig.count, 1);
+    rig_end(&rig, a, 300);
     rig_fini(&rig);
 }
 
@@ -1061,6 +1158,20 @@ static void test_registry_names_a_successor_at_a_dead_codes_address(void **state
     rig_fini(&rig);
 }
 
+static void test_registry_frees_codes_that_died(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    int64_t before = pom_alloc_live_bytes();
+    for (int i = 0; i < 100; i++) {
+        assert_non_null(pom_code_table_get(rig.codes, 10, true, NULL));
+        pom_code_table_forget(rig.codes, 10);
+        (void)rig_tick(&rig);
+    }
+    (void)rig_tick(&rig);
+    assert_int_equal(pom_alloc_live_bytes(), before);
+    rig_fini(&rig);
+}
+
 static pom_action_t *logging_action;
 
 /* While the sampler seals something, an app thread logs from a code that dies at once. */
@@ -1195,6 +1306,21 @@ static void test_registry_pools_do_not_grow(void **state) {
     rig_fini(&rig);
 }
 
+static void test_registry_begins_without_memory_for_good(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    rig.count_only = true;
+    for (int i = 0; i < 5000; i++) {
+        pom_alloc_fail_from(i < 10 ? 0 : 1); // the first ones fill the pool
+        pom_action_t *a = rig_begin(&rig, i);
+        pom_alloc_fail_from(0);
+        assert_non_null(a);
+        rig_end(&rig, a, i + 1);
+        (void)rig_tick(&rig);
+    }
+    rig_fini(&rig);
+}
+
 static void test_registry_gives_back_what_a_burst_took(void **state) {
     rig_t rig;
     rig_init(&rig);
@@ -1311,6 +1437,25 @@ static void test_registry_sheds_while_too_many_wait_for_the_sampler(void **state
     assert_int_equal(hurries, 8);
     (void)rig_tick(&rig);
     assert_non_null(rig_begin(&rig, 6000));
+    assert_balanced(&rig);
+    rig_fini(&rig);
+}
+
+static void test_registry_sheds_for_nothing_that_is_lost_or_goes_on(void **state) {
+    rig_t rig;
+    rig_init(&rig);
+    rig.count_only = true;
+    for (int i = 0; i < 3000; i++) {
+        pom_action_t *a = rig_begin(&rig, 0);
+        assert_non_null(a);
+        a->outcome = POM_OUTCOME_LOST;
+        rig_end(&rig, a, 10);
+        (void)rig_tick(&rig);
+    }
+    for (int i = 0; i < 3000; i++) {
+        assert_non_null(rig_begin(&rig, 0));
+    }
+    assert_int_equal(pom_registry_stats(rig.registry).lost, 3000);
     assert_balanced(&rig);
     rig_fini(&rig);
 }
@@ -1493,12 +1638,14 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_registry_makes_one_profile_of_an_action),
         POM_TEST(test_registry_keeps_fields_and_what_failed),
+        POM_TEST(test_registry_leaves_keys_that_it_does_not_need),
         POM_TEST(test_registry_seals_a_long_stream_in_parts_that_add_up),
         POM_TEST(test_registry_holds_no_more_of_a_longer_stream),
         POM_TEST(test_registry_cuts_no_parts_unasked),
         POM_TEST(test_registry_tells_the_whole_time_from_the_begin),
         POM_TEST(test_registry_tells_a_miss_in_one_part),
         POM_TEST(test_registry_cuts_between_what_happened),
+        POM_TEST(test_registry_cuts_a_stream_that_stands_still),
         POM_TEST(test_registry_weighs_samples_by_measured_time),
         POM_TEST(test_registry_gives_short_stretches_to_the_one_that_was_met),
         POM_TEST(test_registry_keeps_interleaved_actions_apart),
@@ -1514,8 +1661,10 @@ int main(void) {
         POM_TEST(test_registry_counts_misses_and_cuts),
         POM_TEST(test_registry_hides_internal_frames),
         POM_TEST(test_registry_takes_the_granularity_of_the_begin),
+        POM_TEST(test_registry_takes_a_new_limit),
         POM_TEST(test_registry_takes_a_new_source_without_growing),
         POM_TEST(test_registry_bills_an_action),
+        POM_TEST(test_registry_tells_what_the_rest_costs),
         POM_TEST(test_registry_tells_the_mean_of_the_periods_wanted),
         POM_TEST(test_registry_tells_the_period_that_was_wanted_at_the_time),
         POM_TEST(test_registry_bills_samples_at_the_last_known_price),
@@ -1524,19 +1673,23 @@ int main(void) {
         POM_TEST(test_registry_orders_messages_among_samples),
         POM_TEST(test_registry_keeps_messages_without_a_stack),
         POM_TEST(test_registry_takes_a_sample_before_the_end_of_its_own_action),
+        POM_TEST(test_registry_leaves_an_end_that_comes_after_a_sample),
         POM_TEST(test_registry_says_whether_anything_was_queued),
         POM_TEST(test_registry_drops_a_sample_whose_code_died),
         POM_TEST(test_registry_drops_a_stack_with_what_is_no_code),
         POM_TEST(test_registry_names_a_code_born_where_none_was),
         POM_TEST(test_registry_names_a_successor_at_a_dead_codes_address),
+        POM_TEST(test_registry_frees_codes_that_died),
         POM_TEST(test_registry_keeps_codes_of_events_in_the_queue),
         POM_TEST(test_registry_drops_events_beyond_the_cap),
         POM_TEST(test_registry_refuses_events_of_absurd_size),
         POM_TEST(test_registry_pools_do_not_grow),
+        POM_TEST(test_registry_begins_without_memory_for_good),
         POM_TEST(test_registry_gives_back_what_a_burst_took),
         POM_TEST(test_registry_sheds_over_budget_and_counts_it),
         POM_TEST(test_registry_profiles_tell_how_many_were_shed),
         POM_TEST(test_registry_sheds_while_too_many_wait_for_the_sampler),
+        POM_TEST(test_registry_sheds_for_nothing_that_is_lost_or_goes_on),
         POM_TEST(test_registry_abandons_live_actions_as_lost),
         POM_TEST(test_registry_unlinks_live_actions_in_any_order),
         POM_TEST(test_registry_free_seals_what_ended_and_frees_the_rest),

@@ -155,6 +155,20 @@ static void test_tree_merges_samples_of_one_path(void **state) {
     close_tree();
 }
 
+static void test_tree_adds_again_where_the_last_sample_was(void **state) {
+    pom_weight_t weight = {.wall_ns = 3, .cpu_ns = 6, .hits = 1, .at_ns = 2000};
+    open_default();
+    assert_false(pom_tree_add_again(&tree, &weight)); /* there was none */
+    add(PATH(place(F, 10), place(G, 3)), 2);
+    assert_true(pom_tree_add_again(&tree, &weight));
+    assert_string_equal(shown(), "root=5/0{f:10=5/0{g:3=5/5}}");
+    assert_int_equal(tree.root.hits, 2);
+    message(PATH(place(F, 10), place(G, 4)), "m"); /* what was there is sealed */
+    assert_false(pom_tree_add_again(&tree, &weight));
+    assert_int_equal(tree.root.total_wall_ns, 5);
+    close_tree();
+}
+
 /* acceptance: PM15 */
 static void test_tree_root_takes_what_no_place_is_known_for(void **state) {
     open_default();
@@ -760,6 +774,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_tree_begins_empty),
         POM_TEST(test_tree_merges_samples_of_one_path),
+        POM_TEST(test_tree_adds_again_where_the_last_sample_was),
         POM_TEST(test_tree_root_takes_what_no_place_is_known_for),
         POM_TEST(test_tree_granularity_says_what_is_one_place),
         POM_TEST(test_tree_same_source_in_another_object_is_the_same_place),
