@@ -102,6 +102,7 @@ def over_tcp(host, port, flush=True):
     connection = socket.create_connection((host, port), timeout=5)
     connection.settimeout(30)  # a receiver that stops reading holds up the delivery thread only, and not for ever
     destination = profilomatic.file_destination(connection.makefile("w", encoding="utf-8", newline="\n"), flush=flush)
+    connection.close()  # once the file is
     destination.__qualname__ = tcp_name(host, port)
     return destination
 
