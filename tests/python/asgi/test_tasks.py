@@ -198,7 +198,7 @@ def test_each_of_many_requests_has_its_own_tasks_waits(profiles):
         assert served < 800
 
 
-def test_of_many_requests_many_are_met_in_their_tasks(profiles):
+def test_of_many_requests_most_are_met_in_their_tasks(profiles):
     """A hundred at the same time, each of which is looked at now and then only, and searched for at few of these looks."""
     done = []
 
@@ -211,7 +211,7 @@ def test_of_many_requests_many_are_met_in_their_tasks(profiles):
     async def main():
         done[:] = [asyncio.get_running_loop().create_future()]
         requests = [asyncio.create_task(ask(wrap(bare(endpoint)))) for _ in range(100)]
-        until, deadline = samples_taken() + 2000, time.monotonic() + PATIENCE
+        until, deadline = samples_taken() + 4000, time.monotonic() + PATIENCE
         while samples_taken() < until and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         done[0].set_result(None)
@@ -220,7 +220,7 @@ def test_of_many_requests_many_are_met_in_their_tasks(profiles):
     asyncio.run(main())
     records = profiles.flushed(100)
     assert len(records) == 100
-    assert sum(time_in(record, "rows") > 0 for record in records) > 30  # 49 to 100: by chance who was asked about when
+    assert sum(time_in(record, "rows") > 0 for record in records) > 50
 
 
 def test_what_a_request_has_left_running_is_not_where_it_waits(profiles):
