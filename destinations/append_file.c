@@ -90,15 +90,9 @@ static bool is_it(const pom__append_file_t *f, const struct stat *st) {
     return st->st_dev == f->dev && st->st_ino == f->ino;
 }
 
-static bool is_ours(const pom__append_file_t *f) {
-    struct stat st;
-    return f->fd >= 0 && fstat(f->fd, &st) == 0 && is_it(f, &st);
-}
-
-/* Some folder still has it. */
-static bool is_linked(const pom__append_file_t *f) {
-    struct stat st;
-    return f->type != S_IFREG || fstat(f->fd, &st) != 0 || st.st_nlink > 0;
+/* *st is the file's, if so. */
+static bool is_ours(const pom__append_file_t *f, struct stat *st) {
+    return f->fd >= 0 && fstat(f->fd, st) == 0 && is_it(f, st);
 }
 
 /* The last byte, and the size it was found at; a newline for none; -1 when it may not be read, or
@@ -293,11 +287,12 @@ int pom__append_file_open(pom__append_file_t *f, const char *path,
 
 int pom__append_file_write(pom__append_file_t *f, const char *data, size_t size, size_t begun,
                            size_t *written) {
+    struct stat st;
     *written = 0;
-    if (!is_ours(f)) {
+    if (!is_ours(f, &st)) {
         f->fd = -1; /* not closed: the number is somebody else's now, or nobody's */
     }
-    if (f->fd < 0 || !is_linked(f)) {
+    if (f->fd < 0 || (f->type == S_IFREG && st.st_nlink == 0)) {
         int before = f->fd;
         int error = open_path(f, 0);
         if (error != 0) {
@@ -330,7 +325,8 @@ void pom__append_file_after_fork(pom__append_file_t *f) {
 }
 
 void pom__append_file_close(pom__append_file_t *f) {
-    if (is_ours(f)) {
+    struct stat st;
+    if (is_ours(f, &st)) {
         (void)close(
             f->fd); /* every write was checked; what close could add is of no use to anybody now */
     }

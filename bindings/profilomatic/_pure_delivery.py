@@ -62,16 +62,17 @@ class FileDestination:
         self._buffer, self._buffered = [], 0
         if data and self._rotation is not None:
             self._fd = self._rotation.turn(len(data))
-        elif data and self._is_deleted():
-            fd, self._fd = self._fd, os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            os.close(fd)
+        elif data:
+            self._make_anew_if_deleted()
         while data:
             data = data[os.write(self._fd, data):]
         self.lost = 0
 
-    def _is_deleted(self):
+    def _make_anew_if_deleted(self):
         there = os.fstat(self._fd)
-        return there.st_nlink == 0 and stat.S_ISREG(there.st_mode)
+        if there.st_nlink == 0 and stat.S_ISREG(there.st_mode):
+            fd, self._fd = self._fd, os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, there.st_mode & 0o777)
+            os.close(fd)
 
     def __del__(self):
         fd, self._fd = getattr(self, "_fd", -1), -1

@@ -317,13 +317,14 @@ def test_two_destinations_of_one_file_are_warned_of(added, tmp_path, recwarn):
 
 def test_a_deleted_file_is_made_anew(added, tmp_path):
     path = tmp_path / "profiles.jsonl"
+    path.touch(mode=0o600)
     added(profilomatic.file_destination(path))
     act()
     assert profilomatic.flush(60)
     path.unlink()
     act()
     assert profilomatic.flush(60)
-    assert len(path.read_text().splitlines()) == 1
+    assert len(path.read_text().splitlines()) == 1 and path.stat().st_mode & 0o777 == 0o600
     assert counters(str(path))["sent"] == 2
 
 
