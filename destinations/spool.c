@@ -433,6 +433,16 @@ void pom__spool_after_fork(pom__spool_t *s) {
     forget(s); /* closing our copy of the lock does not release the parent's */
 }
 
+/* Else errno says why not. */
+static bool is_folder(const char *path) {
+    struct stat st;
+    if (stat(path, &st) != 0) {
+        return false;
+    }
+    errno = ENOTDIR;
+    return S_ISDIR(st.st_mode);
+}
+
 pom_status_t pom__spool_new(const char *directory, const char *address, int64_t cap,
                             pom__spool_t **out, char *error, size_t error_size) {
     char absolute[PATH_BYTES / 2];
@@ -445,7 +455,8 @@ pom_status_t pom__spool_new(const char *directory, const char *address, int64_t 
     s->cap = cap;
     s->address = hash(address);
     pom_status_t status = POM_OK;
-    if ((mkdir(directory, 0700) != 0 && errno != EEXIST) || access(directory, W_OK | X_OK) != 0) {
+    if ((mkdir(directory, 0700) != 0 && errno != EEXIST) || !is_folder(directory) ||
+        access(directory, W_OK | X_OK) != 0) {
         status = failed(s, "use", directory);
     } else if (directory[0] != '/' && getcwd(absolute, sizeof absolute) == NULL) {
         status = failed(s, "find", directory);

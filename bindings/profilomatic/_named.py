@@ -24,7 +24,7 @@ def add():
     if _settled:
         return
     _settled = True
-    text = _said if _said is not None else os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+    text = _said if _said is not None else in_environment()
     if not text:
         return
     import profilomatic
@@ -36,9 +36,13 @@ def add():
         complain(("%r: %s" if _said is not None else "PROFILOMATIC_DESTINATION=%r: %s") % (text, error))
 
 
+def in_environment():
+    return os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+
+
 def waiting():
     """The destination that the environment names, as long as there is no application; else empty."""
-    return "" if _settled else os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+    return "" if _settled else in_environment()
 
 
 def settle():
@@ -102,7 +106,7 @@ def over_tcp(host, port, flush=True):
     connection = socket.create_connection((host, port), timeout=5)
     connection.settimeout(30)  # a receiver that stops reading holds up the delivery thread only, and not for ever
     destination = profilomatic.file_destination(connection.makefile("w", encoding="utf-8", newline="\n"), flush=flush)
-    connection.close()  # once the file is
+    connection.close()  # the file keeps it open, and is the last to close it
     destination.__qualname__ = tcp_name(host, port)
     return destination
 

@@ -5,7 +5,6 @@ callback, which would need the GIL (bindings/ext/ssl_context.c asks the rest). O
 over, and a context with something that cannot be is refused, with a sentence that says what to pass instead.
 """
 
-import errno
 import gc
 import os
 import re
@@ -221,8 +220,6 @@ def _native_destination(backend, host, port, timeout, path, format, headers, tok
             "ca_file", "ca_path", "ca_pem", "cert", "key", "verify", "check_hostname", "min_version", "verify_flags")}
         if tls.as_it_is:
             arguments["ssl_context"] = tls.context
-    if spool_dir is not None and os.path.exists(spool_dir) and not os.path.isdir(spool_dir):
-        raise NotADirectoryError(errno.ENOTDIR, "spool_dir must be a folder", spool_dir)
     try:
         return backend.HttpDestination(host, port, path, timeout, headers, token, compress, format == "msgpack", tls is not None,
                                        spool_dir=spool_dir, report_every=report_every, send_every=send_every, **arguments)

@@ -55,15 +55,15 @@ def look(path):
     if path == "-":
         return True
     full = _full(path)
-    if os.path.isdir(full):
-        return _has_main(full)
+    if _is_importable(full):
+        import pkgutil
+
+        return pkgutil.get_importer(full).find_spec("__main__") is not None
     try:
         with open(full, "rb") as file:
             source = file.read() if os.path.isfile(full) else None  # what a pipe has can be read once
     except OSError as error:
         raise Fail(f"can't open file {full!r}: [Errno {error.errno}] {error.strerror}") from None
-    if _is_importable(full):
-        return _has_main(full)
     return source is None or full.endswith(".pyc") or _compiles(source, full)
 
 
@@ -79,13 +79,6 @@ def look_for_module(name):
         return True  # whatever it is, the interpreter knows better
 
 
-def _has_main(full):
-    import pkgutil
-
-    importer = pkgutil.get_importer(full)
-    return importer is not None and importer.find_spec("__main__") is not None
-
-
 def _compiles(source, full):
     import warnings
 
@@ -98,7 +91,7 @@ def _compiles(source, full):
     return True
 
 
-def is_file(path, other):
+def is_same_file(path, other):
     """Whether both are one existing file."""
     try:
         return os.path.samefile(path, other)

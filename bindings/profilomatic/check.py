@@ -184,7 +184,7 @@ def _auto(topic):
 def _destination(needed):
     from . import _named
 
-    topic, text = "PROFILOMATIC_DESTINATION", os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+    topic, text = "PROFILOMATIC_DESTINATION", _named.in_environment()
     if not text:
         said = "it is not set, so profiles go only where the application's own code adds a destination"
         return [Finding("note", topic, said)] if needed else []

@@ -189,7 +189,7 @@ def main(argv=None):
 
 def _keep_from_overwriting(script, options):
     for option, path in (("--output-file", options.output_file), ("--profile-profiler", options.profile_profiler)):
-        if path is not None and _target.is_file(script, path):
+        if path is not None and _target.is_same_file(script, path):
             raise _target.Fail(f"{option} {path!r} is the program itself")
 
 
@@ -232,7 +232,7 @@ def _destination(options):
     from profilomatic import file_destination
 
     flush = not options.no_flush
-    named = os.environ.get("PROFILOMATIC_DESTINATION", "").strip()
+    named = _named.in_environment()
     if options.output_socket is not None:
         host, port = _address(options.output_socket)
         return _named.over_tcp(host, port, flush), _named.tcp_name(host, port)

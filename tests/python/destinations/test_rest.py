@@ -384,7 +384,7 @@ def test_a_spool_that_cannot_be_used_is_an_error(only_c, tmp_path):
     with pytest.raises(OSError, match="spool"):
         profilomatic.RestDestination("h.example", spool_dir=tmp_path / "no" / "folder")
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="spool_dir must be a folder: '.*file'"):
+    with pytest.raises(OSError, match="cannot use '.*file': Not a directory"):
         profilomatic.RestDestination("h.example", spool_dir=tmp_path / "file")
 
 
