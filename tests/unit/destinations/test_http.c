@@ -674,6 +674,7 @@ static void test_http_names_a_refused_connection_and_an_unknown_host(void **stat
     static const char *const errors[] = {"cannot connect: connection refused",
                                          "cannot resolve the name"};
     for (int i = 0; i < 2; i++) {
+        int64_t before = pom_alloc_live_bytes();
         pom_exporter_t *e = exporter();
         o.host = hosts[i];
         pom_destination_t *d = add(e, &o);
@@ -687,6 +688,7 @@ static void test_http_names_a_refused_connection_and_an_unknown_host(void **stat
         free_exporter(e);
         assert_int_equal(counters(d).dropped[POM_DROP_SHUTDOWN], 1);
         pom_destination_unref(d);
+        wait_for(pom_alloc_live_bytes() == before); /* another attempt's lookup, by and by */
     }
 }
 
@@ -848,8 +850,8 @@ static void test_http_passes_by_a_batch_in_the_spool_that_is_never_taken(void **
     assert_true(pom_exporter_flush(e, soon()));
     put(e, 1, 10); /* behind it, in the spool */
     assert_true(pom_exporter_flush(e, soon()));
-    assert_int_equal(refused(&s, first), 1);
-    wait_for(refused(&s, last) == 2);
+    wait_for(refused(&s, first) >= 1);
+    wait_for(refused(&s, last) >= 2); /* or more: a pause may be next to none */
     put(e, 2, 10);
     assert_true(pom_exporter_flush(e, soon()));
     wait_for(counters(d).sent == 2);
@@ -879,7 +881,7 @@ static void test_http_passes_by_a_batch_in_memory_that_is_never_taken(void **sta
     put(e, 13, 10);
     put(e, 13, 10);
     assert_false(pom_exporter_flush(e, pom_now_ns()));
-    wait_for(refused(&s, first) == 1);
+    wait_for(refused(&s, first) >= 1);
     for (int i = 1; i <= 3; i++) {
         put(e, i, 10);
         assert_false(pom_exporter_flush(e, pom_now_ns())); /* it goes on, though nobody waits */
@@ -1004,10 +1006,12 @@ static void test_http_goes_on_after_a_report_that_failed(void **state) {
     assert_true(pom_exporter_flush(e, soon()));
     assert_int_equal(counters(d).sent, 2);
     wait_for(atomic_load(&s.count) >= 5); /* the report is made good */
+    int reports = 0;
     for (int i = 0; i < 5; i++) {
-        bool is_report = strstr(s.requests[i].body, "\"kind\":\"report\"") != NULL;
-        assert_int_equal(is_report, i == 2 || i == 4);
+        reports += strstr(s.requests[i].body, "\"kind\":\"report\"") != NULL;
+        assert_int_equal(reports != 0, i >= 2); /* the third, which failed */
     }
+    assert_int_equal(reports, 2);
     free_exporter(e);
     pom_destination_unref(d);
     server_stop(&s);
