@@ -361,6 +361,22 @@ static void test_registry_cuts_between_what_happened(void **state) {
     rig_fini(&rig);
 }
 
+/* Its detach was on the way yet when the clock was read for its end. acceptance: W15 */
+static void test_registry_ends_no_part_before_it_begins(void **state) {
+    rig_t rig;
+    init_for_parts(&rig, 60 * SECOND);
+    pom_action_t *a = rig_begin_kind(&rig, &stream_kind, 0);
+    stream(&rig, a, 0, 60);
+    rig_end(&rig, a, 60 * SECOND - 100);
+    (void)rig_tick(&rig);
+    assert_int_equal(rig.count, 2);
+    assert_int_equal(rig.kept[1]->start_ns, 60 * SECOND);
+    assert_int_equal(rig.kept[1]->end_ns, 60 * SECOND);
+    assert_int_equal(rig.kept[1]->wall_ns, 0);
+    assert_balanced(&rig);
+    rig_fini(&rig);
+}
+
 /* ---- weights --------------------------------------------------------------------------------- */
 
 /* acceptance: PM15 */
@@ -1645,6 +1661,7 @@ int main(void) {
         POM_TEST(test_registry_tells_the_whole_time_from_the_begin),
         POM_TEST(test_registry_tells_a_miss_in_one_part),
         POM_TEST(test_registry_cuts_between_what_happened),
+        POM_TEST(test_registry_ends_no_part_before_it_begins),
         POM_TEST(test_registry_cuts_a_stream_that_stands_still),
         POM_TEST(test_registry_weighs_samples_by_measured_time),
         POM_TEST(test_registry_gives_short_stretches_to_the_one_that_was_met),
