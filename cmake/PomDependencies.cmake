@@ -82,5 +82,8 @@ if(pom_missing)
   list(JOIN pom_missing " " pom_missing_text)
   # A notice keeps its one line, where an error is wrapped.
   message("profilomatic needs development packages that are missing; on Debian or Ubuntu: apt-get install ${pom_missing_text}")
+  if(DEFINED SKBUILD)
+    message("without them: PROFILOMATIC_PURE=1 pip install . (the engine in pure Python alone, which costs more)")
+  endif()
   message(FATAL_ERROR "Development packages are missing.")
 endif()

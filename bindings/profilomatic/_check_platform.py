@@ -122,19 +122,20 @@ def thread_clock():
     """What reading another thread's CPU clock costs: the engine does it twice a sample."""
     import threading
 
-    try:
-        clock = time.pthread_getcpuclockid(threading.main_thread().ident)
-        best = None
-        for _ in range(5):
-            begin = time.perf_counter_ns()
-            for _ in range(200):
-                time.clock_gettime_ns(clock)
-            cost = (time.perf_counter_ns() - begin) / 200
-            best = cost if best is None else min(best, cost)
-    except (AttributeError, OSError):
+    from . import _pure_native  # the same clock as the native engine's
+
+    thread = threading.main_thread().native_id
+    if _pure_native.cpu_ns_of(thread) is None:
         return Finding(
             "degraded", "thread CPU clock", "not available: CPU time and waiting cannot be told apart"
         )
+    best = None
+    for _ in range(5):
+        begin = time.perf_counter_ns()
+        for _ in range(200):
+            _pure_native.cpu_ns_of(thread)
+        cost = (time.perf_counter_ns() - begin) / 200
+        best = cost if best is None else min(best, cost)
     if best > 5000:
         return Finding(
             "note", "thread CPU clock", f"slow here: {best / 1000:.1f} µs a reading, so sampling costs more"

@@ -295,6 +295,13 @@ def test_probes_find_this_machine_usable():
     assert "sub-interpreter" not in levels
 
 
+def test_the_clock_of_threads_is_the_engines_own(monkeypatch):
+    monkeypatch.delattr("time.pthread_getcpuclockid", raising=False)  # PyPy has none
+    assert _check_platform.thread_clock().level in ("ok", "note")
+    monkeypatch.setattr("profilomatic._pure_native.cpu_ns_of", lambda thread: None)
+    assert _check_platform.thread_clock().level == "degraded"
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter names system calls by their numbers there")
 @pytest.mark.parametrize("refused", ["process_vm_readv", "process_vm_writev"])
 def test_a_system_call_of_guarded_reads_that_is_refused_is_named(refused):
