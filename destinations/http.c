@@ -178,17 +178,10 @@ static void on_later(uv_timer_t *timer) {
     work(timer->data);
 }
 
-/* Idle: if there is something to tell, or to try again, but not yet, the timer comes back to
- * it. */
-static void wait_for_later(http_t *h) {
-    int64_t wait_ns = pom__http_outbox_wait_ns(&h->outbox);
-    if (wait_ns > 0) {
-        start_timer(&h->later_timer, on_later, wait_ns);
-    }
-}
-
-/* Goes on until something is awaited. */
+/* Goes on until something is awaited: an attempt's end, the back-off's, or, where nothing may be
+ * sent yet, the moment when something may. */
 static void work(http_t *h) {
+    int64_t wait_ns;
     if (h->busy || h->closing) {
         return;
     }
@@ -196,10 +189,10 @@ static void work(http_t *h) {
         if (h->outbox.batch != NULL) {
             (void)pom__http_outbox_spool(&h->outbox); /* if it cannot be, it waits here */
         }
-    } else if (pom__http_outbox_next(&h->outbox)) {
+    } else if (pom__http_outbox_next(&h->outbox, &wait_ns)) {
         attempt(h);
-    } else {
-        wait_for_later(h);
+    } else if (wait_ns > 0) {
+        start_timer(&h->later_timer, on_later, wait_ns);
     }
 }
 

@@ -223,9 +223,9 @@ bool pom__http_outbox_spool(pom__http_outbox_t *o) {
 }
 
 /* Makes a request of the spool's oldest entry. */
-static bool next_spooled(pom__http_outbox_t *o) {
+static bool next_spooled(pom__http_outbox_t *o, int64_t now_ns) {
     pom__spool_lost_t lost = {0};
-    if (o->spool == NULL || pom_now_ns() < o->spool_rest_ns) {
+    if (o->spool == NULL || now_ns < o->spool_rest_ns) {
         return false;
     }
     bool found = pom__spool_next(o->spool, &o->request.entry, &o->spooled_body, &lost);
@@ -285,8 +285,8 @@ static void rest_aside(pom__http_outbox_t *o) {
 }
 
 /* A copy is the present request until it has a fate; the body stays where it is. */
-static bool next_aside(pom__http_outbox_t *o) {
-    if (!o->aside.is_set || pom_now_ns() < o->aside.rest_ns) {
+static bool next_aside(pom__http_outbox_t *o, int64_t now_ns) {
+    if (!o->aside.is_set || now_ns < o->aside.rest_ns) {
         return false;
     }
     o->request = o->aside.request;
@@ -345,18 +345,14 @@ void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch) {
     push_range(o, 0, batch->count, false);
 }
 
-static int64_t report_wait_ns(const pom__http_outbox_t *o) {
-    return pom__self_report_wait_ns(&o->report, o->destination, pom_now_ns());
-}
-
 /* The shorter of two waits; 0 and less are none. */
 static int64_t sooner(int64_t a, int64_t b) {
     return b > 0 && (a <= 0 || b < a) ? b : a;
 }
 
-int64_t pom__http_outbox_wait_ns(const pom__http_outbox_t *o) {
-    int64_t wait_ns = report_wait_ns(o);
-    int64_t now_ns = pom_now_ns();
+/* Until a report, or what rests, may have its turn. */
+static int64_t wait_from(const pom__http_outbox_t *o, int64_t now_ns, int64_t report_ns) {
+    int64_t wait_ns = sooner(0, report_ns);
     if (o->aside.is_set) {
         wait_ns = sooner(wait_ns, o->aside.rest_ns - now_ns);
     }
@@ -366,7 +362,8 @@ int64_t pom__http_outbox_wait_ns(const pom__http_outbox_t *o) {
     return wait_ns;
 }
 
-bool pom__http_outbox_next(pom__http_outbox_t *o) {
+bool pom__http_outbox_next(pom__http_outbox_t *o, int64_t *wait_ns) {
+    *wait_ns = 0;
     if (o->request.is_set) {
         pom_destination_retried(o->destination, o->request.count);
         return true;
@@ -374,16 +371,22 @@ bool pom__http_outbox_next(pom__http_outbox_t *o) {
     if (o->range_count == 0) {
         end_batch(o); /* a report does not hold up the next one */
     }
-    bool is_due = report_wait_ns(o) == 0;
+    int64_t now_ns = pom_now_ns();
+    int64_t report_ns = pom__self_report_wait_ns(&o->report, o->destination, now_ns);
+    bool is_due = report_ns == 0;
     if ((is_due && !o->report_failed && next_report(o)) || (o->batch != NULL && next_request(o))) {
         return true;
     }
     end_batch(o);
-    if (next_aside(o) || next_spooled(o)) {
+    if (next_aside(o, now_ns) || next_spooled(o, now_ns)) {
         pom_destination_retried(o->destination, o->request.count);
         return true;
     }
-    return is_due && next_report(o);
+    if (is_due && next_report(o)) {
+        return true;
+    }
+    *wait_ns = wait_from(o, now_ns, report_ns);
+    return false;
 }
 
 const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o) {

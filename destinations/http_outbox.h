@@ -7,7 +7,7 @@
  *
  *     pom__http_outbox_init(&o, &destination, &texts, spool, &options);
  *     pom__http_outbox_put(&o, batch);
- *     while (pom__http_outbox_next(&o)) {            o.request is to be sent
+ *     while (pom__http_outbox_next(&o, &wait_ns)) {  o.request is to be sent
  *         pom__http_outbox_sent(&o);                 or _failed, _dropped, _halve, _told
  *     }
  *     pom__http_outbox_fini(&o);
@@ -102,8 +102,10 @@ void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch);
 
 /* The present request once more, or a new one: reports first, then the batch, then what rested,
  * aside or in the spool; a report that failed after these. False: there is nothing to send, and the
- * batch is ended. */
-bool pom__http_outbox_next(pom__http_outbox_t *o);
+ * batch is ended; *wait_ns is how long until a report, or what rests, may have its turn, 0 = not
+ * before something else happens. Both are answers of one look at the clock and the counters: by a
+ * second one, what came due in between would be waited for by nobody. */
+bool pom__http_outbox_next(pom__http_outbox_t *o, int64_t *wait_ns);
 
 const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o); /* of the present request */
 
@@ -130,9 +132,5 @@ bool pom__http_outbox_leave(pom__http_outbox_t *o, pom_drop_t reason);
 
 /* The same, and the disk is synced. */
 void pom__http_outbox_close(pom__http_outbox_t *o, pom_drop_t reason);
-
-/* After a false next(): until it may have a report, or what rests. 0, -1: not before
- * something else happens. */
-int64_t pom__http_outbox_wait_ns(const pom__http_outbox_t *o);
 
 #endif
