@@ -34,10 +34,13 @@ static int64_t switches_of_this_thread(void) {
     return (int64_t)use.ru_nvcsw + (int64_t)use.ru_nivcsw;
 }
 
-/* Not for its time: to be switched out. */
+/* Not for its time: to be switched out, which a sleep that is over before it began is not. */
 static void give_up_the_cpu(void) {
     const struct timespec moment = {.tv_nsec = 1};
-    (void)nanosleep(&moment, NULL); /* Not for long enough for a signal to matter. */
+    int64_t before = switches_of_this_thread();
+    do {
+        (void)nanosleep(&moment, NULL); /* Not for long enough for a signal to matter. */
+    } while (switches_of_this_thread() == before);
 }
 
 static bool runs_on_at_last(pom_rseq_asker_t *asker) {
