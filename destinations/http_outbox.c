@@ -345,6 +345,10 @@ void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch) {
     push_range(o, 0, batch->count, false);
 }
 
+static int64_t report_wait_ns(const pom__http_outbox_t *o, int64_t now_ns) {
+    return pom__self_report_wait_ns(&o->report, o->destination, now_ns);
+}
+
 /* The shorter of two waits; 0 and less are none. */
 static int64_t sooner(int64_t a, int64_t b) {
     return b > 0 && (a <= 0 || b < a) ? b : a;
@@ -372,9 +376,8 @@ bool pom__http_outbox_next(pom__http_outbox_t *o, int64_t *wait_ns) {
         end_batch(o); /* a report does not hold up the next one */
     }
     int64_t now_ns = pom_now_ns();
-    int64_t report_ns = pom__self_report_wait_ns(&o->report, o->destination, now_ns);
-    bool is_due = report_ns == 0;
-    if ((is_due && !o->report_failed && next_report(o)) || (o->batch != NULL && next_request(o))) {
+    if ((!o->report_failed && report_wait_ns(o, now_ns) == 0 && next_report(o)) ||
+        (o->batch != NULL && next_request(o))) {
         return true;
     }
     end_batch(o);
@@ -382,7 +385,8 @@ bool pom__http_outbox_next(pom__http_outbox_t *o, int64_t *wait_ns) {
         pom_destination_retried(o->destination, o->request.count);
         return true;
     }
-    if (is_due && next_report(o)) {
+    int64_t report_ns = report_wait_ns(o, now_ns); /* of what was lost on the way here, too */
+    if (report_ns == 0 && next_report(o)) {
         return true;
     }
     *wait_ns = wait_from(o, now_ns, report_ns);

@@ -103,8 +103,8 @@ void pom__http_outbox_put(pom__http_outbox_t *o, pom_batch_t *batch);
 /* The present request once more, or a new one: reports first, then the batch, then what rested,
  * aside or in the spool; a report that failed after these. False: there is nothing to send, and the
  * batch is ended; *wait_ns is how long until a report, or what rests, may have its turn, 0 = not
- * before something else happens. Both are answers of one look at the clock and the counters: by a
- * second one, what came due in between would be waited for by nobody. */
+ * before something else happens. Both are answers of one look at the clock: by a second one, what
+ * came due in between would be waited for by nobody. */
 bool pom__http_outbox_next(pom__http_outbox_t *o, int64_t *wait_ns);
 
 const pom_buf_t *pom__http_outbox_body(const pom__http_outbox_t *o); /* of the present request */

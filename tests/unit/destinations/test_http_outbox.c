@@ -1,6 +1,6 @@
 /*
- * How long an outbox waits that has nothing to send yet. The clock goes on by a step at each look,
- * as it does for a thread that loses its CPU after each.
+ * What an outbox sends next, and how long it waits where that is nothing yet. The clock goes on by
+ * a step at each look, as it does for a thread that loses its CPU after each.
  */
 #include "tests/unit/destinations/fake.h"
 
@@ -75,6 +75,14 @@ static void assert_waits_until(rig_t *rig, int64_t due_ns) {
     assert_true(pom__http_outbox_next(&rig->outbox, &wait_ns));
 }
 
+/* A profile that has no room in a body, which a report has. */
+static void put_what_is_too_large(rig_t *rig) {
+    static const char type[4096];
+    rig->outbox.body.out.cap = sizeof type;
+    put_batch(rig);
+    rig->outbox.batch->profiles[0]->type = (pom_text_t){.data = type, .size = sizeof type};
+}
+
 static void fail_request(rig_t *rig) {
     int64_t wait_ns;
     assert_true(pom__http_outbox_next(&rig->outbox, &wait_ns));
@@ -90,6 +98,39 @@ static void test_http_outbox_waits_for_a_report_that_is_nearly_due(void **state)
     assert_int_equal(wait_ns, 0); /* all is well */
     pom_destination_dropped(&rig.fake->base, POM_DROP_QUEUE_FULL, 1);
     assert_waits_until(&rig, rig.outbox.report.next_ns);
+    assert_true(rig.outbox.request.is_report);
+    rig_down(&rig);
+}
+
+/* acceptance: PM25 */
+static void test_http_outbox_tells_what_it_lost_itself(void **state) {
+    rig_t rig;
+    int64_t wait_ns;
+    for (int is_due = 0; is_due < 2; is_due++) {
+        rig_up(&rig, NULL);
+        put_what_is_too_large(&rig);
+        clock_ns = is_due ? rig.outbox.report.next_ns : 0;
+        assert_int_equal(pom__http_outbox_next(&rig.outbox, &wait_ns), is_due);
+        assert_int_equal(rig.outbox.request.is_report, is_due);
+        assert_int_equal(wait_ns > 0, !is_due);
+        rig_down(&rig);
+    }
+}
+
+/* acceptance: PM25 */
+static void test_http_outbox_sends_a_batch_before_a_report_that_failed(void **state) {
+    rig_t rig;
+    int64_t wait_ns;
+    rig_up(&rig, NULL);
+    pom_destination_dropped(&rig.fake->base, POM_DROP_QUEUE_FULL, 1);
+    clock_ns = rig.outbox.report.next_ns;
+    fail_request(&rig);
+    put_batch(&rig);
+    clock_ns = rig.outbox.report.next_ns; /* due again */
+    assert_true(pom__http_outbox_next(&rig.outbox, &wait_ns));
+    assert_false(rig.outbox.request.is_report);
+    pom__http_outbox_sent(&rig.outbox);
+    assert_true(pom__http_outbox_next(&rig.outbox, &wait_ns));
     assert_true(rig.outbox.request.is_report);
     rig_down(&rig);
 }
@@ -127,6 +168,8 @@ static void test_http_outbox_waits_for_a_spool_that_is_nearly_rested(void **stat
 int main(void) {
     const struct CMUnitTest tests[] = {
         POM_TEST(test_http_outbox_waits_for_a_report_that_is_nearly_due),
+        POM_TEST(test_http_outbox_tells_what_it_lost_itself),
+        POM_TEST(test_http_outbox_sends_a_batch_before_a_report_that_failed),
         POM_TEST(test_http_outbox_waits_for_what_is_aside_and_nearly_rested),
         POM_TEST(test_http_outbox_waits_for_a_spool_that_is_nearly_rested),
     };
