@@ -40,9 +40,11 @@ def small(tree):
     return make
 
 
-def test_missing_headers_are_named_in_one_line(configure):
+@pytest.mark.parametrize("by_pip", [False, True])
+def test_missing_headers_are_named_in_one_line(configure, by_pip):
     code, out = configure(
         ROOT,
+        *(["-DSKBUILD=2", "-DPOM_BUILD_TESTS=ON"] if by_pip else []),
         "-DCMAKE_C_COMPILER=" + shutil.which("cc"),
         "-DCMAKE_MAKE_PROGRAM=" + shutil.which("ninja"),
         "-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF",
@@ -54,6 +56,7 @@ def test_missing_headers_are_named_in_one_line(configure):
     [line] = [line for line in out.splitlines() if "apt-get install" in line]
     for package in ("libuv1-dev", "zlib1g-dev", "libssl-dev", "libcmocka-dev"):
         assert package in line
+    assert ("PROFILOMATIC_PURE=1 pip install ." in out) == by_pip
 
 
 def test_folders_without_sources_still_configure(configure, small):
